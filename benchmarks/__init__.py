@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks NAME`. Outputs are checked before anything is timed."""

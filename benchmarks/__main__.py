@@ -1,0 +1,11 @@
+"""`python -m benchmarks crf [options]`: see the module of that name."""
+
+import importlib
+import sys
+
+BENCHMARKS = ("crf",)
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
+        sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [--help]")
+    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])

@@ -1,0 +1,114 @@
+"""The AMN road on the Shapes benchmark over several seeds, label conditioning on and off: the table of the README.
+
+The seed makes the pictures and the training. Thresholds of the recipes were chosen on seed 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsss_fast import amn, data, nets
+from wsss_fast.data.images import IGNORE
+from wsss_fast.fit import place
+from wsss_fast.run import read_records, runtime, write_json
+from wsss_fast.stages import score
+from wsss_fast.stages.activate import make_views, same_size_batches, unflipped
+
+_SHOWN = ("cam", "cam+crf", "amn", "amn+crf", "amn-plain", "amn-plain+crf")
+
+
+def main(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Run every seed (finished runs are read back), print the table, and leave `<out>/shapes.json`.
+
+    Args:
+        out: folder of the runs.
+        seeds: of the benchmark and the training.
+    """
+    rows = [one_seed(out / f"seed{seed}", seed) for seed in seeds]
+    write_json(out / "shapes.json", {"date": time.strftime("%Y-%m-%d"), "seeds": seeds, "rows": rows})
+    print(table(rows))
+
+
+def one_seed(out: Path, seed: int) -> dict[str, float]:
+    """mAP, mIoU of each map at its best and at the fixed threshold (%), pair confusion and seconds of one seed."""
+    train, val = (data.load(f"shapes:{seed}", split=split) for split in ("train", "val"))
+    start = time.monotonic()
+    amn.run(train, out, backbone="small", val=val, seed=seed)
+    timing = out / "seconds.json"
+    if not timing.exists():
+        write_json(timing, time.monotonic() - start)
+    road = amn.ROADS["small"]
+    plain = dataclasses.replace(road.amn, condition_at=None)
+    trained = amn.train(train, out, seeds=out / "seeds", backbone="small", weights=out / "cam/weights.pth", recipe=plain,
+                        seed=seed, name="amn-plain")
+    maps = amn.infer(train, trained.weights, out, seeds=out / "seeds", backbone="small", recipe=plain, name="amn-plain/maps")
+    score.maps(out, "amn-plain", train, maps.maps, fixed=road.mask_threshold, crf=road.mask_crf)
+    records = read_records(out)
+    row = {"mAP": 100 * records["cam"]["mean_ap"], "seconds": json.loads(timing.read_text())}
+    for name in _SHOWN:
+        row[name] = 100 * records[name]["miou"]
+        row[f"{name} fixed"] = 100 * records[name]["miou_at_fixed"]
+        row[f"{name} flat"] = flatness(records[name])
+    row["pair confusion"] = pair_confusion(train, out / "amn/weights.pth", road.amn)
+    row["pair confusion, plain"] = pair_confusion(train, trained.weights, plain)
+    return row
+
+
+def flatness(record: dict) -> float:
+    """Width of the thresholds at which a curve stays within 2 mIoU points of its best; NaN without a curve."""
+    if "curve" not in record:
+        return float("nan")
+    thresholds, miou = np.array(record["curve"]["thresholds"]), np.array(record["curve"]["miou"])
+    near = thresholds[miou >= miou.max() - 0.02]
+    return float(near.max() - near.min())
+
+
+@torch.inference_mode()
+def pair_confusion(dataset: data.Dataset, weights: Path, recipe: amn.Recipe) -> float:
+    """Among pixels of a class that the unfiltered argmax gives to it or to its look-alike: the share of the look-alike.
+
+    Look-alikes are neighbours in the class list (1-2, 3-4, ...).
+    """
+    where = runtime("cpu", 0, 0, "auto", prefer_bf16=True)
+    net = nets.amn_resnet50(len(dataset.classes), backbone="small", condition_at=recipe.condition_at)
+    place(nets.load_weights(net, weights), where.device).eval()
+    right = wrong = 0
+    for ids in same_size_batches(dataset, dataset.ids, 32):
+        views = make_views(dataset, ids, (1.0,), where.device)
+        with where.autocast():
+            images, mirrored = unflipped(net(views.scales[0], torch.cat([views.tags, views.tags])).float())
+        logits = torch.nn.functional.interpolate(images + mirrored, views.size, mode="bilinear")
+        predicted, truth = logits.argmax(1).numpy(), np.stack([dataset.mask(i) for i in ids]).astype(np.int64)
+        known = (truth > 0) & (truth != IGNORE)
+        partner = ((truth - 1) ^ 1) + 1
+        right += int((known & (predicted == truth)).sum())
+        wrong += int((known & (predicted == partner)).sum())
+    return wrong / (right + wrong)
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """Markdown: mean and (highest - lowest) / 2 over the seeds."""
+    def cell(key: str, digits: int = 1) -> str:
+        values = [row[key] for row in rows]
+        if np.isnan(values).any():
+            return ""
+        return f"{np.mean(values):.{digits}f} ± {np.ptp(values) / 2:.{digits}f}"
+
+    lines = ["| map | mIoU, best threshold | mIoU, fixed threshold | width of the curve's top |", "|---|---|---|---|"]
+    lines += [f"| {name} | {cell(name)} | {cell(f'{name} fixed')} | {cell(f'{name} flat', 2)} |" for name in _SHOWN]
+    effects = (("CAM+CRF over CAM", "cam+crf", "cam"), ("AMN over CAM", "amn", "cam"),
+               ("AMN+CRF over CAM+CRF", "amn+crf", "cam+crf"), ("label conditioning, AMN", "amn", "amn-plain"),
+               ("label conditioning, AMN+CRF", "amn+crf", "amn-plain+crf"))
+    lines += ["", "| effect | points |", "|---|---|"]
+    for title, more, less in effects:
+        gains = [row[more] - row[less] for row in rows]
+        lines.append(f"| {title} | {np.mean(gains):+.1f} ({', '.join(f'{g:+.1f}' for g in gains)}) |")
+    lines += ["", f"classifier mAP {cell('mAP')} %; pair confusion {cell('pair confusion', 3)} with label conditioning, "
+              f"{cell('pair confusion, plain', 3)} without; {cell('seconds', 0)} s a road"]
+    return "\n".join(lines)

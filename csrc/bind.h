@@ -1,0 +1,81 @@
+// The one place that knows the stable ABI's quirks: argument checks, and a register of C++ signatures, because
+// TORCH_BOX does not compare a function with its schema (a mismatch would read garbage; tests compare them).
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <string>
+#include <vector>
+
+namespace wsss {
+
+using torch::stable::Tensor;
+
+struct Signature {
+  std::string op, device, arguments, result;
+};
+// Filled while the library loads, read by module.cpp.
+inline std::vector<Signature>& signatures() {
+  static std::vector<Signature> all;
+  return all;
+}
+
+template <class T>
+constexpr const char* schema_type();
+template <>
+constexpr const char* schema_type<Tensor>() {
+  return "Tensor";
+}
+template <>
+constexpr const char* schema_type<double>() {
+  return "float";
+}
+template <>
+constexpr const char* schema_type<int64_t>() {
+  return "int";
+}
+template <>
+constexpr const char* schema_type<bool>() {
+  return "bool";
+}
+
+template <class R, class... A>
+void record_signature(const char* op, const char* device, R (*)(A...)) {
+  std::string arguments;
+  ((arguments += (arguments.empty() ? "" : ", ") + std::string(schema_type<std::decay_t<A>>())), ...);
+  signatures().push_back({op, device, arguments, schema_type<R>()});
+}
+
+// In a STABLE_TORCH_LIBRARY_IMPL block: registers `fn` as the kernel of `op`.
+#define WSSS_IMPL(m, op, device, fn)          \
+  do {                                        \
+    wsss::record_signature(op, device, &(fn)); \
+    (m).impl(op, TORCH_BOX(&(fn)));           \
+  } while (0)
+
+inline std::string shape_text(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (d) text += ",";
+    text += std::to_string(t.size(d));
+  }
+  text += "]";
+  return text;
+}
+
+inline void check(bool good, const std::string& message) {
+  if (!good) throw std::runtime_error(message);
+}
+
+// A float32 tensor of `dims` dimensions, made contiguous.
+inline Tensor float_input(const char* op, const char* name, const Tensor& t, int64_t dims) {
+  check(t.dim() == dims, std::string(op) + ": " + name + " is " + shape_text(t) + "; must have " +
+                             std::to_string(dims) + " dimensions");
+  check(t.scalar_type() == torch::headeronly::ScalarType::Float, std::string(op) + ": " + name + " must be float32");
+  return torch::stable::contiguous(t);
+}
+
+}  // namespace wsss

@@ -1,0 +1,143 @@
+"""The AMN road end to end on a tiny benchmark, and its parts."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_fast import InputError, amn, cam, data, evaluate, seeds
+from wsss_fast.data import read_labels
+from wsss_fast.maps import load_maps
+
+
+def quick(road, **changes):
+    """One epoch of everything."""
+    return dataclasses.replace(road, cam=dataclasses.replace(road.cam, epochs=1, batch_size=8),
+                               amn=dataclasses.replace(road.amn, epochs=1, batch_size=8, **changes))
+
+
+@pytest.fixture(scope="module")
+def finished(shapes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return amn.run(shapes, out, backbone="small", road=quick(amn.ROADS["small"]), val=data.load(shapes.root, split="val"))
+
+
+def test_the_run_folder_holds_everything(finished, shapes):
+    out = finished.out
+    for folder, ending in (("cam/maps", "npz"), ("seeds", "png"), ("amn/maps", "npz"), ("masks", "png")):
+        assert {p.stem for p in (out / folder).glob(f"*.{ending}")} == set(shapes.ids), folder
+    assert not list(out.rglob("*.tmp*")) and not list(out.rglob("begun.json"))
+    config = json.loads((out / "config.json").read_text())
+    assert config["arguments"]["road"]["amn"]["smoothing"] == 0.4 and config["versions"]["torch"] == torch.__version__
+    records = {r["stage"]: r for r in json.loads((out / "metrics.json").read_text())["stages"]}
+    assert list(records) == ["cam", "cam+crf", "seeds", "amn", "amn+crf", "masks"]
+    assert 0 < records["cam"]["mean_ap"] <= 1 and len(records["cam"]["curve"]["miou"]) == 46
+    assert records["amn"]["miou"] >= records["amn"]["miou_at_fixed"] > 0
+
+
+def test_masks_hold_tagged_classes_only(finished, shapes):
+    for id in shapes.ids:
+        mask = read_labels(finished.masks / f"{id}.png")
+        assert mask.shape == shapes.size(id)
+        assert set(np.unique(mask)) <= {0, *(np.flatnonzero(shapes.tags_of(id)) + 1)}
+    assert evaluate(finished.masks, shapes).miou == finished.metrics.miou
+
+
+def test_maps_are_normalised_and_carry_the_background_first(finished, shapes):
+    for id in shapes.ids:
+        present = np.flatnonzero(shapes.tags_of(id)) + 1
+        cams, amns = load_maps(finished.out / "cam/maps", id), load_maps(finished.out / "amn/maps", id)
+        np.testing.assert_array_equal(cams.keys, present)
+        np.testing.assert_array_equal(amns.keys, [0, *present])
+        for maps in (cams, amns):
+            assert maps.high_res.min() >= 0 and maps.high_res.max() <= 1.0
+            assert maps.strided.shape[1:] == (16, 16) and maps.high_res.shape[1:] == (64, 64)
+
+
+def test_the_report_stands_alone(finished, shapes):
+    page = finished.report.read_text()
+    assert not re.search(r"(src|href)=['\"](?!data:|#)|url\((?!#)|@import|<script|<link", page)
+    assert page.count("<img ") == 6 * 18 and "<svg" in page and "mIoU over the threshold" in page
+    for name in shapes.classes:
+        assert name in page
+
+
+def test_a_second_run_skips_and_agrees(finished, shapes, capfd):
+    before = {p: p.stat().st_mtime_ns for p in finished.out.rglob("*.npz")}
+    again = amn.run(shapes, finished.out, backbone="small", road=quick(amn.ROADS["small"]),
+                    val=data.load(shapes.root, split="val"))
+    assert capfd.readouterr().err.count("skipped") == 6
+    assert before == {p: p.stat().st_mtime_ns for p in finished.out.rglob("*.npz")}
+    assert again.metrics.miou == finished.metrics.miou
+
+
+def test_a_changed_run_is_refused_and_says_what_changed(finished, shapes):
+    with pytest.raises(InputError, match="seed was 0, now 1"):
+        amn.run(shapes, finished.out, backbone="small", road=quick(amn.ROADS["small"]), seed=1)
+
+
+def test_a_missing_map_is_made_again(finished, shapes, tmp_path):
+    maps = finished.out / "cam/maps"
+    id = shapes.ids[4]
+    before = load_maps(maps, id)
+    (maps / f"{id}.npz").unlink()
+    (maps / "done.json").unlink()
+    cam.infer(shapes, finished.out / "cam/weights.pth", finished.out, backbone="small",
+              recipe=quick(amn.ROADS["small"]).cam)
+    np.testing.assert_allclose(load_maps(maps, id).high_res, before.high_res, atol=0.02)
+
+
+def test_same_seed_same_bytes(shapes, finished, tmp_path):
+    again = amn.run(shapes, tmp_path / "run", backbone="small", road=quick(amn.ROADS["small"]),
+                    val=data.load(shapes.root, split="val"))
+    for id in shapes.ids:
+        np.testing.assert_array_equal(read_labels(again.masks / f"{id}.png"), read_labels(finished.masks / f"{id}.png"))
+
+
+@pytest.mark.parametrize("change", [
+    {"condition_at": None}, {"condition_at": "layer2"}, {"balance": False}, {"present_only": True},
+])
+def test_ablations_run(shapes, finished, tmp_path, change):
+    recipe = quick(amn.ROADS["small"], **change).amn
+    some, weights = shapes.only(shapes.ids[:8]), finished.out / "cam/weights.pth"
+    made = amn.train(some, tmp_path, seeds=finished.out / "seeds", backbone="small", weights=weights, recipe=recipe)
+    maps = amn.infer(some, made.weights, tmp_path, seeds=finished.out / "seeds", backbone="small", recipe=recipe).maps
+    assert np.isfinite(made.losses).all() and len(list(maps.glob("*.npz"))) == 8
+
+
+def test_the_papers_recipe_runs_with_the_full_network(shapes, tmp_path):
+    """Full-size networks, one short epoch of small crops."""
+    some = shapes.only(shapes.ids[:2])
+    paper = amn.ROADS["resnet50"]
+    small_crop = {"epochs": 1, "batch_size": 2, "scales": (1.0,)}
+    of_cam = dataclasses.replace(paper.cam.augment, crop=64, long_side=(64, 80))
+    of_amn = dataclasses.replace(paper.amn.augment, crop=64)
+    road = dataclasses.replace(paper, cam=dataclasses.replace(paper.cam, augment=of_cam, **small_crop),
+                               amn=dataclasses.replace(paper.amn, augment=of_amn, **small_crop))
+    result = amn.run(some, tmp_path / "run", road=road)
+    assert len(list(result.masks.glob("*.png"))) == 2
+
+
+def test_the_recipes_hold_the_published_numbers():
+    road = amn.ROADS["resnet50"]
+    assert (road.fg_threshold, road.bg_threshold) == (0.30, 0.05) and road.crf == seeds.Crf()
+    assert dataclasses.asdict(road.crf) == {"gaussian": (3, 3), "bilateral": (50, 5, 10), "iterations": 10, "gt_prob": 0.7}
+    assert (road.cam.lr, road.cam.head_lr_scale, road.cam.weight_decay, road.cam.epochs) == (0.1, 10, 1e-4, 5)
+    assert (road.amn.lr, road.amn.head_lr, road.amn.weight_decay, road.amn.smoothing) == (5e-6, 1e-4, 1e-4, 0.4)
+    assert road.cam.scales == road.amn.scales == (1.0, 0.5, 1.5, 2.0)
+
+
+def test_bad_input_stops_before_anything_is_written(shapes, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="no such weights file"):
+        amn.run(shapes, out, backbone="small", weights=tmp_path / "nowhere.pth")
+    with pytest.raises(InputError, match="backbone: got 'huge'"):
+        amn.run(shapes, out, backbone="huge")
+    with pytest.raises(InputError, match="device: got 'tpu'"):
+        amn.run(shapes, out, device="tpu")
+    with pytest.raises(InputError, match="seeds: .* has no PNG for 24 of 24 ids"):
+        amn.train(shapes, out, seeds=tmp_path, backbone="small")
+    assert not out.exists()

@@ -1,0 +1,98 @@
+"""The run folder: atomic files, finished stages, records, and the shared arguments."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_fast import InputError
+from wsss_fast.run import (
+    atomic_write,
+    jsonable,
+    provenance,
+    read_records,
+    record,
+    runtime,
+    stage,
+    write_config,
+    write_json,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"x": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_jsonable():
+    value = {"a": np.float32(0.5), "b": (np.arange(2), float("nan")), "c": jsonable, "d": torch.Size([2])}
+    assert jsonable(value) == {"a": 0.5, "b": [[0, 1], None], "c": "jsonable", "d": [2]}
+
+
+def test_a_finished_stage_is_skipped_and_a_changed_one_refused(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        return {"loss": 0.5}
+
+    first = stage(tmp_path, "cam", {"lr": 0.1, "epochs": 5}, work)
+    again = stage(tmp_path, "cam", {"lr": 0.1, "epochs": 5}, work)
+    assert first == again and first["loss"] == 0.5 and len(calls) == 1
+    with pytest.raises(InputError, match=r"cam: made with other arguments \(lr was 0.1, now 0.2\)"):
+        stage(tmp_path, "cam", {"lr": 0.2, "epochs": 5}, work)
+
+
+def test_an_interrupted_stage_goes_on_with_the_same_arguments_only(tmp_path):
+    def breaks():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, "cam", {"lr": 0.1}, breaks)
+    with pytest.raises(InputError, match="lr was 0.1, now 0.3"):
+        stage(tmp_path, "cam", {"lr": 0.3}, dict)
+    assert "seconds" in stage(tmp_path, "cam", {"lr": 0.1}, dict)
+
+
+def test_provenance_follows_the_arguments(tmp_path):
+    stage(tmp_path, "cam", {"lr": 0.1}, dict)
+    stage(tmp_path, "cam2", {"lr": 0.2}, dict)
+    stage(tmp_path / "elsewhere", "cam", {"lr": 0.1}, dict)
+    assert provenance(tmp_path / "cam") == provenance(tmp_path / "elsewhere/cam") != provenance(tmp_path / "cam2")
+    assert provenance(tmp_path / "no") == str((tmp_path / "no").resolve())
+
+
+def test_records_keep_their_order_and_are_replaced(tmp_path):
+    record(tmp_path, "cam", {"miou": 0.4})
+    record(tmp_path, "amn", {"miou": 0.5})
+    record(tmp_path, "cam", {"miou": 0.45})
+    assert list(read_records(tmp_path).items()) == [("cam", {"miou": 0.45}), ("amn", {"miou": 0.5})]
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(InputError, match=r"metrics\.json: not a metrics file"):
+        read_records(tmp_path)
+
+
+def test_config_says_what_a_result_depends_on(tmp_path):
+    write_config(tmp_path, "amn.run", {"seed": 3})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["arguments"] == {"seed": 3} and config["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("wrong", [
+    {"device": "tpu"}, {"seed": -1}, {"workers": -1}, {"precision": "fp8"},
+    pytest.param({"device": "cuda"}, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
+])
+def test_shared_arguments_are_checked(wrong):
+    with pytest.raises(InputError):
+        runtime(**{"device": "cpu", "seed": 0, "workers": 0, "precision": "auto", **wrong}, prefer_bf16=False)
+
+
+def test_auto_precision_follows_the_recipe_and_the_hardware():
+    assert runtime("cpu", 0, 0, "auto", prefer_bf16=False).dtype == torch.float32
+    assert runtime("cpu", 0, 0, "fp32", prefer_bf16=True).dtype == torch.float32
+    assert runtime("cpu", 0, 0, "bf16", prefer_bf16=False).dtype == torch.bfloat16

@@ -1,0 +1,334 @@
+"""AMN, "Threshold Matters in WSSS" (Lee, Kim and Shim, CVPR 2022): activation manipulation network and its whole road."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsss_fast import cam, nets, report
+from wsss_fast.cam import MapsResult, TrainResult
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.images import read_labels
+from wsss_fast.data.transforms import Augment, resize_labels
+from wsss_fast.errors import InputError
+from wsss_fast.fit import Batch, Samples, constant, fit, place, poly
+from wsss_fast.maps import ClassMaps, resize_maps, strided_size
+from wsss_fast.ops import pixel_cross_entropy
+from wsss_fast.progress import say
+from wsss_fast.run import provenance, runtime, set_seed, stage, write_config
+from wsss_fast.stages import masks, score
+from wsss_fast.stages import seeds as seed_stage
+from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.evaluate import Metrics
+from wsss_fast.stages.seeds import Crf
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the AMN is trained and its maps are made; the defaults are the published numbers.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an update.
+        lr: of the backbone.
+        head_lr: of the label scale and the dilated convolutions.
+        weight_decay: L2 in Adam.
+        smoothing: label smoothing, 0..1: the label gets 1 - smoothing, the rest is shared by the other classes.
+        balance: mean over background and mean over foreground pixels count the same.
+        condition_at: where the label scale acts: "layer4", "layer3", "layer2" or None (no label conditioning).
+        present_only: softmax over background and present classes instead of all.
+        augment: of images and seeds.
+        scales: of the views whose logits are averaged, each with its mirror image.
+        infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
+        schedule: progress -> factor on the learning rates.
+        prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    lr: float = 5e-6
+    head_lr: float = 1e-4
+    weight_decay: float = 1e-4
+    smoothing: float = 0.4
+    balance: bool = True
+    condition_at: str | None = "layer4"
+    present_only: bool = False
+    augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    infer_batch: int = 1
+    schedule: Callable[[float], float] = dataclasses.field(default_factory=constant)
+    prefer_bf16: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Road:
+    """Every number of the whole road: classifier, seeds, AMN, pseudo-masks; the defaults are the published ones.
+
+    Attributes:
+        cam: of the classifier.
+        cam_threshold: fixed background score at which CAM is reported beside its best one.
+        fg_threshold: of the seeds.
+        bg_threshold: of the seeds.
+        crf: of the seeds.
+        amn: of the AMN.
+        mask_threshold: background score of the pseudo-masks.
+        mask_crf: of the pseudo-masks.
+    """
+
+    cam: cam.Recipe = cam.RECIPES["resnet50"]
+    cam_threshold: float = 0.15
+    fg_threshold: float = 0.30
+    bg_threshold: float = 0.05
+    crf: Crf = Crf()
+    amn: Recipe = Recipe()
+    mask_threshold: float = 0.30
+    mask_crf: Crf = Crf()
+
+
+# 128 px images: appearance kernel scaled with the image, wider colour tolerance for its noise
+_SMALL_CRF = Crf(bilateral=(25.0, 13.0, 10.0))
+
+RECIPES = {
+    "resnet50": Recipe(),
+    "small": Recipe(epochs=8, lr=3e-4, head_lr=3e-3, augment=Augment(crop=128, scale=(0.8, 1.3)),
+                    scales=(1.0, 0.75, 1.5), infer_batch=16, schedule=poly(warmup=0.05), prefer_bf16=True),
+}
+ROADS = {
+    "resnet50": Road(),
+    "small": Road(cam=cam.RECIPES["small"], cam_threshold=0.30, fg_threshold=0.40, bg_threshold=0.12, crf=_SMALL_CRF,
+                  amn=RECIPES["small"], mask_threshold=0.40, mask_crf=_SMALL_CRF),
+}
+
+
+def train(data: Dataset, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+          weights: str | Path | None = None, recipe: Recipe | None = None, name: str = "amn", device: str = "auto",
+          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+    """Train the AMN on seeds by the per-pixel classification loss; leaves `<out>/<name>/weights.pth`.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        seeds: folder of seed PNGs (0 background, 1..C, 255 ignored), as `seeds.make` leaves them.
+        backbone: "resnet50" or "small".
+        weights: where the net starts, see `nets.load_weights`: ImageNet's ResNet-50 as published, or a CAM classifier.
+        recipe: numbers of the training; default: the backbone's.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of initialisation, shuffling, augmentation and dropout.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used, a missing seed.
+        RunError: the loss became infinite.
+
+    Source: AMN, section 3.2 and 3.3 (eq. 2-5).
+    """
+    recipe = recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    folder = _check_seeds(Path(seeds), data)
+    set_seed(seed)
+    net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
+    if weights is not None:
+        nets.load_weights(net, weights)
+    else:
+        say(f"{name}: no weights given, so the backbone starts from random ones; the published numbers start from ImageNet's")
+    out = Path(out)
+    file = out / name / "weights.pth"
+
+    def work() -> dict[str, object]:
+        groups = [{"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
+                  {"params": net.head_parameters(), "lr": recipe.head_lr}]
+        history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
+                      optimizer=torch.optim.Adam(groups, weight_decay=recipe.weight_decay), schedule=recipe.schedule,
+                      epochs=recipe.epochs, batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
+        nets.save_weights(net, file)
+        return {"losses": history.losses, "samples_per_second": history.samples_per_second}
+
+    notes = stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
+                              "weights": nets.fingerprint(weights), "recipe": recipe, "seed": seed,
+                              "dtype": str(where.dtype)}, work)
+    return TrainResult(file, notes["losses"])
+
+
+def infer(data: Dataset, weights: str | Path, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+          recipe: Recipe | None = None, name: str = "amn/maps", device: str = "auto",
+          precision: str = "auto") -> MapsResult:
+    """AMN maps of every image; leaves `<out>/<name>/<id>.npz` with the background as row 0.
+
+    Logits of each scale, averaged with the mirror image's, resized bilinearly and averaged over scales; softmax over
+    all channels; background and present classes kept. Where the seed is not background, a row is replaced by
+    (x - min) / (max - min + 1e-5), min and max over the image. Dropout is off (the public code leaves it on).
+
+    Args:
+        data: images and tags.
+        weights: a trained AMN: ours, or the public `res50_amn.pth`.
+        out: run folder.
+        seeds: folder of seed PNGs.
+        backbone: "resnet50" or "small".
+        recipe: its `scales`, `present_only`, `condition_at` and `infer_batch` are used; default: the backbone's.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used.
+    """
+    recipe = recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
+    folder = _check_seeds(Path(seeds), data)
+    net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
+    place(nets.load_weights(net, weights), where.device).eval()
+    out = Path(out)
+
+    def work() -> dict[str, float]:
+        score = scorer(net, lambda id: read_labels(folder / f"{id}.png", len(data.classes)), recipe.present_only)
+        speed = activate(data, score, out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
+                         runtime=where, label=name)
+        return {"images_per_second": speed}
+
+    stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "weights": nets.fingerprint(weights),
+                      "scales": recipe.scales, "present_only": recipe.present_only, "dtype": str(where.dtype)}, work)
+    return MapsResult(out / name)
+
+
+def scorer(net: nets.AmnNet, seed_of: Callable[[str], np.ndarray], present_only: bool = False) -> Scorer:
+    """AMN as a scorer for `stages.activate`; `seed_of` gives the seed of an id, uint8 [H, W]."""
+    def to_maps(views: Views) -> list[ClassMaps]:
+        labels = torch.cat([views.tags, views.tags])
+        logits = []
+        for scale in views.scales:
+            images, mirrored = unflipped(net(scale, labels).float())
+            logits.append((images + mirrored) / 2)  # [B, C+1, h_s, w_s]
+        return [merge_logits([view[i] for view in logits], tags, seed_of(id), views.size, present_only)
+                for i, (id, tags) in enumerate(zip(views.ids, views.tags, strict=True))]
+    return to_maps
+
+
+def merge_logits(views: list[torch.Tensor], tags: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
+                 present_only: bool = False) -> ClassMaps:
+    """Maps of one image from the logits of its scales.
+
+    Args:
+        views: logits [C+1, h_s, w_s] of each scale.
+        tags: multi-hot [C].
+        seed: uint8 [H, W].
+        size: (H, W).
+        present_only: softmax over background and present classes only.
+    """
+    kept = torch.cat([tags.new_ones(1), tags]).nonzero()[:, 0]
+    strided, high_res = (_normalised(views, kept, seed, each, present_only) for each in (strided_size(*size), size))
+    return ClassMaps(kept.cpu().numpy().astype(np.int16), strided, high_res)
+
+
+def _normalised(views: list[torch.Tensor], kept: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
+                present_only: bool) -> np.ndarray:
+    chosen = [view[kept] for view in views] if present_only else views
+    logits = torch.stack([resize_maps(view, *size) for view in chosen]).mean(dim=0)
+    scores = logits.softmax(dim=0)
+    scores = scores if present_only else scores[kept]
+    low, high = (f(scores, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
+    stretched = (scores - low) / (high - low + 1e-5)
+    uncertain = torch.from_numpy(resize_labels(seed, *size) != 0).to(scores.device)
+    return torch.where(uncertain, stretched, scores).cpu().numpy()
+
+
+def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    def step(net: nn.Module, batch: Batch) -> torch.Tensor:
+        logits = net(batch["image"], batch["tags"])
+        return pixel_cross_entropy(logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance)
+    return step
+
+
+def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
+    def make(id: str, rng: np.random.Generator) -> Batch:
+        image, seed = augment(data.image(id), read_labels(seeds / f"{id}.png", len(data.classes)), rng)
+        return {"image": image, "seed": seed, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
+    return make
+
+
+def _check_seeds(folder: Path, data: Dataset) -> Path:
+    missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
+    if missing:
+        raise InputError(f"seeds: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What the whole road left.
+
+    Attributes:
+        out: the run folder.
+        masks: folder of pseudo-masks.
+        metrics: of the pseudo-masks on the ids that have a true mask; None if there are none.
+        report: the page of pictures.
+    """
+
+    out: Path
+    masks: Path
+    metrics: Metrics | None
+    report: Path
+
+
+def run(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
+        road: Road | None = None, val: Dataset | None = None, device: str = "auto", seed: int = 0, workers: int = 0,
+        precision: str = "auto") -> RunResult:
+    """From image tags to pseudo-masks: classifier, CAM, seeds, AMN, AMN maps, pseudo-masks; scored where masks exist.
+
+    Finished stages are skipped, so a second call costs nothing and a killed one goes on.
+
+    Args:
+        data: images and tags; masks, where there are any, are only used to score.
+        out: run folder; gets cam/, seeds/, amn/, masks/, config.json, metrics.json and report.html.
+        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small images).
+        weights: where both nets start, ImageNet's ResNet-50 as published; without it the AMN starts from the classifier.
+        road: every number of the road; default: the backbone's.
+        val: tagged images on which the classifier's mean average precision is measured.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of initialisation, shuffling, augmentation and dropout.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used, or `out` holds stages made with other arguments.
+        RunError: a loss became infinite.
+
+    Source: Lee, Kim and Shim, CVPR 2022.
+    """
+    out, road = Path(out), road or ROADS.get(backbone, Road())
+    nets.check(backbone, weights)
+    data.check_masks()
+    shared = {"backbone": backbone, "device": device, "precision": precision}
+    where = runtime(device, seed, workers, precision, prefer_bf16=False)
+    write_config(out, "amn.run", {"data": data.fingerprint(), "weights": weights, "road": road, "seed": seed,
+                                  "workers": workers, **shared})
+    crf_device = str(where.device)
+
+    classifier = cam.train(data, out, weights=weights, recipe=road.cam, val=val, seed=seed, workers=workers, **shared)
+    cams = cam.infer(data, classifier.weights, out, recipe=road.cam, **shared)
+    score.maps(out, "cam", data, cams.maps, fixed=road.cam_threshold, crf=road.crf, device=crf_device,
+               extra={"mean_ap": classifier.mean_ap})
+
+    seeds = seed_stage.make(data, cams.maps, out, fg_threshold=road.fg_threshold, bg_threshold=road.bg_threshold,
+                            crf=road.crf, device=crf_device)
+    score.seeds(out, "seeds", data, seeds.folder)
+
+    manipulated = train(data, out, seeds=seeds.folder, weights=weights or classifier.weights, recipe=road.amn,
+                        seed=seed, workers=workers, **shared)
+    amns = infer(data, manipulated.weights, out, seeds=seeds.folder, recipe=road.amn, **shared)
+    score.maps(out, "amn", data, amns.maps, fixed=road.mask_threshold, crf=road.mask_crf, device=crf_device)
+
+    made = masks.make(data, amns.maps, out, threshold=road.mask_threshold, crf=road.mask_crf, device=crf_device)
+    metrics = score.masks(out, "masks", data, made.folder)
+
+    panels = {"image": report.photo(data), "truth": report.truth(data), "CAM": report.heat(data, cams.maps),
+              "seed": report.labels(data, seeds.folder), "AMN map": report.heat(data, amns.maps),
+              "mask": report.labels(data, made.folder)}
+    page = report.write(out, data, panels, title="AMN: from image tags to masks", curves={"CAM": "cam", "AMN": "amn"})
+    return RunResult(out, made.folder, metrics, page)

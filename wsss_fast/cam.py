@@ -1,0 +1,238 @@
+"""The CAM classifier: AMN's, IRN's and CCR's first stage. Image tags in, class activation maps out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsss_fast import nets
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.transforms import Augment, normalise
+from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.maps import ClassMaps, merge_views, strided_size
+from wsss_fast.progress import say, track
+from wsss_fast.run import Runtime, runtime, set_seed, stage
+from wsss_fast.stages.activate import Scorer, Views, activate, same_size_batches, unflipped
+from wsss_fast.stages.evaluate import average_precision
+
+
+def sgd(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD, the head at `head_lr_scale` times the rate.
+
+    Momentum equals the weight decay: the public optimiser passes weight decay in momentum's position, so the published
+    numbers come from practically none.
+    """
+    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
+              {"params": list(net.head.parameters()), "lr": recipe.lr * recipe.head_lr_scale}]
+    for group in groups:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
+    return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
+
+
+def adamw(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, for a small net from scratch."""
+    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
+              {"params": list(net.head.parameters()), "lr": recipe.lr * recipe.head_lr_scale}]
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the classifier is trained and its maps are made.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an update.
+        lr: peak learning rate of the backbone.
+        head_lr_scale: the head's rate over the backbone's.
+        weight_decay: as the optimizer defines it.
+        augment: of the training images.
+        scales: of the views whose maps are summed, each with its mirror image.
+        infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
+        optimizer: (net, recipe) -> optimizer.
+        schedule: progress -> factor on the learning rates.
+        prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    lr: float = 0.1
+    head_lr_scale: float = 10.0
+    weight_decay: float = 1e-4
+    augment: Augment = Augment(crop=512, long_side=(320, 640))
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    infer_batch: int = 1
+    optimizer: Callable[[nets.CamNet, Recipe], torch.optim.Optimizer] = sgd
+    schedule: Callable[[float], float] = dataclasses.field(default_factory=poly)
+    prefer_bf16: bool = False
+
+
+RECIPES = {
+    "resnet50": Recipe(),  # as published, from ImageNet weights
+    "small": Recipe(epochs=20, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2, optimizer=adamw, schedule=one_cycle(),
+                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), infer_batch=16,
+                    prefer_bf16=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What training left.
+
+    Attributes:
+        weights: file of the trained weights.
+        losses: mean loss of each epoch.
+        mean_ap: mean average precision of the tags on the validation set, 0..1; None without one.
+    """
+
+    weights: Path
+    losses: list[float]
+    mean_ap: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MapsResult:
+    """What inference left: the folder of maps, one `<id>.npz` an image."""
+
+    maps: Path
+
+
+def train(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
+          recipe: Recipe | None = None, val: Dataset | None = None, name: str = "cam", device: str = "auto",
+          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+    """Train the classifier on image tags; leaves `<out>/<name>/weights.pth`.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        backbone: "resnet50" or "small".
+        weights: where the net starts, see `nets.load_weights`; the published recipe starts from ImageNet's ResNet-50.
+        recipe: numbers of the training; default: the backbone's.
+        val: tagged images on which the mean average precision is measured.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of initialisation, shuffling and augmentation.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used.
+        RunError: the loss became infinite.
+
+    Source: Zhou et al., CVPR 2016; recipe of IRN (CVPR 2019), as AMN uses it.
+    """
+    recipe = recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    set_seed(seed)
+    net = nets.cam_resnet50(len(data.classes), backbone=backbone)
+    if weights is not None:
+        nets.load_weights(net, weights)
+    elif backbone == "resnet50":
+        say("cam: no weights given, so the ResNet-50 starts from random ones; the published numbers start from ImageNet's")
+    out = Path(out)
+    file = out / name / "weights.pth"
+
+    def work() -> dict[str, object]:
+        history = fit(net, _step, Samples(data.ids, _sampler(data, recipe.augment), seed),
+                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, epochs=recipe.epochs,
+                      batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
+        nets.save_weights(net, file)
+        notes = {"losses": history.losses, "samples_per_second": history.samples_per_second}
+        return notes if val is None else {**notes, "mean_ap": mean_ap(net, val, where, recipe.batch_size)}
+
+    notes = stage(out, name, {"data": data.fingerprint(), "backbone": backbone, "weights": nets.fingerprint(weights),
+                              "recipe": recipe, "seed": seed, "dtype": str(where.dtype)}, work)
+    return TrainResult(file, notes["losses"], notes.get("mean_ap"))
+
+
+def infer(data: Dataset, weights: str | Path, out: str | Path, *, backbone: str = "resnet50",
+          recipe: Recipe | None = None, name: str = "cam/maps", device: str = "auto",
+          precision: str = "auto") -> MapsResult:
+    """Class activation maps of every image; leaves `<out>/<name>/<id>.npz`.
+
+    ReLU(W f) of each scale and its mirror image, resized bilinearly and summed; present classes only, each divided by
+    (its maximum + 1e-5).
+
+    Args:
+        data: images and tags.
+        weights: a trained classifier: ours, or the public `res50_cam.pth`.
+        out: run folder.
+        backbone: "resnet50" or "small".
+        recipe: its `scales` and `infer_batch` are used; default: the backbone's.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used.
+    """
+    recipe = recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
+    net = nets.load_weights(nets.cam_resnet50(len(data.classes), backbone=backbone), weights)
+    place(net, where.device).eval()
+    out = Path(out)
+
+    def work() -> dict[str, float]:
+        speed = activate(data, scorer(net), out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
+                         runtime=where, label=name)
+        return {"images_per_second": speed}
+
+    stage(out, name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
+                      "dtype": str(where.dtype)}, work)
+    return MapsResult(out / name)
+
+
+def scorer(net: nets.CamNet) -> Scorer:
+    """CAM as a scorer for `stages.activate`."""
+    def score(views: Views) -> list[ClassMaps]:
+        summed = []
+        for scale in views.scales:
+            images, mirrored = unflipped(net.maps(scale).float())
+            summed.append(images + mirrored)  # [B, C, h_s, w_s]
+        return [_merge([view[i] for view in summed], tags, views.size) for i, tags in enumerate(views.tags)]
+    return score
+
+
+def _merge(views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int]) -> ClassMaps:
+    """One image: views [C, h_s, w_s] -> maps of the present classes."""
+    present = tags.nonzero()[:, 0]
+    height, width = size
+    kept = [view[present] for view in views]
+    if not len(present):
+        return ClassMaps(np.zeros(0, np.int16), np.zeros((0, *strided_size(*size)), np.float32),
+                         np.zeros((0, *size), np.float32))
+    strided = merge_views(kept, *strided_size(height, width))
+    # The public code resizes to the multiple of 16 above and crops, so that map cells and pixels stay aligned.
+    high_res = merge_views(kept, -(-height // 16) * 16, -(-width // 16) * 16)[:, :height, :width]
+    strided, high_res = (m / (m.amax(dim=(1, 2), keepdim=True) + 1e-5) for m in (strided, high_res))
+    return ClassMaps((present + 1).cpu().numpy().astype(np.int16), strided.cpu().numpy(), high_res.cpu().numpy())
+
+
+def mean_ap(net: nn.Module, data: Dataset, where: Runtime, batch_size: int) -> float:
+    """Mean over classes of the average precision of the tags on `data`, one unscaled view an image; 0..1."""
+    net.to(where.device).eval()
+    scores, order = [], []
+    with torch.inference_mode():
+        for ids in track(list(same_size_batches(data, data.ids, batch_size)), "mAP", unit="batch"):
+            images = torch.from_numpy(np.stack([normalise(data.image(i)) for i in ids])).to(where.device)
+            with where.autocast():
+                scores.append(net(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+            order += ids
+    tags = np.stack([data.tags_of(i) for i in order])
+    return float(np.nanmean(average_precision(np.concatenate(scores), tags)))
+
+
+def _sampler(data: Dataset, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
+    def make(id: str, rng: np.random.Generator) -> Batch:
+        image, _ = augment(data.image(id), None, rng)
+        return {"image": image, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
+    return make
+
+
+def _step(net: nn.Module, batch: Batch) -> torch.Tensor:
+    return nn.functional.multilabel_soft_margin_loss(net(batch["image"]).float(), batch["tags"])

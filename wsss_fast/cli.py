@@ -1,0 +1,245 @@
+"""The command line: the library's functions, with their own signatures, defaults and docstrings, read by tyro."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from wsss_fast import _native, amn, cam, data, report
+from wsss_fast.errors import InputError, RunError
+from wsss_fast.progress import CONSOLE, say
+from wsss_fast.stages import evaluate as evaluation
+from wsss_fast.stages import seeds as seed_stage
+
+OUTPUT = Console(highlight=False)
+
+# A `data: Dataset` of the library is these four arguments on the command line, handed to `data.load`.
+_DATA_HELP = {
+    "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
+    "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
+    "ids": (Path | None, None, "text file with one id a line, instead of a split"),
+    "saliency": (Path | None, None, "folder of saliency maps <id>.png; default: <data>/saliency"),
+}
+
+
+def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
+         precision: str = "auto") -> amn.RunResult:
+    """Make the Shapes benchmark, run the whole AMN road on it with the small network, and leave masks and a report.
+
+    Args:
+        out: run folder.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of the benchmark and of the training.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+    """
+    name = f"shapes:{seed}"
+    return amn.run(data.load(name), out, backbone="small", val=data.load(name, split="val"), device=device, seed=seed,
+                   workers=workers, precision=precision)
+
+
+def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128) -> Path:
+    """Write the Shapes benchmark in VOC12 layout.
+
+    Args:
+        out: folder to make.
+        seed: of everything in it.
+        train: training images.
+        val: validation images.
+        size: side of the images, px.
+    """
+    return data.make_shapes(out, seed=seed, train=train, val=val, size=size)
+
+
+def info() -> None:
+    """Say which kernels are in use and why, with versions, compiler, SIMD level and cache."""
+    table = Table(show_header=False, box=None)
+    for key, value in _native.info().items():
+        table.add_row(str(key), str(value))
+    OUTPUT.print(table)
+
+
+def evaluate(predictions: Path, data: data.Dataset) -> evaluation.Metrics:
+    """Score a folder of label PNGs against the masks of a data set.
+
+    Args:
+        predictions: folder of <id>.png, labels 0..C.
+    """
+    return evaluation.evaluate(predictions, data)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "amn run": amn.run, "amn train": amn.train, "amn infer": amn.infer,
+    "cam train": cam.train, "cam infer": cam.infer,
+    "seeds": seed_stage.make,
+    "eval": evaluate,
+    "shapes": shapes,
+    "info": info,
+}
+# Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
+_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
+    "cam train": ("recipe", cam.RECIPES), "cam infer": ("recipe", cam.RECIPES),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 interrupted."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """As `main`, but returns the exit code."""
+    name, rest = _split(argv)
+    if name is None:
+        return rest
+    try:
+        arguments = _parse(name, rest)
+        if isinstance(arguments, int):
+            return arguments
+        _show(name, COMMANDS[name](**_opened(COMMANDS[name], arguments)))
+    except InputError as error:
+        return _fail(2, f"error: {error}")
+    except (RunError, OSError, ValueError) as error:
+        if os.environ.get("WSSS_FAST_TRACEBACK"):
+            raise
+        return _fail(1, f"failed: {error} (WSSS_FAST_TRACEBACK=1 shows where)")
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; the same command goes on with the finished stages")
+    return 0
+
+
+def _fail(code: int, message: str) -> int:
+    say(" ".join(message.split()))
+    return code
+
+
+def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
+    """(command, its arguments), or (None, exit code) after the overview was printed or the typo was named."""
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS and len(argv) >= words:
+            return name, argv[words:]
+    if not argv or argv[0] in ("-h", "--help"):
+        _overview()
+        return None, 0
+    tried = " ".join(a for a in argv[:2] if not a.startswith("-"))
+    group = [c for c in COMMANDS if c.split()[0] == argv[0]]
+    near = group or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5)
+    return None, _fail(2, f"error: no command {tried!r}; {'did you mean ' + ' or '.join(near) if near else 'see --help'}")
+
+
+def _overview() -> None:
+    OUTPUT.print("wsss-fast: pixel masks from image tags\n\nusage: wsss-fast COMMAND [--help]\n")
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, function in COMMANDS.items():
+        table.add_row(name, inspect.getdoc(function).splitlines()[0])
+    OUTPUT.print(table)
+
+
+def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
+    """Arguments of a command, or the exit code if tyro printed help or refused them (said in one line)."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(_signature(name, argv), args=list(argv), prog=f"wsss-fast {name}",
+                            config=(tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff))
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 2
+        text = re.sub(r"[╭╮╰╯│─]+", " ", errors.getvalue()).replace("\n", " ")
+        return code if not code else _fail(code, f"error: {' '.join(text.split())}")
+
+
+def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
+    """A function with the command's parameters that returns them: the shape that tyro parses into."""
+    function = COMMANDS[name]
+    hints = get_type_hints(function)
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        parameter = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        if parameter.annotation is data.Dataset:
+            parameters += [_parameter(key, *_DATA_HELP[key]) for key in _DATA_HELP]
+        elif parameter.annotation == data.Dataset | None:
+            parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
+        elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
+            recipes = _RECIPES[name][1]
+            default = recipes.get(_backbone(argv), recipes["resnet50"])
+            parameters.append(parameter.replace(annotation=type(default), default=default))
+        else:
+            parameters.append(parameter.replace(annotation=_simple(parameter.annotation)))
+
+    def collect(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    parameters.sort(key=lambda p: p.default is not inspect.Parameter.empty)
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collect.__annotations__ = {p.name: p.annotation for p in parameters}
+    collect.__doc__ = inspect.getdoc(function)
+    return collect
+
+
+def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
+                             annotation=Annotated[kind, tyro.conf.arg(help=text)])
+
+
+def _simple(annotation: Any) -> Any:
+    """`str | Path` is a path on a command line."""
+    return {str | Path: Path, str | Path | None: Path | None}.get(annotation, annotation)
+
+
+def _backbone(argv: Sequence[str]) -> str:
+    for place, word in enumerate(argv):
+        if word == "--backbone" and place + 1 < len(argv):
+            return argv[place + 1]
+        if word.startswith("--backbone="):
+            return word.partition("=")[2]
+    return "resnet50"
+
+
+def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Replace the data arguments by the data sets that they name."""
+    if "split" not in arguments:
+        return arguments
+    source = {key: arguments.pop(key) for key in _DATA_HELP}
+    val_split = arguments.pop("val_split", None)
+    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=source["saliency"])
+    if val_split is not None:
+        arguments["val"] = data.load(source["data"], split=val_split)
+    return {**arguments, "data": opened}
+
+
+def _show(name: str, result: Any) -> None:
+    if isinstance(result, amn.RunResult):
+        OUTPUT.print(report.text_table(result.out))
+        OUTPUT.print(f"masks: {result.masks}\nreport: {result.report}", soft_wrap=True)
+    elif isinstance(result, evaluation.Metrics):
+        OUTPUT.print(_metrics_table(result))
+    elif result is not None:
+        OUTPUT.print(result, soft_wrap=True)
+
+
+def _metrics_table(metrics: evaluation.Metrics) -> Table:
+    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images", title_justify="left")
+    for column in ("class", "IoU", "precision", "recall"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name in metrics.iou:
+        table.add_row(name, *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
+    return table
+
+
+if CONSOLE.is_dumb_terminal:
+    CONSOLE.no_color = True

@@ -1,0 +1,118 @@
+"""A data set: ids, image-level tags, class names, and where the files are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency
+from wsss_fast.errors import InputError
+from wsss_fast.progress import track
+
+_CACHE_BYTES = 256 << 20  # decoded images kept in memory: a laptop-sized set is decoded once, a real one hardly
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Tagged images, with masks where they exist; masks are for evaluation only.
+
+    Attributes:
+        name: what it is called in reports.
+        root: its folder.
+        split: name of the id list.
+        classes: class names; class c has label c + 1 in label maps.
+        ids: image ids, strings.
+        tags: image-level labels without background, uint8 [N, C] of 0 and 1.
+        images: image file of each id.
+        masks: mask file of the ids that have one.
+        saliencies: saliency file of the ids that have one.
+    """
+
+    name: str
+    root: Path
+    split: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    tags: np.ndarray
+    images: dict[str, Path]
+    masks: dict[str, Path]
+    saliencies: dict[str, Path]
+
+    def __post_init__(self):
+        self._index = {name: i for i, name in enumerate(self.ids)}
+        self._cache: dict[str, np.ndarray] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, {len(self.classes)} classes, "
+                f"{len(self.masks)} masks, {len(self.saliencies)} saliency maps)")
+
+    def check(self) -> Dataset:
+        """Look at every image's header and end, so that a broken file is named before any work starts."""
+        for path in self.images.values():
+            check_image(path)
+        return self
+
+    def check_masks(self) -> Dataset:
+        """Read every mask, so that an impossible label or another size than the photo's is named before any work starts."""
+        for id in track(self.masks, "check masks"):
+            shape = self.mask(id).shape
+            if shape != self.size(id):
+                raise InputError(f"{self.masks[id]}: is {shape}, but its image {self.images[id]} is {self.size(id)}")
+        return self
+
+    def only(self, ids: Sequence[str]) -> Dataset:
+        """The same data set restricted to `ids`."""
+        keep = [self._index[i] for i in ids]
+        return dataclasses.replace(self, ids=tuple(ids), tags=self.tags[keep], **{
+            name: {i: files[i] for i in ids if i in files}
+            for name, files in (("images", self.images), ("masks", self.masks), ("saliencies", self.saliencies))})
+
+    def with_masks(self) -> Dataset:
+        """Restricted to the ids that have a mask. Raises InputError if there are none."""
+        ids = [i for i in self.ids if i in self.masks]
+        if not ids:
+            raise InputError(f"{self.root}: no id of split {self.split!r} has a mask, so nothing can be evaluated")
+        return self if len(ids) == len(self) else self.only(ids)
+
+    def tags_of(self, id: str) -> np.ndarray:
+        """Multi-hot tags of one image, uint8 [C]."""
+        return self.tags[self._index[id]]
+
+    def image(self, id: str) -> np.ndarray:
+        """The photo, uint8 RGB [H, W, 3], read-only."""
+        if id in self._cache:
+            return self._cache[id]
+        image = read_image(self.images[id])
+        image.flags.writeable = False
+        if self._cached_bytes + image.nbytes <= _CACHE_BYTES:
+            self._cache[id] = image
+            self._cached_bytes += image.nbytes
+        return image
+
+    def size(self, id: str) -> tuple[int, int]:
+        """(H, W) of the photo, without decoding it."""
+        return self._cache[id].shape[:2] if id in self._cache else image_size(self.images[id])
+
+    def mask(self, id: str) -> np.ndarray:
+        """The true label map, uint8 [H, W] of 0..C and 255. Raises InputError if there is none."""
+        if id not in self.masks:
+            raise InputError(f"{self.root}: no mask for id {id!r}")
+        return read_labels(self.masks[id], len(self.classes))
+
+    def saliency(self, id: str) -> np.ndarray:
+        """The saliency map, float32 [H, W] in 0..1. Raises InputError if there is none."""
+        if id not in self.saliencies:
+            raise InputError(f"{self.root}: no saliency map for id {id!r}")
+        return read_saliency(self.saliencies[id])
+
+    def fingerprint(self) -> dict[str, object]:
+        """What a stage's result depends on: folder, split, and how many ids and tags there are."""
+        return {"root": str(self.root.resolve()), "split": self.split, "images": len(self), "tags": int(self.tags.sum()),
+                "classes": list(self.classes)}

@@ -1,0 +1,115 @@
+"""Reading images and label maps, and writing palette PNGs; every problem is said with the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from wsss_fast.errors import InputError
+from wsss_fast.run import atomic_write
+
+IGNORE = 255
+_EXIF_ORIENTATION = 0x0112
+_MODES = ("RGB", "L", "LA", "RGBA", "P", "PA", "CMYK", "YCbCr", "1")
+
+
+def voc_palette() -> np.ndarray:
+    """The VOC colour of each label: uint8 [256, 3]. Bits of the label are spread over the channels, high bits first."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(3):  # three bits a round: one for each channel
+        for channel in range(3):
+            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def check_image(path: Path) -> None:
+    """Refuse an image that cannot be read, from its header and its last bytes only, so that whole lists are cheap.
+
+    Raises:
+        InputError: missing, empty, not an image, of a mode with more than 8 bits, or a JPEG without its end marker.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such image")
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+            file.seek(0, 2)
+            file.seek(-min(file.tell(), 64), 2)
+            tail = file.read()
+        with Image.open(path) as image:
+            _check_mode(path, image)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+    if head == b"\xff\xd8" and b"\xff\xd9" not in tail:
+        raise InputError(f"{path}: truncated JPEG (its end marker is missing)")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) as `read_image` returns it, from the header only."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _check_mode(path: Path, image: Image.Image) -> None:
+    if image.mode not in _MODES:
+        raise InputError(f"{path}: image mode {image.mode} has no 8-bit meaning; convert it to 8-bit RGB or gray")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a photo as uint8 RGB [H, W, 3]; gray, CMYK, palette and alpha are converted, EXIF rotation is applied.
+
+    Raises:
+        InputError: the file is missing, truncated, no image, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_mode(path, image)
+            if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image") from None
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
+    """Read a label map as uint8 [H, W]: palette indices or gray values; 0 background, 1..num_classes, 255 ignore.
+
+    Raises:
+        InputError: unreadable, a colour image (indices are lost), or a value that is neither a class nor 255.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise InputError(f"{path}: label maps are palette or 8-bit gray PNGs, this one has mode {image.mode}")
+            labels = np.array(image).astype(np.uint8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such label map") from None
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise InputError(f"{path}: cannot be read as a label map ({error})") from None
+    if num_classes is not None:
+        bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])
+        if bad.size:
+            raise InputError(f"{path}: label {bad[0]} is impossible, allowed are 0..{num_classes} and {IGNORE}")
+    return labels
+
+
+def read_saliency(path: Path) -> np.ndarray:
+    """Read a saliency map as float32 [H, W] in 0..1: the mean over the channels of an 8-bit PNG."""
+    return read_image(path).mean(axis=2, dtype=np.float32) / np.float32(255)
+
+
+_PALETTE = voc_palette().tobytes()
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """Write uint8 [H, W] labels as a PNG with the VOC palette, atomically."""
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode=None)
+    image.putpalette(_PALETTE)
+    with atomic_write(path) as temporary:
+        image.save(temporary)

@@ -1,0 +1,109 @@
+"""Image transforms of the papers' recipes, on uint8 arrays, and the loader samples made with them.
+
+Images are resized by Pillow's bicubic filter (antialiased when shrinking) on uint8, labels by nearest, as in the public code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsss_fast.data.images import IGNORE
+from wsss_fast.errors import InputError
+
+MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
+STD = np.array([0.229, 0.224, 0.225])
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> float32 [3, H, W]: (image / 255 - mean) / std, computed in float64 as the public code."""
+    return np.ascontiguousarray(((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic resize of uint8 [H, W, 3]."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest resize of uint8 [H, W]."""
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random resize, flip, colour jitter and crop of one training image and its label map.
+
+    Attributes:
+        crop: side of the square crop, px; what the image does not fill is 0 after normalisation (the mean colour), label 255.
+        scale: factor drawn uniformly from this range, or None.
+        long_side: the longer side is resized to a whole number of px drawn from this range, or None.
+        flip: mirror left-right half of the time.
+        jitter: brightness, contrast and saturation each scaled by a factor within 1 +- jitter; 0 is off.
+    """
+
+    crop: int
+    scale: tuple[float, float] | None = None
+    long_side: tuple[int, int] | None = None
+    flip: bool = True
+    jitter: float = 0.0
+
+    def __post_init__(self):
+        for name in ("scale", "long_side"):
+            low, high = getattr(self, name) or (1, 1)
+            if not 0 < low <= high:
+                raise InputError(f"augment.{name}: got {(low, high)}, needs 0 < low <= high")
+        if self.crop < 1 or not 0 <= self.jitter < 1:
+            raise InputError(f"augment: crop must be >= 1 and jitter in 0..1, got {self.crop} and {self.jitter}")
+
+    def __call__(self, image: np.ndarray, labels: np.ndarray | None,
+                 rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """uint8 [H, W, 3] and uint8 [H, W] or None -> float32 [3, crop, crop] and uint8 [crop, crop] or None."""
+        image, labels = self._resize(image, labels, rng)
+        if self.flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+            labels = None if labels is None else labels[:, ::-1]
+        if self.jitter:
+            image = _jitter(image, self.jitter, rng)
+        return self._crop(normalise(image), labels, rng)
+
+    def _resize(self, image, labels, rng):
+        height, width = image.shape[:2]
+        factor = 1.0
+        if self.scale is not None:
+            factor = rng.uniform(*self.scale)
+        if self.long_side is not None:
+            factor *= rng.integers(self.long_side[0], self.long_side[1], endpoint=True) / max(height, width)
+        size = max(1, int(np.round(height * factor))), max(1, int(np.round(width * factor)))
+        return resize_image(image, *size), None if labels is None else resize_labels(labels, *size)
+
+    def _crop(self, image, labels, rng):
+        side = self.crop
+        _, height, width = image.shape
+        # Where the image is smaller than the crop its place inside is drawn instead, as in the public code.
+        top, left = (int(rng.integers(0, abs(n - side) + 1)) for n in (height, width))
+        source = tuple(slice(o, o + side) if n >= side else slice(0, n) for o, n in ((top, height), (left, width)))
+        target = tuple(slice(0, side) if n >= side else slice(o, o + n) for o, n in ((top, height), (left, width)))
+        out = np.zeros((3, side, side), np.float32)
+        out[:, target[0], target[1]] = image[:, source[0], source[1]]
+        if labels is None:
+            return torch.from_numpy(out), None
+        cropped = np.full((side, side), IGNORE, np.uint8)
+        cropped[target] = labels[source]
+        return torch.from_numpy(out), torch.from_numpy(cropped)
+
+
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    x = image.astype(np.float32) * brightness
+    gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
+    x = gray[..., None] + saturation * (x - gray[..., None])
+    x = gray.mean() + contrast * (x - gray.mean())
+    return np.clip(x + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,133 @@
+"""The one artefact between stages: per image, label ids and their score maps; saved without pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.errors import InputError
+from wsss_fast.run import atomic_write
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMaps:
+    """Scores of the present classes of one image.
+
+    Attributes:
+        keys: labels as in label maps (1..C; a background row, where a method makes one, is row 0 with key 0), int16 [K].
+        strided: scores at a quarter of the image's size, float32 [K, (H-1)//4+1, (W-1)//4+1], in 0..1.
+        high_res: scores at the image's size, float32 [K, H, W], or None.
+    """
+
+    keys: np.ndarray
+    strided: np.ndarray
+    high_res: np.ndarray | None = None
+
+    def foreground(self) -> ClassMaps:
+        """Without the background row: consumers put a constant threshold in its place, as the papers do."""
+        rows = self.keys > 0
+        return ClassMaps(self.keys[rows], self.strided[rows], None if self.high_res is None else self.high_res[rows])
+
+    def at_size(self, height: int, width: int) -> np.ndarray:
+        """Scores at the image's size, float32 [K, H, W]: `high_res`, or `strided` upsampled bilinearly."""
+        if self.high_res is not None:
+            if self.high_res.shape[1:] != (height, width):
+                raise InputError(f"maps are {self.high_res.shape[1:]}, but the image is {(height, width)}")
+            return self.high_res
+        if not len(self.keys):
+            return np.zeros((0, height, width), np.float32)
+        return resize_maps(torch.from_numpy(self.strided), height, width).numpy()
+
+
+def strided_size(height: int, width: int) -> tuple[int, int]:
+    """Size at stride 4, as IRN and AMN store their maps."""
+    return (height - 1) // 4 + 1, (width - 1) // 4 + 1
+
+
+def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bilinear resize of [..., h, w] maps, align_corners False."""
+    lead = maps.shape[:-2]
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    resized = torch.nn.functional.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
+    return resized.reshape(*lead, height, width)
+
+
+def maps_path(folder: Path, id: str) -> Path:
+    """File of the maps of one image."""
+    return folder / f"{id}.npz"
+
+
+def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
+    """Write `<folder>/<id>.npz` (keys int16, strided and high_res float16), atomically."""
+    arrays = {"keys": maps.keys.astype(np.int16), "strided": maps.strided.astype(np.float16)}
+    if maps.high_res is not None:
+        arrays["high_res"] = maps.high_res.astype(np.float16)
+    with atomic_write(maps_path(folder, id)) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load_maps(folder: Path, id: str) -> ClassMaps:
+    """Read what `save_maps` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged, or its arrays do not fit together.
+    """
+    path = maps_path(folder, id)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("keys", "strided", "high_res") if name in file}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no maps for id {id!r}") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path}: cannot be read as maps ({error})") from None
+    keys, strided, high_res = arrays.get("keys"), arrays.get("strided"), arrays.get("high_res")
+    if keys is None or strided is None or strided.ndim != 3 or len(keys) != len(strided):
+        raise InputError(f"{path}: needs keys [K] and strided [K,h,w]")
+    return ClassMaps(keys, strided.astype(np.float32), None if high_res is None else high_res.astype(np.float32))
+
+
+def check_maps(folder: Path, data: Dataset) -> None:
+    """Refuse a folder that lacks the maps of an id of `data`.
+
+    Raises:
+        InputError: no such folder, or maps are missing; with the first id and how many.
+    """
+    if not folder.is_dir():
+        raise InputError(f"maps: {folder} is no folder")
+    present = {p.name for p in folder.iterdir()}
+    missing = [i for i in data.ids if f"{i}.npz" not in present]
+    if missing:
+        raise InputError(f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+
+
+def label_map(scores: np.ndarray, keys: np.ndarray, threshold: float) -> np.ndarray:
+    """Argmax of the scores against a constant background score; background wins ties.
+
+    Args:
+        scores: float [K, H, W], without a background row.
+        keys: labels of the rows.
+        threshold: the background's score.
+
+    Returns:
+        uint8 [H, W] labels.
+    """
+    return np.concatenate([[0], keys]).astype(np.uint8)[label_index(scores, threshold)]
+
+
+def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """As `label_map`, but rows of [background, *keys] instead of labels: int64 [H, W] in 0..K."""
+    if not len(scores):
+        return np.zeros(scores.shape[1:], np.int64)
+    best = scores.argmax(axis=0)
+    return np.where(scores.max(axis=0) > np.float32(threshold), best + 1, 0)
+
+
+def merge_views(views: Sequence[torch.Tensor], height: int, width: int) -> torch.Tensor:
+    """Sum over views of maps [K, h_i, w_i], each resized bilinearly to [K, height, width]."""
+    return torch.stack([resize_maps(view, height, width) for view in views]).sum(dim=0)

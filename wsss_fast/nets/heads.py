@@ -1,0 +1,114 @@
+"""The CAM classifier and the activation manipulation network: a backbone and a head each."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from wsss_fast.ops import label_conditioned_logits
+
+PAPER_DILATIONS = (6, 12, 18, 24)
+
+
+class CamNet(nn.Module):
+    """Image classifier whose head is a 1x1 convolution, so that its weights read class activation maps off the features.
+
+    Zhou et al. 2016; the variant of IRN (CVPR 2019): the head acts on the globally averaged features and has no bias.
+
+    Args:
+        backbone: module with `out_channels`; maps images [B, 3, H, W] to features [B, D, h, w].
+        num_classes: classes without background.
+        detach_after: stage behind which the gradient stops (ResNet-50: "layer2"), or None.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, detach_after: str | None = None):
+        super().__init__()
+        self.backbone, self.num_classes, self.detach_after = backbone, num_classes, detach_after
+        self.head = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
+
+    def train(self, mode: bool = True) -> CamNet:
+        super().train(mode)
+        if getattr(self.backbone, "frozen_statistics", False):
+            freeze_statistics(self.backbone)
+        return self
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """images [B, 3, H, W] -> features [B, D, h, w]."""
+        if self.detach_after is None:
+            return self.backbone(images)
+        return self.backbone(images, detach_after=self.detach_after)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images [B, 3, H, W] -> class scores (logits) [B, C]."""
+        pooled = self.features(images).mean(dim=(2, 3), keepdim=True)  # [B, D, 1, 1]
+        return self.head(pooled).flatten(1)
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """images [B, 3, H, W] -> ReLU(W f), the class activation maps, [B, C, h, w]."""
+        return torch.relu(self.head(self.features(images)))
+
+
+class AmnNet(nn.Module):
+    """Activation manipulation network: per-pixel class scores conditioned on the image labels (AMN, CVPR 2022, eq. 3-4).
+
+    logits = sum_r conv3x3_{dilation r}(dropout(f(x) * h(y))), h a linear map from the multi-hot labels to one factor a
+    channel. Batch-norm always runs on its stored statistics.
+
+    Args:
+        backbone: as for CamNet.
+        num_classes: classes without background; the logits have one channel more, background first.
+        dilations: of the summed 3x3 convolutions, in cells of the feature map.
+        condition_at: "layer4" (the last feature map, as published), "layer3", "layer2", or None for no conditioning.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, dilations: tuple[int, ...] = PAPER_DILATIONS,
+                 condition_at: str | None = "layer4"):
+        super().__init__()
+        channels = {**getattr(backbone, "stage_channels", {}), "layer4": backbone.out_channels}
+        if condition_at is not None and condition_at not in channels:
+            raise ValueError(f"condition_at: got {condition_at!r}, this backbone has {', '.join(channels)} or None")
+        self.backbone, self.num_classes = backbone, num_classes
+        self.dilations, self.condition_at = tuple(dilations), condition_at
+        # Label -> factor; h has a bias, so an all-zero label (no tag) still passes features.
+        self.label_scale = nn.Linear(num_classes, channels[condition_at]) if condition_at is not None else None
+        self.dropout = nn.Dropout(0.1)
+        self.weight = nn.Parameter(torch.empty(len(self.dilations), num_classes + 1, backbone.out_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(len(self.dilations), num_classes + 1))
+        nn.init.normal_(self.weight, std=0.01)
+
+    def train(self, mode: bool = True) -> AmnNet:
+        super().train(mode)
+        freeze_statistics(self.backbone)
+        return self
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What the backbone's initialisation does not cover: the label scale and the dilated convolutions."""
+        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """images [B, 3, H, W], multi-hot labels [B, C] -> logits [B, C+1, h, w], background first."""
+        scale = None if self.label_scale is None else self.label_scale(labels.to(self.label_scale.weight.dtype))
+        if self.condition_at in (None, "layer4"):
+            features = self.backbone(images)
+        else:
+            features, scale = self._condition_inside(images, scale), None
+        if self.training:
+            # The op multiplies by `scale` after dropout; dropout scales elements, so the order does not matter.
+            features = self.dropout(features)
+        return label_conditioned_logits(features, scale, self.weight, self.bias, self.dilations)
+
+    def _condition_inside(self, images: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Ablation: scale the output of an earlier stage."""
+        stage = getattr(self.backbone, self.condition_at)
+        handle = stage.register_forward_hook(lambda module, inputs, output: output * scale[:, :, None, None])
+        try:
+            return self.backbone(images)
+        finally:
+            handle.remove()
+
+
+def freeze_statistics(module: nn.Module) -> None:
+    """Put every batch-norm in eval mode, so that it runs on its stored statistics; affine parameters still train."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eval()

@@ -1,0 +1,10 @@
+"""Operators on torch tensors; each has a native kernel or falls back to `ops.reference`."""
+
+from . import reference
+from .dense_crf import dense_crf
+from .label_conditioned import label_conditioned_activation, label_conditioned_logits
+from .pixel_loss import pixel_cross_entropy
+from .unary import unary_from_labels, unary_from_probabilities
+
+__all__ = ["dense_crf", "label_conditioned_activation", "label_conditioned_logits", "pixel_cross_entropy", "reference",
+           "unary_from_labels", "unary_from_probabilities"]

@@ -1,0 +1,14 @@
+"""Every op in plain PyTorch: slow, short, float64-capable; what the kernels are tested against."""
+
+from .dense_crf import dense_crf
+from .label_conditioned import (
+    label_conditioned_activation,
+    label_conditioned_logits,
+    label_conditioned_logits_backward,
+)
+from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
+
+__all__ = [
+    "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
+    "pixel_cross_entropy", "pixel_cross_entropy_grad",
+]

@@ -1,0 +1,68 @@
+"""Per-pixel losses in plain PyTorch."""
+
+import torch
+from torch import Tensor
+
+
+def nearest(labels: Tensor, height: int, width: int) -> Tensor:
+    """Nearest resize of [..., H, W] as Pillow does it: the pixel under the centre of each new cell."""
+    rows, columns = (
+        ((torch.arange(new, device=labels.device, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1)
+        for old, new in zip(labels.shape[-2:], (height, width), strict=True)
+    )
+    return labels[..., rows[:, None], columns]
+
+
+def pixel_cross_entropy(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    resize: str = "labels",
+) -> Tensor:
+    """The definition of `wsss_fast.ops.pixel_cross_entropy`: same arguments, no checks, float64-capable."""
+    logits, labels = _same_size(logits, labels, resize)
+    target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
+    return -(weight * (target * logits.log_softmax(1)).sum(1)).sum()
+
+
+def pixel_cross_entropy_grad(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    resize: str = "labels",
+) -> Tensor:
+    """d loss / d logits in closed form: weight * (softmax - target), taken back through the upsampling where there was one.
+
+    An op's default kernel runs below autograd, so it cannot ask autograd for this.
+    """
+    size = logits.shape
+    logits, labels = _same_size(logits, labels, resize)
+    target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
+    grad = weight[:, None] * (logits.softmax(1) - target)
+    if grad.shape == size:
+        return grad
+    return torch.ops.aten.upsample_bilinear2d_backward(grad, list(grad.shape[-2:]), list(size), False)
+
+
+def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Tensor]:
+    if logits.shape[-2:] == labels.shape[-2:]:
+        return logits, labels
+    if resize == "labels":
+        return logits, nearest(labels, *logits.shape[-2:])
+    return torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False), labels
+
+
+def _target_and_weight(
+    labels: Tensor, logits: Tensor, smoothing: float, balance: bool, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Smoothed labels [B, K, h, w], which sum to 1 over K, and each pixel's share of the loss [B, h, w]."""
+    num_labels = logits.shape[1]
+    known = labels != ignore_index
+    own = labels.long().masked_fill(~known, 0)[:, None]
+    others = smoothing / (num_labels - 1) if num_labels > 1 else 0.0
+    target = torch.full_like(logits, others).scatter_(1, own, 1.0 - smoothing if num_labels > 1 else 1.0)
+    if not balance:
+        return target, _share(known, logits.dtype)
+    background, foreground = known & (labels == 0), known & (labels != 0)
+    return target, (_share(background, logits.dtype) + _share(foreground, logits.dtype)) / 2
+
+
+def _share(group: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 / count on the pixels of a group; an empty group contributes 0."""
+    return group.to(dtype) / group.sum().clamp(min=1)

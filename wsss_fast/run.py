@@ -1,0 +1,218 @@
+"""The run folder: atomic files, finished stages, config.json, metrics.json, and the meaning of device/seed/precision."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from wsss_fast.errors import InputError
+from wsss_fast.progress import say
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it becomes `path` only if the block ends without an error.
+
+    A file that exists under its final name is therefore complete. The suffix is kept, since writers look at it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; dataclasses, paths, numpy scalars and functions are understood."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with dataclasses as dicts, paths and functions as strings, numpy as lists and NaN as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where and how a stage computes.
+
+    Attributes:
+        device: torch device.
+        seed: seed of initialisation, shuffling and augmentation.
+        workers: loader processes; 0 loads in the training process.
+        dtype: float32, or bfloat16 for autocast.
+    """
+
+    device: torch.device
+    seed: int
+    workers: int
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16: bool) -> Runtime:
+    """Check the four arguments every command shares and resolve their "auto".
+
+    `precision="auto"` is fp32, but bf16 where the recipe allows it (`prefer_bf16`) and the hardware computes it.
+
+    Raises:
+        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision.
+    """
+    if device != "auto" and device.split(":")[0] not in DEVICES:
+        raise InputError(f"device: got {device!r}, must be auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device: got {device!r}, but torch {torch.__version__} sees no CUDA device here")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
+    if seed < 0 or workers < 0:
+        raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
+    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
+    return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
+
+
+def _computes_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's global generators (weight initialisation and dropout); samples draw from their own generators."""
+    torch.manual_seed(seed)
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on, and the git revision of the working folder where there is one."""
+    try:
+        revision = subprocess.run(["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+                                  check=False, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        revision = ""
+    try:
+        own = metadata.version("wsss-fast")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"wsss_fast": own, "git": revision, "torch": torch.__version__, "numpy": np.__version__,
+            "pillow": PIL.__version__, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
+    """Leave `out/config.json`: the command, every argument, versions and time."""
+    write_json(out / "config.json", {"command": command, "arguments": arguments, "versions": versions(),
+                                     "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+
+
+def record(out: Path, stage: str, values: dict[str, Any]) -> None:
+    """Put the record of `stage` into `out/metrics.json`, replacing an earlier one and keeping the stages' order."""
+    path = out / "metrics.json"
+    records = read_records(out)
+    records[stage] = {**records.get(stage, {}), **jsonable(values)}
+    write_json(path, {"stages": [{"stage": name, **values} for name, values in records.items()]})
+
+
+def read_records(out: Path) -> dict[str, dict[str, Any]]:
+    """The records of `out/metrics.json` by stage name; empty if there are none."""
+    path = out / "metrics.json"
+    if not path.exists():
+        return {}
+    try:
+        return {r["stage"]: {k: v for k, v in r.items() if k != "stage"} for r in json.loads(path.read_text())["stages"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a metrics file of this package ({error}); remove it or use another folder") from None
+
+
+def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do `work` once: skip it if `out/<name>/done.json` exists, and refuse if that was made with other arguments.
+
+    Args:
+        out: run folder.
+        name: stage, and the sub-folder that holds its artefacts.
+        arguments: everything the result depends on.
+        work: does the stage, returns what to note in done.json.
+
+    Returns:
+        The notes, with `seconds`; read back from done.json if the stage was finished before.
+
+    Raises:
+        InputError: the stage was finished or begun with other arguments.
+    """
+    folder = out / name
+    arguments = jsonable(arguments)
+    begun, done = folder / "begun.json", folder / "done.json"
+    for marker in (begun, done):
+        if marker.exists():
+            _same_arguments(marker, arguments)
+    if done.exists():
+        notes = json.loads(done.read_text())["notes"]
+        say(f"{name}: already in {folder}, skipped")
+        return notes
+    write_json(begun, {"arguments": arguments})
+    start = time.monotonic()
+    notes = jsonable(work())
+    notes["seconds"] = round(time.monotonic() - start, 2)
+    write_json(done, {"arguments": arguments, "notes": notes})
+    begun.unlink()
+    return notes
+
+
+def provenance(folder: Path) -> str:
+    """What an artefact folder was made from: a hash of its stage's arguments, or its path if no stage made it.
+
+    A stage names this among its own arguments, so that it is not taken for finished when what it read was made anew.
+    """
+    try:
+        arguments = json.loads((folder / "done.json").read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return str(folder.resolve())
+    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _same_arguments(marker: Path, arguments: dict[str, Any]) -> None:
+    try:
+        earlier = json.loads(marker.read_text())["arguments"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{marker}: cannot be read; remove the folder {marker.parent} to redo this stage") from None
+    changed = [f"{k} was {earlier.get(k)!r}, now {arguments.get(k)!r}"
+               for k in sorted({*earlier, *arguments}) if earlier.get(k) != arguments.get(k)]
+    if changed:
+        raise InputError(f"{marker.parent}: made with other arguments ({'; '.join(changed)}); "
+                         "use another --out, or remove that folder to redo the stage")

@@ -1,0 +1,1 @@
+"""Stages: plain functions from artefacts to artefacts, shared by the methods."""

@@ -1,0 +1,96 @@
+"""Maps for every image of a data set: multi-scale, flipped views through a network, merged by the method's scorer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.transforms import normalise, resize_image
+from wsss_fast.errors import InputError
+from wsss_fast.maps import ClassMaps, maps_path, save_maps
+from wsss_fast.progress import Bar
+from wsss_fast.run import Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The views of a few images of one size.
+
+    Attributes:
+        ids: of the images.
+        tags: multi-hot, float32 [B, C].
+        scales: one tensor a scale, float32 [2B, 3, h_s, w_s]: the images, then their mirror images.
+        size: (H, W) of the images.
+    """
+
+    ids: tuple[str, ...]
+    tags: torch.Tensor
+    scales: tuple[torch.Tensor, ...]
+    size: tuple[int, int]
+
+
+# (views) -> maps of each image
+Scorer = Callable[[Views], list[ClassMaps]]
+
+
+def make_views(data: Dataset, ids: Sequence[str], scales: Sequence[float], device: torch.device) -> Views:
+    """Load images of one size and resize them to `scales` (bicubic on uint8, rounded size, as the public code)."""
+    images = [data.image(i) for i in ids]
+    height, width = images[0].shape[:2]
+    views = []
+    for scale in scales:
+        size = int(np.round(height * scale)), int(np.round(width * scale))
+        batch = torch.from_numpy(np.stack([normalise(resize_image(image, *size)) for image in images])).to(device)
+        views.append(torch.cat([batch, batch.flip(-1)]).contiguous(memory_format=torch.channels_last))
+    tags = torch.from_numpy(np.stack([data.tags_of(i) for i in ids]).astype(np.float32)).to(device)
+    return Views(tuple(ids), tags, tuple(views), (height, width))
+
+
+def unflipped(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs [2B, K, h, w] of images and mirror images -> (images', mirror images' mirrored back), [B, K, h, w] each."""
+    images, mirrored = views.chunk(2)
+    return images, mirrored.flip(-1)
+
+
+def activate(data: Dataset, scorer: Scorer, folder: Path, *, scales: Sequence[float], batch_size: int,
+             runtime: Runtime, label: str) -> float:
+    """Write the maps of every image that has none yet to `folder`.
+
+    Args:
+        data: images and tags.
+        scorer: the method: views -> maps; runs without gradients under the runtime's autocast.
+        folder: where `<id>.npz` go.
+        scales: of the views, each also mirrored.
+        batch_size: images of equal size that share a pass.
+        runtime: device and dtype.
+        label: what the progress bar calls this.
+
+    Returns:
+        Images a second.
+    """
+    if not scales or min(scales) <= 0 or batch_size < 1:
+        raise InputError(f"{label}: scales must be > 0 and batch_size >= 1, got {tuple(scales)} and {batch_size}")
+    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    todo = [i for i in data.ids if maps_path(folder, i).name not in present]
+    with Bar(label, len(todo)) as bar, torch.inference_mode():
+        for ids in same_size_batches(data, todo, batch_size):
+            with runtime.autocast():
+                results = scorer(make_views(data, ids, scales, runtime.device))
+            for id, maps in zip(ids, results, strict=True):
+                save_maps(folder, id, maps)
+            bar.advance(len(ids))
+        return len(todo) / max(bar.seconds(), 1e-9)
+
+
+def same_size_batches(data: Dataset, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    """Runs of up to `batch_size` consecutive ids whose images have one size."""
+    for _, run in itertools.groupby(ids, key=data.size):
+        same = list(run)
+        for start in range(0, len(same), batch_size):
+            yield same[start:start + batch_size]

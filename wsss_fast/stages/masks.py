@@ -1,0 +1,55 @@
+"""Pseudo-masks: the label map that a segmentation network will be trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.images import write_labels
+from wsss_fast.errors import InputError
+from wsss_fast.maps import check_maps
+from wsss_fast.progress import Bar
+from wsss_fast.run import provenance, stage
+from wsss_fast.stages.seeds import Crf, refined_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class MasksResult:
+    """Where the pseudo-masks are."""
+
+    folder: Path
+
+
+def make(data: Dataset, maps: str | Path, out: str | Path, *, threshold: float, crf: Crf | None = Crf(),
+         name: str = "masks", batch_size: int = 16, device: str = "cpu") -> MasksResult:
+    """Write `<out>/<name>/<id>.png`: the argmax of the maps against a constant background score, behind a dense CRF.
+
+    Args:
+        data: images and tags.
+        maps: folder of maps; a background row in them is not used.
+        out: run folder.
+        threshold: the background's score, 0..1.
+        crf: its parameters, or None for the argmax as it is.
+        name: sub-folder of `out`.
+        batch_size: images that share a CRF call.
+        device: where the CRF runs.
+
+    Raises:
+        InputError: the threshold is out of range, or maps are missing.
+    """
+    if not 0 <= threshold <= 1:
+        raise InputError(f"masks: threshold must be in 0..1, got {threshold}")
+    folder, out = Path(maps), Path(out)
+    check_maps(folder, data)
+
+    def work() -> dict[str, float]:
+        with Bar(name, len(data)) as bar:
+            for ids, labels in refined_labels(data, folder, (threshold,), crf, batch_size, device):
+                for id, (mask,) in zip(ids, labels, strict=True):
+                    write_labels(out / name / f"{id}.png", mask)
+                bar.advance(len(ids))
+        return {}
+
+    stage(out, name, {"data": data.fingerprint(), "maps": provenance(folder), "threshold": threshold, "crf": crf}, work)
+    return MasksResult(out / name)

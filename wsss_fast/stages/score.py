@@ -1,0 +1,87 @@
+"""Scoring an artefact of a run: measure it where there are masks, and put the figures into metrics.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.run import jsonable, provenance, read_records, record
+from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve, evaluate, evaluate_seeds, threshold_curve
+from wsss_fast.stages.seeds import Crf
+
+_AROUND_BEST = (-0.10, -0.05, 0.0, 0.05, 0.10)  # thresholds tried behind the CRF, relative to the best without it
+
+
+def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf: Crf | None, device: str = "cpu",
+         extra: dict[str, Any] | None = None) -> None:
+    """Record class maps: mIoU at the fixed and at the best threshold, the curve, and the same behind a dense CRF.
+
+    Args:
+        out: run folder.
+        name: of the record; the one behind the CRF is called `<name>+crf`.
+        data: images; nothing is measured if none has a mask.
+        folder: the maps.
+        fixed: threshold chosen beforehand.
+        crf: its parameters; None leaves that record out.
+        device: where the CRF runs.
+        extra: more to put into the record.
+    """
+    def measure() -> dict[str, Any]:
+        curve = threshold_curve(folder, data)
+        return {**_curve_record(curve, fixed, curve.at(fixed)), "curve": {"thresholds": curve.thresholds, "miou": curve.miou}}
+
+    plain = _once(out, name, data, folder, {"fixed": fixed}, measure, extra)
+    if crf is None or plain is None:
+        return
+
+    def measure_crf() -> dict[str, Any]:
+        around = {round(min(max(plain["best_threshold"] + d, 0.0), 1.0), 2) for d in _AROUND_BEST} | {fixed}
+        curve = crf_curve(folder, data, crf, thresholds=sorted(around), device=device, label=f"{name} + CRF")
+        return _curve_record(curve, fixed, curve.miou[curve.thresholds.index(fixed)])
+
+    _once(out, f"{name}+crf", data, folder, {"fixed": fixed, "crf": crf}, measure_crf)
+
+
+def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
+    """Record seeds: mIoU of the labelled pixels, and their share of all pixels."""
+    _once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data))
+
+
+def masks(out: Path, name: str, data: Dataset, folder: Path) -> Metrics | None:
+    """Record label PNGs and return their metrics; None if no id has a mask."""
+    if not data.masks:
+        _once(out, name, data, folder, {}, dict)
+        return None
+    metrics = evaluate(folder, data)
+    _once(out, name, data, folder, {}, metrics.summary)
+    return metrics
+
+
+def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:
+    return {**curve.metrics.summary(), "best_threshold": curve.best, "fixed_threshold": fixed, "miou_at_fixed": at_fixed}
+
+
+def _once(out: Path, name: str, data: Dataset, folder: Path, arguments: dict[str, Any],
+          measure: Callable[[], dict[str, Any]], extra: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Record what `measure` finds, unless the record already holds it for this artefact and these arguments."""
+    source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
+    earlier = read_records(out).get(name)
+    if earlier is not None and earlier.get("source") == source:
+        return earlier if data.masks else None
+    measured = measure() if data.masks else {}
+    record(out, name, {**_cost(out, folder), **measured, **(extra or {}), "source": source})
+    return read_records(out)[name] if data.masks else None
+
+
+def _cost(out: Path, folder: Path) -> dict[str, Any]:
+    """Seconds and speed of the stages that made the artefact: its own, and the training beside it."""
+    notes = {}
+    for path in (folder.parent / "done.json", folder / "done.json"):
+        if path.exists() and path.parent != out:
+            notes[path.parent] = json.loads(path.read_text())["notes"]
+    cost: dict[str, Any] = {"seconds": round(sum(n.get("seconds", 0.0) for n in notes.values()), 2)}
+    speeds = [n["images_per_second"] for n in notes.values() if n.get("images_per_second")]
+    return {**cost, "images_per_second": speeds[-1]} if speeds else cost
