@@ -1,9 +1,9 @@
-"""`python -m benchmarks crf [options]`: see the module of that name."""
+"""`python -m benchmarks crf|shapes [options]`: see the module of that name."""
 
 import importlib
 import sys
 
-BENCHMARKS = ("crf",)
+BENCHMARKS = ("crf", "shapes")
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:

@@ -127,7 +127,7 @@ def main(arguments=None):
     print(f"dense_crf, 500x375, {ITERATIONS} iterations, {TERMS}")
     print(f"{platform.processor() or platform.machine()}, {options.device}, {options.threads} threads, "
           f"backend {info['backend']}, simd {info['simd']}, torch {info['torch']}")  # fmt: skip
-    print(f"{'case':<22}{'ours ms':>9}{'eager ms':>10}{'pydensecrf ms':>15}{'ratio':>8}{'max dQ':>10}{'argmax':>10}")
+    print(f"{'case':<22}{'ours ms':>9}{'eager ms':>10}{'pydensecrf ms':>15}{'ratio':>8}{'max dQ':>10}{'argmax':>11}")
     results = []
     for row in ROWS:
         result = measure(row, options.device, options.repeats, not options.quick)
@@ -135,7 +135,7 @@ def main(arguments=None):
         times = [f"{1e3 * result[k]:.1f}" if k in result else "-" for k in ("ours", "reference", "peer")]
         ratio = f"{result['peer'] / result['ours']:.1f}x" if "ours" in result else "WRONG"
         print(f"{result['name']:<22}{times[0]:>9}{times[1]:>10}{times[2]:>15}{ratio:>8}"
-              f"{result['max_dq']:>10.1e}{result['argmax']:>10.5%}", flush=True)  # fmt: skip
+              f"{result['max_dq']:>10.1e}{result['argmax']:>11.4%}", flush=True)  # fmt: skip
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"info": info, "threads": options.threads, "device": str(options.device), "rows": results}, file,

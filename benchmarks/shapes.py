@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import tyro
 
 from wsss_fast import amn, data, nets
 from wsss_fast.data.images import IGNORE
@@ -23,7 +24,12 @@ from wsss_fast.stages.activate import make_views, same_size_batches, unflipped
 _SHOWN = ("cam", "cam+crf", "amn", "amn+crf", "amn-plain", "amn-plain+crf")
 
 
-def main(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+def main(argv: list[str]) -> None:
+    """The command line of `measure`."""
+    tyro.cli(measure, args=argv, prog="python -m benchmarks shapes")
+
+
+def measure(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     """Run every seed (finished runs are read back), print the table, and leave `<out>/shapes.json`.
 
     Args:
@@ -48,7 +54,8 @@ def one_seed(out: Path, seed: int) -> dict[str, float]:
     trained = amn.train(train, out, seeds=out / "seeds", backbone="small", weights=out / "cam/weights.pth", recipe=plain,
                         seed=seed, name="amn-plain")
     maps = amn.infer(train, trained.weights, out, seeds=out / "seeds", backbone="small", recipe=plain, name="amn-plain/maps")
-    score.maps(out, "amn-plain", train, maps.maps, fixed=road.mask_threshold, crf=road.mask_crf)
+    score.maps(out, "amn-plain", train, maps.maps, fixed=road.amn_threshold, crf=road.mask_crf,
+               fixed_crf=road.mask_threshold)
     records = read_records(out)
     row = {"mAP": 100 * records["cam"]["mean_ap"], "seconds": json.loads(timing.read_text())}
     for name in _SHOWN:

@@ -148,6 +148,8 @@ def test_the_benchmark_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setattr("wsss_fast.data.cache.make_shapes", few)
     assert shapes_folder("shapes:7") == shapes_folder("shapes:7")
     assert made == [7] and len(data.load("shapes:7")) == 2
+    again = data.load("shapes:7")
+    assert data.opened("shapes:7").ids == again.ids and data.opened(again) is again
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])

@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [make_scene(np.random.default_rng([7, i]), SIZE, SceneOptions()) for i in range(200)]
+    return [make_scene(np.random.default_rng([7, i]), SIZE, SceneOptions()) for i in range(120)]
 
 
 def ids(folder: Path, split: str) -> list[str]:

@@ -1,12 +1,10 @@
 """Unary energies: pydensecrf's numbers, ranges, errors."""
 
-import doctest
 
 import numpy as np
 import pytest
 import torch
 
-from wsss_fast import ops
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
 
 
@@ -81,13 +79,3 @@ def test_probabilities_equal_pydensecrf():
 def test_bad_probabilities(probabilities, clip, message):
     with pytest.raises(ValueError, match="unary_from_probabilities: " + message):
         unary_from_probabilities(probabilities, clip=clip)
-
-
-@pytest.mark.parametrize("function", [ops.dense_crf, ops.unary_from_labels, ops.unary_from_probabilities])
-def test_docstring_examples(function):
-    names = {"torch": torch, **vars(ops)}
-    examples = doctest.DocTestFinder().find(function, function.__name__, globs=names)
-    runner = doctest.DocTestRunner()
-    for example in examples:
-        runner.run(example)
-    assert runner.tries > 0 and runner.failures == 0

@@ -12,6 +12,7 @@ from torch import nn
 
 from wsss_fast import cam, nets, report
 from wsss_fast.cam import MapsResult, TrainResult
+from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import read_labels
 from wsss_fast.data.transforms import Augment, resize_labels
@@ -71,22 +72,26 @@ class Road:
 
     Attributes:
         cam: of the classifier.
-        cam_threshold: fixed background score at which CAM is reported beside its best one.
+        cam_threshold: background score at which CAM is reported beside its best one.
+        cam_crf_threshold: the same for CAM behind the CRF.
         fg_threshold: of the seeds.
         bg_threshold: of the seeds.
         crf: of the seeds.
         amn: of the AMN.
-        mask_threshold: background score of the pseudo-masks.
+        amn_threshold: background score at which AMN maps are reported beside their best one.
+        mask_threshold: background score of the pseudo-masks, which are AMN maps behind the CRF.
         mask_crf: of the pseudo-masks.
     """
 
     cam: cam.Recipe = cam.RECIPES["resnet50"]
-    cam_threshold: float = 0.15
+    cam_threshold: float = 0.25
+    cam_crf_threshold: float = 0.25
     fg_threshold: float = 0.30
     bg_threshold: float = 0.05
     crf: Crf = Crf()
     amn: Recipe = Recipe()
-    mask_threshold: float = 0.30
+    amn_threshold: float = 0.25
+    mask_threshold: float = 0.25
     mask_crf: Crf = Crf()
 
 
@@ -100,18 +105,19 @@ RECIPES = {
 }
 ROADS = {
     "resnet50": Road(),
-    "small": Road(cam=cam.RECIPES["small"], cam_threshold=0.30, fg_threshold=0.40, bg_threshold=0.12, crf=_SMALL_CRF,
-                  amn=RECIPES["small"], mask_threshold=0.40, mask_crf=_SMALL_CRF),
+    "small": Road(cam=cam.RECIPES["small"], cam_threshold=0.42, cam_crf_threshold=0.30, fg_threshold=0.40,
+                  bg_threshold=0.12, crf=_SMALL_CRF, amn=RECIPES["small"], amn_threshold=0.56, mask_threshold=0.50,
+                  mask_crf=_SMALL_CRF),
 }
 
 
-def train(data: Dataset, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
           weights: str | Path | None = None, recipe: Recipe | None = None, name: str = "amn", device: str = "auto",
           seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
     """Train the AMN on seeds by the per-pixel classification loss; leaves `<out>/<name>/weights.pth`.
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         out: run folder.
         seeds: folder of seed PNGs (0 background, 1..C, 255 ignored), as `seeds.make` leaves them.
         backbone: "resnet50" or "small".
@@ -129,7 +135,7 @@ def train(data: Dataset, out: str | Path, *, seeds: str | Path, backbone: str = 
 
     Source: AMN, section 3.2 and 3.3 (eq. 2-5).
     """
-    recipe = recipe or RECIPES.get(backbone, Recipe())
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
     folder = _check_seeds(Path(seeds), data)
     set_seed(seed)
@@ -156,7 +162,7 @@ def train(data: Dataset, out: str | Path, *, seeds: str | Path, backbone: str = 
     return TrainResult(file, notes["losses"])
 
 
-def infer(data: Dataset, weights: str | Path, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
           recipe: Recipe | None = None, name: str = "amn/maps", device: str = "auto",
           precision: str = "auto") -> MapsResult:
     """AMN maps of every image; leaves `<out>/<name>/<id>.npz` with the background as row 0.
@@ -166,7 +172,7 @@ def infer(data: Dataset, weights: str | Path, out: str | Path, *, seeds: str | P
     (x - min) / (max - min + 1e-5), min and max over the image. Dropout is off (the public code leaves it on).
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         weights: a trained AMN: ours, or the public `res50_amn.pth`.
         out: run folder.
         seeds: folder of seed PNGs.
@@ -179,7 +185,7 @@ def infer(data: Dataset, weights: str | Path, out: str | Path, *, seeds: str | P
     Raises:
         InputError: an argument or file that cannot be used.
     """
-    recipe = recipe or RECIPES.get(backbone, Recipe())
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     folder = _check_seeds(Path(seeds), data)
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
@@ -276,15 +282,15 @@ class RunResult:
     report: Path
 
 
-def run(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
-        road: Road | None = None, val: Dataset | None = None, device: str = "auto", seed: int = 0, workers: int = 0,
+def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
+        road: Road | None = None, val: Source | None = None, device: str = "auto", seed: int = 0, workers: int = 0,
         precision: str = "auto") -> RunResult:
     """From image tags to pseudo-masks: classifier, CAM, seeds, AMN, AMN maps, pseudo-masks; scored where masks exist.
 
     Finished stages are skipped, so a second call costs nothing and a killed one goes on.
 
     Args:
-        data: images and tags; masks, where there are any, are only used to score.
+        data: images and tags, a data set or what `data.load` opens; masks, where there are any, are only used to score.
         out: run folder; gets cam/, seeds/, amn/, masks/, config.json, metrics.json and report.html.
         backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small images).
         weights: where both nets start, ImageNet's ResNet-50 as published; without it the AMN starts from the classifier.
@@ -301,7 +307,7 @@ def run(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: 
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
-    out, road = Path(out), road or ROADS.get(backbone, Road())
+    data, out, road = opened(data), Path(out), road or ROADS.get(backbone, Road())
     nets.check(backbone, weights)
     data.check_masks()
     shared = {"backbone": backbone, "device": device, "precision": precision}
@@ -312,8 +318,8 @@ def run(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: 
 
     classifier = cam.train(data, out, weights=weights, recipe=road.cam, val=val, seed=seed, workers=workers, **shared)
     cams = cam.infer(data, classifier.weights, out, recipe=road.cam, **shared)
-    score.maps(out, "cam", data, cams.maps, fixed=road.cam_threshold, crf=road.crf, device=crf_device,
-               extra={"mean_ap": classifier.mean_ap})
+    score.maps(out, "cam", data, cams.maps, fixed=road.cam_threshold, crf=road.crf,
+               fixed_crf=road.cam_crf_threshold, device=crf_device, extra={"mean_ap": classifier.mean_ap})
 
     seeds = seed_stage.make(data, cams.maps, out, fg_threshold=road.fg_threshold, bg_threshold=road.bg_threshold,
                             crf=road.crf, device=crf_device)
@@ -322,7 +328,8 @@ def run(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: 
     manipulated = train(data, out, seeds=seeds.folder, weights=weights or classifier.weights, recipe=road.amn,
                         seed=seed, workers=workers, **shared)
     amns = infer(data, manipulated.weights, out, seeds=seeds.folder, recipe=road.amn, **shared)
-    score.maps(out, "amn", data, amns.maps, fixed=road.mask_threshold, crf=road.mask_crf, device=crf_device)
+    score.maps(out, "amn", data, amns.maps, fixed=road.amn_threshold, crf=road.mask_crf, fixed_crf=road.mask_threshold,
+               device=crf_device)
 
     made = masks.make(data, amns.maps, out, threshold=road.mask_threshold, crf=road.mask_crf, device=crf_device)
     metrics = score.masks(out, "masks", data, made.folder)

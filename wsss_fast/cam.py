@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
+from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
@@ -74,7 +75,7 @@ class Recipe:
 
 RECIPES = {
     "resnet50": Recipe(),  # as published, from ImageNet weights
-    "small": Recipe(epochs=20, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2, optimizer=adamw, schedule=one_cycle(),
+    "small": Recipe(epochs=24, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2, optimizer=adamw, schedule=one_cycle(),
                     augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), infer_batch=16,
                     prefer_bf16=True),
 }
@@ -102,13 +103,13 @@ class MapsResult:
     maps: Path
 
 
-def train(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
-          recipe: Recipe | None = None, val: Dataset | None = None, name: str = "cam", device: str = "auto",
+def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
+          recipe: Recipe | None = None, val: Source | None = None, name: str = "cam", device: str = "auto",
           seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
     """Train the classifier on image tags; leaves `<out>/<name>/weights.pth`.
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         out: run folder.
         backbone: "resnet50" or "small".
         weights: where the net starts, see `nets.load_weights`; the published recipe starts from ImageNet's ResNet-50.
@@ -126,7 +127,7 @@ def train(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights
 
     Source: Zhou et al., CVPR 2016; recipe of IRN (CVPR 2019), as AMN uses it.
     """
-    recipe = recipe or RECIPES.get(backbone, Recipe())
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
     set_seed(seed)
     net = nets.cam_resnet50(len(data.classes), backbone=backbone)
@@ -143,14 +144,14 @@ def train(data: Dataset, out: str | Path, *, backbone: str = "resnet50", weights
                       batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
         nets.save_weights(net, file)
         notes = {"losses": history.losses, "samples_per_second": history.samples_per_second}
-        return notes if val is None else {**notes, "mean_ap": mean_ap(net, val, where, recipe.batch_size)}
+        return notes if val is None else {**notes, "mean_ap": mean_ap(net, opened(val), where, recipe.batch_size)}
 
     notes = stage(out, name, {"data": data.fingerprint(), "backbone": backbone, "weights": nets.fingerprint(weights),
                               "recipe": recipe, "seed": seed, "dtype": str(where.dtype)}, work)
     return TrainResult(file, notes["losses"], notes.get("mean_ap"))
 
 
-def infer(data: Dataset, weights: str | Path, out: str | Path, *, backbone: str = "resnet50",
+def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet50",
           recipe: Recipe | None = None, name: str = "cam/maps", device: str = "auto",
           precision: str = "auto") -> MapsResult:
     """Class activation maps of every image; leaves `<out>/<name>/<id>.npz`.
@@ -159,7 +160,7 @@ def infer(data: Dataset, weights: str | Path, out: str | Path, *, backbone: str 
     (its maximum + 1e-5).
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         weights: a trained classifier: ours, or the public `res50_cam.pth`.
         out: run folder.
         backbone: "resnet50" or "small".
@@ -171,7 +172,7 @@ def infer(data: Dataset, weights: str | Path, out: str | Path, *, backbone: str 
     Raises:
         InputError: an argument or file that cannot be used.
     """
-    recipe = recipe or RECIPES.get(backbone, Recipe())
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     net = nets.load_weights(nets.cam_resnet50(len(data.classes), backbone=backbone), weights)
     place(net, where.device).eval()

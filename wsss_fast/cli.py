@@ -25,7 +25,7 @@ from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
 
-# A `data: Dataset` of the library is these four arguments on the command line, handed to `data.load`.
+# A `data: Source` of the library is these four arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
     "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
     "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
@@ -71,7 +71,7 @@ def info() -> None:
     OUTPUT.print(table)
 
 
-def evaluate(predictions: Path, data: data.Dataset) -> evaluation.Metrics:
+def evaluate(predictions: Path, data: data.Source) -> evaluation.Metrics:
     """Score a folder of label PNGs against the masks of a data set.
 
     Args:
@@ -170,9 +170,9 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         parameter = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        if parameter.annotation is data.Dataset:
+        if parameter.annotation == data.Source:
             parameters += [_parameter(key, *_DATA_HELP[key]) for key in _DATA_HELP]
-        elif parameter.annotation == data.Dataset | None:
+        elif parameter.annotation == data.Source | None:
             parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
             recipes = _RECIPES[name][1]

@@ -12,7 +12,10 @@ from wsss_fast.data.shapes import make_shapes
 from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
 from wsss_fast.errors import InputError
 
-__all__ = ["Dataset", "IGNORE", "VOC_CLASSES", "load", "make_shapes", "read_image", "read_labels", "write_labels"]
+Source = Dataset | str | Path
+
+__all__ = ["Dataset", "IGNORE", "Source", "VOC_CLASSES", "load", "make_shapes", "opened", "read_image", "read_labels",
+           "write_labels"]
 
 
 def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path | None = None,
@@ -46,3 +49,8 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
                          "(JPEGImages, Annotations, ImageSets/Segmentation)")
     own_ids = Path(ids) if isinstance(ids, str) else ids
     return load_voc(root, split, own_ids, Path(saliency) if saliency is not None else None).check()
+
+
+def opened(source: Source) -> Dataset:
+    """`source` itself if it is a data set, else `load(source)`: what every stage does with its `data`."""
+    return source if isinstance(source, Dataset) else load(source)

@@ -19,7 +19,7 @@ from wsss_fast.data.shapes_draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes_scene import Scene, SceneOptions, make_scene
 from wsss_fast.errors import InputError
 
-VERSION = 1  # raised whenever the same arguments give other pictures
+VERSION = 2  # raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")
 _MIN_SIZE, _MAX_SIZE = 48, 512
 _FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "saliency", "context", "ImageSets/Segmentation")
@@ -104,7 +104,7 @@ def _id(split: str, index: int) -> str:
 
 
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
-    Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=92, subsampling=0)
+    Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=92)
     for folder, labels in (("SegmentationClass", scene.mask), ("context", scene.context)):
         image = Image.fromarray(labels)
         image.putpalette(_PALETTE)

@@ -153,7 +153,7 @@ def _check_term(name: str, term, fields: tuple[str, ...]) -> tuple[float, ...]:
     if not isinstance(term, (tuple, list)) or len(term) != len(fields):
         raise ValueError(f"dense_crf: {name} is {term!r}; must be ({', '.join(fields)}) or None")
     values = tuple(float(v) for v in term)
-    for field, value in zip(fields, values):
+    for field, value in zip(fields, values, strict=True):
         # Comparisons only: torch.compile may pass symbolic floats.
         good = 0.0 <= value < math.inf if field == "weight" else 0.0 < value < math.inf
         if not good:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.errors import InputError
@@ -82,7 +83,7 @@ def metrics_of(confusion: np.ndarray, classes: Sequence[str], images: int) -> Me
     return Metrics(miou, *named, confusion, images)
 
 
-def evaluate(predictions: str | Path, data: Dataset) -> Metrics:
+def evaluate(predictions: str | Path, data: Source) -> Metrics:
     """Score label PNGs against the masks of a data set.
 
     Args:
@@ -95,7 +96,8 @@ def evaluate(predictions: str | Path, data: Dataset) -> Metrics:
     Raises:
         InputError: no masks at all, a missing prediction, another size than its mask, an impossible label.
     """
-    folder, num_labels, data = Path(predictions), len(data.classes) + 1, data.with_masks()
+    folder, data = Path(predictions), opened(data).with_masks()
+    num_labels = len(data.classes) + 1
     missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
     if missing:
         raise InputError(f"predictions: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
@@ -123,7 +125,7 @@ def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     return {"miou": metrics_of(confusion, data.classes, len(data)).miou, "coverage": labelled / pixels}
 
 
-def threshold_curve(maps: str | Path, data: Dataset, *, thresholds: Sequence[float] = THRESHOLDS) -> Curve:
+def threshold_curve(maps: str | Path, data: Source, *, thresholds: Sequence[float] = THRESHOLDS) -> Curve:
     """mIoU of the argmax of class maps over the constant background score.
 
     All thresholds come from one pass: a pixel's best class and its score decide the label at every threshold.
@@ -136,8 +138,8 @@ def threshold_curve(maps: str | Path, data: Dataset, *, thresholds: Sequence[flo
     Raises:
         InputError: no masks, maps that are missing or of another size.
     """
-    folder, num_labels, steps = Path(maps), len(data.classes) + 1, len(thresholds)
-    data = data.with_masks()
+    folder, data = Path(maps), opened(data).with_masks()
+    num_labels, steps = len(data.classes) + 1, len(thresholds)
     check_maps(folder, data)
     bounds = np.asarray(thresholds, np.float32)
     # passed[t, g, p]: pixels of truth g whose best class p lies above exactly t of the thresholds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from wsss_fast.data.dataset import Dataset
+from wsss_fast.data import Source, opened
 from wsss_fast.data.images import write_labels
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps
@@ -21,12 +21,12 @@ class MasksResult:
     folder: Path
 
 
-def make(data: Dataset, maps: str | Path, out: str | Path, *, threshold: float, crf: Crf | None = Crf(),
+def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, crf: Crf | None = Crf(),
          name: str = "masks", batch_size: int = 16, device: str = "cpu") -> MasksResult:
     """Write `<out>/<name>/<id>.png`: the argmax of the maps against a constant background score, behind a dense CRF.
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         maps: folder of maps; a background row in them is not used.
         out: run folder.
         threshold: the background's score, 0..1.
@@ -40,7 +40,7 @@ def make(data: Dataset, maps: str | Path, out: str | Path, *, threshold: float, 
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"masks: threshold must be in 0..1, got {threshold}")
-    folder, out = Path(maps), Path(out)
+    data, folder, out = opened(data), Path(maps), Path(out)
     check_maps(folder, data)
 
     def work() -> dict[str, float]:

@@ -12,11 +12,12 @@ from wsss_fast.run import jsonable, provenance, read_records, record
 from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve, evaluate, evaluate_seeds, threshold_curve
 from wsss_fast.stages.seeds import Crf
 
-_AROUND_BEST = (-0.10, -0.05, 0.0, 0.05, 0.10)  # thresholds tried behind the CRF, relative to the best without it
+# Thresholds tried behind the CRF, relative to the best without it: a CRF removes what a low threshold lets through.
+_AROUND_BEST = (-0.24, -0.16, -0.08, 0.0, 0.08)
 
 
-def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf: Crf | None, device: str = "cpu",
-         extra: dict[str, Any] | None = None) -> None:
+def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf: Crf | None, fixed_crf: float,
+         device: str = "cpu", extra: dict[str, Any] | None = None) -> None:
     """Record class maps: mIoU at the fixed and at the best threshold, the curve, and the same behind a dense CRF.
 
     Args:
@@ -26,6 +27,7 @@ def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf
         folder: the maps.
         fixed: threshold chosen beforehand.
         crf: its parameters; None leaves that record out.
+        fixed_crf: threshold chosen beforehand for the record behind the CRF.
         device: where the CRF runs.
         extra: more to put into the record.
     """
@@ -38,11 +40,11 @@ def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf
         return
 
     def measure_crf() -> dict[str, Any]:
-        around = {round(min(max(plain["best_threshold"] + d, 0.0), 1.0), 2) for d in _AROUND_BEST} | {fixed}
+        around = {round(min(max(plain["best_threshold"] + d, 0.0), 1.0), 2) for d in _AROUND_BEST} | {fixed_crf}
         curve = crf_curve(folder, data, crf, thresholds=sorted(around), device=device, label=f"{name} + CRF")
-        return _curve_record(curve, fixed, curve.miou[curve.thresholds.index(fixed)])
+        return _curve_record(curve, fixed_crf, curve.miou[curve.thresholds.index(fixed_crf)])
 
-    _once(out, f"{name}+crf", data, folder, {"fixed": fixed, "crf": crf}, measure_crf)
+    _once(out, f"{name}+crf", data, folder, {"fixed": fixed_crf, "crf": crf}, measure_crf)
 
 
 def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:

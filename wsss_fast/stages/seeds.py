@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, write_labels
 from wsss_fast.errors import InputError
@@ -46,7 +47,7 @@ class SeedsResult:
     ignored: float
 
 
-def make(data: Dataset, maps: str | Path, out: str | Path, *, fg_threshold: float = 0.30, bg_threshold: float = 0.05,
+def make(data: Source, maps: str | Path, out: str | Path, *, fg_threshold: float = 0.30, bg_threshold: float = 0.05,
          crf: Crf | None = Crf(), name: str = "seeds", batch_size: int = 16, device: str = "cpu") -> SeedsResult:
     """Turn class maps into seed labels: `<out>/<name>/<id>.png` with 0 background, 1..C classes, 255 unsure.
 
@@ -55,7 +56,7 @@ def make(data: Dataset, maps: str | Path, out: str | Path, *, fg_threshold: floa
     background the pixel is 255, and 0 where both do.
 
     Args:
-        data: images and tags.
+        data: images and tags; a data set, or what `data.load` opens.
         maps: folder of maps as `cam.infer` and `amn.infer` leave them; a background row in them is not used.
         out: run folder.
         fg_threshold: background score of the first map, 0..1; published: 0.30 for CAM, 0.45 for AMN maps.
@@ -73,7 +74,7 @@ def make(data: Dataset, maps: str | Path, out: str | Path, *, fg_threshold: floa
     if not 0 <= bg_threshold <= fg_threshold <= 1:
         raise InputError("seeds: needs 0 <= bg_threshold <= fg_threshold <= 1, "
                          f"got bg_threshold={bg_threshold} and fg_threshold={fg_threshold}")
-    folder, out = Path(maps), Path(out)
+    data, folder, out = opened(data), Path(maps), Path(out)
     check_maps(folder, data)
     arguments = {"data": data.fingerprint(), "maps": provenance(folder), "fg_threshold": fg_threshold,
                  "bg_threshold": bg_threshold, "crf": crf}
