@@ -130,6 +130,13 @@ def test_the_recipes_hold_the_published_numbers():
     assert road.cam.scales == road.amn.scales == (1.0, 0.5, 1.5, 2.0)
 
 
+def test_seeds_of_another_size_are_refused(shapes, finished, tmp_path):
+    for id in shapes.ids:
+        data.write_labels(tmp_path / "seeds" / f"{id}.png", np.zeros((32, 64)))
+    with pytest.raises(InputError, match=r"train_\d+\.png: is \(32, 64\), but its image .* is \(64, 64\)"):
+        amn.train(shapes, tmp_path / "run", seeds=tmp_path / "seeds", backbone="small")
+
+
 def test_bad_input_stops_before_anything_is_written(shapes, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(InputError, match="no such weights file"):

@@ -52,6 +52,18 @@ def test_a_failed_run_is_exit_code_1(capfd, shapes_root, tmp_path):
     assert not (tmp_path / "cam/weights.pth").exists()
 
 
+def test_an_unexpected_error_is_one_line_too(capfd, monkeypatch):
+    def broken():
+        raise MemoryError("none left")
+
+    monkeypatch.setitem(cli.COMMANDS, "info", broken)
+    code, _, err = run(capfd, "info")
+    assert code == 1 and err.startswith("failed: MemoryError: none left") and len(err.strip().splitlines()) == 1
+    monkeypatch.setenv("WSSS_FAST_TRACEBACK", "1")
+    with pytest.raises(MemoryError):
+        cli.run(["info"])
+
+
 def test_stages_by_hand(capfd, shapes_root, tmp_path):
     common = ("--data", shapes_root, "--out", tmp_path)
     small = ("--backbone", "small", "--recipe.batch-size", "8")

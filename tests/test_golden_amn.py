@@ -1,5 +1,6 @@
 """Against the public implementations' stored outputs; needs the reference data that is not part of this repository."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,16 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from wsss_fast import amn, cam, nets
+from wsss_fast import amn, cam, fit, nets
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import normalise
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
+from wsss_fast.run import Runtime
 from wsss_fast.stages.activate import Views
 from wsss_fast.stages.seeds import Crf, combine, refine
 
 GOLDEN = Path(os.environ.get("WSSS_FAST_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference data in {GOLDEN}")
+
+
+CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 
 
 def golden(name):
@@ -170,3 +175,70 @@ def test_seeds_from_stored_maps(name, pair_of):
     seed = seed_of(file[f"{name}/img_u8"], file[f"{name}/cam"], file[f"{name}/keys"], fg, bg)
     stored = file[f"{name}/ir_label_fg{fg:.2f}_bg{bg:.2f}"]
     assert (seed != stored).mean() <= 1e-3
+
+
+@torch.inference_mode()
+def test_coco_networks():
+    file, images = golden("coco14_nets"), torch.from_numpy(golden("amn_net")["img"])
+    labels = torch.from_numpy(file["label"])
+    amn_coco = filled(nets.amn_resnet50(80), "amn_coco14_resnet50_amn")
+    np.testing.assert_allclose(amn_coco(images, labels), file["amn_logit"], atol=1e-4)
+    cam_coco = filled(nets.cam_resnet50(80), "amn_coco14_resnet50_cam")
+    first, mirrored = cam_coco.maps(pair(images)).chunk(2)
+    np.testing.assert_allclose((first + mirrored.flip(-1))[0], file["cam_pair"], atol=1e-4)
+
+
+def test_three_steps_of_the_classifier():
+    file = golden("cam_train_step")
+    net = filled(nets.cam_resnet50(20), "amn_resnet50_cam").train()
+    recipe = dataclasses.replace(cam.RECIPES["resnet50"], lr=1e-3)
+    optimizer = recipe.optimizer(net, recipe)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    batch = {"image": torch.from_numpy(file["img"]), "tags": torch.from_numpy(file["label_cls"])}
+    untouched = net.backbone.layer2[0].conv1.weight.clone()
+    for i in range(3):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * recipe.schedule(i / 5)
+        np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], file["lrs"][i], rtol=1e-6)
+        loss = fit._update(net, cam._step, batch, optimizer, CPU)
+        assert loss.item() == pytest.approx(file["losses"][i], abs=1e-4)
+    np.testing.assert_allclose(net.head.weight[:, :256, 0, 0].detach(), file["classifier_after"], atol=1e-4)
+    layer4 = net.backbone.layer4[2].conv3.weight[:64, :64, 0, 0].detach()
+    np.testing.assert_allclose(layer4, file["layer4_after"], atol=1e-4)
+    assert torch.equal(net.backbone.layer2[0].conv1.weight, untouched)
+
+
+def test_three_steps_of_the_amn():
+    file = golden("amn_train_step")
+    net = filled(nets.amn_resnet50(20), "amn_resnet50_amn").train()
+    net.dropout.p = 0.0
+    recipe = amn.RECIPES["resnet50"]
+    optimizer = amn.adam(net, recipe)
+    batch = {"image": torch.from_numpy(file["img"]), "seed": torch.from_numpy(file["label"]),
+             "tags": torch.from_numpy(file["label_cls"])}
+    np.testing.assert_array_equal(nearest(batch["seed"], 6, 6), file["label_small"])
+    step = amn._step(recipe)
+    for i in range(3):
+        loss = fit._update(net, step, batch, optimizer, CPU)
+        assert loss.item() == pytest.approx(file["losses_3_steps"][i], abs=1e-4)
+        if i == 0:
+            check_amn(net, file, "grad", lambda p: p.grad, rtol=2e-3)
+            norm = torch.stack([p.grad.norm() for p in net.parameters() if p.grad is not None]).norm()
+            assert norm.item() == pytest.approx(float(file["grad_total_norm"]), rel=1e-3)
+            assert net.backbone.conv1.weight.grad is None
+    # Adam divides by the gradient's size, so where that is near 0 its sign, and the step, is rounding's.
+    check_amn(net, file, "after3", lambda p: p.detach(), rtol=0, atol=4 * recipe.head_lr)
+
+
+def check_amn(net, file, prefix, read, rtol, atol=1e-5):
+    ours = {
+        "label_enc.weight": read(net.label_scale.weight), "classifier.1.c0.bias": read(net.bias)[0],
+        "classifier.1.c3.weight[:,:16]": read(net.weight)[3, :, :16],
+        "resnet50.layer4.2.conv3.weight[:64,:64]": read(net.backbone.layer4[2].conv3.weight)[:64, :64],
+        "resnet50.layer1.0.bn1.weight": read(net.backbone.layer1[0].bn1.weight),
+    }
+    for name, value in ours.items():
+        stored = file[f"{prefix}/{name}"]
+        np.testing.assert_allclose(value, stored, rtol=rtol, atol=max(atol, 1e-3 * float(np.abs(stored).max()) * (rtol > 0)),
+                                   err_msg=name)
+        assert np.abs(value.numpy() - stored).mean() <= 1e-5 + 1e-4 * np.abs(stored).mean(), name

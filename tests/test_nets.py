@@ -59,6 +59,8 @@ def test_label_conditioning_and_its_ablations():
     images, a, b = torch.randn(1, 3, 32, 32), torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 1.0, 0]])
     for place in ("layer1", "layer2", "layer4"):
         net = nets.amn_resnet50(3, backbone="small", condition_at=place).eval()
+        torch.testing.assert_close(net(images, a), net(images, b))  # the scale starts at 1 for every label
+        torch.nn.init.normal_(net.label_scale.weight)
         assert not torch.allclose(net(images, a), net(images, b), atol=1e-7), place
         assert not any(m._forward_hooks for m in net.modules())
     net = nets.amn_resnet50(3, backbone="small", condition_at=None).eval()

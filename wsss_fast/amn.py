@@ -66,6 +66,13 @@ class Recipe:
     prefer_bf16: bool = False
 
 
+def adam(net: nets.AmnNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam with weight decay as L2, as published: the backbone at `lr`, what is new at `head_lr`."""
+    groups = [{"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
+              {"params": net.head_parameters(), "lr": recipe.head_lr}]
+    return torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
+
+
 @dataclasses.dataclass(frozen=True)
 class Road:
     """Every number of the whole road: classifier, seeds, AMN, pseudo-masks; the defaults are the published ones.
@@ -148,10 +155,8 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
     file = out / name / "weights.pth"
 
     def work() -> dict[str, object]:
-        groups = [{"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
-                  {"params": net.head_parameters(), "lr": recipe.head_lr}]
         history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
-                      optimizer=torch.optim.Adam(groups, weight_decay=recipe.weight_decay), schedule=recipe.schedule,
+                      optimizer=adam(net, recipe), schedule=recipe.schedule,
                       epochs=recipe.epochs, batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
         nets.save_weights(net, file)
         return {"losses": history.losses, "samples_per_second": history.samples_per_second}
@@ -193,9 +198,9 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     out = Path(out)
 
     def work() -> dict[str, float]:
-        score = scorer(net, lambda id: read_labels(folder / f"{id}.png", len(data.classes)), recipe.present_only)
-        speed = activate(data, score, out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
-                         runtime=where, label=name)
+        to_maps = scorer(net, lambda id: _read_seed(folder, data, id), recipe.present_only)
+        speed = activate(data, to_maps, out / name, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
+                         label=name)
         return {"images_per_second": speed}
 
     stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "weights": nets.fingerprint(weights),
@@ -253,9 +258,16 @@ def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
 
 def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
     def make(id: str, rng: np.random.Generator) -> Batch:
-        image, seed = augment(data.image(id), read_labels(seeds / f"{id}.png", len(data.classes)), rng)
+        image, seed = augment(data.image(id), _read_seed(seeds, data, id), rng)
         return {"image": image, "seed": seed, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
     return make
+
+
+def _read_seed(folder: Path, data: Dataset, id: str) -> np.ndarray:
+    seed = read_labels(folder / f"{id}.png", len(data.classes))
+    if seed.shape != data.size(id):
+        raise InputError(f"{folder / f'{id}.png'}: is {seed.shape}, but its image {data.images[id]} is {data.size(id)}")
+    return seed
 
 
 def _check_seeds(folder: Path, data: Dataset) -> Path:

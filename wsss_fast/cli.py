@@ -113,12 +113,14 @@ def run(argv: Sequence[str]) -> int:
         _show(name, COMMANDS[name](**_opened(COMMANDS[name], arguments)))
     except InputError as error:
         return _fail(2, f"error: {error}")
-    except (RunError, OSError, ValueError) as error:
+    except RunError as error:
+        return _fail(1, f"failed: {error}")
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; the same command goes on behind the finished stages")
+    except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
-        return _fail(1, f"failed: {error} (WSSS_FAST_TRACEBACK=1 shows where)")
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command goes on with the finished stages")
+        return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)")
     return 0
 
 

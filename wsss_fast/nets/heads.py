@@ -59,10 +59,11 @@ class AmnNet(nn.Module):
         num_classes: classes without background; the logits have one channel more, background first.
         dilations: of the summed 3x3 convolutions, in cells of the feature map.
         condition_at: "layer4" (the last feature map, as published), "layer3", "layer2", or None for no conditioning.
+        neutral_scale: h starts at 1 for every label; otherwise at torch's default of a linear layer, as published.
     """
 
     def __init__(self, backbone: nn.Module, num_classes: int, dilations: tuple[int, ...] = PAPER_DILATIONS,
-                 condition_at: str | None = "layer4"):
+                 condition_at: str | None = "layer4", neutral_scale: bool = False):
         super().__init__()
         channels = {**getattr(backbone, "stage_channels", {}), "layer4": backbone.out_channels}
         if condition_at is not None and condition_at not in channels:
@@ -71,6 +72,9 @@ class AmnNet(nn.Module):
         self.dilations, self.condition_at = tuple(dilations), condition_at
         # Label -> factor; h has a bias, so an all-zero label (no tag) still passes features.
         self.label_scale = nn.Linear(num_classes, channels[condition_at]) if condition_at is not None else None
+        if self.label_scale is not None and neutral_scale:
+            nn.init.zeros_(self.label_scale.weight)
+            nn.init.ones_(self.label_scale.bias)
         self.dropout = nn.Dropout(0.1)
         self.weight = nn.Parameter(torch.empty(len(self.dilations), num_classes + 1, backbone.out_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(len(self.dilations), num_classes + 1))

@@ -35,7 +35,7 @@ def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf
         curve = threshold_curve(folder, data)
         return {**_curve_record(curve, fixed, curve.at(fixed)), "curve": {"thresholds": curve.thresholds, "miou": curve.miou}}
 
-    plain = _once(out, name, data, folder, {"fixed": fixed}, measure, extra)
+    plain = _once(out, name, data, folder, {"fixed": fixed}, measure, {**_cost(out, folder), **(extra or {})})
     if crf is None or plain is None:
         return
 
@@ -49,16 +49,13 @@ def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf
 
 def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
     """Record seeds: mIoU of the labelled pixels, and their share of all pixels."""
-    _once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data))
+    _once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), _cost(out, folder))
 
 
 def masks(out: Path, name: str, data: Dataset, folder: Path) -> Metrics | None:
     """Record label PNGs and return their metrics; None if no id has a mask."""
-    if not data.masks:
-        _once(out, name, data, folder, {}, dict)
-        return None
-    metrics = evaluate(folder, data)
-    _once(out, name, data, folder, {}, metrics.summary)
+    metrics = evaluate(folder, data) if data.masks else None
+    _once(out, name, data, folder, {}, metrics.summary if metrics else dict, _cost(out, folder))
     return metrics
 
 
@@ -68,13 +65,13 @@ def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]
 
 def _once(out: Path, name: str, data: Dataset, folder: Path, arguments: dict[str, Any],
           measure: Callable[[], dict[str, Any]], extra: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Record what `measure` finds, unless the record already holds it for this artefact and these arguments."""
+    """Record what `measure` finds and `extra`, unless the record already holds it for this artefact and these arguments."""
     source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
     earlier = read_records(out).get(name)
     if earlier is not None and earlier.get("source") == source:
         return earlier if data.masks else None
     measured = measure() if data.masks else {}
-    record(out, name, {**_cost(out, folder), **measured, **(extra or {}), "source": source})
+    record(out, name, {**measured, **(extra or {}), "source": source})
     return read_records(out)[name] if data.masks else None
 
 
