@@ -56,7 +56,9 @@ def test_an_interrupted_stage_goes_on_with_the_same_arguments_only(tmp_path):
         stage(tmp_path, "cam", {"lr": 0.1}, breaks)
     with pytest.raises(InputError, match="lr was 0.1, now 0.3"):
         stage(tmp_path, "cam", {"lr": 0.3}, dict)
+    (tmp_path / "cam/.a.123.tmp.npz").write_bytes(b"half")
     assert "seconds" in stage(tmp_path, "cam", {"lr": 0.1}, dict)
+    assert [p.name for p in (tmp_path / "cam").iterdir()] == ["done.json"]
 
 
 def test_provenance_follows_the_arguments(tmp_path):

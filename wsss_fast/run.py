@@ -185,6 +185,8 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
         notes = json.loads(done.read_text())["notes"]
         say(f"{name}: already in {folder}, skipped")
         return notes
+    for half_written in folder.glob(".*.tmp*"):  # of a run that was killed in the middle of a file
+        half_written.unlink()
     write_json(begun, {"arguments": arguments})
     start = time.monotonic()
     notes = jsonable(work())
