@@ -35,6 +35,7 @@ def test_help_shows_the_defaults_of_the_backbone(capfd):
     (["amn"], "did you mean amn run or amn train"),
     (["amn", "run", "--data", "x"], "--out"),
     (["amn", "run", "--dta", "x", "--out", "y"], "--dta"),
+    (["demo", "--sed", "3"], "error: Unrecognized options: --sed, 3 Perhaps you meant: --seed"),
     (["cam", "train", "--data", "x", "--out", "y", "--seed", "many"], "many"),
     (["amn", "run", "--data", "/nowhere", "--out", "y"], "/nowhere is no folder"),
     (["seeds", "--data", "/nowhere", "--maps", "x", "--out", "y"], "/nowhere is no folder"),

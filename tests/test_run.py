@@ -50,6 +50,7 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_refused(tmp_path):
 
 def test_an_interrupted_stage_goes_on_with_the_same_arguments_only(tmp_path):
     def breaks():
+        (tmp_path / "cam/first.npz").write_bytes(b"a result")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -58,7 +59,21 @@ def test_an_interrupted_stage_goes_on_with_the_same_arguments_only(tmp_path):
         stage(tmp_path, "cam", {"lr": 0.3}, dict)
     (tmp_path / "cam/.a.123.tmp.npz").write_bytes(b"half")
     assert "seconds" in stage(tmp_path, "cam", {"lr": 0.1}, dict)
-    assert [p.name for p in (tmp_path / "cam").iterdir()] == ["done.json"]
+    assert {p.name for p in (tmp_path / "cam").iterdir()} == {"done.json", "first.npz"}
+
+
+def test_a_stage_that_failed_at_once_leaves_nothing_and_may_change_its_mind(tmp_path):
+    def breaks():
+        raise InputError("epochs")
+
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="epochs"):
+        stage(out, "cam", {"epochs": 0}, breaks)
+    assert not out.exists()
+    (out / "cam").mkdir(parents=True)
+    write_json(out / "cam/begun.json", {"arguments": {"epochs": 0}})  # as a killed process leaves it
+    stage(out, "cam", {"epochs": 1}, dict)
+    assert (out / "cam/done.json").exists()
 
 
 def test_provenance_follows_the_arguments(tmp_path):

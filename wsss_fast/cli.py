@@ -161,8 +161,8 @@ def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
                             config=(tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
-        text = re.sub(r"[╭╮╰╯│─]+", " ", errors.getvalue()).replace("\n", " ")
-        return code if not code else _fail(code, f"error: {' '.join(text.split())}")
+        inside = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]  # without the box's title
+        return _fail(code, f"error: {re.sub('[╰╯│─]+', ' ', ' '.join(inside))}") if code else 0
 
 
 def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:

@@ -178,9 +178,10 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
     folder = out / name
     arguments = jsonable(arguments)
     begun, done = folder / "begun.json", folder / "done.json"
-    for marker in (begun, done):
-        if marker.exists():
-            _same_arguments(marker, arguments)
+    if done.exists() or _has_results(folder):
+        for marker in (begun, done):
+            if marker.exists():
+                _same_arguments(marker, arguments)
     if done.exists():
         notes = json.loads(done.read_text())["notes"]
         say(f"{name}: already in {folder}, skipped")
@@ -189,11 +190,24 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
         half_written.unlink()
     write_json(begun, {"arguments": arguments})
     start = time.monotonic()
-    notes = jsonable(work())
+    try:
+        notes = jsonable(work())
+    except BaseException:
+        if not _has_results(folder):  # nothing to go on with, so leave nothing
+            begun.unlink()
+            for empty in (folder, out):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+        raise
     notes["seconds"] = round(time.monotonic() - start, 2)
     write_json(done, {"arguments": arguments, "notes": notes})
     begun.unlink()
     return notes
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a stage left more in its folder than its marker and half-written files."""
+    return folder.is_dir() and any(p.name != "begun.json" and not p.name.startswith(".") for p in folder.iterdir())
 
 
 def provenance(folder: Path) -> str:
