@@ -56,5 +56,5 @@ def amn_resnet50(num_classes: int, *, backbone: str = "resnet50", condition_at: 
     """
     if backbone == "resnet50":
         return AmnNet(_backbone(backbone), num_classes, PAPER_DILATIONS, condition_at)
-    # A random scale loses features; 2048 channels can spare them, 96 cannot (2 mIoU points of AMN+CRF on Shapes).
+    # On 96 channels a random start cost 2 mIoU points of AMN+CRF on Shapes (benchmarks/RESULTS.md).
     return AmnNet(_backbone(backbone), num_classes, SMALL_DILATIONS, condition_at, neutral_scale=True)
