@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import tyro
 
-from wsss_fast import amn, data, nets
+from wsss_fast import amn, data, nets, report
 from wsss_fast.data.images import IGNORE
 from wsss_fast.fit import place
 from wsss_fast.run import read_records, runtime, write_json
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Run every seed (finished runs are read back), print the table, and leave `<out>/shapes.json`.
+    """Run every seed (finished runs are read back), print the table, and leave `<out>/shapes.json` and pictures.png.
 
     Args:
         out: folder of the runs.
@@ -38,6 +38,8 @@ def measure(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1,
     """
     rows = [one_seed(out / f"seed{seed}", seed) for seed in seeds]
     write_json(out / "shapes.json", {"date": time.strftime("%Y-%m-%d"), "seeds": seeds, "rows": rows})
+    first = data.load(f"shapes:{seeds[0]}")
+    report.sheet(amn.panels(first, out / f"seed{seeds[0]}"), report.pick(first, 8), out / "pictures.png", height=128)
     print(table(rows))
 
 

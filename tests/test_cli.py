@@ -27,6 +27,7 @@ def test_help_shows_the_defaults_of_the_backbone(capfd):
     _, paper, _ = run(capfd, "amn", "run", "--help")
     _, small, _ = run(capfd, "amn", "run", "--backbone", "small", "--help")
     assert "--data" in paper and "--split" in paper and "--ids" in paper and "--road.amn.head-lr" in paper
+    assert "--saliency" not in paper  # AMN does not read any
     assert "default: 5e-06" in paper and "default: 5e-06" not in small
 
 

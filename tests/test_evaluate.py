@@ -5,7 +5,7 @@ import pytest
 
 from wsss_fast import InputError, evaluate, threshold_curve
 from wsss_fast.data import write_labels
-from wsss_fast.maps import ClassMaps, label_map, save_maps, strided_size
+from wsss_fast.maps import ClassMaps, label_index, save_maps, strided_size, to_labels
 from wsss_fast.stages.evaluate import (
     average_precision,
     confusion_matrix,
@@ -78,8 +78,10 @@ def test_the_curve_is_one_evaluation_a_threshold(shapes, map_folder):
     thresholds = (0.0, 0.25, 0.30, 0.5, 0.9)
     curve = threshold_curve(map_folder, shapes, thresholds=thresholds)
     for threshold, miou in zip(thresholds, curve.miou, strict=True):
-        pairs = [(shapes.mask(i), label_map(load_maps(map_folder, i).high_res, load_maps(map_folder, i).keys, threshold))
-                 for i in shapes.ids]
+        pairs = []
+        for id in shapes.ids:
+            maps = load_maps(map_folder, id)
+            pairs.append((shapes.mask(id), to_labels(label_index(maps.high_res, threshold), maps.keys)))
         assert miou == pytest.approx(by_hand(pairs, 9), abs=1e-9)
     assert curve.miou[curve.thresholds.index(curve.best)] == max(curve.miou) == curve.metrics.miou
     assert curve.at(0.31) == curve.miou[2]

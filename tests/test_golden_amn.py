@@ -13,6 +13,7 @@ import torch
 from wsss_fast import amn, cam, fit, nets
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import normalise
+from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
 from wsss_fast.run import Runtime
@@ -160,11 +161,9 @@ def test_amn_stage_and_its_seeds(amn_net, name, tmp_path):
 
 
 def seed_of(image, scores, keys, fg, bg):
-    from wsss_fast.maps import label_index
     index = np.stack([label_index(scores, t) for t in (fg, bg)])
     labels = refine(image[None], index[None], len(keys) + 1, Crf())[0]
-    names = np.concatenate([[0], keys + 1]).astype(np.uint8)
-    return combine(*names[labels])
+    return combine(*to_labels(labels, keys + 1))
 
 
 @pytest.mark.parametrize("name", cases(golden("amn_cam_to_ir_label_given")) if GOLDEN.is_dir() else [])

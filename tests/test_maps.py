@@ -9,11 +9,11 @@ from wsss_fast.maps import (
     ClassMaps,
     check_maps,
     label_index,
-    label_map,
     load_maps,
     merge_views,
     save_maps,
     strided_size,
+    to_labels,
 )
 
 
@@ -64,8 +64,8 @@ def test_damaged_files_are_named(tmp_path, shapes):
 def test_background_wins_ties_and_float32_is_compared():
     scores = np.array([[[0.3, 0.3001, 0.1]], [[0.2, 0.3002, 0.1]]], np.float32)
     np.testing.assert_array_equal(label_index(scores, 0.3), [[0, 2, 0]])
-    np.testing.assert_array_equal(label_map(scores, np.array([4, 9]), 0.3), [[0, 9, 0]])
-    np.testing.assert_array_equal(label_map(np.zeros((0, 2, 2), np.float32), np.zeros(0), 0.3), np.zeros((2, 2)))
+    np.testing.assert_array_equal(to_labels(label_index(scores, 0.3), np.array([4, 9])), [[0, 9, 0]])
+    np.testing.assert_array_equal(label_index(np.zeros((0, 2, 2), np.float32), 0.3), np.zeros((2, 2)))
 
 
 def test_views_are_resized_then_summed():

@@ -299,7 +299,8 @@ def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: s
         precision: str = "auto") -> RunResult:
     """From image tags to pseudo-masks: classifier, CAM, seeds, AMN, AMN maps, pseudo-masks; scored where masks exist.
 
-    Finished stages are skipped, so a second call costs nothing and a killed one goes on.
+    Finished stages and figures are skipped: a second call only reads the true masks and writes the page again, and a
+    killed one goes on at the stage it was in (at the image, where that stage makes maps).
 
     Args:
         data: images and tags, a data set or what `data.load` opens; masks, where there are any, are only used to score.
@@ -346,8 +347,13 @@ def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: s
     made = masks.make(data, amns.maps, out, threshold=road.mask_threshold, crf=road.mask_crf, device=crf_device)
     metrics = score.masks(out, "masks", data, made.folder)
 
-    panels = {"image": report.photo(data), "truth": report.truth(data), "CAM": report.heat(data, cams.maps),
-              "seed": report.labels(data, seeds.folder), "AMN map": report.heat(data, amns.maps),
-              "mask": report.labels(data, made.folder)}
-    page = report.write(out, data, panels, title="AMN: from image tags to masks", curves={"CAM": "cam", "AMN": "amn"})
+    page = report.write(out, data, panels(data, out), title="AMN: from image tags to masks",
+                        curves={"CAM": "cam", "AMN": "amn"})
     return RunResult(out, made.folder, metrics, page)
+
+
+def panels(data: Dataset, out: Path) -> dict[str, report.Panel]:
+    """The columns of the picture grid of a run: title -> picture of an id."""
+    return {"image": report.photo(data), "truth": report.truth(data), "CAM": report.heat(data, out / "cam/maps"),
+            "seed": report.labels(data, out / "seeds"), "AMN map": report.heat(data, out / "amn/maps"),
+            "mask": report.labels(data, out / "masks")}

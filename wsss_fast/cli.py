@@ -25,12 +25,11 @@ from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
 
-# A `data: Source` of the library is these four arguments on the command line, handed to `data.load`.
+# A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
     "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
     "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
-    "saliency": (Path | None, None, "folder of saliency maps <id>.png; default: <data>/saliency"),
 }
 
 
@@ -218,7 +217,7 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         return arguments
     source = {key: arguments.pop(key) for key in _DATA_HELP}
     val_split = arguments.pop("val_split", None)
-    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=source["saliency"])
+    opened = data.load(source["data"], split=source["split"], ids=source["ids"])
     if val_split is not None:
         arguments["val"] = data.load(source["data"], split=val_split)
     return {**arguments, "data": opened}

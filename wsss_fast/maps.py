@@ -106,26 +106,25 @@ def check_maps(folder: Path, data: Dataset) -> None:
         raise InputError(f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
 
 
-def label_map(scores: np.ndarray, keys: np.ndarray, threshold: float) -> np.ndarray:
+def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Argmax of the scores against a constant background score; background wins ties.
 
     Args:
         scores: float [K, H, W], without a background row.
-        keys: labels of the rows.
         threshold: the background's score.
 
     Returns:
-        uint8 [H, W] labels.
+        int64 [H, W] in 0..K: 0 background, otherwise 1 + the row; `to_labels` names them.
     """
-    return np.concatenate([[0], keys]).astype(np.uint8)[label_index(scores, threshold)]
-
-
-def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """As `label_map`, but rows of [background, *keys] instead of labels: int64 [H, W] in 0..K."""
     if not len(scores):
         return np.zeros(scores.shape[1:], np.int64)
     best = scores.argmax(axis=0)
     return np.where(scores.max(axis=0) > np.float32(threshold), best + 1, 0)
+
+
+def to_labels(index: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Labels, uint8, of an index into [background, *keys]."""
+    return np.concatenate([[0], keys]).astype(np.uint8)[index]
 
 
 def merge_views(views: Sequence[torch.Tensor], height: int, width: int) -> torch.Tensor:

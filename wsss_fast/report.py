@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
 
@@ -198,6 +196,9 @@ def _curve_figure(out: Path, curves: Mapping[str, str]) -> str:
     drawn = {name: records[key]["curve"] for name, key in curves.items() if records.get(key, {}).get("curve")}
     if not drawn:
         return ""
+    import matplotlib  # 0.2 s of import that only a report needs
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for name, curve in drawn.items():

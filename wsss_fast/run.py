@@ -178,11 +178,10 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
     folder = out / name
     arguments = jsonable(arguments)
     begun, done = folder / "begun.json", folder / "done.json"
-    if done.exists() or _has_results(folder):
-        for marker in (begun, done):
-            if marker.exists():
-                _same_arguments(marker, arguments)
+    if begun.exists() and _has_results(folder):
+        _same_arguments(begun, arguments)
     if done.exists():
+        _same_arguments(done, arguments)
         notes = json.loads(done.read_text())["notes"]
         say(f"{name}: already in {folder}, skipped")
         return notes

@@ -45,6 +45,7 @@ class Dataset:
         self._index = {name: i for i, name in enumerate(self.ids)}
         self._cache: dict[str, np.ndarray] = {}
         self._cached_bytes = 0
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,7 +99,9 @@ class Dataset:
 
     def size(self, id: str) -> tuple[int, int]:
         """(H, W) of the photo, without decoding it."""
-        return self._cache[id].shape[:2] if id in self._cache else image_size(self.images[id])
+        if id not in self._sizes:  # stages group images by size again and again
+            self._sizes[id] = image_size(self.images[id])
+        return self._sizes[id]
 
     def mask(self, id: str) -> np.ndarray:
         """The true label map, uint8 [H, W] of 0..C and 255. Raises InputError if there is none."""

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
-from wsss_fast.data.images import voc_palette
+from wsss_fast.data.images import write_labels
 from wsss_fast.data.shapes_draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes_scene import Scene, SceneOptions, make_scene
 from wsss_fast.errors import InputError
@@ -23,7 +23,6 @@ VERSION = 2  # raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")
 _MIN_SIZE, _MAX_SIZE = 48, 512
 _FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "saliency", "context", "ImageSets/Segmentation")
-_PALETTE = voc_palette().tobytes()
 
 
 def make_shapes(out: str | Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128,
@@ -106,9 +105,7 @@ def _id(split: str, index: int) -> str:
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
     Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=92)
     for folder, labels in (("SegmentationClass", scene.mask), ("context", scene.context)):
-        image = Image.fromarray(labels)
-        image.putpalette(_PALETTE)
-        image.save(root / folder / f"{name}.png", compress_level=1)
+        write_labels(root / folder / f"{name}.png", labels)
     Image.fromarray(scene.saliency).save(root / "saliency" / f"{name}.png", compress_level=1)
     (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, scene))
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.run import jsonable, provenance, read_records, record
-from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve, evaluate, evaluate_seeds, threshold_curve
+from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve, evaluate, evaluate_seeds, metrics_of, threshold_curve
 from wsss_fast.stages.seeds import Crf
 
 # Thresholds tried behind the CRF, relative to the best without it: a CRF removes what a low threshold lets through.
@@ -54,9 +56,12 @@ def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
 
 def masks(out: Path, name: str, data: Dataset, folder: Path) -> Metrics | None:
     """Record label PNGs and return their metrics; None if no id has a mask."""
-    metrics = evaluate(folder, data) if data.masks else None
-    _once(out, name, data, folder, {}, metrics.summary if metrics else dict, _cost(out, folder))
-    return metrics
+    def measure() -> dict[str, Any]:
+        metrics = evaluate(folder, data)
+        return {**metrics.summary(), "confusion": metrics.confusion}
+
+    kept = _once(out, name, data, folder, {}, measure, _cost(out, folder))
+    return None if kept is None else metrics_of(np.array(kept["confusion"]), data.classes, kept["images"])
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, write_labels
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path
+from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
 from wsss_fast.ops import dense_crf, unary_from_labels
 from wsss_fast.progress import Bar
 from wsss_fast.run import provenance, stage
@@ -117,8 +117,7 @@ def refined_labels(data: Dataset, folder: Path, thresholds: Sequence[float], crf
             if crf is not None and count > 0:
                 images = np.stack([data.image(i) for i in ids])
                 index = refine(images, index, count + 1, crf, device)
-            yield ids, np.stack([np.concatenate([[0], m.keys]).astype(np.uint8)[i]
-                                 for m, i in zip(loaded, index, strict=True)])
+            yield ids, np.stack([to_labels(i, m.keys) for m, i in zip(loaded, index, strict=True)])
 
 
 def _tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
