@@ -4,7 +4,8 @@ from . import reference
 from .dense_crf import dense_crf
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .pixel_loss import pixel_cross_entropy
+from .random_walk import random_walk
 from .unary import unary_from_labels, unary_from_probabilities
 
-__all__ = ["dense_crf", "label_conditioned_activation", "label_conditioned_logits", "pixel_cross_entropy", "reference",
-           "unary_from_labels", "unary_from_probabilities"]
+__all__ = ["dense_crf", "label_conditioned_activation", "label_conditioned_logits", "pixel_cross_entropy", "random_walk",
+           "reference", "unary_from_labels", "unary_from_probabilities"]

@@ -7,8 +7,9 @@ from .label_conditioned import (
     label_conditioned_logits_backward,
 )
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
+from .random_walk import random_walk
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "pixel_cross_entropy", "pixel_cross_entropy_grad",
+    "pixel_cross_entropy", "pixel_cross_entropy_grad", "random_walk",
 ]
