@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define
+from ._library import define, scaled_gradient
 
 RESIZES = ("labels", "logits")
 
@@ -35,7 +35,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, _):
     (grad,) = ctx.saved_tensors
-    return None if grad_loss is None else (grad * grad_loss).to(ctx.dtype), *[None] * 6
+    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[None] * 6
 
 
 # logits [B, K, h, w], labels [B, H, W] -> (loss [], d loss / d logits [B, K, h, w], empty unless asked for)

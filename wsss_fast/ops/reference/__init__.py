@@ -8,8 +8,10 @@ from .label_conditioned import (
 )
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
 from .random_walk import random_walk
+from .saliency_loss import saliency_loss, saliency_loss_grad
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "pixel_cross_entropy", "pixel_cross_entropy_grad", "random_walk",
+    "pixel_cross_entropy", "pixel_cross_entropy_grad", "random_walk", "saliency_loss",
+    "saliency_loss_grad",
 ]
