@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace wsss {
@@ -41,12 +42,29 @@ template <>
 constexpr const char* schema_type<bool>() {
   return "bool";
 }
+template <>
+constexpr const char* schema_type<std::vector<double>>() {
+  return "List[float]";
+}
+
+template <class R>
+struct Result {
+  static std::string text() { return schema_type<R>(); }
+};
+template <class... R>
+struct Result<std::tuple<R...>> {
+  static std::string text() {
+    std::string all;
+    ((all += (all.empty() ? "" : ", ") + std::string(schema_type<R>())), ...);
+    return all;
+  }
+};
 
 template <class R, class... A>
 void record_signature(const char* op, const char* device, R (*)(A...)) {
   std::string arguments;
   ((arguments += (arguments.empty() ? "" : ", ") + std::string(schema_type<std::decay_t<A>>())), ...);
-  signatures().push_back({op, device, arguments, schema_type<R>()});
+  signatures().push_back({op, device, arguments, Result<R>::text()});
 }
 
 // In a STABLE_TORCH_LIBRARY_IMPL block: registers `fn` as the kernel of `op`.

@@ -13,16 +13,13 @@ MAX_LABELS = 256
 KEY_BITS = 63 - 3
 
 
-def _terms(gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight) -> dict:
-    """Schema scalars back to the public arguments; a term of weight 0 is off."""
-    return {
-        "gaussian": (gaussian_sxy, gaussian_weight) if gaussian_weight else None,
-        "bilateral": (bilateral_sxy, bilateral_srgb, bilateral_weight) if bilateral_weight else None,
-    }
+def _terms(gaussian, bilateral) -> dict:
+    """Schema lists back to the public arguments."""
+    return {"gaussian": tuple(gaussian[1:]) if gaussian else None, "bilateral": tuple(bilateral[1:3] + bilateral[-1:]) if bilateral else None}
 
 
 def _reference(image, unary, *args):
-    return reference.dense_crf(image, unary, **_terms(*args[:5]), iterations=args[5]).to(unary.dtype)
+    return reference.dense_crf(image, unary, **_terms(*args[:2]), iterations=args[3]).to(unary.dtype)
 
 
 def _reference_backward(grad, image, unary, *args):
@@ -40,10 +37,7 @@ def _fake_backward(grad, image, unary, *args):
     return torch.empty(unary.shape, dtype=unary.dtype, device=unary.device)
 
 
-_PARAMETERS = (
-    "float gaussian_sxy, float gaussian_weight, "
-    "float bilateral_sxy, float bilateral_srgb, float bilateral_weight, int iterations"
-)
+_PARAMETERS = "float[] gaussian, float[] bilateral, float[] levels, int iterations"
 # The gradient recomputes the mean field and unrolls it through the reference.
 _backward_op = define(
     f"dense_crf_backward(Tensor grad, Tensor image, Tensor unary, {_PARAMETERS}) -> Tensor",
@@ -64,7 +58,7 @@ def _backward(ctx, grad):
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise NotImplementedError("dense_crf is differentiable once; its gradient cannot be differentiated")
     image, unary = ctx.saved_tensors
-    return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 6
+    return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 4
 
 
 # image [B, 3, H, W] float32 levels, unary [B, S, L, H, W] float32 energies -> Q, shape of unary
@@ -122,7 +116,9 @@ def dense_crf(
     energies = unary.to(torch.float32)
     if unary.dim() == 4:
         energies = energies.unsqueeze(1)
-    q = _op(image.to(torch.float32), energies, *gaussian, *bilateral, iterations)  # [B, S, L, H, W]
+    g = [gaussian[0], *gaussian] if gaussian[-1] else []
+    b = [bilateral[0], bilateral[0], *[bilateral[1]] * 3, bilateral[2]] if bilateral[-1] else []
+    q = _op(image.to(torch.float32), energies, g, b, [0.0, 255.0], iterations)  # [B, S, L, H, W]
     return q.reshape(unary.shape)
 
 
