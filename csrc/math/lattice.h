@@ -69,6 +69,32 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
   s.weight[0] = by_rank[D] + (1.0f - by_rank[0]);
 }
 
+// The quotients that coordinate j can take, with margin: [low, low + 2^width).
+struct CoordinateRange {
+  int32_t low;
+  int width;
+  bool representable;
+};
+
+// `from`, `to` [d]: bounds of the scaled features.
+inline CoordinateRange coordinate_range(int d, int j, const double* from, const double* to) {
+  double below = j ? -j * to[j - 1] : 0.0, above = j ? -j * from[j - 1] : 0.0;
+  for (int i = j; i < d; ++i) {
+    below += from[i];
+    above += to[i];
+  }
+  below /= d + 1;
+  above /= d + 1;
+  // round_even needs |quotient| < 2^22; and floats hold every integer up to d+1 times that.
+  if (!(below > -2097152.0 && above < 2097152.0)) return {0, 0, false};
+  // Four cells of margin: rounding, the rank fix, the vertex's own wrap, one step to a neighbour.
+  const int32_t low = static_cast<int32_t>(std::floor(below)) - 4;
+  const double cells = std::ceil(above) + 4 - low + 1;
+  int width = 1;
+  while (std::ldexp(1.0, width) < cells) ++width;
+  return {low, width, true};
+}
+
 // Key = remainder in the low 3 bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
 template <int D>
 struct KeyLayout {
@@ -78,24 +104,18 @@ struct KeyLayout {
   uint64_t all_units;
   int bits;
 
-  // `span` [D]: features lie in [0, span], already scaled. False when the coordinates need more than 63 bits.
-  bool fit(const double* span) {
+  // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63 bits.
+  bool fit(const double* from, const double* to) {
     bits = 3;
     all_units = 0;
     unit[D] = 0;
     for (int j = 0; j < D; ++j) {
-      double above = 0;
-      for (int i = j; i < D; ++i) above += span[i];
-      const double below = j ? j * span[j - 1] : 0.0;
-      // Four cells of margin: rounding, the rank fix, the vertex's own wrap, one step to a neighbour.
-      low[j] = static_cast<int32_t>(std::floor(-below / (D + 1))) - 4;
-      const double cells = std::ceil(above / (D + 1)) + 4 - low[j] + 1;
-      int width = 1;
-      while (width < 62 && std::ldexp(1.0, width) < cells) ++width;
-      if (bits + width > 63) return false;
+      const CoordinateRange range = coordinate_range(D, j, from, to);
+      if (!range.representable || bits + range.width > 63) return false;
+      low[j] = range.low;
       unit[j] = uint64_t{1} << bits;
       all_units += unit[j];
-      bits += width;
+      bits += range.width;
     }
     return true;
   }
