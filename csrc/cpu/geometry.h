@@ -118,7 +118,7 @@ class AnyGeometry {
 
   void locate_point(const float* scaled, Key* key, float* weight) const {
     const int d = d_;
-    float elevated[kMaxCorners], delta[kMaxCorners], by_rank[kMaxCorners];
+    float elevated[kMaxCorners], delta[kMaxCorners], by_rank[kMaxCorners] = {};
     int quotient[kMaxCorners], rank[kMaxCorners] = {};
     float total = 0.0f;
     for (int j = d; j > 0; --j) {

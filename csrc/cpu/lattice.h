@@ -130,8 +130,8 @@ class LatticeBuilder {
     team.barrier();
   }
 
-  // [corners, vertices], -1: none
-  const int32_t* next() const { return next_.get(); }
+  // [corners, vertices]: the next vertex in a direction, -1: none
+  Buffer<int32_t> take_next() { return std::move(next_); }
 
  private:
   // Vertices of a band in order of first occurrence: the band's own numbering.
@@ -200,7 +200,7 @@ class LatticeBuilder {
       all += static_cast<int64_t>(band.keys.size());
     }
     for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
-    if (all > INT32_MAX) throw std::runtime_error("dense_crf: the image has more than 2^31 lattice vertices");
+    if (all > INT32_MAX) throw std::runtime_error("permutohedral lattice: more than 2^31 vertices");
     row_.reserve(all);
   }
 
@@ -317,20 +317,30 @@ class LatticeBuilder {
   Buffer<int32_t> next_;                        // [corners, vertices]
 };
 
+// What the threads of a team share while they build: the builder, and the neighbours that it found (LatticeBuilder's
+// take_next), for who wants them.
+struct BuildState {
+  std::shared_ptr<void> builder;
+  Buffer<int32_t> next;
+};
+
 template <class Geometry, class Table, class Features>
-void build_lattice_with(Team& team, int rank, std::shared_ptr<void>& shared, Lattice& lattice, const Geometry& geometry,
+void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice, const Geometry& geometry,
                         int64_t pixels, const Features& features) {
   using Builder = LatticeBuilder<Geometry, Table>;
-  if (rank == 0) shared = std::make_shared<Builder>(lattice, geometry, pixels);
+  if (rank == 0) state.builder = std::make_shared<Builder>(lattice, geometry, pixels);
   team.barrier();
-  static_cast<Builder*>(shared.get())->build(team, rank, features);
-  if (rank == 0) shared.reset();
+  static_cast<Builder*>(state.builder.get())->build(team, rank, features);
+  if (rank == 0) {
+    state.next = static_cast<Builder*>(state.builder.get())->take_next();
+    state.builder.reset();
+  }
   team.barrier();
 }
 
 // True when `d` dimensions within [from, to] were built with keys of 64 bits.
 template <int D, class Features>
-bool build_fixed_lattice(Team& team, int rank, std::shared_ptr<void>& shared, Lattice& lattice, int d, int64_t pixels,
+bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
                          const double* from, const double* to, const Features& features) {
   if (d != D) return false;
   float scale[D];
@@ -341,25 +351,27 @@ bool build_fixed_lattice(Team& team, int rank, std::shared_ptr<void>& shared, La
   if (!layout.fit(scaled_from, scaled_to)) return false;
   const FixedGeometry<D> geometry(layout);
   if (LatticeBuilder<FixedGeometry<D>, CompactTable>::fits(geometry, pixels)) {
-    build_lattice_with<FixedGeometry<D>, CompactTable>(team, rank, shared, lattice, geometry, pixels, features);
+    build_lattice_with<FixedGeometry<D>, CompactTable>(team, rank, state, lattice, geometry, pixels, features);
   } else {
-    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(team, rank, shared, lattice, geometry, pixels, features);
+    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(team, rank, state, lattice, geometry, pixels, features);
   }
   return true;
 }
 
-// Every thread of the team calls; `shared` is one and the same object for all. `features` (see LatticeBuilder) lie in
-// [from, to]. Throws when their coordinates do not fit 127 bits.
+// Every thread of the team calls. `features` (see LatticeBuilder) lie in [from, to]. Throws when their coordinates do
+// not fit 127 bits.
 template <class Features>
-void build_lattice(Team& team, int rank, std::shared_ptr<void>& shared, Lattice& lattice, int d, int64_t pixels,
+void build_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
                    const double* from, const double* to, const Features& features) {
   // Positions alone, with a gray level, with a color.
-  if (build_fixed_lattice<2>(team, rank, shared, lattice, d, pixels, from, to, features)) return;
-  if (build_fixed_lattice<3>(team, rank, shared, lattice, d, pixels, from, to, features)) return;
-  if (build_fixed_lattice<5>(team, rank, shared, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<2>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<3>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<5>(team, rank, state, lattice, d, pixels, from, to, features)) return;
   AnyGeometry geometry(d);
-  if (!geometry.fit(from, to)) throw std::runtime_error("dense_crf: sigmas are too small for 127-bit lattice keys");
-  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(team, rank, shared, lattice, geometry, pixels, features);
+  if (!geometry.fit(from, to)) {
+    throw std::runtime_error("permutohedral lattice: coordinates need more than 127 bits; use larger deviations");
+  }
+  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(team, rank, state, lattice, geometry, pixels, features);
 }
 
 }  // namespace wsss

@@ -246,7 +246,7 @@ class MeanField {
              const Features& features) {
     if (rank == 0) building_ = std::make_shared<Lattice>();
     team.barrier();
-    build_lattice(team, rank, shared_, *building_, d, shape_.pixels(), from, to, features);
+    build_lattice(team, rank, state_, *building_, d, shape_.pixels(), from, to, features);
     normalise(team, rank, *building_, weight * lattice_gain(d), lattice_gain(d));
     if (rank == 0) term.lattice = std::move(building_);
     team.barrier();
@@ -403,7 +403,7 @@ class MeanField {
   Term spatial_, bilateral_;
   std::vector<Term*> terms_;
   std::shared_ptr<Lattice> building_;
-  std::shared_ptr<void> shared_;  // the builder of the lattice under construction
+  BuildState state_;
   Buffer<float> energy_;
   std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
   std::vector<const char*> trouble_;    // per band
