@@ -126,7 +126,7 @@ class MeanField {
     }
     padded_ = blocks_.empty() ? 0 : blocks_.back().first + blocks_.back().width;
     energy_.reserve(tile_count(shape_.pixels()) * kLanes * channels_);
-    for (auto& lanes : scratch_) lanes.reserve(padded_);
+    for (auto& lanes : scratch_) lanes.reserve(padded_ + kWritten * shape_.sets);
   }
 
   // energy_ [tiles, S, K, 16]: differences to the last group's energy. Returns what is wrong with the unary, or null.
@@ -155,6 +155,7 @@ class MeanField {
     return sum == 0.0f ? nullptr : "unary has NaN or infinite values";
   }
 
+  static constexpr int kWritten = 8;  // tiles at a time
   static constexpr float kNever = -1e30f;  // the energy difference of a channel that stands for no label
 
   static Lanes load_some(const float* from, int count) {
@@ -162,11 +163,6 @@ class MeanField {
     Lanes v{};
     for (int i = 0; i < count; ++i) v[i] = from[i];
     return v;
-  }
-
-  static void store_some(float* to, Lanes v, int count) {
-    if (count == kLanes) return store<kLanes>(to, v);
-    for (int i = 0; i < count; ++i) to[i] = v[i];
   }
 
   void prepare_terms(Team& team, int rank, const float* image) {
@@ -308,7 +304,13 @@ class MeanField {
       const int from = static_cast<int>((step + 1) & 1), to = static_cast<int>(step & 1);
       each_band(rank, [&](int b, int64_t first, int64_t last) {
         if (step < steps) clear(b, to);
-        for (int64_t t = first; t < last; ++t) pass(scratch_[rank].get(), t, step > 0, step == steps, from, to, q);
+        Lanes* lanes = scratch_[rank].get();
+        Lanes* last_q = lanes + padded_;
+        for (int64_t t = first; t < last; ++t) {
+          const int64_t place = (t - first) % kWritten;
+          pass(lanes, t, step > 0, step == steps ? last_q + place * shape_.sets : nullptr, from, to);
+          if (step == steps && (place + 1 == kWritten || t + 1 == last)) write(last_q, t - place, t + 1, q);
+        }
       });
       if (step == steps) break;
       blur_direction_by_direction(team, rank, *terms_[0]->lattice, [&](const auto& step_of) {
@@ -333,8 +335,8 @@ class MeanField {
     }
   }
 
-  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L.
-  void pass(Lanes* lanes, int64_t tile, bool has_message, bool is_last, int from, int to, float* q) {
+  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L. `last_q` [S]: see write(); null before the last step.
+  void pass(Lanes* lanes, int64_t tile, bool has_message, Lanes* last_q, int from, int to) {
     std::fill(lanes, lanes + padded_, Lanes{});
     if (has_message) {
       for (const Block& block : blocks_) {
@@ -345,8 +347,8 @@ class MeanField {
         });
       }
     }
-    for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, is_last, q);
-    if (is_last) return;
+    for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, last_q ? last_q + s : nullptr);
+    if (last_q) return;
     for (const Block& block : blocks_) {
       with_width(block.width, [&](auto width) {
         for (Term* t : terms_) {
@@ -357,11 +359,10 @@ class MeanField {
   }
 
   // logit_k - logit_last = d_k + m_k - m_last, where sum_k count_k m_k + count_last m_last = 0; the last logit is 0.
-  // Writes Q instead of channels on the last step.
-  void softmax(Lanes* z, int s, int64_t tile, bool is_last, float* q) const {
+  void softmax(Lanes* z, int s, int64_t tile, Lanes* last_q) const {
     const LabelGroups& g = merger_.groups()[s];
     const int last = static_cast<int>(g.first.size()) - 1;
-    const float* energy = energy_.get() + (tile * channels_ + s * carried_) * kLanes;
+    float* energy = energy_.get() + (tile * channels_ + s * carried_) * kLanes;
     Lanes shift{}, top{};
     for (int k = 0; k < last; ++k) shift += g.count[k] * z[k];
     shift /= g.count[last];
@@ -376,18 +377,36 @@ class MeanField {
       total += g.count[k] * z[k];
     }
     const Lanes inverse = 1.0f / total;
-    if (!is_last) {
+    if (last_q == nullptr) {
       const float mean = 1.0f / static_cast<float>(shape_.labels);
       for (int k = 0; k < last; ++k) z[k] = z[k] * inverse - mean;
       for (int k = last; k < carried_; ++k) z[k] = Lanes{};
       return;
     }
-    const int64_t n = shape_.pixels(), pixel = pixel_[tile];
-    const int count = this->count(pixel);
-    float* out = q + static_cast<int64_t>(s) * shape_.labels * n + pixel;
-    for (int l = 0; l < shape_.labels; ++l) {
-      const int k = g.group[l];
-      store_some(out + l * n, (k < last ? z[k] : last_share) * inverse, count);
+    for (int k = 0; k < last; ++k) store<kLanes>(energy + k * kLanes, z[k] * inverse);
+    *last_q = last_share * inverse;
+  }
+
+  // The last step leaves Q in place of the energies, and the last group's aside: written plane by plane for some tiles at
+  // a time, because stores to L planes in turn stall the loads between them.
+  void write(const Lanes* last_q, int64_t first, int64_t last, float* q) const {
+    const int64_t n = shape_.pixels();
+    for (int s = 0; s < shape_.sets; ++s) {
+      const LabelGroups& g = merger_.groups()[s];
+      const int rest = static_cast<int>(g.first.size()) - 1;
+      for (int l = 0; l < shape_.labels; ++l) {
+        const int k = g.group[l];
+        float* plane = q + (static_cast<int64_t>(s) * shape_.labels + l) * n;
+        for (int64_t t = first; t < last; ++t) {
+          const Lanes value = k < rest ? load<kLanes>(energy_.get() + (t * channels_ + s * carried_ + k) * kLanes)
+                                       : last_q[(t - first) * shape_.sets + s];
+          if (const int c = count(pixel_[t]); c == kLanes) {
+            store<kLanes>(plane + pixel_[t], value);
+          } else {
+            std::memcpy(plane + pixel_[t], &value, c * sizeof(float));
+          }
+        }
+      }
     }
   }
 
@@ -405,7 +424,7 @@ class MeanField {
   std::shared_ptr<Lattice> building_;
   BuildState state_;
   Buffer<float> energy_;
-  std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
+  std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels], [kWritten, S]
   std::vector<const char*> trouble_;    // per band
 };
 

@@ -55,8 +55,8 @@ class CompactTable {
       const uint64_t* slot = slots_.get() + b * kSlots;
       const Found found = look(slot, wanted);
       if ((found.key | found.empty) != 0) {
-        const int32_t number = number_at(slot, found.key | 1u << (kSlots - 1));
-        return found.key != 0 ? number : -1;
+        // Without a branch: whether a neighbour exists cannot be predicted.
+        return number_at(slot, found.key | 1u << (kSlots - 1)) | -static_cast<int32_t>(found.key == 0);
       }
     }
   }
@@ -109,7 +109,7 @@ class CompactTable {
   }
 
   void clear() {
-    slots_ = Buffer<uint64_t>();
+    slots_ = {};
     slots_.reserve(static_cast<int64_t>(buckets()) * kSlots);
     std::fill(slots_.get(), slots_.get() + buckets() * kSlots, kEmpty);
     count_ = 0;
