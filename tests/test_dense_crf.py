@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from wsss_fast import _native
 from wsss_fast.ops import PermutohedralLattice, dense_crf, reference, unary_from_labels
+from wsss_fast.ops.lattice import pixel_features
+from wsss_fast.ops.mean_field import mean_field_gradient
 
 AMN = dict(gaussian=(3.0, 3.0), bilateral=(50.0, 5.0, 10.0))
 EPS = dict(gaussian=(3.0, 3.0), bilateral=(80.0, 13.0, 10.0))
@@ -151,7 +153,35 @@ def test_gradient_is_the_references(case, device):
         (function(image, leaf, **parameters) * weights).sum().backward()
         gradients.append(leaf.grad)
     assert gradients[0].abs().max() > 1e-3
-    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    # Judged by the same recursion in float64 on the same lattice, which the next test checks. Rounding grows from step to
+    # step as in Q (see `tolerance`), forth and back.
+    schema = op_arguments(case, device)
+    exact = mean_field_gradient(weights.double().view(schema[1].shape), schema[0], schema[1].double(), *schema[2:4], schema[5])
+    for gradient in gradients:
+        error = (gradient.double().view(exact.shape) - exact).abs().max().item()
+        assert error <= 2 * tolerance(schema[5]) * exact.abs().max().item()
+
+
+@each_device
+@pytest.mark.parametrize("case", ["three", "pair", "anisotropic"])
+def test_closed_gradient_equals_unrolling_in_float64(case, device):
+    """Autograd through the lattice filters, whose own gradcheck is in test_lattice.py."""
+    image, unary, gaussian, bilateral, _, iterations = op_arguments(case, device)
+    leaf = unary[0].double().requires_grad_()
+    s, labels, height, width = leaf.shape
+    terms = []
+    for (sx, sy, *srgb, weight), levels in ((gaussian, image[0, :0]), (bilateral, image[0])):
+        lattice = PermutohedralLattice(pixel_features(height, width, (sx, sy), levels, tuple(srgb)))
+        norm = (lattice.filter(leaf.new_ones(height * width, 1)) + 1e-20).rsqrt()
+        terms.append(lambda v, lattice=lattice, norm=norm, weight=weight: weight * norm * lattice.filter(norm * v))
+    q = torch.softmax(-leaf, 1)
+    for _ in range(iterations):
+        columns = q.reshape(s * labels, -1).t()
+        q = torch.softmax(sum(term(columns) for term in terms).t().reshape(q.shape) - leaf, 1)
+    weights = torch.rand_like(q)
+    (q * weights).sum().backward()
+    closed = mean_field_gradient(weights[None], image[:1], leaf.detach()[None], gaussian, bilateral, iterations)
+    torch.testing.assert_close(closed[0], leaf.grad, atol=1e-9, rtol=1e-9)
 
 
 def test_reference_gradcheck():
