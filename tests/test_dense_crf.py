@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from wsss_fast import _native
 from wsss_fast.ops import PermutohedralLattice, dense_crf, reference, unary_from_labels
-from wsss_fast.ops.lattice import pixel_features
 from wsss_fast.ops.mean_field import mean_field_gradient
 
 AMN = dict(gaussian=(3.0, 3.0), bilateral=(50.0, 5.0, 10.0))
@@ -153,35 +152,13 @@ def test_gradient_is_the_references(case, device):
         (function(image, leaf, **parameters) * weights).sum().backward()
         gradients.append(leaf.grad)
     assert gradients[0].abs().max() > 1e-3
-    # Judged by the same recursion in float64 on the same lattice, which the next test checks. Rounding grows from step to
-    # step as in Q (see `tolerance`), forth and back.
+    # Judged by the same recursion in float64 on the same lattice (test_gradient_op_in_float64_is_autograds checks it).
+    # Rounding grows from step to step as in Q (see `tolerance`), forth and back.
     schema = op_arguments(case, device)
     exact = mean_field_gradient(weights.double().view(schema[1].shape), schema[0], schema[1].double(), *schema[2:4], schema[5])
     for gradient in gradients:
         error = (gradient.double().view(exact.shape) - exact).abs().max().item()
         assert error <= 2 * tolerance(schema[5]) * exact.abs().max().item()
-
-
-@each_device
-@pytest.mark.parametrize("case", ["three", "pair", "anisotropic"])
-def test_closed_gradient_equals_unrolling_in_float64(case, device):
-    """Autograd through the lattice filters, whose own gradcheck is in test_lattice.py."""
-    image, unary, gaussian, bilateral, _, iterations = op_arguments(case, device)
-    leaf = unary[0].double().requires_grad_()
-    s, labels, height, width = leaf.shape
-    terms = []
-    for (sx, sy, *srgb, weight), levels in ((gaussian, image[0, :0]), (bilateral, image[0])):
-        lattice = PermutohedralLattice(pixel_features(height, width, (sx, sy), levels, tuple(srgb)))
-        norm = (lattice.filter(leaf.new_ones(height * width, 1)) + 1e-20).rsqrt()
-        terms.append(lambda v, lattice=lattice, norm=norm, weight=weight: weight * norm * lattice.filter(norm * v))
-    q = torch.softmax(-leaf, 1)
-    for _ in range(iterations):
-        columns = q.reshape(s * labels, -1).t()
-        q = torch.softmax(sum(term(columns) for term in terms).t().reshape(q.shape) - leaf, 1)
-    weights = torch.rand_like(q)
-    (q * weights).sum().backward()
-    closed = mean_field_gradient(weights[None], image[:1], leaf.detach()[None], gaussian, bilateral, iterations)
-    torch.testing.assert_close(closed[0], leaf.grad, atol=1e-9, rtol=1e-9)
 
 
 def test_reference_gradcheck():
@@ -346,6 +323,15 @@ def test_flips_commute_up_to_the_lattices_own_asymmetry(height, width, name, see
         assert (back - q).abs().mean() <= 0.02
     unflipped = dense_crf(image.flip(3), unary.flip(3), **once)
     assert (unflipped - q).abs().mean() >= 0.1
+
+
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("energy", [1e4, 1e6, 1e8, -1e8])
+def test_a_huge_energy_of_one_label_leaves_the_others_exact(label, energy):
+    image, unary = make((1, 3, 20, 30))
+    unary[:, label] = energy
+    expected = reference.dense_crf(image, unary, **AMN, iterations=3)
+    torch.testing.assert_close(dense_crf(image, unary, **AMN, iterations=3), expected, atol=tolerance(3), rtol=0)
 
 
 def test_uniform_image():

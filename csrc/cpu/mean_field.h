@@ -125,28 +125,35 @@ class MeanField {
       blocks_.push_back({first, left > 8 ? 16 : left > 4 ? 8 : left > 2 ? 4 : left});
     }
     padded_ = blocks_.empty() ? 0 : blocks_.back().first + blocks_.back().width;
-    energy_.reserve(tile_count(shape_.pixels()) * kLanes * channels_);
-    for (auto& lanes : scratch_) lanes.reserve(padded_ + kWritten * shape_.sets);
+    energy_.reserve(tile_count(shape_.pixels()) * kLanes * shape_.sets * (carried_ + 1));
+    for (auto& lanes : scratch_) lanes.reserve(padded_);
   }
 
-  // energy_ [tiles, S, K, 16]: differences to the last group's energy. Returns what is wrong with the unary, or null.
+  // energy_ [tiles, S, K + 1, 16]: minus what the energies exceed each pixel's least by, the last group's last. (Relative
+  // to any one group, a huge energy of that group would swallow the others'.) Returns what is wrong with the unary.
   const char* read_unary(int64_t first, int64_t last, const float* unary) {
     const int64_t n = shape_.pixels();
     Lanes trouble{};
     for (int64_t t = first; t < last; ++t) {
       const int64_t p = pixel_[t];
       const int count = this->count(p);
-      float* energy = energy_.get() + t * channels_ * kLanes;
       for (int s = 0; s < shape_.sets; ++s) {
         const LabelGroups& g = merger_.groups()[s];
-        const int groups = static_cast<int>(g.first.size());
+        const int rest = static_cast<int>(g.first.size()) - 1;
         const float* set = unary + static_cast<int64_t>(s) * shape_.labels * n + p;
-        const Lanes base = load_some(set + g.first[groups - 1] * n, count);
-        if (carried_ == 0) trouble += base - base;
-        for (int k = 0; k < carried_; ++k, energy += kLanes) {
-          const Lanes d = k + 1 < groups ? base - load_some(set + g.first[k] * n, count) : Lanes{} + kNever;
+        float* energy = energy_of(t, s);
+        Lanes least = load_some(set + g.first[rest] * n, count);
+        store<kLanes>(energy + carried_ * kLanes, least);
+        for (int k = 0; k < rest; ++k) {
+          const Lanes e = load_some(set + g.first[k] * n, count);
+          store<kLanes>(energy + k * kLanes, e);
+          least = least < e ? least : e;
+        }
+        for (int k = 0; k <= carried_; ++k) {
+          const bool real = k < rest || k == carried_;
+          const Lanes d = real ? least - load<kLanes>(energy + k * kLanes) : Lanes{} + kNever;
           trouble += d - d;
-          store<kLanes>(energy, d);
+          store<kLanes>(energy + k * kLanes, d);
         }
       }
     }
@@ -156,7 +163,11 @@ class MeanField {
   }
 
   static constexpr int kWritten = 8;  // tiles at a time
-  static constexpr float kNever = -1e30f;  // the energy difference of a channel that stands for no label
+  float* energy_of(int64_t tile, int set) const {
+    return energy_.get() + (tile * shape_.sets + set) * (carried_ + 1) * kLanes;
+  }
+
+  static constexpr float kNever = -1e30f;  // in place of an energy: the channel stands for no label
 
   static Lanes load_some(const float* from, int count) {
     if (count == kLanes) return load<kLanes>(from);
@@ -305,11 +316,10 @@ class MeanField {
       each_band(rank, [&](int b, int64_t first, int64_t last) {
         if (step < steps) clear(b, to);
         Lanes* lanes = scratch_[rank].get();
-        Lanes* last_q = lanes + padded_;
         for (int64_t t = first; t < last; ++t) {
+          pass(lanes, t, step > 0, step == steps, from, to);
           const int64_t place = (t - first) % kWritten;
-          pass(lanes, t, step > 0, step == steps ? last_q + place * shape_.sets : nullptr, from, to);
-          if (step == steps && (place + 1 == kWritten || t + 1 == last)) write(last_q, t - place, t + 1, q);
+          if (step == steps && (place + 1 == kWritten || t + 1 == last)) write(t - place, t + 1, q);
         }
       });
       if (step == steps) break;
@@ -335,8 +345,8 @@ class MeanField {
     }
   }
 
-  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L. `last_q` [S]: see write(); null before the last step.
-  void pass(Lanes* lanes, int64_t tile, bool has_message, Lanes* last_q, int from, int to) {
+  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the place of the energies.
+  void pass(Lanes* lanes, int64_t tile, bool has_message, bool is_last, int from, int to) {
     std::fill(lanes, lanes + padded_, Lanes{});
     if (has_message) {
       for (const Block& block : blocks_) {
@@ -347,8 +357,8 @@ class MeanField {
         });
       }
     }
-    for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, last_q ? last_q + s : nullptr);
-    if (last_q) return;
+    for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, is_last);
+    if (is_last) return;
     for (const Block& block : blocks_) {
       with_width(block.width, [&](auto width) {
         for (Term* t : terms_) {
@@ -358,52 +368,53 @@ class MeanField {
     }
   }
 
-  // logit_k - logit_last = d_k + m_k - m_last, where sum_k count_k m_k + count_last m_last = 0; the last logit is 0.
-  void softmax(Lanes* z, int s, int64_t tile, Lanes* last_q) const {
+  // logit_k - m_last = d_k + m_k - m_last, where sum_k count_k m_k + count_last m_last = 0.
+  void softmax(Lanes* z, int s, int64_t tile, bool is_last) const {
     const LabelGroups& g = merger_.groups()[s];
     const int last = static_cast<int>(g.first.size()) - 1;
-    float* energy = energy_.get() + (tile * channels_ + s * carried_) * kLanes;
-    Lanes shift{}, top{};
+    float* energy = energy_of(tile, s);
+    Lanes shift{};
     for (int k = 0; k < last; ++k) shift += g.count[k] * z[k];
     shift /= g.count[last];
+    const Lanes last_z = load<kLanes>(energy + carried_ * kLanes);
+    Lanes top = last_z;
     for (int k = 0; k < last; ++k) {
       z[k] += load<kLanes>(energy + k * kLanes) + shift;
       top = top > z[k] ? top : z[k];
     }
-    const Lanes last_share = exp_negative(-top);
+    const Lanes last_share = exp_negative(last_z - top);
     Lanes total = g.count[last] * last_share;
     for (int k = 0; k < last; ++k) {
       z[k] = exp_negative(z[k] - top);
       total += g.count[k] * z[k];
     }
     const Lanes inverse = 1.0f / total;
-    if (last_q == nullptr) {
-      const float mean = 1.0f / static_cast<float>(shape_.labels);
-      for (int k = 0; k < last; ++k) z[k] = z[k] * inverse - mean;
-      for (int k = last; k < carried_; ++k) z[k] = Lanes{};
+    if (is_last) {
+      for (int k = 0; k < last; ++k) store<kLanes>(energy + k * kLanes, z[k] * inverse);
+      store<kLanes>(energy + carried_ * kLanes, last_share * inverse);
       return;
     }
-    for (int k = 0; k < last; ++k) store<kLanes>(energy + k * kLanes, z[k] * inverse);
-    *last_q = last_share * inverse;
+    const float mean = 1.0f / static_cast<float>(shape_.labels);
+    for (int k = 0; k < last; ++k) z[k] = z[k] * inverse - mean;
+    for (int k = last; k < carried_; ++k) z[k] = Lanes{};
   }
 
-  // The last step leaves Q in place of the energies, and the last group's aside: written plane by plane for some tiles at
-  // a time, because stores to L planes in turn stall the loads between them.
-  void write(const Lanes* last_q, int64_t first, int64_t last, float* q) const {
+  // Q from where the last step left it, plane by plane for some tiles at a time: stores to L planes in turn stall the
+  // loads between them.
+  void write(int64_t first, int64_t last, float* q) const {
     const int64_t n = shape_.pixels();
     for (int s = 0; s < shape_.sets; ++s) {
       const LabelGroups& g = merger_.groups()[s];
       const int rest = static_cast<int>(g.first.size()) - 1;
       for (int l = 0; l < shape_.labels; ++l) {
-        const int k = g.group[l];
+        const int k = g.group[l] < rest ? g.group[l] : carried_;
         float* plane = q + (static_cast<int64_t>(s) * shape_.labels + l) * n;
         for (int64_t t = first; t < last; ++t) {
-          const Lanes value = k < rest ? load<kLanes>(energy_.get() + (t * channels_ + s * carried_ + k) * kLanes)
-                                       : last_q[(t - first) * shape_.sets + s];
+          const float* from = energy_of(t, s) + k * kLanes;
           if (const int c = count(pixel_[t]); c == kLanes) {
-            store<kLanes>(plane + pixel_[t], value);
+            store<kLanes>(plane + pixel_[t], load<kLanes>(from));
           } else {
-            std::memcpy(plane + pixel_[t], &value, c * sizeof(float));
+            std::memcpy(plane + pixel_[t], from, c * sizeof(float));
           }
         }
       }
@@ -424,7 +435,7 @@ class MeanField {
   std::shared_ptr<Lattice> building_;
   BuildState state_;
   Buffer<float> energy_;
-  std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels], [kWritten, S]
+  std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
   std::vector<const char*> trouble_;    // per band
 };
 
