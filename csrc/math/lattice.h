@@ -95,10 +95,11 @@ inline CoordinateRange coordinate_range(int d, int j, const double* from, const 
   return {low, width, true};
 }
 
-// Key = remainder in the low 3 bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
+// Key = remainder in the low bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
 template <int D>
 struct KeyLayout {
-  static_assert(D + 1 <= 8, "the remainder has 3 bits");
+  static constexpr int kRemainderBits = D < 8 ? 3 : 4;
+  static_assert(D + 1 <= 1 << kRemainderBits, "the remainder is 0..D");
   int32_t low[D];
   uint64_t unit[D + 1];  // one quotient step of coordinate j; unit[D] = 0
   uint64_t all_units;
@@ -106,7 +107,7 @@ struct KeyLayout {
 
   // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63 bits.
   bool fit(const double* from, const double* to) {
-    bits = 3;
+    bits = kRemainderBits;
     all_units = 0;
     unit[D] = 0;
     for (int j = 0; j < D; ++j) {
@@ -137,7 +138,8 @@ WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const 
 // The next vertex along direction j: -1 on every coordinate, then D+1 on coordinate j.
 template <int D>
 WSSS_HD uint64_t next_key(const KeyLayout<D>& layout, uint64_t key, int j) {
-  const uint64_t back = (key & 7) ? key - 1 : key + D - layout.all_units;
+  constexpr uint64_t kRemainder = (1u << KeyLayout<D>::kRemainderBits) - 1;
+  const uint64_t back = (key & kRemainder) ? key - 1 : key + D - layout.all_units;
   return back + layout.unit[j];
 }
 
