@@ -48,6 +48,8 @@ class CompactTable {
     }
   }
 
+  void prefetch(Key key) const { __builtin_prefetch(slots_.get() + (mix(key) >> (64 - bits_)) * kSlots); }
+
   // -1: not there.
   int32_t find(Key key) const {
     const uint64_t wanted = key << number_bits_;
@@ -154,6 +156,8 @@ class WideTable {
     if (++count_ * 2 > slots_.size()) grow();
     return number;
   }
+
+  void prefetch(Key key) const { __builtin_prefetch(&slots_[mix(key) >> (64 - bits_)]); }
 
   int32_t find(Key key) const { return slots_[place(key)].number; }
 

@@ -165,9 +165,12 @@ def _term(name: str, term, fields: tuple[str, ...], counts: tuple[int, ...]) -> 
     sigmas = []
     for field, value, count in zip(fields, term, counts):  # noqa: B905 -- the weight is not a deviation
         sigmas.extend(check_sigmas(f"dense_crf: {name} {field}", value, count))
-    weight = float(term[-1])
+    try:
+        weight = float(term[-1])
+    except (TypeError, ValueError):
+        weight = math.nan
     if not 0.0 <= weight < math.inf:
-        raise ValueError(f"dense_crf: {name} weight is {weight}; must be finite and >= 0")
+        raise ValueError(f"dense_crf: {name} weight is {term[-1]!r}; must be a finite number >= 0")
     return [*sigmas, weight] if weight else []
 
 
