@@ -178,18 +178,6 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   KeyLayout<D> bilateral_layout_;
 };
 
-// Calls work(std::integral_constant<int, D>) with D = dimensions.
-template <int FROM, class Work>
-void with_dimensions(const char* op, int dimensions, const Work& work) {
-  if constexpr (FROM <= kMaxDimensions) {
-    if (dimensions == FROM) return work(std::integral_constant<int, FROM>());
-    with_dimensions<FROM + 1>(op, dimensions, work);
-  } else {
-    throw std::runtime_error(std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
-                             " dimensions, not " + std::to_string(dimensions));
-  }
-}
-
 // `with_arena(bytes, use)` brings workspace of so many bytes and calls use(arena).
 template <class WithArena>
 void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena, int64_t workspace_bytes = kWorkspaceBytes) {

@@ -243,4 +243,16 @@ void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const S
   launch(stream, blocks, kThreads, find_neighbours, l, s, AnyLayout(layout));
 }
 
+// Calls work(std::integral_constant<int, D>) with D = dimensions.
+template <int FROM, class Work>
+void with_dimensions(const char* op, int dimensions, const Work& work) {
+  if constexpr (FROM <= kMaxDimensions) {
+    if (dimensions == FROM) return work(std::integral_constant<int, FROM>());
+    with_dimensions<FROM + 1>(op, dimensions, work);
+  } else {
+    throw std::runtime_error(std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
+                             " dimensions, not " + std::to_string(dimensions));
+  }
+}
+
 }  // namespace wsss::cuda

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "../cuda/dense_crf.cuh"
+#include "../cuda/point_lattice.cuh"
 
 namespace {
 
@@ -31,10 +32,11 @@ class NaiveLattice {
 
   size_t vertices() const { return number_.size(); }
 
-  std::vector<double> filter(const std::vector<double>& in) const {  // [N], without the gain
+  std::vector<double> filter(const std::vector<double>& in, bool reverse = false) const {  // [N], without the gain
     std::vector<double> values(vertices(), 0.0), out(in.size(), 0.0);
     for (size_t e = 0; e < corner_.size(); ++e) values[corner_[e]] += weight_[e] * in[e / (d_ + 1)];
-    for (int j = 0; j <= d_; ++j) {
+    for (int step = 0; step <= d_; ++step) {
+      const int j = reverse ? d_ - step : step;
       std::vector<double> blurred = values;
       for (const auto& [at, v] : number_) {
         std::vector<int> next = at;  // -1 on every coordinate, then d+1 on coordinate j
@@ -162,6 +164,16 @@ struct Pieces {
   }
 };
 
+// with_arena of the CUDA code: pieces apart, or in one allocation.
+auto arenas(bool apart) {
+  return [apart](int64_t bytes, const auto& use) {
+    Pieces pieces;
+    cuda::Arena arena = apart ? cuda::Arena([&](int64_t piece) { return pieces.take(piece); })
+                              : cuda::Arena(pieces.take(std::max<int64_t>(bytes, 1)), bytes);
+    use(arena);
+  };
+}
+
 std::vector<float> run_cuda(const Problem& p, int64_t first, int64_t batch, bool apart, int64_t workspace) {
   const int64_t n = p.pixels(), plane = static_cast<int64_t>(p.sets) * p.labels * n;
   // Exactly as large as needed, so that the sanitizer sees reads past the end.
@@ -173,12 +185,7 @@ std::vector<float> run_cuda(const Problem& p, int64_t first, int64_t batch, bool
                      p.gaussian[0], p.gaussian[1], p.gaussian[2], p.bilateral[0], p.bilateral[1], p.bilateral[2],
                      {}, p.lowest, p.highest, p.iterations};
   std::fill_n(call.levels, p.image_channels, p.sigma);
-  cuda::dense_crf(0, call, [&](int64_t bytes, const auto& use) {
-    Pieces pieces;
-    cuda::Arena arena = apart ? cuda::Arena([&](int64_t piece) { return pieces.take(piece); })
-                              : cuda::Arena(pieces.take(std::max<int64_t>(bytes, 1)), bytes);
-    use(arena);
-  }, workspace);
+  cuda::dense_crf(0, call, arenas(apart), workspace);
   return q;
 }
 
@@ -270,14 +277,102 @@ bool all_crf() {
   return fine;
 }
 
-bool refuses(const Problem& p, const char* message) {
+// ---- the lattice ops ----------------------------------------------------------------------------------------------------
+
+struct Arrays {
+  std::vector<int32_t> row, entry, first, next, previous;
+  std::vector<float> weight;
+  int64_t points = 0, vertices = 0;
+  int corners = 0;
+  cuda::PointLattice view() {
+    return {points, vertices, corners, row.data(), weight.data(), entry.data(), first.data(), next.data(), previous.data()};
+  }
+};
+
+Arrays lattice_of(const std::vector<float>& features, int d, bool apart) {
+  Arrays a;
+  a.points = static_cast<int64_t>(features.size()) / d;
+  a.corners = d + 1;
+  a.row.assign(a.points * a.corners, -7);
+  a.weight.assign(a.points * a.corners, -7.0f);
+  a.entry.assign(a.points * a.corners, -7);
+  cuda::build_point_lattice(0, features.data(), a.points, d, arenas(apart), [&](int64_t vertices) {
+    a.vertices = vertices;
+    a.first.assign(vertices + 1, -7);
+    a.next.assign(vertices * a.corners, -7);
+    a.previous.assign(vertices * a.corners, -7);
+    return a.view();
+  });
+  return a;
+}
+
+std::vector<float> filtered(Arrays& a, const std::vector<float>& values, int channels, bool reverse) {
+  std::vector<float> out(values.size(), -7.0f);
+  cuda::filter_points(0, a.view(), values.data(), out.data(), channels, reverse, arenas(true));
+  return out;
+}
+
+// As the op promises: lists sorted by vertex and entry, empty only where no point is, neighbours each other's inverse.
+bool well_formed(const Arrays& a) {
+  bool fine = a.first[0] == 0 && a.first[a.vertices] == static_cast<int32_t>(a.row.size());
+  for (int64_t v = 0; v < a.vertices && fine; ++v) {
+    fine = a.first[v] <= a.first[v + 1];
+    for (int32_t i = a.first[v]; i < a.first[v + 1] && fine; ++i) {
+      fine = a.row.at(a.entry[i]) == v && (i == a.first[v] || a.entry[i - 1] < a.entry[i]);
+    }
+    for (int j = 0; j < a.corners && fine; ++j) {
+      const int32_t next = a.next[j * a.vertices + v], previous = a.previous[j * a.vertices + v];
+      fine = next >= -1 && next < a.vertices && previous >= -1 && previous < a.vertices;
+      fine = fine && (next < 0 || a.previous[j * a.vertices + next] == v);
+      fine = fine && (previous < 0 || a.next[j * a.vertices + previous] == v);
+    }
+  }
+  return fine;
+}
+
+bool lattice_is_right(int64_t points, int d, int channels, float spread) {
+  std::vector<float> features(points * d), values(points * channels);
+  for (float& x : features) x = (uniform() - 0.5f) * spread;
+  for (float& x : values) x = uniform() - 0.5f;
+  Arrays a = lattice_of(features, d, true);
+  const Arrays again = lattice_of(features, d, false);
+  const NaiveLattice naive(features, d);
+  bool fine = well_formed(a) && a.vertices == static_cast<int64_t>(naive.vertices());
+  fine = fine && a.row == again.row && a.weight == again.weight && a.entry == again.entry && a.first == again.first &&
+         a.next == again.next && a.previous == again.previous;
+  for (bool reverse : {false, true}) {
+    if (!fine) break;
+    const auto out = filtered(a, values, channels, reverse);
+    fine = out == filtered(a, values, channels, reverse);
+    for (int c = 0; c < channels; ++c) {
+      std::vector<double> plane(points);
+      for (int64_t p = 0; p < points; ++p) plane[p] = values[p * channels + c];
+      const auto expected = naive.filter(plane, reverse);
+      for (int64_t p = 0; p < points; ++p) {
+        const double wanted = expected[p] * lattice_gain(d);
+        fine = fine && std::fabs(out[p * channels + c] - wanted) <= 2e-6 * (1.0 + std::sqrt(points));
+      }
+    }
+  }
+  if (!fine) std::printf("failed: lattice of %d points, %d dimensions\n", static_cast<int>(points), d);
+  return fine;
+}
+
+bool all_lattices() {
+  bool fine = true;
+  for (int d = 1; d <= 8; ++d) {
+    for (int64_t points : {1, 2, 3, 4, 5, 33, 260}) fine &= lattice_is_right(points, d, d % 2 ? 3 : 4, 5.0f);
+  }
+  for (int channels : {1, 2, 6, 20, 21, 81, 300}) fine &= lattice_is_right(37, 5, channels, 3.0f);
+  fine &= lattice_is_right(500, 2, 1, 0.01f);   // one simplex
+  fine &= lattice_is_right(200, 3, 2, 10000.0f);  // every point alone
+  return fine;
+}
+
+template <class Run>
+bool throws(const Run& run, const char* message) {
   try {
-    run_cuda(p, 0, 0, true, 1);  // no images: nothing may be checked that needs none
-    Problem one = p;
-    one.batch = 1;
-    one.image.resize(one.image_channels * one.pixels());
-    one.unary.resize(one.sets * one.labels * one.pixels());
-    run_cuda(one, 0, 1, true, 1);
+    run();
   } catch (const std::runtime_error& error) {
     if (std::string(error.what()).find(message) != std::string::npos) return true;
     std::printf("failed: refused with %s\n", error.what());
@@ -287,14 +382,25 @@ bool refuses(const Problem& p, const char* message) {
   return false;
 }
 
+bool crf_refuses(Problem p, const char* message) {
+  p.image.resize(p.image_channels * p.pixels());
+  p.unary.resize(p.sets * p.labels * p.pixels());
+  return throws([&] { run_cuda(p, 0, 1, true, 1); }, message);
+}
+
 }  // namespace
 
 int main() {
   bool fine = all_crf();
-  fine &= refuses(problem(1, 4, 4, 7, 1, 2), "at most 8 dimensions, not 9");
+  fine &= all_lattices();
+  fine &= crf_refuses(problem(1, 4, 4, 7, 1, 2), "at most 8 dimensions, not 9");
   Problem tiny = problem(1, 50, 50, 3, 1, 2);
   tiny.sigma = 1e-3;
-  fine &= refuses(tiny, "bilateral sigmas are too small");
+  fine &= crf_refuses(tiny, "bilateral sigmas are too small");
+  fine &= throws([] { lattice_of({0.0f, NAN, 1.0f, 2.0f}, 2, true); }, "features has NaN");
+  fine &= throws([] { lattice_of({0.0f, 1.0f, -INFINITY, 2.0f}, 2, true); }, "features has NaN or infinite");
+  fine &= throws([] { lattice_of({0.0f, 1e9f, 0.0f, 2.0f}, 2, true); }, "span too much");
+  fine &= throws([] { lattice_of(std::vector<float>(9), 9, true); }, "at most 8 dimensions, not 9");
   std::puts(fine ? "ok" : "FAILED");
   return fine ? 0 : 1;
 }
