@@ -283,6 +283,8 @@ BAD = {
     "logistic": (lambda: densecrf.LogisticUnary(ENERGIES, ENERGIES), r"L is \[2, 12\] but f is \[2, 12\]"),
     "features_dtype": (lambda: crf_2d().addPairwiseEnergy(ENERGIES.astype(int), 1), "features is int64; must be float32"),
     "features_points": (lambda: crf_2d().addPairwiseEnergy(ENERGIES[:, :5], 1), r"features is \[2, 5\]; must be \[d, 12\]"),
+    "features_nan": (lambda: crf_2d().addPairwiseEnergy(ENERGIES * np.float32("nan"), 1), "features has NaN or infinite"),
+    "utils_chdim": (lambda: utils.create_pairwise_bilateral((1, 2), 1, PICTURE, 3), "chdim is 3; must be an axis of img"),
     "compat_labels": (lambda: crf_2d().addPairwiseGaussian(3, np.ones(3, np.float32)), r"compat is \[3\]; must be a number"),
     "compat_dims": (lambda: crf_2d().addPairwiseGaussian(3, np.ones((2, 2, 2), np.float32)), r"compat is \[2, 2, 2\]"),
     "compat_dtype": (lambda: crf_2d().addPairwiseGaussian(3, np.ones(2)), "compat is float64; must be float32"),

@@ -383,6 +383,7 @@ BAD = {
     "sigma_count": (dict(bilateral=(50.0, (5.0, 4.0), 3.0)), r"srgb is \(5\.0, 4\.0\); must be a number or 3 of them"),
     "sigma_type": (dict(gaussian=("wide", 3.0)), "gaussian sxy is 'wide'; must be a number or 2 of them"),
     "weight": (dict(bilateral=(50.0, 5.0, -1.0)), r"bilateral weight is -1\.0"),
+    "weight_word": (dict(gaussian=(3.0, "much")), r"gaussian weight is 'much'"),
     "nan_sigma": (dict(gaussian=(float("nan"), 3.0)), "gaussian sxy is nan"),
     "fields": (dict(gaussian=(3.0,)), "gaussian is"),
     "iterations": (dict(iterations=-1), "iterations is -1"),

@@ -40,6 +40,7 @@ class NormalizationType(IntEnum):
 CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
 NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
 
+
 class Unary:
     """Energies of every label at every point; see `ConstUnary` and `LogisticUnary`."""
 
@@ -100,6 +101,8 @@ class DenseCRF:
         features = _float32("addPairwiseEnergy: features", features, 2)
         if features.shape[1] != self._points:
             raise ValueError(f"addPairwiseEnergy: features is {list(features.shape)}; must be [d, {self._points}]")
+        if not np.isfinite(features).all():
+            raise ValueError("addPairwiseEnergy: features has NaN or infinite values")
         columns = torch.from_numpy(features.T.copy())  # [N, d]
         self._add("addPairwiseEnergy", lambda: columns, compat, kernel, normalization, None)
 

@@ -77,6 +77,8 @@ def create_pairwise_bilateral(
     Raises ValueError where `sdims` or `schan` do not match the image.
     """
     img = np.asarray(img)
+    if not -1 <= chdim < img.ndim:
+        raise ValueError(f"create_pairwise_bilateral: chdim is {chdim}; must be an axis of img {list(img.shape)}, or -1")
     channels = img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)
     schan = np.full(len(channels), schan, np.float32) if np.isscalar(schan) else schan
     schan = _per_item("create_pairwise_bilateral: schan", schan, len(channels), "the image's channels")
