@@ -7,7 +7,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace wsss {
@@ -41,12 +43,34 @@ template <>
 constexpr const char* schema_type<bool>() {
   return "bool";
 }
+template <>
+constexpr const char* schema_type<std::optional<Tensor>>() {
+  return "Optional[Tensor]";
+}
+template <>
+constexpr const char* schema_type<std::vector<int64_t>>() {
+  return "List[int]";
+}
+
+template <class... T>
+std::string schema_types() {
+  std::string text;
+  ((text += (text.empty() ? "" : ", ") + std::string(schema_type<std::decay_t<T>>())), ...);
+  return text;
+}
+// What an op returns: one value, or a tuple of them.
+template <class R>
+struct SchemaResult {
+  static std::string text() { return schema_types<R>(); }
+};
+template <class... T>
+struct SchemaResult<std::tuple<T...>> {
+  static std::string text() { return schema_types<T...>(); }
+};
 
 template <class R, class... A>
 void record_signature(const char* op, const char* device, R (*)(A...)) {
-  std::string arguments;
-  ((arguments += (arguments.empty() ? "" : ", ") + std::string(schema_type<std::decay_t<A>>())), ...);
-  signatures().push_back({op, device, arguments, schema_type<R>()});
+  signatures().push_back({op, device, schema_types<A...>(), SchemaResult<R>::text()});
 }
 
 // In a STABLE_TORCH_LIBRARY_IMPL block: registers `fn` as the kernel of `op`.
