@@ -102,4 +102,16 @@ inline Tensor float_input(const char* op, const char* name, const Tensor& t, int
   return torch::stable::contiguous(t);
 }
 
+// A tensor of the given floating type, contiguous and wide enough to compute on the CPU: half precisions, which save no
+// time there, become float32, float32 and float64 stay.
+inline Tensor real_input(const char* op, const char* name, const Tensor& t, torch::headeronly::ScalarType dtype) {
+  using torch::headeronly::ScalarType;
+  const auto own = t.scalar_type();
+  const bool half = own == ScalarType::Half || own == ScalarType::BFloat16;
+  check(own == dtype, std::string(op) + ": " + name + " is not of the first argument's dtype");
+  check(half || own == ScalarType::Float || own == ScalarType::Double,
+        std::string(op) + ": " + name + " must be float32, float64, float16 or bfloat16");
+  return torch::stable::contiguous(half ? torch::stable::to(t, ScalarType::Float) : t);
+}
+
 }  // namespace wsss

@@ -232,25 +232,18 @@ Gradients backward(const Tensor& grad, const Tensor& features, const std::option
   return {of_features, of_scale, of_weight, of_bias};
 }
 
-// Half precisions are computed in float32 here: on the CPU they save no time.
-Tensor operand(const Tensor& t, ScalarType dtype) {
-  const auto own = t.scalar_type();
-  const bool half = own == ScalarType::Half || own == ScalarType::BFloat16;
-  wsss::check(own == dtype, "label_conditioned_logits: scale, weight and bias must have the features' dtype");
-  wsss::check(half || own == ScalarType::Float || own == ScalarType::Double,
-              "label_conditioned_logits: features must be float32, float64, float16 or bfloat16");
-  return torch::stable::contiguous(half ? torch::stable::to(t, ScalarType::Float) : t);
+Tensor operand(const char* name, const Tensor& t, const Tensor& features) {
+  return wsss::real_input("label_conditioned_logits", name, t, features.scalar_type());
 }
-std::optional<Tensor> operand(const std::optional<Tensor>& t, ScalarType dtype) {
-  return t ? std::optional<Tensor>(operand(*t, dtype)) : std::nullopt;
+std::optional<Tensor> operand(const char* name, const std::optional<Tensor>& t, const Tensor& features) {
+  return t ? std::optional<Tensor>(operand(name, *t, features)) : std::nullopt;
 }
 
 Tensor label_conditioned_logits(const Tensor& features, const std::optional<Tensor>& scale, const Tensor& weight,
                                 const Tensor& bias, const Dilations& dilations) {
-  const auto dtype = features.scalar_type();
-  const Tensor logits = forward(operand(features, dtype), operand(scale, dtype), operand(weight, dtype),
-                                operand(bias, dtype), dilations);
-  return torch::stable::to(logits, dtype);
+  const Tensor logits = forward(operand("features", features, features), operand("scale", scale, features),
+                                operand("weight", weight, features), operand("bias", bias, features), dilations);
+  return torch::stable::to(logits, features.scalar_type());
 }
 
 Gradients label_conditioned_logits_backward(const Tensor& grad, const Tensor& features,
@@ -259,8 +252,9 @@ Gradients label_conditioned_logits_backward(const Tensor& grad, const Tensor& fe
                                             bool need_weight) {
   const auto dtype = features.scalar_type();
   const auto [of_features, of_scale, of_weight, of_bias] =
-      backward(operand(grad, dtype), operand(features, dtype), operand(scale, dtype), operand(weight, dtype),
-               operand(bias, dtype), dilations, need_features, need_weight);
+      backward(operand("grad", grad, features), operand("features", features, features),
+               operand("scale", scale, features), operand("weight", weight, features),
+               operand("bias", bias, features), dilations, need_features, need_weight);
   return {torch::stable::to(of_features, dtype), torch::stable::to(of_scale, dtype),
           torch::stable::to(of_weight, dtype), torch::stable::to(of_bias, dtype)};
 }

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from . import reference
 from ._library import define
+from .resized_activation import ACTIVATIONS, resized_activation
 
-ACTIVATIONS = ("softmax", "sigmoid")
 _TENSORS = "Tensor features, Tensor? scale, Tensor weight, Tensor bias, int[] dilations"
 
 
@@ -103,6 +103,8 @@ def label_conditioned_activation(
 ) -> Tensor:
     """`label_conditioned_logits`, resized bilinearly and activated: the form used at inference.
 
+    Beside the result only the small logits are in memory.
+
     Args:
         features, scale, weight, bias, dilations, classes: as for `label_conditioned_logits`.
         size: (H, W) of the result, bilinear with align_corners False; None keeps the map's size.
@@ -118,9 +120,7 @@ def label_conditioned_activation(
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"label_conditioned_activation: size is {size}; must be (H, W), both >= 1")
     logits = label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes)
-    if size is not None:
-        logits = torch.nn.functional.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
-    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+    return resized_activation(logits, logits.shape[2:] if size is None else size, activation)
 
 
 def _autocast(features: Tensor) -> bool:

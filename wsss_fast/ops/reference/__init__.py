@@ -5,10 +5,11 @@ from .label_conditioned import (
     label_conditioned_activation,
     label_conditioned_logits,
     label_conditioned_logits_backward,
+    resized_activation,
 )
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "pixel_cross_entropy", "pixel_cross_entropy_grad",
+    "pixel_cross_entropy", "pixel_cross_entropy_grad", "resized_activation",
 ]
