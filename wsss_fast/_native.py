@@ -81,7 +81,7 @@ def csrc() -> Path:
 
 def source_hash() -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in csrc().rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".txt")):
+    for path in sorted(p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu", ".txt")):
         digest.update(path.relative_to(csrc()).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

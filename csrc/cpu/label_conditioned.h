@@ -12,17 +12,6 @@
 
 namespace wsss {
 
-struct HeadShape {
-  int64_t labels, channels, height, width, branches, cells;  // cells: k * k of a kernel
-  int64_t pixels() const { return height * width; }
-};
-
-// Labels [first, last) of all.
-struct LabelShare {
-  int64_t first, last;
-  int64_t count() const { return last - first; }
-};
-
 // weight [R, K, C, k * k] -> packed [T * share, C], for label `k` of the share.
 template <class Real>
 void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k, const Real* weight, Real* packed) {

@@ -11,11 +11,6 @@
 
 namespace wsss {
 
-struct ResizeShape {
-  int64_t labels, height, width;     // of the logits of an image
-  int64_t out_height, out_width;
-};
-
 inline double exp_negative(double x) { return std::exp(x); }
 
 // The numbers that are computed together: 16 floats, or one double.

@@ -7,6 +7,11 @@
 
 namespace wsss {
 
+struct ResizeShape {
+  int64_t labels, height, width;  // of the logits of an image
+  int64_t out_height, out_width;
+};
+
 // Cell `i` of the result = (1 - fraction) * source[low] + fraction * source[high].
 template <class Real>
 struct BilinearSource {

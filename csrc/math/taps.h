@@ -8,7 +8,20 @@
 #include <cstdint>
 #include <vector>
 
+#include "scalar.h"
+
 namespace wsss {
+
+struct HeadShape {
+  int64_t labels, channels, height, width, branches, cells;  // cells: k * k of a kernel
+  WSSS_HD int64_t pixels() const { return height * width; }
+};
+
+// Labels [first, last) of all.
+struct LabelShare {
+  int64_t first, last;
+  WSSS_HD int64_t count() const { return last - first; }
+};
 
 struct Taps {
   std::vector<int64_t> dy, dx;  // [T] shifts in cells, sorted by dy, then dx

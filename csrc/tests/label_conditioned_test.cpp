@@ -1,10 +1,13 @@
 // C++-only checks of the label-conditioned head's torch-free parts, for sanitizers: taps, packing, shifted addition and
-// their transposes against the definition, on whole numbers, so that every sum is exact.
+// their transposes, on the CPU and of CUDA, against the definition, on whole numbers, so that every sum is exact.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
+#include "cuda_on_cpu.h"
+
 #include "../cpu/label_conditioned.h"
+#include "../cuda/label_conditioned.cuh"
 
 namespace {
 
@@ -89,16 +92,17 @@ Result by_kernels(const HeadShape& s, const std::vector<int64_t>& dilations, int
   return result;
 }
 
+double dot(const std::vector<float>& a, const std::vector<float>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * b[i];
+  return sum;
+}
+
 // The logits are the definition's; the gradients are its transposes: <grad, logits(f + d, w)> is linear in d, and so
 // for the weights.
 bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
   const auto features = wholes(s.channels * s.pixels()), weight = wholes(s.branches * s.labels * s.channels * s.cells);
   const auto grad = wholes(s.labels * s.pixels());
-  auto dot = [](const std::vector<float>& a, const std::vector<float>& b) {
-    double sum = 0;
-    for (size_t i = 0; i < a.size(); ++i) sum += static_cast<double>(a[i]) * b[i];
-    return sum;
-  };
   const auto direction = wholes(static_cast<int64_t>(features.size()));
   const auto turn = wholes(static_cast<int64_t>(weight.size()));
   const auto logits = by_definition(s, dilations, k, features, weight);
@@ -112,6 +116,128 @@ bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) 
     }
   }
   if (!fine) std::printf("failed: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
+  return fine;
+}
+
+// Rows of a times columns of b: [rows, inner] x [inner, columns], both row-major.
+std::vector<float> times(const float* a, const float* b, int64_t rows, int64_t inner, int64_t columns) {
+  std::vector<float> out(rows * columns);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < inner; ++j) {
+      for (int64_t c = 0; c < columns; ++c) out[i * columns + c] += a[i * inner + j] * b[j * columns + c];
+    }
+  }
+  return out;
+}
+std::vector<float> turned(const float* a, int64_t rows, int64_t columns) {
+  std::vector<float> out(rows * columns);
+  for (int64_t i = 0; i < rows * columns; ++i) out[i % columns * rows + i / columns] = a[i];
+  return out;
+}
+
+// The CUDA kernels, driven as in cuda/label_conditioned.cu: two images of different scale, labels in two shares.
+bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
+  constexpr int64_t images = 2;
+  const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);
+  std::vector<int32_t> table;
+  for (const auto* part : {&taps.dy, &taps.dx, &taps.first, &taps.source}) {
+    for (int64_t n : *part) table.push_back(static_cast<int32_t>(n));
+  }
+  wsss::Numbers numbers{};
+  std::copy(table.begin(), table.end(), numbers.value);
+  std::vector<int32_t> stored(table.size(), -99);
+  const auto count = static_cast<int32_t>(table.size());
+  wsss::launch({1}, {wsss::Numbers::kMost}, [&] { wsss::store_numbers(numbers, count, stored.data()); });
+  const int64_t t = taps.count(), n = s.pixels(), c = s.channels, block = 64;
+  const wsss::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t, stored.data() + 2 * t,
+                                   stored.data() + 3 * t + 1};
+  auto blocks = [&](int64_t threads) { return dim3{static_cast<unsigned>((threads + block - 1) / block)}; };
+
+  const auto features = wholes(images * c * n), weight = wholes(s.branches * s.labels * c * s.cells);
+  const auto bias = wholes(s.branches * s.labels), scale = wholes(images * c), grad = wholes(images * s.labels * n);
+  std::vector<float> logits(images * s.labels * n, -1e9f);
+  for (const LabelShare& share : {LabelShare{0, s.labels / 2}, LabelShare{s.labels / 2, s.labels}}) {
+    const int64_t rows = t * share.count();
+    std::vector<float> packed(rows * c), scaled(images * rows * c), responses;
+    wsss::launch(blocks(rows * c), {block}, [&] {
+      wsss::pack_weight(s, on_device, share, weight.data(), packed.data());
+    });
+    wsss::launch(blocks(images * rows * c), {block}, [&] {
+      wsss::scale_weight(images, rows, c, packed.data(), scale.data(), scaled.data());
+    });
+    for (int64_t b = 0; b < images; ++b) {
+      const auto one = times(scaled.data() + b * rows * c, features.data() + b * c * n, rows, c, n);
+      responses.insert(responses.end(), one.begin(), one.end());
+    }
+    wsss::launch(blocks(images * share.count() * n), {block}, [&] {
+      wsss::add_shifted(s, on_device, share, images, responses.data(), bias.data(), logits.data());
+    });
+  }
+
+  const int64_t rows = t * s.labels;
+  std::vector<float> packed(rows * c), gradients(images * rows * n, -1e9f), products, grad_features;
+  wsss::launch(blocks(rows * c), {block}, [&] {
+    wsss::pack_weight(s, on_device, {0, s.labels}, weight.data(), packed.data());
+  });
+  wsss::launch(blocks(images * rows * n), {block}, [&] {
+    wsss::gather_shifted(s, on_device, images, grad.data(), gradients.data());
+  });
+  const auto packed_turned = turned(packed.data(), rows, c);
+  for (int64_t b = 0; b < images; ++b) {
+    const float *gradient = gradients.data() + b * rows * n, *feature = features.data() + b * c * n;
+    auto of_scaled = times(packed_turned.data(), gradient, c, rows, n);
+    for (int64_t i = 0; i < c * n; ++i) of_scaled[i] *= scale[b * c + i / n];
+    grad_features.insert(grad_features.end(), of_scaled.begin(), of_scaled.end());
+    const auto product = times(gradient, turned(feature, c, n).data(), rows, n, c);
+    products.insert(products.end(), product.begin(), product.end());
+  }
+  // One image after the other, so that the sum is started and continued.
+  std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()), grad_bias(bias.size());
+  for (int64_t b = 0; b < images; ++b) {
+    wsss::launch(blocks(rows * c), {block}, [&] {
+      wsss::add_products<float>(1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
+    });
+  }
+  const dim3 grid{static_cast<unsigned>((c + wsss::kScaleChannels - 1) / wsss::kScaleChannels), images};
+  wsss::launch_together(grid, {wsss::kScaleChannels, wsss::kScaleParts}, [&] {
+    wsss::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
+  });
+  wsss::launch(blocks(rows * c), {block}, [&] {
+    wsss::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
+  });
+  wsss::launch_together({static_cast<unsigned>(s.labels)}, {wsss::kBiasThreads}, [&] {
+    wsss::bias_gradient(s, images, grad.data(), grad_bias.data());
+  });
+
+  // Against the definition: logits, and the gradients along a direction of each argument.
+  bool fine = true;
+  auto of = [&](const std::vector<float>& f, const std::vector<float>& w, const std::vector<float>& z) {
+    std::vector<float> all;
+    for (int64_t b = 0; b < images; ++b) {
+      std::vector<float> scaled(f.begin() + b * c * n, f.begin() + (b + 1) * c * n);
+      for (int64_t i = 0; i < c * n; ++i) scaled[i] *= z[b * c + i / n];
+      const auto one = by_definition(s, dilations, k, scaled, w);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
+  };
+  const auto exact = of(features, weight, scale);
+  for (int64_t i = 0; i < images * s.labels * n; ++i) {
+    float constant = 0;
+    for (int64_t r = 0; r < s.branches; ++r) constant += bias[r * s.labels + i / n % s.labels];
+    fine = fine && logits[i] == exact[i] + constant;
+  }
+  const auto df = wholes(static_cast<int64_t>(features.size())), dw = wholes(static_cast<int64_t>(weight.size()));
+  const auto dz = wholes(static_cast<int64_t>(scale.size()));
+  fine = fine && dot(grad_features, df) == dot(grad, of(df, weight, scale));
+  fine = fine && dot(grad_weight, dw) == dot(grad, of(features, dw, scale));
+  fine = fine && dot(grad_scale, dz) == dot(grad, of(features, weight, dz));
+  for (int64_t i = 0; i < s.branches * s.labels; ++i) {
+    double total = 0;
+    for (int64_t j = 0; j < images * n; ++j) total += grad[(j / n * s.labels + i % s.labels) * n + j % n];
+    fine = fine && grad_bias[i] == total;
+  }
+  if (!fine) std::printf("failed on device: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
   return fine;
 }
 
@@ -147,6 +273,9 @@ int main() {
       fine &= good({3, 2, height, width, 4, 9}, mixed, 3);
       fine &= good({3, 2, height, width, 4, 9}, amn, 3);
       fine &= good({2, 3, height, width, 1, 1}, {1}, 1);
+      fine &= good_on_device({3, 35, height, width, 4, 9}, mixed, 3);
+      fine &= good_on_device({2, 3, height, width, 4, 9}, amn, 3);
+      fine &= good_on_device({2, 3, height, width, 1, 1}, {1}, 1);
       fine &= good({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);  // more than one block of channels
     }
   }

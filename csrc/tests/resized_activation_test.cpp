@@ -1,12 +1,15 @@
-// C++-only checks of resizing with activation, for sanitizers: odd sizes against the definition in double, and rows that
-// do not depend on where a task starts.
+// C++-only checks of resizing with activation, for sanitizers: odd sizes against the definition in double, rows that do
+// not depend on where a task starts, and the CUDA kernel.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
+#include "cuda_on_cpu.h"
+
 #include "../cpu/resized_activation.h"
+#include "../cuda/resized_activation.cuh"
 
 namespace {
 
@@ -50,9 +53,16 @@ bool good(const wsss::ResizeShape& s, bool softmax, double tolerance) {
   wsss::ResizedRows<Real> rows(s, softmax);
   rows.run(rounded.data(), 0, s.out_height, whole.data());
   for (int64_t y = s.out_height; y-- > 0;) rows.run(rounded.data(), y, y + 1, parts.data());
+  std::vector<Real> on_device(size, Real(-1));
+  const auto blocks = static_cast<unsigned>((s.out_height * s.out_width + 63) / 64);
+  wsss::launch({blocks}, {64}, [&] {
+    wsss::resize_and_activate(s, 1, softmax, rounded.data(), on_device.data());
+  });
   bool fine = whole == parts;
   const auto exact = by_definition(s, logits, softmax);
-  for (int64_t i = 0; i < size; ++i) fine = fine && std::fabs(whole[i] - exact[i]) < tolerance;
+  for (int64_t i = 0; i < size; ++i) {
+    fine = fine && std::fabs(whole[i] - exact[i]) < tolerance && std::fabs(on_device[i] - exact[i]) < tolerance;
+  }
   if (!fine) {
     std::printf("failed: %d labels, %dx%d\n", static_cast<int>(s.labels), static_cast<int>(s.out_height),
                 static_cast<int>(s.out_width));
