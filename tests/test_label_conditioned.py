@@ -211,6 +211,23 @@ def test_repeatable_to_the_bit(device):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("name", ["amn", "deeplab", "summed_plain_heads", "coco"])
+def test_any_number_of_threads(name):
+    """Threads take images of small maps: the same within rounding, and to the bit at a fixed number."""
+    *tensors, dilations = make(((5, *CASES[name][0][1:]), *CASES[name][1:]))
+    upstream = torch.randn_like(label_conditioned_logits(*tensors, dilations))
+    before = torch.get_num_threads()
+    expected = step(label_conditioned_logits, tensors, dilations, upstream)
+    try:
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            first, second = (step(label_conditioned_logits, tensors, dilations, upstream) for _ in range(2))
+            assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+            torch.testing.assert_close(first, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_amn_head_is_this_op():
     net = amn_resnet50(3, backbone="small").eval()
     images, labels = torch.rand(2, 3, 64, 64), torch.tensor([[1.0, 0, 0], [0, 1, 1]])

@@ -19,6 +19,8 @@ using torch::headeronly::ScalarType;
 constexpr int64_t kBandPixels = 256;
 // Weights of so many labels at a time that the working copies stay this small.
 constexpr int64_t kShareBytes = int64_t{6} << 20;
+// Up to here threads take images, each with copies of its own: products of this size do not occupy two threads.
+constexpr int64_t kPrivateBytes = int64_t{1} << 20;
 
 template <class Work>
 void parallel(int64_t count, Work work) {
@@ -45,15 +47,13 @@ class Head {
       shares_.push_back({shape_.labels * i / shares, shape_.labels * (i + 1) / shares});
       largest_ = std::max(largest_, shares_.back().count());
     }
+    if (row_bytes * largest_ <= kPrivateBytes) {
+      tasks_ = std::clamp<int64_t>(torch::stable::get_num_threads(), 1, std::max<int64_t>(batch(), 1));
+    }
   }
 
   int64_t batch() const { return features_.size(0); }
   bool empty() const { return batch() * shape_.pixels() * shape_.labels == 0; }
-
-  Tensor buffer(int64_t rows, int64_t columns) const {
-    const int64_t sizes[] = {rows, columns};
-    return torch::stable::new_empty(features_, {sizes, 2});
-  }
 
   // logits [B, K, h, w]
   void forward(const Real* scale, const Real* weight, const Real* bias, Real* logits) const {
@@ -62,23 +62,23 @@ class Head {
       for (int64_t r = 0; r < shape_.branches; ++r) sum += bias[r * shape_.labels + plane % shape_.labels];
       std::fill_n(logits + plane * shape_.pixels(), shape_.pixels(), sum);
     });
-    const Tensor packed = buffer(taps_.count() * largest_, shape_.channels);
-    const Tensor scaled = scale ? buffer(taps_.count() * largest_, shape_.channels) : packed;
-    const Tensor responses = buffer(taps_.count() * largest_, widest_band());
+    const Tensor packed = weights();
+    const std::vector<Tensor> scaled = scale ? for_each_task([&] { return weights(); }) : same(packed);
+    const std::vector<Tensor> responses = for_each_task([&] { return band_rows(); });
     for (const LabelShare& share : shares_) {
       pack(share, weight, data(packed));
-      for (int64_t b = 0; b < batch(); ++b) {
-        if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled));
+      each_image([&](int64_t task, int64_t b) {
+        if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled[task]));
         for (const Band& band : bands_) {
-          const auto taps = tap_rows(data(scaled), share, band);
-          const auto out = wsss::row_major(data(responses), taps.rows, band_pixels(band));
+          const auto taps = tap_rows(data(scaled[task]), share, band);
+          const auto out = wsss::row_major(data(responses[task]), taps.rows, band_pixels(band));
           wsss::multiply(features_, taps, feature_columns(features_.const_data_ptr<Real>(), b, band), out, false);
           parallel(share.count(), [&](int64_t k) {
             wsss::add_shifted(shape_, taps_, band, share, k, out.data,
                               logits + (b * shape_.labels + share.first + k) * shape_.pixels());
           });
         }
-      }
+      });
     }
   }
 
@@ -86,45 +86,45 @@ class Head {
   // grad_scale; both of the latter start at zero.
   void backward(const Real* grad, const Real* scale, const Real* weight, Real* grad_features, Real* grad_scale,
                 Real* grad_weight) const {
-    const int64_t rows = taps_.count() * largest_;
-    const Tensor packed = buffer(rows, shape_.channels);
-    const Tensor sum = grad_weight ? buffer(rows, shape_.channels) : packed;
+    const Tensor packed = weights();
+    const std::vector<Tensor> sums = grad_weight ? for_each_task([&] { return weights(); }) : same(packed);
     // Holds the scaled weights of an image, then the gradient with respect to them.
-    const Tensor scaled = scale ? buffer(rows, shape_.channels) : packed;
-    const Tensor gradients = buffer(rows, widest_band());
+    const std::vector<Tensor> scaled = scale ? for_each_task([&] { return weights(); }) : same(packed);
+    const std::vector<Tensor> gradients = for_each_task([&] { return band_rows(); });
     for (const LabelShare& share : shares_) {
       pack(share, weight, data(packed));
-      if (grad_weight) clear(share, data(sum));
-      for (int64_t b = 0; b < batch(); ++b) {
+      for (const Tensor& sum : sums) {
+        if (grad_weight) clear(share, data(sum));
+      }
+      each_image([&](int64_t task, int64_t b) {
         const Real* image_grad = grad + (b * shape_.labels + share.first) * shape_.pixels();
         if (grad_features) {
-          if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled));
+          if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled[task]));
           for (const Band& band : bands_) {
-            const auto gradient = gather(share, band, image_grad, data(gradients));
-            wsss::multiply(features_, tap_rows(data(scaled), share, band).transposed(), gradient,
+            const auto gradient = gather(share, band, image_grad, data(gradients[task]));
+            wsss::multiply(features_, tap_rows(data(scaled[task]), share, band).transposed(), gradient,
                            feature_columns(grad_features, b, band), share.first > 0);
           }
         }
-        if (!grad_weight) continue;
-        Real* product = scale ? data(scaled) : data(sum);
+        if (!grad_weight) return;
+        Real* product = data(scale ? scaled[task] : sums[task]);
         if (scale) clear(share, product);
         for (const Band& band : bands_) {
-          const auto gradient = gather(share, band, image_grad, data(gradients));
+          const auto gradient = gather(share, band, image_grad, data(gradients[task]));
           wsss::multiply(features_, gradient, feature_columns(features_.const_data_ptr<Real>(), b, band).transposed(),
                          tap_rows(product, share, band), true);
         }
-        if (scale) {
-          torch::stable::parallel_for(0, shape_.channels, 64, [&](int64_t c0, int64_t c1) {
-            wsss::add_products(taps_.count() * share.count(), shape_.channels, c0, c1, data(packed), product,
-                               scale + b * shape_.channels, data(sum), grad_scale + b * shape_.channels);
-          });
-        }
-      }
-      if (grad_weight) {
-        parallel(share.count(), [&](int64_t k) {
-          wsss::unpack_weight(shape_, taps_, share, k, data(sum), grad_weight);
+        if (!scale) return;
+        torch::stable::parallel_for(0, shape_.channels, 64, [&](int64_t c0, int64_t c1) {
+          wsss::add_products(taps_.count() * share.count(), shape_.channels, c0, c1, data(packed), product,
+                             scale + b * shape_.channels, data(sums[task]), grad_scale + b * shape_.channels);
         });
-      }
+      });
+      if (!grad_weight) continue;
+      add_sums(share, sums);
+      parallel(share.count(), [&](int64_t k) {
+        wsss::unpack_weight(shape_, taps_, share, k, data(sums[0]), grad_weight);
+      });
     }
   }
 
@@ -142,6 +142,42 @@ class Head {
 
  private:
   static Real* data(const Tensor& t) { return t.mutable_data_ptr<Real>(); }
+
+  Tensor buffer(int64_t rows, int64_t columns) const {
+    const int64_t sizes[] = {rows, columns};
+    return torch::stable::new_empty(features_, {sizes, 2});
+  }
+  Tensor weights() const { return buffer(taps_.count() * largest_, shape_.channels); }
+  Tensor band_rows() const { return buffer(taps_.count() * largest_, widest_band()); }
+
+  template <class Make>
+  std::vector<Tensor> for_each_task(Make make) const {
+    std::vector<Tensor> all;
+    for (int64_t task = 0; task < tasks_; ++task) all.push_back(make());
+    return all;
+  }
+  std::vector<Tensor> same(const Tensor& t) const { return std::vector<Tensor>(tasks_, t); }
+
+  // work(task, image): one task with threads inside, or one for each thread with none inside.
+  template <class Work>
+  void each_image(Work work) const {
+    auto run = [&](int64_t task) {
+      for (int64_t b = batch() * task / tasks_; b < batch() * (task + 1) / tasks_; ++b) work(task, b);
+    };
+    if (tasks_ == 1) return run(0);  // parallel() would keep the threads out of it
+    parallel(tasks_, run);
+  }
+
+  // The tasks' sums into the first one's, in their order.
+  void add_sums(LabelShare share, const std::vector<Tensor>& sums) const {
+    parallel(taps_.count() * share.count(), [&](int64_t row) {
+      for (int64_t task = 1; task < tasks_; ++task) {
+        const Real* from = data(sums[task]) + row * shape_.channels;
+        Real* to = data(sums[0]) + row * shape_.channels;
+        for (int64_t c = 0; c < shape_.channels; ++c) to[c] += from[c];
+      }
+    });
+  }
 
   int64_t band_pixels(const Band& band) const { return (band.y1 - band.y0) * shape_.width; }
   int64_t widest_band() const { return bands_.empty() ? 0 : band_pixels(bands_.front()); }
@@ -189,6 +225,7 @@ class Head {
   const std::vector<Band> bands_;
   std::vector<LabelShare> shares_;
   int64_t largest_ = 0;  // labels of the largest share
+  int64_t tasks_ = 1;    // that share the images
 };
 
 Tensor forward(const Tensor& features, const std::optional<Tensor>& scale, const Tensor& weight, const Tensor& bias,
