@@ -1,9 +1,9 @@
-"""`python -m benchmarks crf|shapes [options]`: see the module of that name."""
+"""`python -m benchmarks crf|label_conditioned|shapes [options]`: see the module of that name."""
 
 import importlib
 import sys
 
-BENCHMARKS = ("crf", "shapes")
+BENCHMARKS = ("crf", "label_conditioned", "shapes")
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:

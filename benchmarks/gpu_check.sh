@@ -28,11 +28,18 @@ for shape in [(1, 2, 20, 33), (2, 2, 21, 17, 19), (1, 81, 9, 8)]:
     unary = torch.rand(shape, generator=g) * 3
     q = ops.dense_crf(image.cuda(), unary.cuda(), iterations=2).cpu()
     print((q - ops.dense_crf(image, unary, iterations=2)).abs().max().item())
+for k, dilations in [(1, [1]), (3, [1, 2, 6])]:
+    tensors = [torch.rand(s, generator=g).cuda().requires_grad_()
+               for s in [(3, 40, 9, 11), (3, 40), (len(dilations), 5, 40, k, k), (len(dilations), 5)]]
+    out = ops.label_conditioned_activation(*tensors, dilations, size=(20, 31))
+    out.square().sum().backward()
+    print((out - ops.reference.label_conditioned_activation(*tensors, dilations, size=(20, 31))).abs().max().item())
 '
 
 step machine 20 sh -c 'nvidia-smi -L; nvcc --version | tail -1'
 step build 120 "$PYTHON" -c 'from wsss_fast import _native; i = _native.info(); print(i); print("build", i["build_seconds"], "s for sm", i["cuda_archs"])'
 step tests 180 "$PYTHON" -m pytest -q tests/test_dense_crf.py -k "cuda or photos"
+step tests-head 150 "$PYTHON" -m pytest -q tests/test_label_conditioned.py tests/test_resized_activation.py -k "cuda"
 if command -v compute-sanitizer > /dev/null; then
   step memcheck 90 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
   step racecheck 90 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
@@ -40,8 +47,12 @@ else
   echo "memcheck, racecheck: compute-sanitizer is not on PATH" >> "$SUMMARY"
 fi
 step bench 120 "$PYTHON" -m benchmarks crf --device cuda --quick --json "$OUT/crf.json"
+for dtype in float32 bfloat16; do
+  step "head-$dtype" 90 "$PYTHON" -m benchmarks label_conditioned --device cuda --dtype "$dtype" --json "$OUT/head-$dtype.json" \
+    --rows "amn 16 train" "amn 16, 81 labels train" "amn inference 512x512" "deeplab train"
+done
 rm -rf "$WSSS_FAST_CACHE"
 
-cat "$OUT/bench.log"
+cat "$OUT/bench.log" "$OUT"/head-*.log
 echo "---- summary (logs in $OUT)"
 cat "$SUMMARY"

@@ -239,6 +239,20 @@ def test_the_amn_head_is_this_op():
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graph_replays_on_new_features():
+    tensors = make(CASES["amn"], torch.float32, "cuda")
+    for _ in range(2):  # the products' libraries set themselves up outside the capture
+        label_conditioned_logits(*tensors)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = label_conditioned_logits(*tensors)
+    tensors[0].mul_(-2).add_(1)
+    graph.replay()
+    torch.testing.assert_close(out, label_conditioned_logits(*tensors))
+
+
 def test_the_native_kernel_serves_the_cpu():
     if not _native.load():
         pytest.skip("native library not available")

@@ -1,6 +1,6 @@
 // Label-conditioned logits on the CPU, forward and backward: one matrix product of the taps with each band of rows of an
-// image's features, while the product is in cache its shifted addition. The scale goes into the weights, image by image:
-// they are fewer numbers than the features, and the features are read where they lie.
+// image's features, while the product is in cache its shifted addition. The scale goes into the weights, image by image,
+// so that the features are read where they lie.
 #include "label_conditioned.h"
 
 #include "gemm.h"
