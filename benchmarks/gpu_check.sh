@@ -49,12 +49,23 @@ for n, d, c in [(37, 1, 1), (40, 2, 4), (101, 5, 21), (33, 8, 3)]:
         worst = max(worst, (out[0] - out[1]).abs().max().item())
 print("worst difference from the CPU kernels", worst)
 assert worst < 1e-4
+for k, dilations in [(1, [1]), (3, [1, 2, 6])]:
+    tensors = [torch.rand(s, generator=g).cuda().requires_grad_()
+               for s in [(3, 40, 9, 11), (3, 40), (len(dilations), 5, 40, k, k), (len(dilations), 5)]]
+    out = ops.label_conditioned_activation(*tensors, dilations, size=(20, 31))
+    out.square().sum().backward()
+    print((out - ops.reference.label_conditioned_activation(*tensors, dilations, size=(20, 31))).abs().max().item())
 '
 
 step machine 15 sh -c 'nvcc --version | tail -1; nvidia-smi -L'
 step build 120 "$PYTHON" -c 'from wsss_fast import _native; i = _native.info(); print(i); print("build", i["build_seconds"], "s for sm", i["cuda_archs"])'
 step small 30 "$PYTHON" -c "$SMALL"
 step tests 100 "$PYTHON" -m pytest -q tests/test_cuda_graph.py tests/test_*crf*.py tests/test_lattice*.py -k "cuda" -p no:cacheprovider
+step tests_head 60 "$PYTHON" -m pytest -q tests/test_label_conditioned.py tests/test_resized_activation.py -k "cuda" -p no:cacheprovider
+for dtype in float32 bfloat16; do
+  step "head_$dtype" 40 "$PYTHON" -m benchmarks label_conditioned --device cuda --dtype "$dtype" --json "$OUT/head_$dtype.json" \
+    --rows "amn 16 train" "amn 16, 81 labels train" "amn inference 512x512" "deeplab train"
+done
 step rates 90 "$PYTHON" benchmarks/gpu_crf.py --json "$OUT/gpu_crf.json"
 step memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
 step racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
@@ -67,7 +78,7 @@ done
 rm -rf "$WSSS_FAST_CACHE"
 
 echo "---- rates (images per second)"
-cat "$OUT/rates.log"
+cat "$OUT/rates.log" "$OUT"/head_*.log
 echo "---- hottest kernels: duration, memory and SM throughput"
 grep -hE '^ *[a-z_:]*(splat|add_carries|blur|update)|Duration|Memory Throughput +%|Compute \(SM\)' "$OUT"/ncu_*.log 2> /dev/null | cut -c1-100 | head -60 > "$OUT/ncu.txt"
 head -12 "$OUT/ncu.txt"
