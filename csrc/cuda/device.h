@@ -11,6 +11,8 @@
 
 namespace wsss {
 
+constexpr int kBlock = 256;
+
 class DeviceCall {
  public:
   explicit DeviceCall(const Tensor& like) : like_(like), guard_(like.get_device_index()) {
@@ -30,10 +32,29 @@ class DeviceCall {
     use(arena);
   }
 
+  // Workspace of `count` T; torch's allocator takes it back, in stream order, when the call ends.
+  template <class T>
+  T* allocate(int64_t count) {
+    const int64_t bytes[] = {std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T))};
+    held_.push_back(torch::stable::new_empty(like_, {bytes, 1}, torch::headeronly::ScalarType::Byte));
+    return static_cast<T*>(held_.back().mutable_data_ptr());
+  }
+
+  // Forgets workspace allocated after `mark`; the stream order keeps running kernels safe.
+  size_t mark() const { return held_.size(); }
+  void release(size_t mark) { held_.resize(mark); }
+
  private:
   const Tensor like_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_;
+  std::vector<Tensor> held_;
 };
+
+inline unsigned blocks_for(int64_t threads) {
+  const int64_t blocks = (threads + kBlock - 1) / kBlock;
+  check(blocks <= INT32_MAX, "wsss_fast: too many elements for one CUDA launch");
+  return static_cast<unsigned>(std::max<int64_t>(blocks, 1));
+}
 
 }  // namespace wsss
