@@ -31,18 +31,22 @@ struct RowOps {
     }
   }
 
-  // value += (previous + next) / 2 along the runs [first, last) of one direction, in place.
-  static void blur(const Run& runs, int64_t first, int64_t last, float* values) {
-    Float behind{};  // the previous vertex's old value
-    for (int64_t i = first; i < last; ++i) {
-      const int32_t at = runs[i];
-      float* here = values + static_cast<int64_t>(at < 0 ? ~at : at) * W;
-      const bool ends = i + 1 == last || runs[i + 1] < 0;
-      const Float value = load<W>(here);
-      Float around = at < 0 ? Float{} : behind;
-      if (!ends) around += load<W>(values + static_cast<int64_t>(runs[i + 1]) * W);
-      store<W>(here, value + 0.5f * around);
-      behind = value;
+  // One direction: to = from + (previous + next) / 2, for this thread's vertices.
+  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank, int parts) {
+    const auto [first, last] = lattice.vertex_part(rank, parts);
+    const int32_t* next = lattice.next.get() + direction * lattice.vertices;
+    const int32_t* previous = lattice.previous.get() + direction * lattice.vertices;
+    int64_t v = first;
+    if constexpr (W == 1) {
+      for (; v + kLanes <= last; v += kLanes) {
+        const Lanes around = gather(from, previous + v) + gather(from, next + v);
+        store<kLanes>(to + v, load<kLanes>(from + v) + 0.5f * around);
+      }
+    }
+    for (; v < last; ++v) {
+      const Float behind = load<W>(from + static_cast<int64_t>(previous[v]) * W);
+      const Float ahead = load<W>(from + static_cast<int64_t>(next[v]) * W);
+      store<W>(to + v * W, load<W>(from + v * W) + 0.5f * (behind + ahead));
     }
   }
 
