@@ -44,6 +44,10 @@ constexpr const char* schema_type<bool>() {
   return "bool";
 }
 template <>
+constexpr const char* schema_type<std::vector<double>>() {
+  return "List[float]";
+}
+template <>
 constexpr const char* schema_type<std::optional<Tensor>>() {
   return "Optional[Tensor]";
 }

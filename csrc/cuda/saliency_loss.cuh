@@ -31,7 +31,7 @@ __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* s
 }
 
 // roles [B, K] from counts; a thread for each. `always_background` is a mask of K bytes.
-static __global__ void assign_roles(SaliencyShape s, double tau, bool adaptive, const unsigned char* present,
+__global__ static void assign_roles(SaliencyShape s, double tau, bool adaptive, const unsigned char* present,
                                     const unsigned char* always_background, const int* counts, Role* roles) {
   const int64_t i = thread_number();
   if (i >= s.images * s.channels) return;

@@ -1,293 +1,277 @@
-// Just enough of CUDA to run torch-free kernels as C++ on the CPU, where sanitizers see every access. Blocks run one
-// after the other; the threads of a block are fibers that switch at barriers and warp functions, where they wait for the
-// others as on a device. A grid can run in its natural or in reversed order: results that depend on it are races.
+// Just enough of CUDA to run torch-free kernels as C++ on the CPU, where sanitizers see every access: blocks one after
+// the other; in a cooperating launch the threads of a block are fibers that switch at barriers and shuffles.
+// What it cannot show: races between blocks or warps, and the memory model.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#define __global__
+#define __global__ [[maybe_unused]]
+#define __host__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(...)
+#define __launch_bounds__(threads)
 #define __shared__ static  // one block runs at a time
 
 struct dim3 {
   unsigned x, y, z;
-  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct uint3 {
-  unsigned x, y, z;
-};
-inline thread_local uint3 threadIdx, blockIdx;
-inline thread_local dim3 blockDim, gridDim;
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-struct alignas(8) float2 {
-  float x, y;
-};
-struct alignas(16) float4 {
-  float x, y, z, w;
-};
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-
-using cudaStream_t = void*;
-using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
-inline const char* cudaGetErrorString(cudaError_t) { return "none on the CPU"; }
-inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
-  std::memset(at, value, bytes);
-  return cudaSuccess;
+inline int32_t atomicAdd(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at += value;
+  return before;
+}
+inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
+  const int32_t old = *at;
+  if (old == expected) *at = desired;
+  return old;
 }
 
 namespace cuda_on_cpu {
 
-inline bool reversed = false;  // order of blocks and threads
-
-[[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
-  std::abort();
-}
-
-// One block. A fiber runs thread after thread; a thread that must wait keeps its fiber, and another one goes on.
+// The threads of one block. Each runs until it waits; when all that are left wait for the same, they go on.
 class Block {
  public:
-  Block(dim3 size, const std::function<void()>& kernel)
-      : size_(size), kernel_(kernel), threads_(size.x * size.y * size.z), warps_((threads_ + 31) / 32) {}
+  static constexpr unsigned kWarp = 32;
+
+  Block(dim3 block, const std::function<void()>& kernel) : kernel_(kernel) {
+    for (unsigned z = 0; z < block.z; ++z) {
+      for (unsigned y = 0; y < block.y; ++y) {
+        for (unsigned x = 0; x < block.x; ++x) fibers_.push_back(std::make_unique<Fiber>(dim3(x, y, z)));
+      }
+    }
+  }
 
   void run() {
-    current() = this;
-    while (left_ > 0) {
-      const unsigned before = events_;
-      if (next_ < threads_) {
-        resume(new_fiber());
-      } else {
-        for (unsigned f = 0; f < used_; ++f) resume(*fibers()[f]);
+    running_ = this;
+    for (auto& fiber : fibers_) start(*fiber);
+    for (bool left = true; left;) {
+      left = false;
+      // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the barrier.
+      bool moved = false, all_at_barrier = true;
+      for (size_t first = 0; first < fibers_.size(); first += kWarp) {
+        const size_t last = std::min<size_t>(first + kWarp, fibers_.size());
+        bool all_shuffle = true;
+        for (size_t i = first; i < last; ++i) {
+          if (fibers_[i]->state == kDone) continue;
+          left = true;
+          all_shuffle = all_shuffle && fibers_[i]->state == kShuffle;
+          all_at_barrier = all_at_barrier && fibers_[i]->state == kBarrier;
+        }
+        bool any = false;
+        for (size_t i = first; i < last && all_shuffle; ++i) any = any || fibers_[i]->state != kDone;
+        if (!any) continue;
+        exchange(first, last);
+        for (size_t i = first; i < last; ++i) resume(*fibers_[i]);
+        moved = true;
       }
-      if (events_ == before) fail("threads wait for threads that have ended or never come");
+      if (!left || moved) continue;
+      if (!all_at_barrier) fail("threads of a warp wait at different places");
+      for (auto& fiber : fibers_) resume(*fiber);
     }
-    current() = nullptr;
+    running_ = nullptr;
   }
 
-  // Every thread of the block; none may have ended.
-  void barrier() { meet(whole_, threads_); }
-
-  // All 32 threads of the warp bring a value; returns the 32 values.
-  const uint64_t* exchange(uint64_t value) {
-    if (threads_ % 32 != 0) fail("a warp function in a block with a partial warp");
-    Warp& warp = warps_[running_->thread / 32];
-    // Two sets of values: a thread may come to the next exchange while others still read this one's.
-    uint64_t* values = warp.values[warp.place.phase & 1];
-    values[running_->thread % 32] = value;
-    meet(warp.place, 32);
-    return values;
+  static Block& running() {
+    if (running_ == nullptr) fail("a shuffle or barrier needs launch_together");
+    return *running_;
   }
 
-  static Block*& current() {
-    static Block* block = nullptr;
-    return block;
+  void barrier() { wait(kBarrier); }
+
+  // `mask` must name all threads of a full warp.
+  float shuffle_xor(unsigned mask, float value, int offset) {
+    Fiber& own = *current_;
+    if (mask != 0xffffffffu) fail("a shuffle of part of a warp");
+    own.value = value;
+    own.offset = offset;
+    wait(kShuffle);
+    return own.value;
   }
 
  private:
+  enum State { kReady, kShuffle, kBarrier, kDone };
   struct Fiber {
+    explicit Fiber(dim3 index) : index(index), stack(new char[kStack]) {}
+    dim3 index;
+    std::unique_ptr<char[]> stack;
     ucontext_t context;
-    std::unique_ptr<char[]> stack{new char[kStack]};
-    unsigned thread = 0;
-    bool ended = false;
-    void* fake_stack = nullptr;
-  };
-  struct Meeting {
-    unsigned arrived = 0, phase = 0;
-  };
-  struct Warp {
-    Meeting place;
-    uint64_t values[2][32];
+    void* fake_stack = nullptr;  // of AddressSanitizer
+    State state = kReady;
+    float value = 0.0f;
+    int offset = 0;
   };
   static constexpr size_t kStack = 128 << 10;
 
-  void meet(Meeting& place, unsigned expected) {
-    const unsigned phase = place.phase;
-    ++events_;
-    if (++place.arrived == expected) {
-      place.arrived = 0;
-      ++place.phase;
-    }
-    while (place.phase == phase) leave();
-    ++events_;
+  [[noreturn]] static void fail(const char* what) {
+    std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
+    std::abort();
   }
 
-  // Fibers are kept from block to block.
-  static std::vector<std::unique_ptr<Fiber>>& fibers() {
-    static std::vector<std::unique_ptr<Fiber>> all;
-    return all;
-  }
-
-  Fiber& new_fiber() {
-    if (used_ == fibers().size()) fibers().push_back(std::make_unique<Fiber>());
-    Fiber& fiber = *fibers()[used_++];
-    fiber.ended = false;
-    fiber.fake_stack = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(fiber.stack.get(), kStack);
-#endif
+  void start(Fiber& fiber) {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, &Block::enter, 0);
-    return fiber;
+    resume(fiber);
+  }
+
+  void resume(Fiber& fiber) {
+    if (fiber.state == kDone) return;
+    current_ = &fiber;
+    threadIdx = fiber.index;
+    fiber.state = kReady;
+    before_switch(&fake_stack_, fiber.stack.get(), kStack);
+    swapcontext(&scheduler_, &fiber.context);
+    after_switch(fake_stack_, nullptr, nullptr);
   }
 
   static void enter() {
-    Block& block = *current();
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
-#endif
-    Fiber& self = *block.running_;
-    while (block.next_ < block.threads_) {
-      const unsigned order = block.next_++;
-      self.thread = reversed ? block.threads_ - 1 - order : order;
-      ++block.events_;
-      block.place_thread(self.thread);
-      block.kernel_();
-      --block.left_;
+    Block& block = *running_;
+    block.after_switch(nullptr, &block.stack_bottom_, &block.stack_size_);
+    block.kernel_();
+    Fiber& own = *block.current_;
+    own.state = kDone;
+    block.before_switch(nullptr, block.stack_bottom_, block.stack_size_);
+    setcontext(&block.scheduler_);
+  }
+
+  void wait(State state) {
+    Fiber& own = *current_;
+    own.state = state;
+    before_switch(&own.fake_stack, stack_bottom_, stack_size_);
+    swapcontext(&own.context, &scheduler_);
+    after_switch(own.fake_stack, &stack_bottom_, &stack_size_);
+  }
+
+  void exchange(size_t first, size_t last) {
+    float value[kWarp] = {};
+    if (last - first != kWarp) fail("a shuffle in a partial warp");
+    for (size_t i = first; i < last; ++i) {
+      if (fibers_[i]->state == kDone) fail("a shuffle after a thread of the warp returned");
+      value[i - first] = fibers_[i]->value;
     }
-    self.ended = true;
-    block.leave();
+    for (size_t i = first; i < last; ++i) fibers_[i]->value = value[(i - first) ^ fibers_[i]->offset];
   }
 
-  void place_thread(unsigned t) { threadIdx = {t % size_.x, t / size_.x % size_.y, t / size_.x / size_.y}; }
-
-  void resume(Fiber& fiber) {
-    if (fiber.ended) return;
-    running_ = &fiber;
-    place_thread(fiber.thread);
 #if defined(__SANITIZE_ADDRESS__)
-    void* fake = nullptr;
-    __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStack);
-    swapcontext(&main_, &fiber.context);
-    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  void before_switch(void** save, const void* bottom, size_t size) { __sanitizer_start_switch_fiber(save, bottom, size); }
+  void after_switch(void* saved, const void** bottom, size_t* size) { __sanitizer_finish_switch_fiber(saved, bottom, size); }
 #else
-    swapcontext(&main_, &fiber.context);
+  void before_switch(void**, const void*, size_t) {}
+  void after_switch(void*, const void**, size_t*) {}
 #endif
-  }
 
-  void leave() {
-    Fiber& self = *running_;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(self.ended ? nullptr : &self.fake_stack, main_stack_, main_size_);
-    swapcontext(&self.context, &main_);
-    __sanitizer_finish_switch_fiber(self.fake_stack, &main_stack_, &main_size_);
-#else
-    swapcontext(&self.context, &main_);
-#endif
-  }
-
-  const dim3 size_;
-  const std::function<void()>& kernel_;
-  const unsigned threads_;
-  unsigned next_ = 0;          // threads that were started
-  unsigned left_ = threads_;   // threads that have not ended
-  unsigned events_ = 0;        // starts, arrivals, departures: none in a whole round means a deadlock
-  Meeting whole_;
-  std::vector<Warp> warps_;
-  unsigned used_ = 0;          // fibers
-  Fiber* running_ = nullptr;
-  ucontext_t main_;
-  const void* main_stack_ = nullptr;
-  size_t main_size_ = 0;
+  inline static Block* running_ = nullptr;
+  const std::function<void()> kernel_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  Fiber* current_ = nullptr;
+  ucontext_t scheduler_;
+  void* fake_stack_ = nullptr;
+  const void* stack_bottom_ = nullptr;
+  size_t stack_size_ = 0;
 };
 
-inline std::vector<char>& dynamic_shared() {
-  static std::vector<char> memory;
-  return memory;
-}
+inline bool reversed = false;  // the order of blocks, and of threads that run one after the other
 
-// kernel() for every thread of the grid.
-inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
-  if (block.x * block.y * block.z > 1024 || block.x == 0 || grid.x == 0 || grid.y == 0 || grid.y > 65535) {
-    fail("no device runs such a grid");
+template <class Work>
+void each_index(dim3 size, const Work& work) {
+  const unsigned count = size.x * size.y * size.z;
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned at = reversed ? count - 1 - i : i;
+    work(dim3(at % size.x, at / size.x % size.y, at / size.x / size.y));
   }
-  if (shared_bytes > 48 << 10) fail("more shared memory than a block gets unasked");
-  gridDim = grid, blockDim = block;
-  const uint64_t blocks = static_cast<uint64_t>(grid.x) * grid.y * grid.z;
-  for (uint64_t i = 0; i < blocks; ++i) {
-    const uint64_t b = reversed ? blocks - 1 - i : i;
-    blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                static_cast<unsigned>(b / grid.x / grid.y)};
-    // Fresh memory for every block, of the exact size, and not zero.
-    dynamic_shared() = std::vector<char>(shared_bytes, '\xff');
-    Block(block, kernel).run();
-  }
-}
-
-// Out of bounds, but written by nobody who could be seen, when no sanitizer watches.
-struct RedZone {
-  char *from, *to;
-};
-inline std::vector<RedZone>& red_zones() {
-  static std::vector<RedZone> zones;
-  return zones;
-}
-inline void check_red_zones() {
-  for (const RedZone& zone : red_zones()) {
-    for (const char* at = zone.from; at < zone.to; ++at) {
-      if (*at != 0x7e) fail("a kernel wrote behind an array");
-    }
-  }
-}
-
-// The memory [at, at + bytes) begins its life as NaN, -1 ...; what follows it up to `end` + `zone` is out of bounds.
-// Arrays that began at `at` or behind it are forgotten.
-inline void guard(char* at, int64_t bytes, char* end, int64_t zone) {
-  if (at == nullptr) return;
-#if !defined(__SANITIZE_ADDRESS__)
-  check_red_zones();
-  std::erase_if(red_zones(), [&](const RedZone& z) { return z.from >= at; });
-  red_zones().push_back({at + bytes, end + zone});
-#else
-  __asan_unpoison_memory_region(at, bytes);
-#endif
-  std::memset(at, 0xff, bytes);
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(at + bytes, end + zone - (at + bytes));
-#else
-  std::memset(at + bytes, 0x7e, end + zone - (at + bytes));
-#endif
 }
 
 }  // namespace cuda_on_cpu
 
-inline void __syncthreads() { cuda_on_cpu::Block::current()->barrier(); }
-inline unsigned __ballot_sync(unsigned, int predicate) {
-  const uint64_t* values = cuda_on_cpu::Block::current()->exchange(predicate != 0);
-  unsigned mask = 0;
-  for (int i = 0; i < 32; ++i) mask |= static_cast<unsigned>(values[i]) << i;
-  return mask;
+inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
+inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
+  return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);
 }
-inline int __shfl_sync(unsigned, int value, int lane) {
-  return static_cast<int>(cuda_on_cpu::Block::current()->exchange(static_cast<uint32_t>(value))[lane & 31]);
+
+namespace wsss {
+
+// kernel() for every thread of the grid, one after the other; without barriers and shuffles.
+template <class Kernel>
+void launch(dim3 grid, dim3 block, const Kernel& kernel) {
+  blockDim = block, gridDim = grid;
+  cuda_on_cpu::each_index(grid, [&](dim3 b) {
+    blockIdx = b;
+    cuda_on_cpu::each_index(block, [&](dim3 t) {
+      threadIdx = t;
+      kernel();
+    });
+  });
 }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int atomicAdd(int* at, int value) {
-  const int old = *at;
-  *at += value;
-  return old;
+
+// The same with a fiber for every thread of a block.
+template <class Kernel>
+void launch_together(dim3 grid, dim3 block, const Kernel& kernel) {
+  blockDim = block, gridDim = grid;
+  cuda_on_cpu::each_index(grid, [&](dim3 b) {
+    blockIdx = b;
+    cuda_on_cpu::Block(block, kernel).run();
+  });
 }
-#define WSSS_LAUNCH(kernel, grid, block, shared_bytes, queue, ...) \
-  cuda_on_cpu::launch((grid), (block), (shared_bytes), [&] { (kernel)(__VA_ARGS__); })
-#define WSSS_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(cuda_on_cpu::dynamic_shared().data())
-#define WSSS_UNROLL
-#define WSSS_UNROLL_BY(n)
+
+}  // namespace wsss
+
+// What csrc/cuda/launch.cuh and sorting.cuh bring with nvcc.
+namespace wsss::cuda {
+
+using Stream = int;
+
+template <class... P, class... A>
+void launch(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch(grid, block, [&] { kernel(arguments...); });
+}
+
+template <class... P, class... A>
+void launch_together(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch_together(grid, block, [&] { kernel(arguments...); });
+}
+
+inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+inline unsigned resident_blocks() { return 3; }
+
+inline int64_t sorting_scratch(int64_t count) { return count * 4; }
+
+inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key, uint64_t* sorted_key,
+                       const uint32_t* value, uint32_t* sorted_value, int64_t count, int bits) {
+  std::memset(scratch, 0xcd, scratch_bytes);
+  const uint64_t mask = bits < 64 ? (uint64_t{1} << bits) - 1 : ~uint64_t{0};
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
+  for (int64_t i = 0; i < count; ++i) {
+    sorted_key[i] = key[order[i]];
+    sorted_value[i] = value[order[i]];
+  }
+}
+
+inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term, int32_t* sum, int64_t count) {
+  std::memset(scratch, 0xcd, scratch_bytes);
+  std::partial_sum(term, term + count, sum);
+}
+
+}  // namespace wsss::cuda

@@ -57,7 +57,7 @@ std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t ma
   a.wall = wall.data();
   a.weights = weights.data();
   auto launch = [](int64_t threads, const std::function<void()>& kernel) {
-    cuda_on_cpu::launch(static_cast<unsigned>((threads + 63) / 64), 64, 0, kernel);
+    wsss::launch({static_cast<unsigned>((threads + 63) / 64)}, {64}, kernel);
   };
   launch(wall.size(), [&] { wsss::walk_start(a, map.data(), edge.data()); });
   launch(batch * s.cells(), [&] { wsss::walk_weights(a, static_cast<float>(beta)); });

@@ -108,17 +108,17 @@ Result<Real> on_device(const Problem<Real>& p) {
   std::vector<double> parts(blocks);
   int wrong = 0;
   Real loss = 0;
-  cuda_on_cpu::launch(blocks, wsss::kSumThreads, 0, [&] {
+  wsss::launch_together({blocks}, {wsss::kSumThreads}, [&] {
     wsss::count_overlap<Real>(p.s, p.logits.data(), p.saliency.data(), counts.data(), &wrong);
   });
-  cuda_on_cpu::launch(static_cast<unsigned>((channels + 31) / 32), 32, 0, [&] {
+  wsss::launch({static_cast<unsigned>((channels + 31) / 32)}, {32}, [&] {
     wsss::assign_roles(p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
   });
-  cuda_on_cpu::launch(blocks, wsss::kSumThreads, 0, [&] {
+  wsss::launch_together({blocks}, {wsss::kSumThreads}, [&] {
     wsss::compare_with_saliency<Real>(p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
                                       r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
   });
-  cuda_on_cpu::launch(1, wsss::kSumThreads, 0, [&] {
+  wsss::launch_together({1}, {wsss::kSumThreads}, [&] {
     wsss::sum_parts<Real>(parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &wrong, &loss);
   });
   r.loss = loss;

@@ -5,13 +5,15 @@ from .label_conditioned import (
     label_conditioned_activation,
     label_conditioned_logits,
     label_conditioned_logits_backward,
+    resized_activation,
 )
+from .lattice import lattice_filter, permutohedral_filter, permutohedral_lattice
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
 from .random_walk import random_walk
 from .saliency_loss import saliency_loss, saliency_loss_grad
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "pixel_cross_entropy", "pixel_cross_entropy_grad", "random_walk", "saliency_loss",
-    "saliency_loss_grad",
+    "lattice_filter", "permutohedral_filter", "permutohedral_lattice", "pixel_cross_entropy", "pixel_cross_entropy_grad",
+    "random_walk", "resized_activation", "saliency_loss", "saliency_loss_grad",
 ]
