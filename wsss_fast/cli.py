@@ -17,13 +17,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, cam, data, report
+from wsss_fast import _native, amn, bench, cam, data, report
+from wsss_fast.bench import harness
+from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
 from wsss_fast.stages import evaluate as evaluation
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
+WIDE = Console(highlight=False, width=200)  # for tables whose figures must not be cut where a terminal is narrow
 
 # A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
@@ -86,6 +89,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "seeds": seed_stage.make,
     "eval": evaluate,
     "shapes": shapes,
+    "bench": bench.run_all,
+    **{f"bench {name}": module.bench for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
 # Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
@@ -132,7 +137,8 @@ def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
     """(command, its arguments), or (None, exit code) after the overview was printed or the typo was named."""
     for words in (2, 1):
         name = " ".join(argv[:words])
-        if name in COMMANDS and len(argv) >= words:
+        mistyped = argv[words:] and not argv[words].startswith("-") and any(c.startswith(f"{name} ") for c in COMMANDS)
+        if name in COMMANDS and len(argv) >= words and not mistyped:
             return name, argv[words:]
     if not argv or argv[0] in ("-h", "--help"):
         _overview()
@@ -157,7 +163,7 @@ def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(_signature(name, argv), args=list(argv), prog=f"wsss-fast {name}",
-                            config=(tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff))
+                            config=(tyro.conf.SuppressFixed,))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
         inside = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]  # without the box's title
@@ -178,7 +184,7 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
             recipes = _RECIPES[name][1]
             default = recipes.get(_backbone(argv), recipes["resnet50"])
-            parameters.append(parameter.replace(annotation=type(default), default=default))
+            parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
             parameters.append(parameter.replace(annotation=_simple(parameter.annotation)))
 
@@ -198,8 +204,14 @@ def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Paramet
 
 
 def _simple(annotation: Any) -> Any:
-    """`str | Path` is a path on a command line."""
-    return {str | Path: Path, str | Path | None: Path | None}.get(annotation, annotation)
+    """`str | Path` is a path on a command line; a switch of a command is a flag."""
+    annotation = {str | Path: Path, str | Path | None: Path | None}.get(annotation, annotation)
+    return annotation if annotation is bool else _valued(annotation)
+
+
+def _valued(annotation: Any) -> Any:
+    """Switches inside it are written out (`--recipe.balance False`), since either value may be a recipe's default."""
+    return tyro.conf.FlagConversionOff[annotation]
 
 
 def _backbone(argv: Sequence[str]) -> str:
@@ -229,8 +241,20 @@ def _show(name: str, result: Any) -> None:
         OUTPUT.print(f"masks: {result.masks}\nreport: {result.report}", soft_wrap=True)
     elif isinstance(result, evaluation.Metrics):
         OUTPUT.print(_metrics_table(result))
+    elif isinstance(result, harness.Report):
+        _show_benchmarks([result])
+    elif isinstance(result, list):
+        _show_benchmarks(result)
     elif result is not None:
         OUTPUT.print(result, soft_wrap=True)
+
+
+def _show_benchmarks(results: Sequence[harness.Report]) -> None:
+    for result in results:
+        WIDE.print(bench_show.table(result))
+        OUTPUT.print(f"{result.json}\n{result.plot}", soft_wrap=True)
+    for result in results:
+        result.check()
 
 
 def _metrics_table(metrics: evaluation.Metrics) -> Table:
