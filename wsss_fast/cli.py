@@ -22,6 +22,7 @@ from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
+from wsss_fast.stages import crf as crf_stage
 from wsss_fast.stages import evaluate as evaluation
 from wsss_fast.stages import seeds as seed_stage
 
@@ -87,12 +88,16 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "amn run": amn.run, "amn train": amn.train, "amn infer": amn.infer,
     "cam train": cam.train, "cam infer": cam.infer,
     "seeds": seed_stage.make,
+    "crf": crf_stage.refine,
     "eval": evaluate,
     "shapes": shapes,
     "bench": bench.run_all,
     **{f"bench {name}": module.bench for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
+# As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
+_POSITIONAL = {"crf": ("image", "labels")}
+_SHORT = {"crf": {"out": "-o"}}
 # Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
@@ -186,7 +191,12 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
             default = recipes.get(_backbone(argv), recipes["resnet50"])
             parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
-            parameters.append(parameter.replace(annotation=_simple(parameter.annotation)))
+            annotation = _simple(parameter.annotation)
+            if parameter.name in _POSITIONAL.get(name, ()):
+                annotation = Annotated[tyro.conf.Positional[annotation], tyro.conf.arg(metavar=parameter.name.upper())]
+            elif short := _SHORT.get(name, {}).get(parameter.name):
+                annotation = Annotated[annotation, tyro.conf.arg(aliases=[short])]
+            parameters.append(parameter.replace(annotation=annotation))
 
     def collect(**arguments: Any) -> dict[str, Any]:
         return arguments
@@ -246,7 +256,7 @@ def _show(name: str, result: Any) -> None:
     elif isinstance(result, list):
         _show_benchmarks(result)
     elif result is not None:
-        OUTPUT.print(result, soft_wrap=True)
+        OUTPUT.print(str(result), soft_wrap=True, markup=False)
 
 
 def _show_benchmarks(results: Sequence[harness.Report]) -> None:

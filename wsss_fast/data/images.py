@@ -90,7 +90,7 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
             labels = np.array(image).astype(np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as a label map ({error})") from None
     if num_classes is not None:
         bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])
@@ -107,9 +107,10 @@ def read_saliency(path: Path) -> np.ndarray:
 _PALETTE = voc_palette().tobytes()
 
 
-def write_labels(path: Path, labels: np.ndarray) -> None:
-    """Write uint8 [H, W] labels as a PNG with the VOC palette, atomically."""
+def write_labels(path: Path, labels: np.ndarray, palette: bytes | None = None) -> None:
+    """Write uint8 [H, W] labels as a PNG, atomically; with the VOC palette, with another (RGB bytes), or gray (b"")."""
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode=None)
-    image.putpalette(_PALETTE)
+    if palette != b"":
+        image.putpalette(_PALETTE if palette is None else palette)
     with atomic_write(path) as temporary:
         image.save(temporary)
