@@ -22,7 +22,7 @@ def table(report: Report) -> Table:
     info = machine["info"]
     where = machine["cpu"] if machine["device"] == "cpu" else f"{machine['device']}, {machine['cpu']}"
     caption = (f"{where}; {_threads(machine)}; backend {info['backend']}, simd {info['simd']}, torch {info['torch']}; "
-               f"{machine['date']}. Medians. MB: peak of one call beyond its input and results.")
+               f"{machine['date']}. Medians." + (" MB: peak of one call beyond its input and results." if sizes else ""))
     out = Table(title=report.suite.title, caption="\n".join([caption, *report.suite.notes]), title_justify="left",
                 caption_justify="left", box=box.SIMPLE_HEAD)
     out.add_column("case", no_wrap=True)
