@@ -54,9 +54,9 @@ def plot(report: Report) -> None:
     from matplotlib.figure import Figure  # 0.2 s of import that nothing else here needs
 
     names, rows = report.columns(), report.rows
-    measures = [("time (ms)", lambda row, n: None if row.seconds(n) is None else 1e3 * row.seconds(n))]
+    measures = [("time (ms, logarithmic)", lambda row, n: None if row.seconds(n) is None else 1e3 * row.seconds(n))]
     if _measured(report):
-        measures.append(("peak memory beyond input and results (MB)", lambda row, n: _megabytes(row, n)))
+        measures.append(("peak memory beyond input and results (MB, logarithmic)", lambda row, n: _megabytes(row, n)))
     figure = Figure(figsize=(5.2 * len(measures) + 1.4, 0.9 + 0.24 * len(rows) * (len(names) + 1)), layout="constrained")
     for place, (label, value) in enumerate(measures):
         axes = figure.add_subplot(1, len(measures), place + 1)
