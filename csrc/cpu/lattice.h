@@ -7,70 +7,18 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
-#include "simd.h"  // before csrc/math, see scalar.h
+#include "buffer.h"
+#include "geometry.h"
 #include "team.h"
-
-#include "../math/lattice.h"
+#include "vertex_table.h"
 
 namespace wsss {
-
-// Vertex key -> number in order of first occurrence. Key and number share a slot: one cache miss per look-up.
-class VertexTable {
- public:
-  VertexTable() : slots_(1 << 12, Slot{kEmpty, 0}), shift_(64 - 12) {}
-
-  int32_t insert(uint64_t key) {
-    for (size_t i = place(key);; i = (i + 1) & (slots_.size() - 1)) {
-      if (slots_[i].key == key) return slots_[i].number;
-      if (slots_[i].key == kEmpty) {
-        const int32_t number = static_cast<int32_t>(keys_.size());
-        slots_[i] = {key, number};
-        keys_.push_back(key);
-        if (keys_.size() * 2 > slots_.size()) grow();
-        return number;
-      }
-    }
-  }
-
-  int32_t find(uint64_t key) const {
-    for (size_t i = place(key);; i = (i + 1) & (slots_.size() - 1)) {
-      if (slots_[i].key == key) return slots_[i].number;
-      if (slots_[i].key == kEmpty) return -1;
-    }
-  }
-
-  const std::vector<uint64_t>& keys() const { return keys_; }
-
- private:
-  struct Slot {
-    uint64_t key;
-    int32_t number;
-  };
-  static constexpr uint64_t kEmpty = ~uint64_t{0};  // keys have 63 bits
-
-  size_t place(uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> shift_; }
-
-  void grow() {
-    slots_.assign(slots_.size() * 4, Slot{kEmpty, 0});
-    shift_ -= 2;
-    for (size_t n = 0; n < keys_.size(); ++n) {
-      size_t i = place(keys_[n]);
-      while (slots_[i].key != kEmpty) i = (i + 1) & (slots_.size() - 1);
-      slots_[i] = {keys_[n], static_cast<int32_t>(n)};
-    }
-  }
-
-  std::vector<Slot> slots_;
-  std::vector<uint64_t> keys_;  // by number
-  int shift_;
-};
 
 // More bands let more threads work inside one image, but share more vertices (4 bands of 500x375: 16 % ghosts).
 inline int band_count(int64_t pixels) {
@@ -79,34 +27,18 @@ inline int band_count(int64_t pixels) {
   return bands;
 }
 
-// The pixels of a band: whole tiles of kLanes, so that only the last tile of the image can be partial.
-inline std::pair<int64_t, int64_t> band_pixels(int64_t pixels, int band, int bands) {
-  const auto [first, last] = Team::part((pixels + kLanes - 1) / kLanes, band, bands);
-  return {std::min(first * kLanes, pixels), std::min(last * kLanes, pixels)};
+// Pixels are handled in tiles of kLanes.
+inline int64_t tile_count(int64_t pixels) { return (pixels + kLanes - 1) / kLanes; }
+
+// A band's tiles, as [first, last).
+inline std::pair<int64_t, int64_t> band_tiles(int64_t pixels, int band, int bands) {
+  return Team::part(tile_count(pixels), band, bands);
 }
 
-// Says "surely not a vertex" from a few bits per vertex that stay in cache: most neighbours do not exist, and a look-up
-// that fails would otherwise miss the cache once per band.
-class VertexFilter {
- public:
-  void reset(int64_t vertices) {
-    shift_ = 64 - 10;
-    while ((int64_t{1} << (64 - shift_)) < vertices * 16) --shift_;
-    words_ = std::vector<std::atomic<uint64_t>>(size_t{1} << (64 - shift_ - 6));
-  }
-  void add(uint64_t key) {
-    const uint64_t bit = (key * kMix) >> shift_;
-    words_[bit >> 6].fetch_or(uint64_t{1} << (bit & 63), std::memory_order_relaxed);
-  }
-  bool may_have(uint64_t key) const {
-    const uint64_t bit = (key * kMix) >> shift_;
-    return words_[bit >> 6].load(std::memory_order_relaxed) >> (bit & 63) & 1;
-  }
-
- private:
-  static constexpr uint64_t kMix = 0xD6E8FEB86659FD93u;  // not the table's: their collisions are independent
-  std::vector<std::atomic<uint64_t>> words_;
-  int shift_ = 0;
+struct Run {
+  Buffer<int32_t> vertex;
+  int64_t size = 0;
+  int32_t operator[](int64_t i) const { return vertex[i]; }
 };
 
 // Rows of the value array: vertices [0, vertices), then ghosts.
@@ -115,15 +47,16 @@ struct Lattice {
   int64_t pixels = 0;
   int64_t vertices = 0;
   int64_t rows = 0;                 // vertices + ghosts
-  std::unique_ptr<int32_t[]> row;   // [pixels, corners]
-  std::unique_ptr<float[]> weight;  // [pixels, corners]
+  Buffer<int32_t> row;   // [tiles, corners, kLanes]; lanes that are no pixel have weights of 0
+  Buffer<float> weight;  // likewise
+  Buffer<float> mass;    // [rows] what a splat of ones leaves, before ghosts are added
   // Rows that only band b splats into, bands + 1 entries each: [vertex_rows[b], vertex_rows[b+1]) and [ghost_rows[b], ghost_rows[b+1]).
   std::vector<int64_t> vertex_rows, ghost_rows;
   // Ghost rows with their vertex: (vertex << 32 | ghost), sorted, so that a vertex's ghosts are together.
   std::vector<uint64_t> ghosts;
   // Per direction, the maximal runs of neighbouring vertices (two or more), one after the other; the first vertex of
   // a run is stored as ~vertex. Vertices without a neighbour keep their value and appear nowhere.
-  std::vector<std::vector<int32_t>> runs;
+  std::vector<Run> runs;
 
   // Thread `rank`'s ghosts: no vertex is split between threads.
   std::pair<size_t, size_t> ghost_part(int rank, int parts) const {
@@ -132,8 +65,8 @@ struct Lattice {
   }
 
   // Thread `rank`'s share of direction j: no run is split between threads.
-  std::pair<size_t, size_t> run_part(int j, int rank, int parts) const {
-    auto [first, last] = Team::part(static_cast<int64_t>(runs[j].size()), rank, parts);
+  std::pair<int64_t, int64_t> run_part(int j, int rank, int parts) const {
+    auto [first, last] = Team::part(runs[j].size, rank, parts);
     return {run_start(j, first), run_start(j, last)};
   }
 
@@ -142,205 +75,319 @@ struct Lattice {
     while (i > 0 && i < ghosts.size() && (ghosts[i] >> 32) == (ghosts[i - 1] >> 32)) ++i;
     return i;
   }
-  size_t run_start(int j, size_t i) const {
-    while (i < runs[j].size() && runs[j][i] >= 0) ++i;
+  int64_t run_start(int j, int64_t i) const {
+    while (i < runs[j].size && runs[j][i] >= 0) ++i;
     return i;
   }
 };
 
-// Builds a Lattice<D>: every thread of the team calls build(). `Features` fills scaled features of 16 pixels:
-//   features(int64_t first_pixel, Lanes scaled[D]); pixels past the end repeat any valid pixel.
-template <int D>
+// Builds a Lattice; every thread of the team calls build(). `Features` fills the features of a tile's pixels, divided by
+// their standard deviations, and says how many pixels there are; the other lanes hold anything finite:
+//   int features(int64_t tile, Lanes f[d]);
+template <class Geometry, class Table>
 class LatticeBuilder {
  public:
-  LatticeBuilder(Lattice& lattice, const KeyLayout<D>& layout, int64_t pixels)
-      : lattice_(lattice), layout_(layout), bands_(band_count(pixels)) {
-    lattice.corners = D + 1;
+  using Key = typename Geometry::Key;
+
+  LatticeBuilder(Lattice& lattice, const Geometry& geometry, int64_t pixels)
+      : lattice_(lattice), geometry_(geometry) {
+    const int64_t entries = tile_count(pixels) * kLanes * geometry.corners();
+    lattice.corners = geometry.corners();
     lattice.pixels = pixels;
-    lattice.row.reset(new int32_t[pixels * (D + 1)]);
-    lattice.weight.reset(new float[pixels * (D + 1)]);
-    lattice.runs.resize(D + 1);
+    lattice.row.reserve(entries);
+    lattice.weight.reserve(entries);
+    lattice.runs.resize(geometry.corners());
+    const int bands = band_count(pixels);
+    for (int b = 0; b < bands; ++b) bands_.emplace_back(geometry.key_bits());
+    if (bands > 1) tables_.resize(bands);
+    owned_.assign(static_cast<size_t>(bands) * bands, 0);
+  }
+
+  static bool fits(const Geometry& geometry, int64_t pixels) {
+    return Table::fits(geometry.key_bits(), (pixels + 1) * geometry.corners());
   }
 
   template <class Features>
   void build(Team& team, int rank, const Features& features) {
-    const auto [first, last] = Team::part(static_cast<int64_t>(bands_.size()), rank, team.size());
+    const int bands = static_cast<int>(bands_.size());
+    const auto [first, last] = Team::part(bands, rank, team.size());
     for (int b = first; b < last; ++b) insert_band(b, features);
     team.barrier();
-    for (int b = first; b < last; ++b) claim_vertices(b);
+    if (rank == 0) number_globally();
+    team.barrier();
+    for (int q = first; q < last; ++q) claim_vertices(q);
     team.barrier();
     if (rank == 0) allocate_rows();
     team.barrier();
     for (int b = first; b < last; ++b) number_rows(b);
     team.barrier();
-    if (rank == 0) collect_ghosts();
+    for (int q = first; q < last && !tables_.empty(); ++q) tables_[q]->renumber(row_.get());
+    if (rank == team.size() - 1) collect_ghosts();
+    team.barrier();
     for (int b = first; b < last; ++b) find_neighbours(b);
     team.barrier();
-    for (int j = rank; j <= D; j += team.size()) chain_runs(j);
+    for (int j = rank; j < lattice_.corners; j += team.size()) chain_runs(j);
     team.barrier();
   }
 
+  // [corners, vertices]: the next vertex in a direction, -1: none
+  Buffer<int32_t> take_next() { return std::move(next_); }
+
  private:
+  // Vertices of a band in order of first occurrence: the band's own numbering.
   struct Band {
-    VertexTable table;
-    std::vector<int32_t> row;  // by number: row of the value array
-    std::vector<std::pair<int, int32_t>> elsewhere;  // by number: (owning band, its number), or (this band, number)
+    explicit Band(int key_bits) : table(key_bits, 1 << 12) {}
+    Table table;
+    std::vector<Key> keys;
+    std::vector<float> mass;
+    std::vector<int32_t> owner;  // global number (first_global + own number) of the vertex in the band that owns it
+    int64_t first_global = 0;
     int64_t owned = 0;
   };
 
   // pydensecrf fills its last block of four pixels with zero features, and their vertices exist.
-  bool has_origin(int64_t last) const { return last == lattice_.pixels && lattice_.pixels % 4 != 0; }
+  bool has_origin(int b) const { return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0; }
+
+  int32_t insert(Band& band, Key key) {
+    const int32_t fresh = static_cast<int32_t>(band.keys.size());
+    const int32_t number = band.table.insert(key, fresh);
+    if (number == fresh) {
+      band.keys.push_back(key);
+      band.mass.push_back(0.0f);
+    }
+    return number;
+  }
 
   template <class Features>
   void insert_band(int b, const Features& features) {
     Band& band = bands_[b];
-    const auto [first, last] = band_pixels(lattice_.pixels, b, static_cast<int>(bands_.size()));
-    Lanes scaled[D];
-    Simplex<D, Lanes, IntLanes> simplex;
-    uint64_t key[D + 1], previous_key[D + 1];
-    int32_t number[D + 1] = {};
-    std::fill(previous_key, previous_key + D + 1, ~uint64_t{0});
-    for (int64_t p = first; p < last; p += kLanes) {
-      features(p, scaled);
-      locate<D>(scaled, simplex);
-      const int count = static_cast<int>(std::min<int64_t>(kLanes, last - p));
-      for (int lane = 0; lane < count; ++lane) {
-        int quotient[D + 1], order[D + 1];
-        for (int j = 0; j <= D; ++j) {
-          quotient[j] = simplex.quotient[j][lane];
-          order[j] = simplex.rank[j][lane];
+    const auto [first, last] = band_tiles(lattice_.pixels, b, static_cast<int>(bands_.size()));
+    const int corners = geometry_.corners();
+    Lanes f[kMaxDimensions];
+    typename Geometry::Tile tile;
+    for (int64_t t = first; t < last; ++t) {
+      const int count = features(t, f);
+      geometry_.locate(f, tile);
+      for (int lane = count; lane < kLanes; ++lane) {
+        for (int r = 0; r < corners; ++r) {
+          tile.key[r][lane] = tile.key[r][0];
+          tile.weight[r][lane] = 0.0f;
         }
-        vertex_keys<D>(layout_, quotient, order, key);
-        const int64_t at = (p + lane) * (D + 1);
-        for (int r = 0; r <= D; ++r) {
-          // Neighbouring pixels mostly share vertices: skip the look-up.
-          if (key[r] != previous_key[r]) {
-            number[r] = band.table.insert(key[r]);
-            previous_key[r] = key[r];
-          }
-          lattice_.row[at + r] = number[r];
-          lattice_.weight[at + r] = simplex.weight[r][lane];
+      }
+      int32_t* row = lattice_.row.get() + t * corners * kLanes;
+      float* weight = lattice_.weight.get() + t * corners * kLanes;
+      for (int r = 0; r < corners; ++r) store<kLanes>(weight + r * kLanes, tile.weight[r]);
+      // Pixel by pixel: the same vertex seldom comes twice in a row, so the sums do not wait for each other.
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int r = 0; r < corners; ++r) {
+          const int32_t number = insert(band, tile.key[r][lane]);
+          row[r * kLanes + lane] = number;
+          band.mass[number] += weight[r * kLanes + lane];
         }
       }
     }
-    if (has_origin(last)) {
-      for (int j = 0; j < D; ++j) scaled[j] = Lanes{};
-      locate<D>(scaled, simplex);
-      int quotient[D + 1], order[D + 1];
-      for (int j = 0; j <= D; ++j) quotient[j] = simplex.quotient[j][0], order[j] = simplex.rank[j][0];
-      vertex_keys<D>(layout_, quotient, order, key);
-      for (int r = 0; r <= D; ++r) band.table.insert(key[r]);
+    if (has_origin(b)) {
+      std::fill(f, f + kMaxDimensions, Lanes{});
+      geometry_.locate(f, tile);
+      for (int r = 0; r < corners; ++r) insert(band, tile.key[r][0]);
     }
   }
 
-  // A vertex belongs to the first band that has it.
-  void claim_vertices(int b) {
-    Band& band = bands_[b];
-    const auto& keys = band.table.keys();
-    band.elsewhere.resize(keys.size());
-    for (size_t n = 0; n < keys.size(); ++n) {
-      band.elsewhere[n] = {b, static_cast<int32_t>(n)};
-      for (int other = 0; other < b; ++other) {
-        const int32_t found = bands_[other].table.find(keys[n]);
-        if (found >= 0) {
-          band.elsewhere[n] = {other, found};
-          break;
-        }
-      }
-      band.owned += band.elsewhere[n].first == b;
+  void number_globally() {
+    int64_t all = 0;
+    for (Band& band : bands_) {
+      band.first_global = all;
+      all += static_cast<int64_t>(band.keys.size());
     }
+    for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
+    if (all > INT32_MAX) throw std::runtime_error("permutohedral lattice: more than 2^31 vertices");
+    row_.reserve(all);
+  }
+
+  int part_of(Key key) const { return static_cast<int>(mix(key) >> 40 & (bands_.size() - 1)); }
+
+  // A vertex belongs to the first band that has it. Thread by thread, table q takes the keys of one part of all keys.
+  void claim_vertices(int q) {
+    if (tables_.empty()) {
+      bands_[0].owned = static_cast<int64_t>(bands_[0].keys.size());
+      return;
+    }
+    size_t most = 0;
+    for (const Band& band : bands_) most = std::max(most, band.keys.size());
+    tables_[q] = std::make_unique<Table>(geometry_.key_bits(), static_cast<int64_t>(most));
+    for (size_t b = 0; b < bands_.size(); ++b) {
+      Band& band = bands_[b];
+      int64_t owned = 0;
+      for (size_t n = 0; n < band.keys.size(); ++n) {
+        if (part_of(band.keys[n]) != q) continue;
+        const int32_t number = static_cast<int32_t>(band.first_global + static_cast<int64_t>(n));
+        const int32_t owner = tables_[q]->insert(band.keys[n], number);
+        band.owner[n] = owner;
+        owned += owner == number;
+      }
+      owned_[b * bands_.size() + q] = owned;
+    }
+  }
+
+  void allocate_rows() {
+    const size_t bands = bands_.size();
+    lattice_.vertex_rows.assign(1, 0);
+    for (size_t b = 0; b < bands; ++b) {
+      for (size_t q = 0; q < bands; ++q) bands_[b].owned += owned_[b * bands + q];
+      lattice_.vertex_rows.push_back(lattice_.vertex_rows.back() + bands_[b].owned);
+    }
+    lattice_.vertices = lattice_.vertex_rows.back();
+    lattice_.ghost_rows.assign(1, lattice_.vertices);
+    for (const Band& band : bands_) {
+      lattice_.ghost_rows.push_back(lattice_.ghost_rows.back() + static_cast<int64_t>(band.keys.size()) - band.owned);
+    }
+    lattice_.rows = lattice_.ghost_rows.back();
+    lattice_.mass.reserve(lattice_.rows);
+    next_.reserve(lattice_.vertices * lattice_.corners);
+  }
+
+  bool owns(const Band& band, size_t n) const {
+    return tables_.empty() || band.owner[n] == band.first_global + static_cast<int64_t>(n);
   }
 
   void number_rows(int b) {
     Band& band = bands_[b];
     int64_t vertex = lattice_.vertex_rows[b], ghost = lattice_.ghost_rows[b];
-    band.row.resize(band.elsewhere.size());
-    for (size_t n = 0; n < band.row.size(); ++n) {
-      const bool own = band.elsewhere[n].first == b;
-      band.row[n] = static_cast<int32_t>(own ? vertex++ : ghost++);
-      if (own) filter_.add(band.table.keys()[n]);
+    int32_t* rows = row_.get() + band.first_global;
+    for (size_t n = 0; n < band.keys.size(); ++n) {
+      rows[n] = static_cast<int32_t>(owns(band, n) ? vertex++ : ghost++);
+      lattice_.mass[rows[n]] = band.mass[n];
     }
-    const auto [first, last] = band_pixels(lattice_.pixels, b, static_cast<int>(bands_.size()));
+    if (tables_.empty()) return;  // rows[n] == n
+    const auto [first, last] = band_tiles(lattice_.pixels, b, static_cast<int>(bands_.size()));
+    const int64_t entries = kLanes * lattice_.corners;
     int32_t* row = lattice_.row.get();
-    for (int64_t i = first * (D + 1); i < last * (D + 1); ++i) row[i] = band.row[row[i]];
-  }
-
-  int64_t ghost_count(int b) const { return static_cast<int64_t>(bands_[b].elsewhere.size()) - bands_[b].owned; }
-
-  void allocate_rows() {
-    lattice_.vertex_rows.assign(1, 0);
-    for (const Band& band : bands_) lattice_.vertex_rows.push_back(lattice_.vertex_rows.back() + band.owned);
-    lattice_.vertices = lattice_.vertex_rows.back();
-    lattice_.ghost_rows.assign(1, lattice_.vertices);
-    for (size_t b = 0; b < bands_.size(); ++b) {
-      lattice_.ghost_rows.push_back(lattice_.ghost_rows.back() + ghost_count(static_cast<int>(b)));
-    }
-    lattice_.rows = lattice_.ghost_rows.back();
-    if (lattice_.rows > INT32_MAX) throw std::runtime_error("dense_crf: the image has more than 2^31 lattice vertices");
-    filter_.reset(lattice_.vertices);
-    next_.reset(new int32_t[lattice_.vertices * (D + 1)]);
-    has_previous_.reset(new uint8_t[lattice_.vertices * (D + 1)]());
+    for (int64_t i = first * entries; i < last * entries; ++i) row[i] = rows[row[i]];
   }
 
   void collect_ghosts() {
     lattice_.ghosts.clear();
     for (size_t b = 1; b < bands_.size(); ++b) {
-      for (size_t n = 0; n < bands_[b].row.size(); ++n) {
-        const auto [owner, number] = bands_[b].elsewhere[n];
-        if (owner == static_cast<int>(b)) continue;
-        const uint64_t vertex = static_cast<uint32_t>(bands_[owner].row[number]);
-        lattice_.ghosts.push_back(vertex << 32 | static_cast<uint32_t>(bands_[b].row[n]));
+      const Band& band = bands_[b];
+      for (size_t n = 0; n < band.keys.size(); ++n) {
+        if (owns(band, n)) continue;
+        const uint64_t vertex = static_cast<uint32_t>(row_[band.owner[n]]);
+        lattice_.ghosts.push_back(vertex << 32 | static_cast<uint32_t>(row_[band.first_global + n]));
       }
     }
     std::sort(lattice_.ghosts.begin(), lattice_.ghosts.end());
   }
 
-  // The true vertex of a key, or -1; looks in band b first.
-  int32_t find_vertex(uint64_t key, int b) const {
-    if (!filter_.may_have(key)) return -1;
-    const int bands = static_cast<int>(bands_.size());
-    for (int i = 0; i < bands; ++i) {
-      const Band& band = bands_[(b + i) % bands];
-      const int32_t number = band.table.find(key);
-      if (number >= 0) {
-        const auto [owner, its_number] = band.elsewhere[number];
-        return bands_[owner].row[its_number];
+  // In pieces: all look-ups of a piece are announced before the first is made, because they rarely hit a near cache.
+  void find_neighbours(int b) {
+    constexpr int kPiece = 16;
+    const Band& band = bands_[b];
+    const int corners = geometry_.corners();
+    const int64_t vertices = lattice_.vertices;
+    const int32_t* rows = row_.get() + band.first_global;
+    Key keys[kPiece][kMaxCorners];
+    int32_t row[kPiece];
+    for (size_t n = 0; n < band.keys.size();) {
+      int count = 0;
+      for (; count < kPiece && n < band.keys.size(); ++n) {
+        if (!owns(band, n)) continue;
+        row[count] = rows[n];
+        for (int j = 0; j < corners; ++j) {
+          keys[count][j] = geometry_.next(band.keys[n], j);
+          table_of(band, keys[count][j]).prefetch(keys[count][j]);
+        }
+        ++count;
+      }
+      for (int j = 0; j < corners; ++j) {
+        for (int i = 0; i < count; ++i) {
+          next_[j * vertices + row[i]] = table_of(band, keys[i][j]).find(keys[i][j]);
+        }
       }
     }
-    return -1;
   }
 
-  void find_neighbours(int b) {
-    const Band& band = bands_[b];
-    const auto& keys = band.table.keys();
-    for (size_t n = 0; n < keys.size(); ++n) {
-      if (band.elsewhere[n].first != b) continue;
-      for (int j = 0; j <= D; ++j) {
-        const int32_t next = find_vertex(next_key<D>(layout_, keys[n], j), b);
-        next_[j * lattice_.vertices + band.row[n]] = next;
-        if (next >= 0) has_previous_[j * lattice_.vertices + next] = 1;
-      }
-    }
-  }
+  const Table& table_of(const Band& band, Key key) const { return tables_.empty() ? band.table : *tables_[part_of(key)]; }
 
   void chain_runs(int j) {
-    const int32_t* next = next_.get() + j * lattice_.vertices;
-    const uint8_t* has_previous = has_previous_.get() + j * lattice_.vertices;
-    auto& runs = lattice_.runs[j];
-    runs.clear();
-    for (int64_t v = 0; v < lattice_.vertices; ++v) {
+    const int64_t vertices = lattice_.vertices;
+    const int32_t* next = next_.get() + j * vertices;
+    std::vector<uint8_t> has_previous(vertices + 1, 0);  // next = -1 marks the last one
+    for (int64_t v = 0; v < vertices; ++v) has_previous[next[v] < 0 ? vertices : next[v]] = 1;
+    Run& runs = lattice_.runs[j];
+    runs.vertex.reserve(vertices);
+    int32_t* at = runs.vertex.get();
+    for (int64_t v = 0; v < vertices; ++v) {
       if (has_previous[v] || next[v] < 0) continue;
-      runs.push_back(~static_cast<int32_t>(v));
-      for (int32_t n = next[v]; n >= 0; n = next[n]) runs.push_back(n);
+      *at++ = ~static_cast<int32_t>(v);
+      for (int32_t n = next[v]; n >= 0; n = next[n]) *at++ = n;
     }
+    runs.size = at - runs.vertex.get();
   }
 
   Lattice& lattice_;
-  const KeyLayout<D>& layout_;
+  const Geometry geometry_;
   std::vector<Band> bands_;
-  VertexFilter filter_;
-  std::unique_ptr<int32_t[]> next_;          // [D+1, vertices], -1: none
-  std::unique_ptr<uint8_t[]> has_previous_;  // [D+1, vertices]
+  std::vector<std::unique_ptr<Table>> tables_;  // global numbers, later rows; none when there is one band
+  std::vector<int64_t> owned_;                  // [bands, tables]
+  Buffer<int32_t> row_;                         // by global number
+  Buffer<int32_t> next_;                        // [corners, vertices]
 };
+
+// What the threads of a team share while they build: the builder, and the neighbours that it found (LatticeBuilder's
+// take_next), for who wants them.
+struct BuildState {
+  std::shared_ptr<void> builder;
+  Buffer<int32_t> next;
+};
+
+template <class Geometry, class Table, class Features>
+void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice, const Geometry& geometry,
+                        int64_t pixels, const Features& features) {
+  using Builder = LatticeBuilder<Geometry, Table>;
+  if (rank == 0) state.builder = std::make_shared<Builder>(lattice, geometry, pixels);
+  team.barrier();
+  static_cast<Builder*>(state.builder.get())->build(team, rank, features);
+  if (rank == 0) {
+    state.next = static_cast<Builder*>(state.builder.get())->take_next();
+    state.builder.reset();
+  }
+  team.barrier();
+}
+
+// True when `d` dimensions within [from, to] were built with keys of 64 bits.
+template <int D, class Features>
+bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
+                         const double* from, const double* to, const Features& features) {
+  if (d != D) return false;
+  float scale[D];
+  feature_scale(D, scale);
+  double scaled_from[D], scaled_to[D];
+  for (int i = 0; i < D; ++i) scaled_from[i] = from[i] * scale[i], scaled_to[i] = to[i] * scale[i];
+  KeyLayout<D> layout;
+  if (!layout.fit(scaled_from, scaled_to)) return false;
+  const FixedGeometry<D> geometry(layout);
+  if (LatticeBuilder<FixedGeometry<D>, CompactTable>::fits(geometry, pixels)) {
+    build_lattice_with<FixedGeometry<D>, CompactTable>(team, rank, state, lattice, geometry, pixels, features);
+  } else {
+    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(team, rank, state, lattice, geometry, pixels, features);
+  }
+  return true;
+}
+
+// Every thread of the team calls. `features` (see LatticeBuilder) lie in [from, to]. Throws when their coordinates do
+// not fit 127 bits.
+template <class Features>
+void build_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
+                   const double* from, const double* to, const Features& features) {
+  // Positions alone, with a gray level, with a color.
+  if (build_fixed_lattice<2>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<3>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<5>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  AnyGeometry geometry(d);
+  if (!geometry.fit(from, to)) {
+    throw std::runtime_error("permutohedral lattice: coordinates need more than 127 bits; use larger deviations");
+  }
+  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(team, rank, state, lattice, geometry, pixels, features);
+}
 
 }  // namespace wsss

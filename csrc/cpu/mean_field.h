@@ -1,14 +1,18 @@
 // Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) on lattices, for one image and S unaries.
 //
-// Only L-1 of the L labels are carried: Q sums to 1, so the last label's message is the filtered constant 1 minus the
-// others'. A lattice row holds the K = L-1 channels of all S unaries: packed while K <= kNarrow, else each unary padded
-// to a multiple of 8. One pass over the pixels slices, adds the unary, takes the softmax and splats, tile by tile.
+// Labels with equal energies are merged into groups (merge.h); of the G groups of a unary, K = G-1 are carried, because
+// Q sums to 1. A channel is Q - 1/L: then the messages of all labels sum to 0, and the last group's is known without
+// filtering it. The channels of all unaries lie side by side, cut into blocks of up to 16, one array of rows each. One
+// pass over the pixels slices, adds the unary, takes the softmax and splats, 16 pixels (a tile) at a time.
 #pragma once
 
 #include <cmath>
+#include <functional>
 #include <memory>
 
+#include "merge.h"
 #include "rows.h"
+#include "spatial_cache.h"
 
 #include "../math/exp.h"
 
@@ -16,370 +20,437 @@ namespace wsss {
 
 struct CrfShape {
   int64_t height, width;
+  int image_channels;
   int sets, labels;  // S, L
   int64_t pixels() const { return height * width; }
 };
 
+// A term of weight 0 is off.
 struct CrfParameters {
-  float gaussian_sxy, gaussian_weight;
-  float bilateral_sxy, bilateral_srgb, bilateral_weight;
+  float gaussian_weight, gaussian_sx, gaussian_sy;
+  float bilateral_weight, bilateral_sx, bilateral_sy;
+  std::vector<float> bilateral_levels;  // standard deviation of each image channel
+  double lowest, highest;               // of the image's values
   int64_t iterations;
 };
 
-constexpr int kNarrow = 4;  // up to here the softmax runs over pixels as SIMD lanes, beyond over labels
+// One pairwise kernel: its lattice, whose weights include n * sqrt(weight * gain), so that splat and slice need no other
+// factor; and two value arrays, of which one is read while the other is written.
+struct Term {
+  std::shared_ptr<const Lattice> lattice;
+  Buffer<float> storage[2];  // blocks of [rows, width]
 
-// Mean field of images of one shape; every thread of the team calls run(). The spatial lattice is built once.
+  float* values(int parity, int first_channel) {
+    return storage[parity & 1].get() + first_channel * lattice->rows;
+  }
+};
+
+// Mean field of images of one shape; every thread of the team calls run().
 class MeanField {
  public:
   MeanField(const CrfShape& shape, const CrfParameters& parameters, int threads)
       : shape_(shape),
         parameters_(parameters),
         threads_(threads),
-        last_(shape.labels - 1),
-        bands_(band_count(shape.pixels())) {
-    narrow_ = last_ <= kNarrow;
-    stride_ = narrow_ ? last_ : (last_ + 7) / 8 * 8;
-    const int channels = stride_ * shape.sets;
-    width_ = channels <= 2 ? channels : channels <= 4 ? 4 : (channels + 7) / 8 * 8;
-    const int64_t padded = (shape.pixels() + kLanes - 1) / kLanes * kLanes;
-    energy_.reset(new float[padded * stride_ * shape.sets]);
-    ones_.reset(new float[padded]());
-    scratch_.resize(threads);
-    for (auto& s : scratch_) s.assign((kLanes + 1) * static_cast<size_t>(width_), 0.0f);
-    finite_.assign(bands_, 1);
+        bands_(band_count(shape.pixels())),
+        merger_(shape.sets, shape.labels, shape.pixels(), threads),
+        scratch_(threads),
+        trouble_(bands_) {
+    order_tiles();
   }
 
-  // image [3, H, W] levels, unary [S, L, H, W] energies, q [S, L, H, W]. All three contiguous.
+  // image [C, H, W] levels, unary [S, L, H, W] energies, q [S, L, H, W]. All three contiguous.
   void run(Team& team, int rank, const float* image, const float* unary, float* q) {
-    each_band(rank, [&](int b, int64_t first, int64_t last) { finite_[b] = read_unary(first, last, unary); });
+    merger_.merge(team, rank, unary);
+    if (rank == 0) choose_channels();
+    team.barrier();
+    each_band(rank, [&](int b, int64_t first, int64_t last) { trouble_[b] = read_unary(first, last, unary); });
     if (parameters_.iterations > 0) prepare_terms(team, rank, image);
     team.barrier();
-    for (int f : finite_) {
-      if (!f) throw std::runtime_error("dense_crf: unary has NaN or infinite values");
+    for (const char* trouble : trouble_) {
+      if (trouble != nullptr) throw std::runtime_error(std::string("dense_crf: ") + trouble);
     }
-    switch (width_) {
-      case 1: iterate<1, 1>(team, rank, q); break;
-      case 2: iterate<2, 1>(team, rank, q); break;
-      case 4: iterate<4, 1>(team, rank, q); break;
-      case 8: iterate<8, 1>(team, rank, q); break;
-      case 16: iterate<8, 2>(team, rank, q); break;
-      case 24: iterate<8, 3>(team, rank, q); break;
-      case 32: iterate<8, 4>(team, rank, q); break;
-      default: iterate<8, 0>(team, rank, q);
-    }
+    iterate(team, rank, q);
   }
 
  private:
-  using Ones = RowOps<1, 1>;
-  static constexpr float kOne = 1.0f;
+  struct Block {
+    int first, width;  // channels
+  };
 
-  // work(band, first pixel, last pixel) for this thread's bands
+  // Calls work(std::integral_constant<int, W>) with W = width.
+  template <class Work>
+  static void with_width(int width, const Work& work) {
+    switch (width) {
+      case 1: return work(std::integral_constant<int, 1>());
+      case 2: return work(std::integral_constant<int, 2>());
+      case 4: return work(std::integral_constant<int, 4>());
+      case 8: return work(std::integral_constant<int, 8>());
+      default: return work(std::integral_constant<int, 16>());
+    }
+  }
+
+  // Tiles are stored strip by strip, not line by line: then the vertices that a tile touches are mostly those of the
+  // tile above it, still in cache.
+  void order_tiles() {
+    constexpr int64_t kStrip = 64;  // pixels
+    const int64_t tiles = tile_count(shape_.pixels());
+    const auto strip = [&](int64_t tile) { return tile * kLanes % shape_.width / kStrip; };
+    std::vector<int64_t> at(shape_.width / kStrip + 2, 0);
+    for (int64_t t = 0; t < tiles; ++t) ++at[strip(t) + 1];
+    for (size_t i = 1; i < at.size(); ++i) at[i] += at[i - 1];
+    pixel_.resize(tiles);
+    for (int64_t t = 0; t < tiles; ++t) pixel_[at[strip(t)]++] = t * kLanes;
+  }
+
+  int count(int64_t pixel) const { return static_cast<int>(std::min<int64_t>(kLanes, shape_.pixels() - pixel)); }
+
+  // work(band, first tile, last tile) for this thread's bands
   template <class Work>
   void each_band(int rank, const Work& work) const {
     const auto [from, to] = Team::part(bands_, rank, threads_);
     for (int b = from; b < to; ++b) {
-      const auto [first, last] = band_pixels(shape_.pixels(), b, bands_);
+      const auto [first, last] = band_tiles(shape_.pixels(), b, bands_);
       work(b, first, last);
     }
   }
 
-  // Differences to the last label's energy, in the order the passes read them: narrow [tile, S, K, 16], else
-  // [pixel, S, stride].
-  // False when an energy is not finite.
-  bool read_unary(int64_t first, int64_t last, const float* unary) {
+  void choose_channels() {
+    carried_ = 0;
+    for (const LabelGroups& g : merger_.groups()) carried_ = std::max(carried_, static_cast<int>(g.first.size()) - 1);
+    channels_ = shape_.sets * carried_;
+    blocks_.clear();
+    for (int first = 0; first < channels_; first += blocks_.back().width) {
+      const int left = channels_ - first;
+      blocks_.push_back({first, left > 8 ? 16 : left > 4 ? 8 : left > 2 ? 4 : left});
+    }
+    padded_ = blocks_.empty() ? 0 : blocks_.back().first + blocks_.back().width;
+    energy_.reserve(tile_count(shape_.pixels()) * kLanes * shape_.sets * (carried_ + 1));
+    for (auto& lanes : scratch_) lanes.reserve(padded_);
+  }
+
+  // energy_ [tiles, S, K + 1, 16]: minus what the energies exceed each pixel's least by, the last group's last. (Relative
+  // to any one group, a huge energy of that group would swallow the others'.) Returns what is wrong with the unary.
+  const char* read_unary(int64_t first, int64_t last, const float* unary) {
     const int64_t n = shape_.pixels();
-    float trouble = 0.0f;
-    for (int64_t p = first; p < last; p += kLanes) {
-      const int count = static_cast<int>(std::min<int64_t>(kLanes, last - p));
+    Lanes trouble{};
+    for (int64_t t = first; t < last; ++t) {
+      const int64_t p = pixel_[t];
+      const int count = this->count(p);
       for (int s = 0; s < shape_.sets; ++s) {
-        const float* base = unary + (static_cast<int64_t>(s) * shape_.labels + last_) * n + p;
-        for (int k = 0; k < stride_; ++k) {
-          const float* own = unary + (static_cast<int64_t>(s) * shape_.labels + k) * n + p;
-          for (int i = 0; i < count; ++i) {
-            const float d = k < last_ ? base[i] - own[i] : -1e30f;
-            trouble += d - d;
-            const int64_t at = narrow_ ? (p * shape_.sets + s * kLanes) * stride_ + k * kLanes + i
-                                       : ((p + i) * shape_.sets + s) * stride_ + k;
-            energy_[at] = d;
-          }
+        const LabelGroups& g = merger_.groups()[s];
+        const int rest = static_cast<int>(g.first.size()) - 1;
+        const float* set = unary + static_cast<int64_t>(s) * shape_.labels * n + p;
+        float* energy = energy_of(t, s);
+        Lanes least = load_some(set + g.first[rest] * n, count);
+        store<kLanes>(energy + carried_ * kLanes, least);
+        for (int k = 0; k < rest; ++k) {
+          const Lanes e = load_some(set + g.first[k] * n, count);
+          store<kLanes>(energy + k * kLanes, e);
+          least = least < e ? least : e;
+        }
+        for (int k = 0; k <= carried_; ++k) {
+          const bool real = k < rest || k == carried_;
+          const Lanes d = real ? least - load<kLanes>(energy + k * kLanes) : Lanes{} + kNever;
+          trouble += d - d;
+          store<kLanes>(energy + k * kLanes, d);
         }
       }
     }
-    return trouble == 0.0f;
+    float sum = 0.0f;
+    for (int i = 0; i < kLanes; ++i) sum += trouble[i];
+    return sum == 0.0f ? nullptr : "unary has NaN or infinite values";
+  }
+
+  static constexpr int kWritten = 8;  // tiles at a time
+  float* energy_of(int64_t tile, int set) const {
+    return energy_.get() + (tile * shape_.sets + set) * (carried_ + 1) * kLanes;
+  }
+
+  static constexpr float kNever = -1e30f;  // in place of an energy: the channel stands for no label
+
+  static Lanes load_some(const float* from, int count) {
+    if (count == kLanes) return load<kLanes>(from);
+    Lanes v{};
+    for (int i = 0; i < count; ++i) v[i] = from[i];
+    return v;
   }
 
   void prepare_terms(Team& team, int rank, const float* image) {
-    const float sxy = parameters_.gaussian_sxy, bxy = parameters_.bilateral_sxy, srgb = parameters_.bilateral_srgb;
-    const double right = static_cast<double>(shape_.width), down = static_cast<double>(shape_.height);
-    const bool first_image = !spatial_ready_;
-    team.barrier();
-    if (parameters_.gaussian_weight > 0 && first_image) {
-      const double span[2] = {right / sxy, down / sxy};
-      build<2>(team, rank, spatial_, span, parameters_.gaussian_weight, [&](int64_t p, Lanes* f) { position(p, sxy, f); });
+    const CrfParameters& c = parameters_;
+    const int64_t n = shape_.pixels();
+    if (c.gaussian_weight > 0) {
+      const SpatialCache::Key key{shape_.height, shape_.width, c.gaussian_sx, c.gaussian_sy, c.gaussian_weight};
+      if (rank == 0 && !spatial_.lattice) spatial_.lattice = SpatialCache::instance().find(key);
+      team.barrier();
+      if (!spatial_.lattice) {
+        const double from[2] = {}, to[2] = {last(shape_.width) / c.gaussian_sx, last(shape_.height) / c.gaussian_sy};
+        build(team, rank, spatial_, 2, from, to, c.gaussian_weight,
+              [&](int64_t t, Lanes* f) { return position(pixel_[t], c.gaussian_sx, c.gaussian_sy, f); });
+        if (rank == 0) SpatialCache::instance().keep(key, spatial_.lattice);
+      }
     }
-    if (parameters_.bilateral_weight > 0) {
-      const double span[5] = {right / bxy, down / bxy, 255.0 / srgb, 255.0 / srgb, 255.0 / srgb};
-      build<5>(team, rank, bilateral_, span, parameters_.bilateral_weight, [&](int64_t p, Lanes* f) {
-        position(p, bxy, f);
-        const int64_t n = shape_.pixels();
-        for (int c = 0; c < 3; ++c) {
-          const float* level = image + c * n + p;
-          Lanes v{};
-          for (int i = 0; i < kLanes; ++i) v[i] = level[std::min<int64_t>(i, n - 1 - p)];
-          f[2 + c] = v / srgb;
+    if (c.bilateral_weight > 0) {
+      double from[kMaxDimensions] = {}, to[kMaxDimensions] = {last(shape_.width) / c.bilateral_sx,
+                                                              last(shape_.height) / c.bilateral_sy};
+      const float lowest = static_cast<float>(c.lowest), highest = static_cast<float>(c.highest);
+      for (int i = 0; i < shape_.image_channels; ++i) {
+        from[2 + i] = lowest / c.bilateral_levels[i];
+        to[2 + i] = highest / c.bilateral_levels[i];
+      }
+      // A value outside would wrap around in its key.
+      std::atomic<bool> outside{false};
+      build(team, rank, bilateral_, 2 + shape_.image_channels, from, to, c.bilateral_weight, [&](int64_t t, Lanes* f) {
+        const int64_t p = pixel_[t];
+        const int count = position(p, c.bilateral_sx, c.bilateral_sy, f);
+        IntLanes good = IntLanes{} - 1;
+        for (int i = 0; i < shape_.image_channels; ++i) {
+          Lanes v = load_some(image + i * n + p, count);
+          if (count < kLanes) for (int lane = count; lane < kLanes; ++lane) v[lane] = lowest;
+          const IntLanes inside = (v >= lowest) & (v <= highest);
+          good &= inside;
+          f[2 + i] = (inside ? v : Lanes{} + lowest) / c.bilateral_levels[i];
         }
+        if (!all(good)) outside = true;
+        return count;
       });
+      if (outside) trouble_[0] = "image has NaN or values outside its levels";
     }
     if (rank == 0) {
       terms_.clear();
-      if (parameters_.gaussian_weight > 0) terms_.push_back(&spatial_);
-      if (parameters_.bilateral_weight > 0) terms_.push_back(&bilateral_);
-      for (Term* t : terms_) t->reserve(width_);
-      spatial_ready_ = true;
+      if (c.gaussian_weight > 0) terms_.push_back(&spatial_);
+      if (c.bilateral_weight > 0) terms_.push_back(&bilateral_);
+      for (Term* t : terms_) {
+        for (auto& storage : t->storage) storage.reserve(t->lattice->rows * padded_);
+      }
     }
-    team.barrier();
-    filter_ones(team, rank);
   }
 
-  void position(int64_t pixel, float sxy, Lanes* f) const {
+  static double last(int64_t size) { return static_cast<double>(size - 1); }
+
+  int position(int64_t pixel, float sx, float sy, Lanes* f) const {
+    int64_t column = pixel % shape_.width, line = pixel / shape_.width;
     Lanes x, y;
-    for (int i = 0; i < kLanes; ++i) {
-      x[i] = static_cast<float>((pixel + i) % shape_.width);
-      y[i] = static_cast<float>(std::min((pixel + i) / shape_.width, shape_.height - 1));
+    if (column + kLanes <= shape_.width) {
+      for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(i);
+      x += static_cast<float>(column);
+      y = Lanes{} + static_cast<float>(line);
+    } else {
+      for (int i = 0; i < kLanes; ++i) {
+        x[i] = static_cast<float>(column);
+        y[i] = static_cast<float>(std::min(line, shape_.height - 1));
+        if (++column == shape_.width) column = 0, ++line;
+      }
     }
-    f[0] = x / sxy;
-    f[1] = y / sxy;
+    f[0] = x / sx;
+    f[1] = y / sy;
+    return count(pixel);
   }
 
-  // The lattice of one term; its weights times n * sqrt(weight * gain), so that splat and slice need no other factor.
-  template <int D, class Features>
-  void build(Team& team, int rank, Term& term, const double* span, float weight, const Features& features) {
-    float scale[D];
-    feature_scale(D, scale);
-    if (rank == 0) {
-      double scaled_span[D];
-      for (int i = 0; i < D; ++i) scaled_span[i] = span[i] * scale[i];
-      auto layout = std::make_shared<KeyLayout<D>>();
-      if (!layout->fit(scaled_span)) throw std::runtime_error("dense_crf: sigmas are too small for 64-bit lattice keys");
-      layout_ = layout;
-      builder_ = std::make_shared<LatticeBuilder<D>>(term.lattice, *layout, shape_.pixels());
-    }
+  // The normalised lattice of one term. `features` in [from, to], d dimensions.
+  template <class Features>
+  void build(Team& team, int rank, Term& term, int d, const double* from, const double* to, float weight,
+             const Features& features) {
+    if (rank == 0) building_ = std::make_shared<Lattice>();
     team.barrier();
-    static_cast<LatticeBuilder<D>*>(builder_.get())->build(team, rank, [&](int64_t p, Lanes* f) {
-      features(p, f);
-      for (int i = 0; i < D; ++i) f[i] *= scale[i];
-    });
-    if (rank == 0) {
-      builder_.reset();
-      term.reserve(1);
-    }
+    build_lattice(team, rank, state_, *building_, d, shape_.pixels(), from, to, features);
+    normalise(team, rank, *building_, weight * lattice_gain(d), lattice_gain(d));
+    if (rank == 0) term.lattice = std::move(building_);
     team.barrier();
-    Lattice& lattice = term.lattice;
-    Term* only[] = {&term};
-    splat_ones(team, rank, only, 1);
-    const float gain = lattice_gain(D);
+  }
+
+  void normalise(Team& team, int rank, Lattice& lattice, float factor, float gain) {
+    float* mass = lattice.mass.get();
+    blur_direction_by_direction(team, rank, lattice, [&](auto step) { step(lattice, std::integral_constant<int, 1>(), mass); });
     each_band(rank, [&](int, int64_t first, int64_t last) {
-      for (int64_t p = first; p < last; ++p) {
-        float mass = 0.0f;
-        Ones::slice(lattice, term.values(0), 1, p, 1, &mass);
-        const float factor = std::sqrt(weight * gain) / std::sqrt(mass * gain + 1e-20f);
-        for (int r = 0; r <= D; ++r) lattice.weight[p * (D + 1) + r] *= factor;
+      for (int64_t tile = first; tile < last; ++tile) {
+        Lanes seen{};
+        RowOps<1>::slice(lattice, mass, tile, &seen);
+        seen = seen * gain + 1e-20f;
+        Lanes n;
+        for (int i = 0; i < kLanes; ++i) n[i] = std::sqrt(factor) / std::sqrt(seen[i]);
+        float* weights = lattice.weight.get() + tile * lattice.corners * kLanes;
+        for (int r = 0; r < lattice.corners; ++r) {
+          store<kLanes>(weights + r * kLanes, load<kLanes>(weights + r * kLanes) * n);
+        }
       }
     });
     team.barrier();
+    if (rank == 0) lattice.mass = Buffer<float>();
   }
 
-  // values(0), one channel wide: the blurred splat of Q = 1.
-  void splat_ones(Team& team, int rank, Term* const* terms, size_t count) {
-    each_band(rank, [&](int b, int64_t first, int64_t last) {
-      clear(terms, count, b, 0, 1);
-      for (size_t t = 0; t < count; ++t) {
-        for (int64_t p = first; p < last; ++p) Ones::splat(terms[t]->lattice, terms[t]->values(0), 1, p, 1, &kOne);
-      }
-    });
-    blur<1, 1>(team, rank, terms, count, 0, 1);
-  }
-
-  // ones_ [pixels]: what all terms make of Q = 1.
-  void filter_ones(Team& team, int rank) {
-    splat_ones(team, rank, terms_.data(), terms_.size());
-    each_band(rank, [&](int, int64_t first, int64_t last) {
-      for (int64_t p = first; p < last; ++p) {
-        ones_[p] = 0.0f;
-        for (Term* t : terms_) Ones::slice(t->lattice, t->values(0), 1, p, 1, &ones_[p]);
-      }
-    });
-    team.barrier();
-  }
-
-  // Zeroes the rows that band b alone splats into.
-  void clear(Term* const* terms, size_t count, int b, int parity, int width) {
-    for (size_t t = 0; t < count; ++t) {
-      const Lattice& l = terms[t]->lattice;
-      float* values = terms[t]->values(parity);
-      for (const auto* rows : {&l.vertex_rows, &l.ghost_rows}) {
-        std::fill(values + (*rows)[b] * width, values + (*rows)[b + 1] * width, 0.0f);
-      }
-    }
-  }
-
-  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. Ends with a barrier.
-  template <int V, int N>
-  void blur(Team& team, int rank, Term* const* terms, size_t count, int parity, int width) {
-    float* scratch = scratch_[rank].data() + static_cast<size_t>(kLanes) * width_;
+  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. `each_array` calls its
+  // argument with (lattice, width, values) for every array. Begins and ends with a barrier.
+  template <class EachArray>
+  void blur_direction_by_direction(Team& team, int rank, const Lattice&, const EachArray& each_array) {
     team.barrier();
     if (bands_ > 1) {
-      for (size_t t = 0; t < count; ++t) {
-        RowOps<V, N>::add_ghosts(terms[t]->lattice, terms[t]->values(parity), width, rank, threads_);
-      }
+      each_array([&](const Lattice& lattice, auto width, float* values) {
+        RowOps<width()>::add_ghosts(lattice, values, rank, threads_);
+      });
       team.barrier();
     }
-    for (int j = 0; j < 6; ++j) {
-      for (size_t t = 0; t < count; ++t) {
-        const Lattice& lattice = terms[t]->lattice;
-        if (j >= lattice.corners) continue;
+    for (int j = 0; j < kMaxCorners; ++j) {
+      bool any = false;
+      each_array([&](const Lattice& lattice, auto width, float* values) {
+        if (j >= lattice.corners) return;
+        any = true;
         const auto [first, last] = lattice.run_part(j, rank, threads_);
-        RowOps<V, N>::blur(lattice.runs[j], first, last, terms[t]->values(parity), width, scratch);
-      }
+        RowOps<width()>::blur(lattice.runs[j], first, last, values);
+      });
+      if (!any) break;
       team.barrier();
     }
     if (bands_ > 1) {
-      for (size_t t = 0; t < count; ++t) {
-        RowOps<V, N>::refresh_ghosts(terms[t]->lattice, terms[t]->values(parity), width, rank, threads_);
-      }
+      each_array([&](const Lattice& lattice, auto width, float* values) {
+        RowOps<width()>::refresh_ghosts(lattice, values, rank, threads_);
+      });
       team.barrier();
     }
   }
 
-  template <int V, int N>
   void iterate(Team& team, int rank, float* q) {
     const int64_t steps = terms_.empty() ? 0 : parameters_.iterations;
     for (int64_t step = 0; step <= steps; ++step) {
       const int from = static_cast<int>((step + 1) & 1), to = static_cast<int>(step & 1);
       each_band(rank, [&](int b, int64_t first, int64_t last) {
-        if (step < steps) clear(terms_.data(), terms_.size(), b, to, width_);
-        pass<V, N>(scratch_[rank].data(), first, last, step > 0, step == steps, from, to, q);
+        if (step < steps) clear(b, to);
+        Lanes* lanes = scratch_[rank].get();
+        for (int64_t t = first; t < last; ++t) {
+          pass(lanes, t, step > 0, step == steps, from, to);
+          const int64_t place = (t - first) % kWritten;
+          if (step == steps && (place + 1 == kWritten || t + 1 == last)) write(t - place, t + 1, q);
+        }
       });
-      if (step < steps) blur<V, N>(team, rank, terms_.data(), terms_.size(), to, width_);
+      if (step == steps) break;
+      blur_direction_by_direction(team, rank, *terms_[0]->lattice, [&](const auto& step_of) {
+        for (Term* t : terms_) {
+          for (const Block& block : blocks_) {
+            with_width(block.width, [&](auto width) { step_of(*t->lattice, width, t->values(to, block.first)); });
+          }
+        }
+      });
     }
   }
 
-  // `tile` [16, width] holds messages, then Q.
-  template <int V, int N>
-  void pass(float* tile, int64_t first, int64_t last, bool has_message, bool is_last, int from, int to, float* q) {
-    for (int64_t p = first; p < last; p += kLanes) {
-      const int count = static_cast<int>(std::min<int64_t>(kLanes, last - p));
-      std::fill(tile, tile + kLanes * width_, 0.0f);
-      if (has_message) {
-        for (Term* t : terms_) RowOps<V, N>::slice(t->lattice, t->values(from), width_, p, count, tile);
-      }
-      if (narrow_) {
-        narrow_softmax(tile, p, has_message);
-      } else {
-        for (int i = 0; i < count; ++i) wide_softmax(tile + static_cast<size_t>(i) * width_, p + i, has_message);
-      }
-      if (is_last) {
-        write(tile, p, count, q);
-        continue;
-      }
-      for (Term* t : terms_) RowOps<V, N>::splat(t->lattice, t->values(to), width_, p, count, tile);
-    }
-  }
-
-  // logit_k - logit_last = d_k + m_k - m_last with m_last = ones - sum_k m_k; the last logit is 0.
-  void narrow_softmax(float* tile, int64_t pixel, bool has_message) const {
-    const Lanes ones = has_message ? load<kLanes>(ones_.get() + pixel) : Lanes{};
-    for (int s = 0; s < shape_.sets; ++s) {
-      const float* energy = energy_.get() + (pixel * shape_.sets + s * kLanes) * last_;
-      Lanes z[kNarrow], shift = -ones, top{};
-      for (int k = 0; k < last_; ++k) {
-        for (int i = 0; i < kLanes; ++i) z[k][i] = tile[i * width_ + s * last_ + k];
-        shift += z[k];
-      }
-      for (int k = 0; k < last_; ++k) {
-        z[k] += load<kLanes>(energy + k * kLanes) + shift;
-        top = top > z[k] ? top : z[k];
-      }
-      Lanes total = exp_negative(-top);
-      for (int k = 0; k < last_; ++k) total += z[k] = exp_negative(z[k] - top);
-      for (int k = 0; k < last_; ++k) {
-        z[k] /= total;
-        for (int i = 0; i < kLanes; ++i) tile[i * width_ + s * last_ + k] = z[k][i];
+  // Zeroes the rows that band b alone splats into.
+  void clear(int b, int parity) {
+    for (Term* t : terms_) {
+      for (const Block& block : blocks_) {
+        float* values = t->values(parity, block.first);
+        for (const auto* rows : {&t->lattice->vertex_rows, &t->lattice->ghost_rows}) {
+          std::fill(values + (*rows)[b] * block.width, values + (*rows)[b + 1] * block.width, 0.0f);
+        }
       }
     }
   }
 
-  void wide_softmax(float* row, int64_t pixel, bool has_message) const {
-    const float ones = has_message ? ones_[pixel] : 0.0f;
-    for (int s = 0; s < shape_.sets; ++s, row += stride_) {
-      const float* energy = energy_.get() + (pixel * shape_.sets + s) * stride_;
-      Row8 total{}, most{};
-      for (int k = 0; k < stride_; k += 8) total += load<8>(row + k);
-      const float shift = sum(total) - ones;
-      for (int k = 0; k < stride_; k += 8) {
-        const Row8 z = load<8>(row + k) + load<8>(energy + k) + shift;
-        most = most > z ? most : z;
-        store<8>(row + k, z);
+  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the place of the energies.
+  void pass(Lanes* lanes, int64_t tile, bool has_message, bool is_last, int from, int to) {
+    std::fill(lanes, lanes + padded_, Lanes{});
+    if (has_message) {
+      for (const Block& block : blocks_) {
+        with_width(block.width, [&](auto width) {
+          for (Term* t : terms_) {
+            RowOps<width()>::slice(*t->lattice, t->values(from, block.first), tile, lanes + block.first);
+          }
+        });
       }
-      const float top = maximum(most);
-      total = Row8{};
-      for (int k = 0; k < stride_; k += 8) {
-        const Row8 e = exp_negative(load<8>(row + k) - top);
-        total += e;
-        store<8>(row + k, e);
-      }
-      const float inverse = 1.0f / (sum(total) + exp_negative(Row8{} - top)[0]);
-      for (int k = 0; k < stride_; k += 8) store<8>(row + k, load<8>(row + k) * inverse);
+    }
+    for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, is_last);
+    if (is_last) return;
+    for (const Block& block : blocks_) {
+      with_width(block.width, [&](auto width) {
+        for (Term* t : terms_) {
+          RowOps<width()>::splat(*t->lattice, t->values(to, block.first), tile, lanes + block.first);
+        }
+      });
     }
   }
 
-  void write(const float* tile, int64_t pixel, int count, float* q) const {
+  // logit_k - m_last = d_k + m_k - m_last, where sum_k count_k m_k + count_last m_last = 0.
+  void softmax(Lanes* z, int s, int64_t tile, bool is_last) const {
+    const LabelGroups& g = merger_.groups()[s];
+    const int last = static_cast<int>(g.first.size()) - 1;
+    float* energy = energy_of(tile, s);
+    Lanes shift{};
+    for (int k = 0; k < last; ++k) shift += g.count[k] * z[k];
+    shift /= g.count[last];
+    const Lanes last_z = load<kLanes>(energy + carried_ * kLanes);
+    Lanes top = last_z;
+    for (int k = 0; k < last; ++k) {
+      z[k] += load<kLanes>(energy + k * kLanes) + shift;
+      top = top > z[k] ? top : z[k];
+    }
+    const Lanes last_share = exp_negative(last_z - top);
+    Lanes total = g.count[last] * last_share;
+    for (int k = 0; k < last; ++k) {
+      z[k] = exp_negative(z[k] - top);
+      total += g.count[k] * z[k];
+    }
+    const Lanes inverse = 1.0f / total;
+    if (is_last) {
+      for (int k = 0; k < last; ++k) store<kLanes>(energy + k * kLanes, z[k] * inverse);
+      store<kLanes>(energy + carried_ * kLanes, last_share * inverse);
+      return;
+    }
+    const float mean = 1.0f / static_cast<float>(shape_.labels);
+    for (int k = 0; k < last; ++k) z[k] = z[k] * inverse - mean;
+    for (int k = last; k < carried_; ++k) z[k] = Lanes{};
+  }
+
+  // Q from where the last step left it, plane by plane for some tiles at a time: stores to L planes in turn stall the
+  // loads between them.
+  void write(int64_t first, int64_t last, float* q) const {
     const int64_t n = shape_.pixels();
     for (int s = 0; s < shape_.sets; ++s) {
-      float* out = q + static_cast<int64_t>(s) * shape_.labels * n + pixel;
-      for (int i = 0; i < count; ++i) {
-        float rest = 1.0f;
-        for (int k = 0; k < last_; ++k) {
-          const float value = tile[static_cast<size_t>(i) * width_ + s * stride_ + k];
-          out[k * n + i] = value;
-          rest -= value;
+      const LabelGroups& g = merger_.groups()[s];
+      const int rest = static_cast<int>(g.first.size()) - 1;
+      for (int l = 0; l < shape_.labels; ++l) {
+        const int k = g.group[l] < rest ? g.group[l] : carried_;
+        float* plane = q + (static_cast<int64_t>(s) * shape_.labels + l) * n;
+        for (int64_t t = first; t < last; ++t) {
+          const float* from = energy_of(t, s) + k * kLanes;
+          if (const int c = count(pixel_[t]); c == kLanes) {
+            store<kLanes>(plane + pixel_[t], load<kLanes>(from));
+          } else {
+            std::memcpy(plane + pixel_[t], from, c * sizeof(float));
+          }
         }
-        out[last_ * n + i] = std::max(rest, 0.0f);
       }
     }
   }
 
   const CrfShape shape_;
   const CrfParameters parameters_;
-  const int threads_, last_, bands_;  // last_ = L-1 = K
-  bool narrow_;
-  int stride_;  // channels of one unary in a row
-  int width_;   // floats of a row
+  const int threads_, bands_;
+  LabelMerger merger_;
+  int carried_ = 0;   // K, the most that a unary carries
+  int channels_ = 0;  // S * K
+  int padded_ = 0;    // with the last block's padding
+  std::vector<int64_t> pixel_;  // by tile: its first pixel, in the order of the image's lines
+  std::vector<Block> blocks_;
   Term spatial_, bilateral_;
-  bool spatial_ready_ = false;
   std::vector<Term*> terms_;
-  std::shared_ptr<void> layout_, builder_;  // of the lattice under construction, shared by the team
-  std::unique_ptr<float[]> energy_;
-  std::unique_ptr<float[]> ones_;  // [pixels]
-  std::vector<std::vector<float>> scratch_;  // per thread: a tile [16, width] and a row [width]
-  std::vector<int> finite_;
+  std::shared_ptr<Lattice> building_;
+  BuildState state_;
+  Buffer<float> energy_;
+  std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
+  std::vector<const char*> trouble_;    // per band
 };
 
-// image [B, 3, H, W], unary and q [B, S, L, H, W]. Parallel over images when there are enough, else inside each.
+// image [B, C, H, W], unary and q [B, S, L, H, W]. Parallel over images when there are enough, else inside each.
 inline void dense_crf_cpu(const float* image, const float* unary, float* q, int64_t batch, const CrfShape& shape,
                           const CrfParameters& parameters, int threads) {
   const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;
+  const int64_t levels = pixels * shape.image_channels;
   if (batch == 0 || values == 0) return;
-  if (shape.labels == 1) {
-    std::fill(q, q + batch * values, 1.0f);
-    return;
-  }
   const int inside = std::min(threads, band_count(pixels));
   if (inside > 1 && batch < threads) {
     MeanField field(shape, parameters, inside);
     Team::run(inside, [&](Team& team, int rank) {
       for (int64_t b = 0; b < batch; ++b) {
-        field.run(team, rank, image + b * 3 * pixels, unary + b * values, q + b * values);
+        field.run(team, rank, image + b * levels, unary + b * values, q + b * values);
         team.barrier();
       }
     });
@@ -390,7 +461,7 @@ inline void dense_crf_cpu(const float* image, const float* unary, float* q, int6
     Team alone(1);
     MeanField field(shape, parameters, 1);
     for (int64_t b = rank; b < batch; b += threads) {
-      field.run(alone, 0, image + b * 3 * pixels, unary + b * values, q + b * values);
+      field.run(alone, 0, image + b * levels, unary + b * values, q + b * values);
     }
   });
 }

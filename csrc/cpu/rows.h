@@ -1,124 +1,120 @@
-// What happens to rows of lattice values: slice, splat, blur, exchange of ghosts.
+// What happens to rows of W lattice values: slice, splat, blur, exchange of ghosts.
 #pragma once
-
-#include <memory>
 
 #include "lattice.h"
 
 namespace wsss {
 
-// One pairwise kernel: its lattice, and two value arrays of which one is read while the other is written.
-struct Term {
-  Lattice lattice;
-  std::unique_ptr<float[]> storage[2];  // [rows, width] each
-  size_t capacity = 0;
-
-  float* values(int parity) { return storage[parity & 1].get(); }
-
-  void reserve(int width) {
-    const size_t need = static_cast<size_t>(lattice.rows) * width;
-    if (need <= capacity) return;
-    for (auto& s : storage) s.reset(new float[need]);
-    capacity = need;
-  }
-};
-
-// Rows of N vectors of V floats; N = 0: any multiple of V, given by `width`. The fixed sizes keep sums in registers.
-template <int V, int N>
+template <int W>
 struct RowOps {
-  using Float = typename Vec<V>::Float;
+  using Float = typename Vec<W>::Float;
 
-  // tile [count, width] += sum over corners of weight * row, for the pixels from `pixel`
-  static void slice(const Lattice& lattice, const float* values, int width, int64_t pixel, int count, float* tile) {
-    lattice.corners == 3 ? slice_pixels<3>(lattice, values, width, pixel, count, tile)
-                         : slice_pixels<6>(lattice, values, width, pixel, count, tile);
+  // lanes [W] += what the pixels of `tile` see of `values` [rows, W].
+  static void slice(const Lattice& lattice, const float* values, int64_t tile, Lanes* lanes) {
+    const int32_t* row = lattice.row.get() + tile * lattice.corners * kLanes;
+    const float* weight = lattice.weight.get() + tile * lattice.corners * kLanes;
+    switch (lattice.corners) {
+      case 3: return slice_corners<3>(row, weight, 3, values, lanes);
+      case 6: return slice_corners<6>(row, weight, 6, values, lanes);
+      default: return slice_corners<0>(row, weight, lattice.corners, values, lanes);
+    }
   }
 
-  // row += weight * tile [count, width], for every corner of the pixels from `pixel`
-  static void splat(const Lattice& lattice, float* values, int width, int64_t pixel, int count, const float* tile) {
-    lattice.corners == 3 ? splat_pixels<3>(lattice, values, width, pixel, count, tile)
-                         : splat_pixels<6>(lattice, values, width, pixel, count, tile);
+  // values [rows, W] += the pixels of `tile`, which have `lanes` [W].
+  static void splat(const Lattice& lattice, float* values, int64_t tile, const Lanes* lanes) {
+    const int32_t* row = lattice.row.get() + tile * lattice.corners * kLanes;
+    const float* weight = lattice.weight.get() + tile * lattice.corners * kLanes;
+    switch (lattice.corners) {
+      case 3: return splat_corners<3>(row, weight, 3, values, lanes);
+      case 6: return splat_corners<6>(row, weight, 6, values, lanes);
+      default: return splat_corners<0>(row, weight, lattice.corners, values, lanes);
+    }
   }
 
-  // value += (previous + next) / 2 along the runs [first, last) of one direction, in place; `scratch` [width] holds
-  // the previous vertex's old value.
-  static void blur(const std::vector<int32_t>& runs, size_t first, size_t last, float* values, int width,
-                   float* scratch) {
-    const int n = N ? N : width / V;
-    for (size_t i = first; i < last; ++i) {
-      const bool starts = runs[i] < 0;
+  // value += (previous + next) / 2 along the runs [first, last) of one direction, in place.
+  static void blur(const Run& runs, int64_t first, int64_t last, float* values) {
+    Float behind{};  // the previous vertex's old value
+    for (int64_t i = first; i < last; ++i) {
+      const int32_t at = runs[i];
+      float* here = values + static_cast<int64_t>(at < 0 ? ~at : at) * W;
       const bool ends = i + 1 == last || runs[i + 1] < 0;
-      float* here = values + static_cast<int64_t>(starts ? ~runs[i] : runs[i]) * n * V;
-      const float* next = ends ? here : values + static_cast<int64_t>(runs[i + 1]) * n * V;
-      for (int at = 0; at < n * V; at += V) {
-        const Float value = load<V>(here + at);
-        const Float ahead = ends ? Float{} : load<V>(next + at);
-        const Float behind = starts ? Float{} : load<V>(scratch + at);
-        store<V>(scratch + at, value);
-        store<V>(here + at, value + 0.5f * (ahead + behind));
-      }
+      const Float value = load<W>(here);
+      Float around = at < 0 ? Float{} : behind;
+      if (!ends) around += load<W>(values + static_cast<int64_t>(runs[i + 1]) * W);
+      store<W>(here, value + 0.5f * around);
+      behind = value;
     }
   }
 
-  static void add_ghosts(const Lattice& lattice, float* values, int width, int rank, int parts) {
+  static void add_ghosts(const Lattice& lattice, float* values, int rank, int parts) {
     const auto [first, last] = lattice.ghost_part(rank, parts);
     for (size_t g = first; g < last; ++g) {
-      float* vertex = values + (lattice.ghosts[g] >> 32) * width;
-      const float* ghost = values + (lattice.ghosts[g] & 0xffffffffu) * width;
-      for (int at = 0; at < width; at += V) store<V>(vertex + at, load<V>(vertex + at) + load<V>(ghost + at));
+      float* vertex = values + static_cast<int64_t>(lattice.ghosts[g] >> 32) * W;
+      const float* ghost = values + static_cast<int64_t>(lattice.ghosts[g] & 0xffffffffu) * W;
+      store<W>(vertex, load<W>(vertex) + load<W>(ghost));
     }
   }
 
-  static void refresh_ghosts(const Lattice& lattice, float* values, int width, int rank, int parts) {
+  static void refresh_ghosts(const Lattice& lattice, float* values, int rank, int parts) {
     const auto [first, last] = lattice.ghost_part(rank, parts);
     for (size_t g = first; g < last; ++g) {
-      const float* vertex = values + (lattice.ghosts[g] >> 32) * width;
-      std::memcpy(values + (lattice.ghosts[g] & 0xffffffffu) * width, vertex, sizeof(float) * width);
+      const float* vertex = values + static_cast<int64_t>(lattice.ghosts[g] >> 32) * W;
+      store<W>(values + static_cast<int64_t>(lattice.ghosts[g] & 0xffffffffu) * W, load<W>(vertex));
     }
   }
 
  private:
-  template <int CORNERS, int M>
-  static void gather(const int32_t* row, const float* weight, const float* values, int64_t width, float* out) {
-    Float sum[M];
-    for (int i = 0; i < M; ++i) sum[i] = load<V>(out + V * i);
-    for (int r = 0; r < CORNERS; ++r) {
-      const float* from = values + row[r] * width;
-      for (int i = 0; i < M; ++i) sum[i] += weight[r] * load<V>(from + V * i);
-    }
-    for (int i = 0; i < M; ++i) store<V>(out + V * i, sum[i]);
-  }
-
+  // CORNERS = 0: `corners` of them.
   template <int CORNERS>
-  static void slice_pixels(const Lattice& lattice, const float* values, int width, int64_t pixel, int count,
-                           float* tile) {
-    const int32_t* row = lattice.row.get() + pixel * CORNERS;
-    const float* weight = lattice.weight.get() + pixel * CORNERS;
-    for (int p = 0; p < count; ++p, row += CORNERS, weight += CORNERS) {
-      if constexpr (N > 0) {
-        gather<CORNERS, N>(row, weight, values, N * V, tile + p * N * V);
-      } else {
-        float* out = tile + static_cast<int64_t>(p) * width;
-        int at = 0;
-        for (; at + 4 * V <= width; at += 4 * V) gather<CORNERS, 4>(row, weight, values + at, width, out + at);
-        for (; at < width; at += V) gather<CORNERS, 1>(row, weight, values + at, width, out + at);
+  static void slice_corners(const int32_t* row, const float* weight, int corners, const float* values, Lanes* lanes) {
+    if (CORNERS) corners = CORNERS;
+    if constexpr (W == 1) {
+      for (int r = 0; r < corners; ++r) lanes[0] += load<kLanes>(weight + r * kLanes) * gather(values, row + r * kLanes);
+    } else {
+      alignas(64) float rows[kLanes * W];
+      for (int i = 0; i < kLanes; ++i) {
+        Float sum{};
+        for (int r = 0; r < corners; ++r) {
+          sum += weight[r * kLanes + i] * load<W>(values + static_cast<int64_t>(row[r * kLanes + i]) * W);
+        }
+        store<W>(rows + i * W, sum);
       }
+      Lanes sliced[W];
+      to_lanes<W>(rows, sliced);
+      for (int k = 0; k < W; ++k) lanes[k] += sliced[k];
     }
   }
 
   template <int CORNERS>
-  static void splat_pixels(const Lattice& lattice, float* values, int width, int64_t pixel, int count,
-                           const float* tile) {
-    const int32_t* row = lattice.row.get() + pixel * CORNERS;
-    const float* weight = lattice.weight.get() + pixel * CORNERS;
-    const int n = N ? N : width / V;
-    for (int p = 0; p < count; ++p, row += CORNERS, weight += CORNERS) {
-      const float* in = tile + static_cast<int64_t>(p) * n * V;
-      for (int r = 0; r < CORNERS; ++r) {
-        float* to = values + static_cast<int64_t>(row[r]) * n * V;
-        for (int at = 0; at < n * V; at += V) store<V>(to + at, load<V>(to + at) + weight[r] * load<V>(in + at));
+  static void splat_corners(const int32_t* row, const float* weight, int corners, float* values, const Lanes* lanes) {
+    if (CORNERS) corners = CORNERS;
+    if constexpr (W == 1) {
+      float share[kMaxCorners * kLanes];
+      for (int r = 0; r < corners; ++r) store<kLanes>(share + r * kLanes, load<kLanes>(weight + r * kLanes) * lanes[0]);
+      for (int i = 0; i < kLanes; ++i) {
+        for (int r = 0; r < corners; ++r) values[row[r * kLanes + i]] += share[r * kLanes + i];
+      }
+    } else {
+      alignas(64) float rows[kLanes * W];
+      to_rows<W>(lanes, rows);
+      for (int i = 0; i < kLanes; ++i) {
+        const Float value = load<W>(rows + i * W);
+        for (int r = 0; r < corners; ++r) {
+          float* to = values + static_cast<int64_t>(row[r * kLanes + i]) * W;
+          store<W>(to, load<W>(to) + weight[r * kLanes + i] * value);
+        }
       }
     }
+  }
+
+  static Lanes gather(const float* values, const int32_t* row) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Lanes>(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(row), values, 4));
+#else
+    Lanes v;
+    for (int i = 0; i < kLanes; ++i) v[i] = values[row[i]];
+    return v;
+#endif
   }
 };
 

@@ -36,7 +36,6 @@ inline void store(float* p, typename Vec<V>::Float v) {
 
 using Lanes = Vec<kLanes>::Float;
 using IntLanes = Vec<kLanes>::Int;
-using Row8 = Vec<8>::Float;
 
 inline IntLanes to_int(Lanes x) { return __builtin_convertvector(x, IntLanes); }
 inline Lanes to_float(IntLanes x) { return __builtin_convertvector(x, Lanes); }
@@ -45,24 +44,57 @@ inline IntLanes less(IntLanes a, IntLanes b) { return -(a < b); }
 inline Lanes keep_if_equal(IntLanes a, IntLanes b, Lanes x) { return a == b ? x : Lanes{}; }
 inline Lanes bits_to_float(IntLanes x) { return reinterpret_cast<Lanes>(x); }
 
-inline Vec<8>::Int to_int(Row8 x) { return __builtin_convertvector(x, Vec<8>::Int); }
-inline Row8 bits_to_float(Vec<8>::Int x) { return reinterpret_cast<Row8>(x); }
-
-inline float sum(Row8 v) {
-  float x[8];
-  store<8>(x, v);
-  const Vec<4>::Float low = load<4>(x) + load<4>(x + 4);
-  return (low[0] + low[2]) + (low[1] + low[3]);
+inline bool all(IntLanes x) {
+  int32_t lane[kLanes], every = -1;
+  std::memcpy(lane, &x, sizeof lane);
+  for (int i = 0; i < kLanes; ++i) every &= lane[i];
+  return every != 0;
 }
 
-inline float maximum(Row8 v) {
-  float x[8];
-  store<8>(x, v);
-  const Vec<4>::Float low = load<4>(x), high = load<4>(x + 4);
-  const Vec<4>::Float most = low > high ? low : high;
-  const float a = most[0] > most[2] ? most[0] : most[2];
-  const float b = most[1] > most[3] ? most[1] : most[3];
-  return a > b ? a : b;
+// Between 16 rows of W floats (W a power of two) and W vectors of 16 lanes.
+#if defined(__AVX512F__) && !defined(__clang__)
+// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their places by one.
+template <int W>
+inline void to_lanes(const float* rows, Lanes* lanes) {
+  constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
+  Lanes v[W], next[W];
+  for (int i = 0; i < W; ++i) v[i] = load<kLanes>(rows + i * kLanes);
+  for (int step = 1; step < W; step *= 2) {
+    for (int i = 0; i < W / 2; ++i) {
+      next[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even);
+      next[W / 2 + i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+    }
+    for (int i = 0; i < W; ++i) v[i] = next[i];
+  }
+  for (int i = 0; i < W; ++i) lanes[i] = v[i];
 }
+template <int W>
+inline void to_rows(const Lanes* lanes, float* rows) {
+  constexpr IntLanes low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
+  Lanes v[W], next[W];
+  for (int i = 0; i < W; ++i) v[i] = lanes[i];
+  for (int step = 1; step < W; step *= 2) {
+    for (int i = 0; i < W / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(v[i], v[W / 2 + i], low);
+      next[2 * i + 1] = __builtin_shuffle(v[i], v[W / 2 + i], high);
+    }
+    for (int i = 0; i < W; ++i) v[i] = next[i];
+  }
+  for (int i = 0; i < W; ++i) store<kLanes>(rows + i * kLanes, v[i]);
+}
+#else
+template <int W>
+inline void to_lanes(const float* rows, Lanes* lanes) {
+  for (int k = 0; k < W; ++k) {
+    for (int i = 0; i < kLanes; ++i) lanes[k][i] = rows[i * W + k];
+  }
+}
+template <int W>
+inline void to_rows(const Lanes* lanes, float* rows) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int k = 0; k < W; ++k) rows[i * W + k] = lanes[k][i];
+  }
+}
+#endif
 
 }  // namespace wsss

@@ -7,6 +7,8 @@
 
 #include "../bind.h"
 
+#include "arena.h"
+
 namespace wsss {
 
 constexpr int kBlock = 256;
@@ -20,6 +22,15 @@ class DeviceCall {
   }
 
   cudaStream_t stream() const { return stream_; }
+
+  // Calls use(arena) with workspace of `bytes`, one allocation; torch's allocator takes it back in stream order.
+  template <class Use>
+  void with_arena(int64_t bytes, const Use& use) const {
+    const int64_t size[] = {std::max<int64_t>(bytes, 1)};
+    Tensor workspace = torch::stable::new_empty(like_, {size, 1}, torch::headeronly::ScalarType::Byte);
+    cuda::Arena arena(static_cast<char*>(workspace.mutable_data_ptr()), bytes);
+    use(arena);
+  }
 
   // Workspace of `count` T; torch's allocator takes it back, in stream order, when the call ends.
   template <class T>

@@ -69,33 +69,54 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
   s.weight[0] = by_rank[D] + (1.0f - by_rank[0]);
 }
 
-// Key = remainder in the low 3 bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
+// The quotients that coordinate j can take, with margin: [low, low + 2^width).
+struct CoordinateRange {
+  int32_t low;
+  int width;
+  bool representable;
+};
+
+// `from`, `to` [d]: bounds of the scaled features.
+inline CoordinateRange coordinate_range(int d, int j, const double* from, const double* to) {
+  double below = j ? -j * to[j - 1] : 0.0, above = j ? -j * from[j - 1] : 0.0;
+  for (int i = j; i < d; ++i) {
+    below += from[i];
+    above += to[i];
+  }
+  below /= d + 1;
+  above /= d + 1;
+  // round_even needs |quotient| < 2^22; and floats hold every integer up to d+1 times that.
+  if (!(below > -2097152.0 && above < 2097152.0)) return {0, 0, false};
+  // Four cells of margin: rounding, the rank fix, the vertex's own wrap, one step to a neighbour.
+  const int32_t low = static_cast<int32_t>(std::floor(below)) - 4;
+  const double cells = std::ceil(above) + 4 - low + 1;
+  int width = 1;
+  while (std::ldexp(1.0, width) < cells) ++width;
+  return {low, width, true};
+}
+
+// Key = remainder in the low bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
 template <int D>
 struct KeyLayout {
-  static_assert(D + 1 <= 8, "the remainder has 3 bits");
+  static constexpr int kRemainderBits = D < 8 ? 3 : 4;
+  static_assert(D + 1 <= 1 << kRemainderBits, "the remainder is 0..D");
   int32_t low[D];
   uint64_t unit[D + 1];  // one quotient step of coordinate j; unit[D] = 0
   uint64_t all_units;
   int bits;
 
-  // `span` [D]: features lie in [0, span], already scaled. False when the coordinates need more than 63 bits.
-  bool fit(const double* span) {
-    bits = 3;
+  // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63 bits.
+  bool fit(const double* from, const double* to) {
+    bits = kRemainderBits;
     all_units = 0;
     unit[D] = 0;
     for (int j = 0; j < D; ++j) {
-      double above = 0;
-      for (int i = j; i < D; ++i) above += span[i];
-      const double below = j ? j * span[j - 1] : 0.0;
-      // Four cells of margin: rounding, the rank fix, the vertex's own wrap, one step to a neighbour.
-      low[j] = static_cast<int32_t>(std::floor(-below / (D + 1))) - 4;
-      const double cells = std::ceil(above / (D + 1)) + 4 - low[j] + 1;
-      int width = 1;
-      while (width < 62 && std::ldexp(1.0, width) < cells) ++width;
-      if (bits + width > 63) return false;
+      const CoordinateRange range = coordinate_range(D, j, from, to);
+      if (!range.representable || bits + range.width > 63) return false;
+      low[j] = range.low;
       unit[j] = uint64_t{1} << bits;
       all_units += unit[j];
-      bits += width;
+      bits += range.width;
     }
     return true;
   }
@@ -117,7 +138,8 @@ WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const 
 // The next vertex along direction j: -1 on every coordinate, then D+1 on coordinate j.
 template <int D>
 WSSS_HD uint64_t next_key(const KeyLayout<D>& layout, uint64_t key, int j) {
-  const uint64_t back = (key & 7) ? key - 1 : key + D - layout.all_units;
+  constexpr uint64_t kRemainder = (1u << KeyLayout<D>::kRemainderBits) - 1;
+  const uint64_t back = (key & kRemainder) ? key - 1 : key + D - layout.all_units;
   return back + layout.unit[j];
 }
 

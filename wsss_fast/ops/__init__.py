@@ -3,8 +3,11 @@
 from . import reference
 from .dense_crf import dense_crf
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
+from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
 from .pixel_loss import pixel_cross_entropy
 from .unary import unary_from_labels, unary_from_probabilities
 
-__all__ = ["dense_crf", "label_conditioned_activation", "label_conditioned_logits", "pixel_cross_entropy", "reference",
-           "unary_from_labels", "unary_from_probabilities"]
+__all__ = [
+    "BilateralLattice", "PermutohedralLattice", "dense_crf", "label_conditioned_activation", "label_conditioned_logits",
+    "permutohedral_filter", "pixel_cross_entropy", "reference", "unary_from_labels", "unary_from_probabilities",
+]

@@ -1,5 +1,6 @@
 """The torch library `wsss_fast` and the one way to add an op to it."""
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -47,6 +48,20 @@ def define(
             f"wsss_fast::{name}", backward or refuse, setup_context=setup_context, lib=LIBRARY
         )
     return overload
+
+
+def call(overload, *args):
+    """Call an op; an input that its native kernel refuses is a ValueError, as everywhere."""
+    if torch.compiler.is_compiling():
+        return overload(*args)
+    try:
+        return overload(*args)
+    except RuntimeError as error:
+        name = overload.name().partition("::")[2].partition(".")[0]
+        found = re.search(rf"(?:{name}|permutohedral lattice): [^\n]*", str(error))
+        if type(error) is RuntimeError and found:
+            raise ValueError(found.group()) from None
+        raise
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:

@@ -5,10 +5,13 @@ from .label_conditioned import (
     label_conditioned_activation,
     label_conditioned_logits,
     label_conditioned_logits_backward,
+    resized_activation,
 )
+from .lattice import lattice_filter, permutohedral_filter, permutohedral_lattice
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "pixel_cross_entropy", "pixel_cross_entropy_grad",
+    "lattice_filter", "permutohedral_filter", "permutohedral_lattice", "pixel_cross_entropy", "pixel_cross_entropy_grad",
+    "resized_activation",
 ]

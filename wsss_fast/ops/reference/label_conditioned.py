@@ -43,12 +43,16 @@ def label_conditioned_logits_backward(
     return tuple(p.contiguous() for p in parts)
 
 
+def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
+    """logits [B, K, h, w] -> softmax over K, or sigmoid, of them resized bilinearly, [B, K, H, W]."""
+    large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return large.softmax(1) if activation == "softmax" else large.sigmoid()
+
+
 def label_conditioned_activation(
     features: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dilations: Sequence[int], *,
     size: tuple[int, int] | None = None, classes: Tensor | None = None, activation: str = "softmax",
 ) -> Tensor:
     """The definition of `wsss_fast.ops.label_conditioned_activation`: same arguments, no checks."""
     logits = label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes)
-    if size is not None:
-        logits = torch.nn.functional.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
-    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+    return resized_activation(logits, tuple(logits.shape[2:] if size is None else size), activation)

@@ -1,0 +1,168 @@
+// Lattices over free points, as plain arrays (see permutohedral_lattice in wsss_fast/ops/lattice.py), and the filter on
+// them. Every vertex and every point is computed by one thread in one order: results do not depend on the threads.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "lattice.h"
+
+namespace wsss {
+
+// For N points, M vertices and c = d+1 corners.
+struct PointLattice {
+  int64_t points = 0, vertices = 0;
+  int corners = 0;
+  const int32_t* row;       // [N, c]
+  const float* weight;      // [N, c]
+  const int32_t* entry;     // [N * c] places in `row`, sorted by vertex
+  const int32_t* first;     // [M + 1] where a vertex's entries start
+  const int32_t* next;      // [c, M], -1: none
+  const int32_t* previous;  // [c, M], -1: none
+};
+
+// features [points, d] in units of the standard deviations. `next` gets the neighbours.
+inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice,
+                                Buffer<int32_t>& next) {
+  double from[kMaxDimensions], to[kMaxDimensions];
+  for (int i = 0; i < d; ++i) {
+    float low = INFINITY, high = -INFINITY;
+    bool finite = true;
+    for (int64_t p = 0; p < points; ++p) {
+      const float x = features[p * d + i];
+      finite = finite && std::isfinite(x);
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
+    if (!finite) throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+    from[i] = std::min(low, 0.0f);  // the origin may be a vertex, too
+    to[i] = std::max(high, 0.0f);
+  }
+  BuildState state;
+  Team::run(std::min(threads, band_count(points)), [&](Team& team, int rank) {
+    build_lattice(team, rank, state, lattice, d, points, from, to, [&](int64_t tile, Lanes* f) {
+      const int count = static_cast<int>(std::min<int64_t>(kLanes, points - tile * kLanes));
+      for (int j = 0; j < d; ++j) f[j] = Lanes{};
+      for (int i = 0; i < count; ++i) {
+        for (int j = 0; j < d; ++j) f[j][i] = features[(tile * kLanes + i) * d + j];
+      }
+      return count;
+    });
+  });
+  next = std::move(state.next);
+}
+
+// From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N c], `first` [M + 1].
+inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t* entry, int32_t* first) {
+  std::vector<int32_t> vertex_of_ghost(lattice.rows - lattice.vertices);
+  for (const uint64_t pair : lattice.ghosts) {
+    vertex_of_ghost[static_cast<int64_t>(pair & 0xffffffffu) - lattice.vertices] = static_cast<int32_t>(pair >> 32);
+  }
+  const int c = lattice.corners;
+  std::fill(first, first + lattice.vertices + 1, 0);
+  for (int64_t p = 0; p < lattice.pixels; ++p) {
+    for (int r = 0; r < c; ++r) {
+      const int64_t from = (p / kLanes * c + r) * kLanes + p % kLanes;
+      const int32_t at = lattice.row[from];
+      const int32_t v = at < lattice.vertices ? at : vertex_of_ghost[at - lattice.vertices];
+      row[p * c + r] = v;
+      weight[p * c + r] = lattice.weight[from];
+      ++first[v + 1];
+    }
+  }
+  for (int64_t v = 0; v < lattice.vertices; ++v) first[v + 1] += first[v];
+  std::vector<int32_t> at(first, first + lattice.vertices);
+  for (int64_t e = 0; e < lattice.pixels * c; ++e) entry[at[row[e]]++] = static_cast<int32_t>(e);
+}
+
+// values and out [points, channels]; C = 0: any number of channels.
+template <class T, int C>
+class PointFilter {
+ public:
+  PointFilter(const PointLattice& lattice, const T* values, T* out, int64_t channels)
+      : l_(lattice), values_(values), out_(out), channels_(C ? C : channels) {
+    for (auto& s : storage_) s.reserve(l_.vertices * channels_);
+  }
+
+  // Every thread of the team calls.
+  void run(Team& team, int rank, bool reverse) {
+    const auto [first, last] = Team::part(l_.vertices, rank, team.size());
+    T* here = storage_[0].get();
+    T* there = storage_[1].get();
+    splat(first, last, here);
+    team.barrier();
+    for (int i = 0; i < l_.corners; ++i) {
+      blur(reverse ? l_.corners - 1 - i : i, first, last, here, there);
+      std::swap(here, there);
+      team.barrier();
+    }
+    const auto [from, to] = Team::part(l_.points, rank, team.size());
+    slice(from, to, here);
+  }
+
+ private:
+  int64_t channels() const { return C ? C : channels_; }
+
+  void splat(int64_t first, int64_t last, T* rows) const {
+    for (int64_t v = first; v < last; ++v) {
+      T* to = rows + v * channels();
+      std::fill(to, to + channels(), T{});
+      for (int32_t i = l_.first[v]; i < l_.first[v + 1]; ++i) {
+        const int64_t e = l_.entry[i];
+        const T weight = l_.weight[e];
+        const T* from = values_ + e / l_.corners * channels();
+        for (int64_t k = 0; k < channels(); ++k) to[k] += weight * from[k];
+      }
+    }
+  }
+
+  void blur(int j, int64_t first, int64_t last, const T* from, T* to) const {
+    const int32_t* next = l_.next + j * l_.vertices;
+    const int32_t* previous = l_.previous + j * l_.vertices;
+    for (int64_t v = first; v < last; ++v) {
+      const T* ahead = next[v] < 0 ? nullptr : from + next[v] * channels();
+      const T* behind = previous[v] < 0 ? nullptr : from + previous[v] * channels();
+      for (int64_t k = 0; k < channels(); ++k) {
+        const T around = (behind ? behind[k] : T{}) + (ahead ? ahead[k] : T{});
+        to[v * channels() + k] = from[v * channels() + k] + T(0.5) * around;
+      }
+    }
+  }
+
+  void slice(int64_t first, int64_t last, const T* rows) const {
+    const T gain = T(1) / (T(1) + std::ldexp(T(1), 1 - l_.corners));
+    for (int64_t p = first; p < last; ++p) {
+      T* to = out_ + p * channels();
+      std::fill(to, to + channels(), T{});
+      for (int r = 0; r < l_.corners; ++r) {
+        const T weight = l_.weight[p * l_.corners + r] * gain;
+        const T* from = rows + static_cast<int64_t>(l_.row[p * l_.corners + r]) * channels();
+        for (int64_t k = 0; k < channels(); ++k) to[k] += weight * from[k];
+      }
+    }
+  }
+
+  const PointLattice l_;
+  const T* values_;
+  T* out_;
+  const int64_t channels_;
+  Buffer<T> storage_[2];  // [vertices, channels]
+};
+
+template <class T>
+void filter_points(const PointLattice& lattice, const T* values, T* out, int64_t channels, bool reverse, int threads) {
+  constexpr int64_t kWorthAThread = 1 << 16;  // values
+  threads = static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
+  const auto with = [&](auto c) {
+    PointFilter<T, c()> filter(lattice, values, out, channels);
+    Team::run(threads, [&](Team& team, int rank) { filter.run(team, rank, reverse); });
+  };
+  switch (channels) {
+    case 1: return with(std::integral_constant<int, 1>());
+    case 2: return with(std::integral_constant<int, 2>());
+    case 4: return with(std::integral_constant<int, 4>());
+    default: return with(std::integral_constant<int, 0>());
+  }
+}
+
+}  // namespace wsss

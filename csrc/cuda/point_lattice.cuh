@@ -1,0 +1,229 @@
+// The lattice of N points as plain arrays, and Gaussian filtering with it: the ops permutohedral_lattice and
+// lattice_filter. Deterministic, like everything built on lattice.cuh.
+#pragma once
+
+#include <cfloat>
+#include <cmath>
+#include <vector>
+
+#include "filter.cuh"
+
+namespace wsss::cuda {
+
+// low, high [blocks, d]: bounds of the share of each block (x) for dimension y; infinite where a feature is not finite.
+__global__ static void feature_bounds(const float* features, int64_t points, int d, float* low, float* high) {
+  __shared__ float lows[kThreads], highs[kThreads];
+  const int j = static_cast<int>(blockIdx.y), own = static_cast<int>(threadIdx.x);
+  float least = FLT_MAX, most = -FLT_MAX;
+  for (int64_t p = thread_number(); p < points; p += thread_count()) {
+    const float x = features[p * d + j];
+    const bool finite = fabsf(x) <= FLT_MAX;
+    least = fminf(least, finite ? x : -INFINITY);
+    most = fmaxf(most, finite ? x : INFINITY);
+  }
+  lows[own] = least;
+  highs[own] = most;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (own >= half) continue;
+    lows[own] = fminf(lows[own], lows[own + half]);
+    highs[own] = fmaxf(highs[own], highs[own + half]);
+  }
+  if (own == 0) {
+    low[blockIdx.x * d + j] = lows[0];
+    high[blockIdx.x * d + j] = highs[0];
+  }
+}
+
+template <int D>
+struct PointFeatures {
+  const float* features;  // [N, D]
+  float scale[D];
+  __device__ __forceinline__ void operator()(int64_t, int64_t p, float* scaled) const {
+#pragma unroll
+    for (int j = 0; j < D; ++j) scaled[j] = features[p * D + j] * scale[j];
+  }
+};
+
+// The arrays of the op permutohedral_lattice, for N points and M vertices.
+struct PointLattice {
+  int64_t points, vertices;
+  int corners;
+  int32_t* row;       // [N, corners] vertex
+  float* weight;      // [N, corners]
+  int32_t* entry;     // [N * corners] indices into row, sorted by vertex
+  int32_t* first;     // [M + 1]
+  int32_t* next;      // [corners, M] -1: none
+  int32_t* previous;  // [corners, M] -1: none
+};
+
+// Positions [corners] of the origin's entries, the last ones by number, in the sorted list.
+__global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry, int32_t* position) {
+  const int64_t i = thread_number(), real = size.points * size.corners;
+  if (i < size.entries() && sorted_entry[i] >= real) position[sorted_entry[i] - real] = static_cast<int32_t>(i);
+}
+
+// The sorted list without the origin's entries: vertices that only it touches are left with none.
+__global__ static void export_entries(LatticeSize size, BuildSpace s, const int32_t* origin, PointLattice to) {
+  const int64_t i = thread_number(), entries = size.entries(), real = size.points * size.corners;
+  if (i >= entries) return;
+  int64_t at = i;
+  for (int r = 0; size.has_origin() && r < size.corners; ++r) at -= origin[r] < i;
+  const int64_t e = s.sorted_entry[i];
+  if (e < real) to.entry[at] = static_cast<int32_t>(e);
+  if (s.head[i]) to.first[s.number[i] - 1] = static_cast<int32_t>(at);
+  if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(real);
+}
+
+__global__ static void export_corners(const Corner* corner, PointLattice to) {
+  const int64_t i = thread_number();
+  if (i >= to.points * to.corners) return;
+  to.row[i] = corner[i].row;
+  to.weight[i] = corner[i].weight;
+}
+
+__global__ static void export_neighbours(const int32_t* next, const int32_t* previous, PointLattice to) {
+  const int64_t i = thread_number();
+  if (i >= to.vertices * to.corners) return;
+  to.next[i] = next[i];
+  to.previous[i] = previous[i];
+}
+
+// Bounds of finite features, from one pass over them.
+template <class WithArena>
+void find_bounds(Stream stream, const float* features, int64_t points, int d, const WithArena& with_arena, double* from,
+                 double* to) {
+  const int64_t blocks = std::min<int64_t>(blocks_for(points), 64), count = blocks * d;
+  std::vector<float> bounds(2 * count);
+  Arena measure;
+  measure.take<float>(2 * count);
+  with_arena(measure.peak(), [&](Arena& arena) {
+    float* partial = arena.take<float>(2 * count);
+    launch_together(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds, features, points, d, partial, partial + count);
+    copy_to_host(stream, bounds.data(), partial, bounds.size() * sizeof(float));
+  });
+  for (int j = 0; j < d; ++j) {
+    from[j] = bounds[j], to[j] = bounds[count + j];
+    for (int64_t b = 1; b < blocks; ++b) {
+      from[j] = std::min<double>(from[j], bounds[b * d + j]);
+      to[j] = std::max<double>(to[j], bounds[count + b * d + j]);
+    }
+    if (!std::isfinite(from[j]) || !std::isfinite(to[j])) {
+      throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+    }
+  }
+}
+
+// features [points, d], points > 0. `with_arena(bytes, use)` brings workspace; `make(vertices)` returns the arrays to
+// fill. Waits for the device twice: for the features' bounds, which decide the keys, and for the number of vertices.
+template <class WithArena, class Make>
+void build_point_lattice(Stream stream, const float* features, int64_t points, int d, const WithArena& with_arena,
+                         const Make& make) {
+  with_dimensions<1>("permutohedral_lattice", d, [&](auto dimensions) {
+    constexpr int D = dimensions();
+    const LatticeSize size{1, points, D + 1, 1};
+    if (size.entries() > entry_limit()) throw std::runtime_error("permutohedral_lattice: too many points for the CUDA kernel");
+    double from[D], to[D];
+    find_bounds(stream, features, points, D, with_arena, from, to);
+    PointFeatures<D> source{features, {}};
+    feature_scale(D, source.scale);
+    for (int j = 0; j < D; ++j) {
+      // The origin's vertices exist, too.
+      from[j] = std::min(from[j], 0.0) * source.scale[j];
+      to[j] = std::max(to[j], 0.0) * source.scale[j];
+    }
+    KeyLayout<D> layout;
+    if (!layout.fit(from, to)) {
+      throw std::runtime_error("permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
+    }
+    Lattice lattice;
+    BuildSpace space;
+    int32_t* origin;
+    auto lay_out = [&](Arena& arena) {
+      lattice = take_lattice(arena, size, AnyLayout(layout).most);
+      space = take_build_space(arena, size.entries(), lattice.most);
+      origin = arena.take<int32_t>(size.corners);
+    };
+    Arena measure;
+    lay_out(measure);
+    with_arena(measure.peak(), [&](Arena& arena) {
+      lay_out(arena);
+      build_lattice<D>(stream, lattice, space, source, layout);
+      int32_t vertices = 0;
+      copy_to_host(stream, &vertices, lattice.count, sizeof vertices);
+      const PointLattice result = make(vertices);
+      const unsigned entry_blocks = blocks_for(size.entries());
+      launch(stream, entry_blocks, kThreads, find_origin, size, space.sorted_entry, origin);
+      launch(stream, entry_blocks, kThreads, export_entries, size, space, origin, result);
+      launch(stream, entry_blocks, kThreads, export_corners, lattice.corner, result);
+      launch(stream, blocks_for(result.vertices * size.corners), kThreads, export_neighbours, lattice.next,
+             lattice.previous, result);
+    });
+  });
+}
+
+// One thread per vertex and pack; `count` receives the number of vertices, which blur() reads.
+template <int V>
+__global__ void gather_entries(PointLattice l, const float* in, int width, float* values, int32_t* count) {
+  const int64_t v = row_number();
+  if (v == 0 && threadIdx.x == 0) *count = static_cast<int32_t>(l.vertices);
+  if (v >= l.vertices) return;
+  const int32_t first = l.first[v], last = l.first[v + 1];
+  for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
+    Pack<V> sum{};
+#pragma unroll 4
+    for (int32_t i = first; i < last; ++i) {
+      const int32_t e = l.entry[i];
+      add_scaled(sum, l.weight[e], load<V>(in + static_cast<int64_t>(e / l.corners) * width + c));
+    }
+    store<V>(values + v * width + c, sum);
+  }
+}
+
+template <int V>
+__global__ void slice_points(PointLattice l, const float* values, int width, float gain, float* out) {
+  const int64_t p = row_number();
+  if (p >= l.points) return;
+  const int32_t* row = l.row + p * l.corners;
+  const float* weight = l.weight + p * l.corners;
+  for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
+    Pack<V> sum{};
+#pragma unroll 3
+    for (int r = 0; r < l.corners; ++r) add_scaled(sum, weight[r] * gain, load<V>(values + row[r] * int64_t{width} + c));
+    store<V>(out + p * width + c, sum);
+  }
+}
+
+// in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d (d..0 if reverse), slice, gain.
+template <class WithArena>
+void filter_points(Stream stream, const PointLattice& l, const float* in, float* out, int width, bool reverse,
+                   const WithArena& with_arena) {
+  auto lay_out = [&](Arena& arena, Term& t) {
+    int32_t* count = arena.take<int32_t>(1);
+    for (float*& values : t.values) values = arena.take<float>(l.vertices * width);
+    t.count = count;
+    return count;
+  };
+  Term term{};
+  Arena measure;
+  lay_out(measure, term);
+  with_arena(measure.peak(), [&](Arena& arena) {
+    Terms terms{};
+    int32_t* count = lay_out(arena, term);
+    term.next = l.next;
+    term.previous = l.previous;
+    term.corners = l.corners;
+    term.copies = 1;
+    terms.at[0] = term;
+    const int pack = std::min(pack_width(width, in), pack_width(width, out));
+    const dim3 block = row_block((width + pack - 1) / pack);
+    with_pack(pack, [&](auto v) {
+      launch(stream, blocks_for(l.vertices, block.y), block, gather_entries<v()>, l, in, width, term.values[0], count);
+      blur_all(stream, terms, width, v(), reverse, l.vertices);
+      launch(stream, blocks_for(l.points, block.y), block, slice_points<v()>, l, term.blurred(), width,
+             lattice_gain(l.corners - 1), out);
+    });
+  });
+}
+
+}  // namespace wsss::cuda

@@ -1,0 +1,34 @@
+// Bilinear resizing with half-pixel centres (align_corners False, no smoothing when the result is smaller).
+#pragma once
+
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace wsss {
+
+struct ResizeShape {
+  int64_t labels, height, width;  // of the logits of an image
+  int64_t out_height, out_width;
+};
+
+// Cell `i` of the result = (1 - fraction) * source[low] + fraction * source[high].
+template <class Real>
+struct BilinearSource {
+  int64_t low, high;
+  Real fraction;
+};
+
+template <class Real>
+WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size) {
+  const Real step = static_cast<Real>(source_size) / static_cast<Real>(size);
+  const Real centre = (static_cast<Real>(i) + Real(0.5)) * step - Real(0.5);
+  const Real at = centre > 0 ? centre : Real(0);
+  const int64_t cell = static_cast<int64_t>(at);
+  const int64_t low = cell < source_size ? cell : source_size - 1;  // rounding may reach the end
+  const Real fraction = at - static_cast<Real>(low);
+  // Nothing is read that does not count: a NaN stays where it is when sizes are equal.
+  return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
+}
+
+}  // namespace wsss

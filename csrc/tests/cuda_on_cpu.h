@@ -1,0 +1,270 @@
+// Just enough of CUDA to run torch-free kernels as C++ on the CPU, where sanitizers see every access: blocks one after
+// the other; in a cooperating launch the threads of a block are fibers that switch at barriers and shuffles.
+// What it cannot show: races between blocks or warps, and the memory model.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__ [[maybe_unused]]
+#define __host__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __shared__ static  // one block runs at a time
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
+  const int32_t old = *at;
+  if (old == expected) *at = desired;
+  return old;
+}
+
+namespace cuda_on_cpu {
+
+// The threads of one block. Each runs until it waits; when all that are left wait for the same, they go on.
+class Block {
+ public:
+  static constexpr unsigned kWarp = 32;
+
+  Block(dim3 block, const std::function<void()>& kernel) : kernel_(kernel) {
+    for (unsigned z = 0; z < block.z; ++z) {
+      for (unsigned y = 0; y < block.y; ++y) {
+        for (unsigned x = 0; x < block.x; ++x) fibers_.push_back(std::make_unique<Fiber>(dim3(x, y, z)));
+      }
+    }
+  }
+
+  void run() {
+    running_ = this;
+    for (auto& fiber : fibers_) start(*fiber);
+    for (bool left = true; left;) {
+      left = false;
+      // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the barrier.
+      bool moved = false, all_at_barrier = true;
+      for (size_t first = 0; first < fibers_.size(); first += kWarp) {
+        const size_t last = std::min<size_t>(first + kWarp, fibers_.size());
+        bool all_shuffle = true;
+        for (size_t i = first; i < last; ++i) {
+          if (fibers_[i]->state == kDone) continue;
+          left = true;
+          all_shuffle = all_shuffle && fibers_[i]->state == kShuffle;
+          all_at_barrier = all_at_barrier && fibers_[i]->state == kBarrier;
+        }
+        bool any = false;
+        for (size_t i = first; i < last && all_shuffle; ++i) any = any || fibers_[i]->state != kDone;
+        if (!any) continue;
+        exchange(first, last);
+        for (size_t i = first; i < last; ++i) resume(*fibers_[i]);
+        moved = true;
+      }
+      if (!left || moved) continue;
+      if (!all_at_barrier) fail("threads of a warp wait at different places");
+      for (auto& fiber : fibers_) resume(*fiber);
+    }
+    running_ = nullptr;
+  }
+
+  static Block& running() {
+    if (running_ == nullptr) fail("a shuffle or barrier needs launch_together");
+    return *running_;
+  }
+
+  void barrier() { wait(kBarrier); }
+
+  // `mask` must name all threads of a full warp.
+  float shuffle_xor(unsigned mask, float value, int offset) {
+    Fiber& own = *current_;
+    if (mask != 0xffffffffu) fail("a shuffle of part of a warp");
+    own.value = value;
+    own.offset = offset;
+    wait(kShuffle);
+    return own.value;
+  }
+
+ private:
+  enum State { kReady, kShuffle, kBarrier, kDone };
+  struct Fiber {
+    explicit Fiber(dim3 index) : index(index), stack(new char[kStack]) {}
+    dim3 index;
+    std::unique_ptr<char[]> stack;
+    ucontext_t context;
+    void* fake_stack = nullptr;  // of AddressSanitizer
+    State state = kReady;
+    float value = 0.0f;
+    int offset = 0;
+  };
+  static constexpr size_t kStack = 128 << 10;
+
+  [[noreturn]] static void fail(const char* what) {
+    std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
+    std::abort();
+  }
+
+  void start(Fiber& fiber) {
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Block::enter, 0);
+    resume(fiber);
+  }
+
+  void resume(Fiber& fiber) {
+    if (fiber.state == kDone) return;
+    current_ = &fiber;
+    threadIdx = fiber.index;
+    fiber.state = kReady;
+    before_switch(&fake_stack_, fiber.stack.get(), kStack);
+    swapcontext(&scheduler_, &fiber.context);
+    after_switch(fake_stack_, nullptr, nullptr);
+  }
+
+  static void enter() {
+    Block& block = *running_;
+    block.after_switch(nullptr, &block.stack_bottom_, &block.stack_size_);
+    block.kernel_();
+    Fiber& own = *block.current_;
+    own.state = kDone;
+    block.before_switch(nullptr, block.stack_bottom_, block.stack_size_);
+    setcontext(&block.scheduler_);
+  }
+
+  void wait(State state) {
+    Fiber& own = *current_;
+    own.state = state;
+    before_switch(&own.fake_stack, stack_bottom_, stack_size_);
+    swapcontext(&own.context, &scheduler_);
+    after_switch(own.fake_stack, &stack_bottom_, &stack_size_);
+  }
+
+  void exchange(size_t first, size_t last) {
+    float value[kWarp] = {};
+    if (last - first != kWarp) fail("a shuffle in a partial warp");
+    for (size_t i = first; i < last; ++i) {
+      if (fibers_[i]->state == kDone) fail("a shuffle after a thread of the warp returned");
+      value[i - first] = fibers_[i]->value;
+    }
+    for (size_t i = first; i < last; ++i) fibers_[i]->value = value[(i - first) ^ fibers_[i]->offset];
+  }
+
+#if defined(__SANITIZE_ADDRESS__)
+  void before_switch(void** save, const void* bottom, size_t size) { __sanitizer_start_switch_fiber(save, bottom, size); }
+  void after_switch(void* saved, const void** bottom, size_t* size) { __sanitizer_finish_switch_fiber(saved, bottom, size); }
+#else
+  void before_switch(void**, const void*, size_t) {}
+  void after_switch(void*, const void**, size_t*) {}
+#endif
+
+  inline static Block* running_ = nullptr;
+  const std::function<void()> kernel_;
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  Fiber* current_ = nullptr;
+  ucontext_t scheduler_;
+  void* fake_stack_ = nullptr;
+  const void* stack_bottom_ = nullptr;
+  size_t stack_size_ = 0;
+};
+
+template <class Work>
+void each_index(dim3 size, const Work& work) {
+  for (unsigned z = 0; z < size.z; ++z) {
+    for (unsigned y = 0; y < size.y; ++y) {
+      for (unsigned x = 0; x < size.x; ++x) work(dim3(x, y, z));
+    }
+  }
+}
+
+}  // namespace cuda_on_cpu
+
+inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
+inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
+  return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);
+}
+
+namespace wsss {
+
+// kernel() for every thread of the grid, one after the other; without barriers and shuffles.
+template <class Kernel>
+void launch(dim3 grid, dim3 block, const Kernel& kernel) {
+  blockDim = block, gridDim = grid;
+  cuda_on_cpu::each_index(grid, [&](dim3 b) {
+    blockIdx = b;
+    cuda_on_cpu::each_index(block, [&](dim3 t) {
+      threadIdx = t;
+      kernel();
+    });
+  });
+}
+
+// The same with a fiber for every thread of a block.
+template <class Kernel>
+void launch_together(dim3 grid, dim3 block, const Kernel& kernel) {
+  blockDim = block, gridDim = grid;
+  cuda_on_cpu::each_index(grid, [&](dim3 b) {
+    blockIdx = b;
+    cuda_on_cpu::Block(block, kernel).run();
+  });
+}
+
+}  // namespace wsss
+
+// What csrc/cuda/launch.cuh and sorting.cuh bring with nvcc.
+namespace wsss::cuda {
+
+using Stream = int;
+
+template <class... P, class... A>
+void launch(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch(grid, block, [&] { kernel(arguments...); });
+}
+
+template <class... P, class... A>
+void launch_together(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch_together(grid, block, [&] { kernel(arguments...); });
+}
+
+inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+inline unsigned resident_blocks() { return 3; }
+
+inline int64_t sorting_scratch(int64_t count) { return count * 4; }
+
+inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key, uint64_t* sorted_key,
+                       const uint32_t* value, uint32_t* sorted_value, int64_t count, int bits) {
+  std::memset(scratch, 0xcd, scratch_bytes);
+  const uint64_t mask = bits < 64 ? (uint64_t{1} << bits) - 1 : ~uint64_t{0};
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
+  for (int64_t i = 0; i < count; ++i) {
+    sorted_key[i] = key[order[i]];
+    sorted_value[i] = value[order[i]];
+  }
+}
+
+inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term, int32_t* sum, int64_t count) {
+  std::memset(scratch, 0xcd, scratch_bytes);
+  std::partial_sum(term, term + count, sum);
+}
+
+}  // namespace wsss::cuda

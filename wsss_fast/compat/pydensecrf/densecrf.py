@@ -1,0 +1,304 @@
+"""pydensecrf.densecrf: fully connected CRFs over numpy arrays.
+
+The model: minimise KL(Q) = sum_i sum_l Q_il (log Q_il + U_il + sum_m P^m_il) over Q, the mean field, by repeating
+Q = softmax_l(-U - sum_m P^m) from Q = softmax_l(-U); P^m = mu_m (F_m Q) with F_m the normalised Gaussian filter of
+term m and mu_m its label compatibility: -w (Potts), diag(w), or (W + W^T) / 2.
+
+Differences: wrong shapes that pydensecrf reads past the end of memory are ValueErrors here; arrays need not be
+contiguous; matrices are numpy arrays. Its kernel parameters are all ones until they are learned, which its interface
+does not offer, so the kernel types give equal numbers there and here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from numbers import Number
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_fast import ops
+from wsss_fast.ops.dense_crf import MAX_LABELS
+from wsss_fast.ops.lattice import check_sigmas, pixel_features
+
+
+class KernelType(IntEnum):
+    CONST_KERNEL = 0
+    DIAG_KERNEL = 1
+    FULL_KERNEL = 2
+
+
+class NormalizationType(IntEnum):
+    NO_NORMALIZATION = 0
+    NORMALIZE_BEFORE = 1
+    NORMALIZE_AFTER = 2
+    NORMALIZE_SYMMETRIC = 3
+
+
+CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
+NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
+
+
+class Unary:
+    """Energies of every label at every point; see `ConstUnary` and `LogisticUnary`."""
+
+    def __init__(self, energies: np.ndarray):
+        self.energies = energies  # [nlabels, N] float32
+
+
+class ConstUnary(Unary):
+    """Given energies `u` [nlabels, N] float32."""
+
+    def __init__(self, u: np.ndarray):
+        super().__init__(_float32("ConstUnary: u", u, 2).copy())
+
+
+class LogisticUnary(Unary):
+    """Energies L f of a linear model: `L` [nlabels, features], `f` [features, N], both float32."""
+
+    def __init__(self, L: np.ndarray, f: np.ndarray):
+        weights, features = _float32("LogisticUnary: L", L, 2), _float32("LogisticUnary: f", f, 2)
+        if weights.shape[1] != features.shape[0]:
+            raise ValueError(f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; must multiply")
+        super().__init__(weights @ features)
+
+
+class DenseCRF:
+    """Fully connected CRF over `npoints` points with `nlabels` labels."""
+
+    def __init__(self, npoints: int, nlabels: int):
+        for name, value in (("npoints", npoints), ("nlabels", nlabels)):
+            if int(value) < 1:
+                raise ValueError(f"DenseCRF: {name} is {value}; must be >= 1")
+        self._points, self._labels = int(npoints), int(nlabels)
+        self._energies = np.zeros((self._labels, self._points), np.float32)
+        self._terms: list[_Term] = []
+
+    def setUnary(self, unary: Unary) -> None:
+        """Take the energies of a `ConstUnary` or `LogisticUnary`; ValueError where they are not [nlabels, N]."""
+        if not isinstance(unary, Unary):
+            raise ValueError(f"setUnary: got {type(unary).__name__}; must be a ConstUnary or a LogisticUnary")
+        needed = (self._labels, self._points)
+        if unary.energies.shape != needed:
+            raise ValueError(f"setUnary: energies are {list(unary.energies.shape)}; must be {list(needed)}")
+        if np.isnan(unary.energies).any():
+            raise ValueError("setUnary: energies have NaN values")
+        self._energies = unary.energies
+
+    def setUnaryEnergy(self, u: np.ndarray, f: np.ndarray | None = None) -> None:
+        """Energies -log p: `u` [nlabels, N] float32; with features `f`, those of `LogisticUnary(u, f)`."""
+        self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
+
+    def addPairwiseEnergy(
+        self, features: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+    ) -> None:
+        """Add the term of exp(-|f_i - f_j|^2 / 2): `features` [d, N] float32, divided by the standard deviations.
+
+        `compat`: a number (Potts), [nlabels] (diagonal) or [nlabels, nlabels] float32. ValueError for other shapes.
+        """
+        features = _float32("addPairwiseEnergy: features", features, 2)
+        if features.shape[1] != self._points:
+            raise ValueError(f"addPairwiseEnergy: features is {list(features.shape)}; must be [d, {self._points}]")
+        if not np.isfinite(features).all():
+            raise ValueError("addPairwiseEnergy: features has NaN or infinite values")
+        columns = torch.from_numpy(features.T.copy())  # [N, d]
+        self._add("addPairwiseEnergy", lambda: columns, compat, kernel, normalization, None)
+
+    def _add(self, method: str, features: Callable, compat, kernel, normalization, image_term) -> None:
+        for name, kind, value in (("kernel", KernelType, kernel), ("normalization", NormalizationType, normalization)):
+            if value not in tuple(kind):
+                raise ValueError(f"{method}: {name} is {value!r}; must be one of {', '.join(k.name for k in kind)}")
+        compatibility = _compatibility(method, compat, self._labels)
+        self._terms.append(_Term(features, compatibility, NormalizationType(normalization), image_term))
+
+    def inference(self, niter: int, /) -> np.ndarray:
+        """Q [nlabels, N] after `niter` >= 0 steps of mean field."""
+        if int(niter) < 0:
+            raise ValueError(f"inference: niter is {niter}; must be >= 0")
+        q = self._start()
+        for _ in range(int(niter)):
+            q = self._step(q)
+        return _array(q)
+
+    def startInference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Q of step 0, and two arrays that `stepInference` takes for pydensecrf's sake."""
+        return _array(self._start()), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+
+    def stepInference(self, Q: np.ndarray, tmp1: np.ndarray, tmp2: np.ndarray, /) -> None:
+        """One step of mean field, in place on `Q`; the other two are not used."""
+        self._check_q("stepInference", Q)
+        Q[...] = _array(self._step(_columns(Q)))
+
+    def klDivergence(self, Q: np.ndarray, /) -> float:
+        """KL(Q) of the module's description, short of the model's partition function, which nobody knows."""
+        self._check_q("klDivergence", Q)
+        q = _columns(Q)
+        energies = _columns(self._energies)
+        if self._terms:
+            energies = energies + sum(term(q) for term in self._terms)
+        q, energies = q.double(), energies.double()
+        inner = q * (q.clamp(min=1e-20).log() + energies)
+        return float(inner.where(q > 0, 0.0).sum())  # an infinite energy costs nothing where Q is 0
+
+    def _start(self) -> Tensor:
+        return torch.softmax(-_columns(self._energies), 1)  # [N, L]
+
+    def _step(self, q: Tensor) -> Tensor:
+        score = -_columns(self._energies)
+        for term in self._terms:
+            score = score - term(q)
+        return torch.softmax(score, 1)
+
+    def _check_q(self, method: str, q: np.ndarray) -> None:
+        needed = (self._labels, self._points)
+        if not isinstance(q, np.ndarray) or q.dtype != np.float32 or q.shape != needed:
+            got = f"{q.dtype} {list(q.shape)}" if isinstance(q, np.ndarray) else type(q).__name__
+            raise ValueError(f"{method}: Q is {got}; must be a float32 array {list(needed)}")
+
+
+class DenseCRF2D(DenseCRF):
+    """Fully connected CRF over the pixels of an image, row by row: N = w * h."""
+
+    def __init__(self, w: int, h: int, nlabels: int):
+        for name, value in (("w", w), ("h", h)):
+            if int(value) < 1:
+                raise ValueError(f"DenseCRF2D: {name} is {value}; must be >= 1")
+        super().__init__(int(w) * int(h), nlabels)
+        self._width, self._height = int(w), int(h)
+
+    def addPairwiseGaussian(
+        self, sxy, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+    ) -> None:
+        """Add the spatial term; `sxy`: standard deviation in pixels, or (along x, along y)."""
+        sxy = _sigmas("addPairwiseGaussian: sxy", sxy, 2)
+        self._add("addPairwiseGaussian", lambda: self._features(sxy), compat, kernel, normalization, _ImageTerm(sxy))
+
+    def addPairwiseBilateral(
+        self, sxy, srgb, rgbim: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+    ) -> None:
+        """Add the appearance term; `srgb`: standard deviation in levels, or three; `rgbim` [h, w, 3] uint8."""
+        method = "addPairwiseBilateral"
+        sxy, srgb = _sigmas(f"{method}: sxy", sxy, 2), _sigmas(f"{method}: srgb", srgb, 3)
+        rgbim = np.asarray(rgbim)
+        if rgbim.ndim != 3 or rgbim.shape[2] != 3:
+            raise ValueError(
+                f"{method}: rgbim is {list(rgbim.shape)}; must be [h, w, 3]. For other images make features with "
+                "utils.create_pairwise_bilateral and add them by addPairwiseEnergy"
+            )
+        needed = (self._height, self._width, 3)
+        if rgbim.shape != needed or rgbim.dtype != np.uint8:
+            raise ValueError(f"{method}: rgbim is {rgbim.dtype} {list(rgbim.shape)}; must be uint8 {list(needed)}")
+        image = torch.from_numpy(rgbim.transpose(2, 0, 1).copy())  # [3, h, w]
+        image_term = _ImageTerm(sxy, srgb, image)
+        self._add(method, lambda: self._features(sxy, srgb, image), compat, kernel, normalization, image_term)
+
+    def inference(self, niter: int, /) -> np.ndarray:
+        """Q [nlabels, N] after `niter` >= 0 steps of mean field; by `ops.dense_crf` where the model is its own."""
+        parameters = self._dense_crf_parameters()
+        if parameters is None or int(niter) < 0 or not np.isfinite(self._energies).all():
+            return super().inference(niter)
+        image, gaussian, bilateral = parameters
+        unary = torch.from_numpy(self._energies).reshape(1, self._labels, self._height, self._width)
+        q = ops.dense_crf(image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter))
+        return q.reshape(self._labels, self._points).numpy()
+
+    def _dense_crf_parameters(self) -> tuple | None:
+        """image, gaussian, bilateral of `ops.dense_crf`; None where that is another model."""
+        spatial = [t for t in self._terms if t.image_term and t.image_term.image is None]
+        appearance = [t for t in self._terms if t.image_term and t.image_term.image is not None]
+        if len(spatial) > 1 or len(appearance) > 1 or len(spatial) + len(appearance) < len(self._terms):
+            return None
+        if self._labels > MAX_LABELS or not all(t.is_symmetric_potts() for t in self._terms):
+            return None
+        gaussian = bilateral = image = None
+        for term in spatial:
+            gaussian = (term.image_term.sxy, term.compatibility)
+        for term in appearance:
+            image = term.image_term.image[None]
+            bilateral = (term.image_term.sxy, term.image_term.srgb, term.compatibility)
+        return image, gaussian, bilateral
+
+    def _features(self, sxy, srgb=(), image=None) -> Tensor:
+        levels = torch.empty(0, self._height, self._width) if image is None else image.float()
+        return pixel_features(self._height, self._width, sxy, levels, srgb)
+
+
+@dataclass(frozen=True)
+class _ImageTerm:
+    """What `ops.dense_crf` needs to know of a term."""
+
+    sxy: tuple[float, ...]
+    srgb: tuple[float, ...] = ()
+    image: Tensor | None = None  # [3, h, w] uint8
+
+
+@dataclass(frozen=True)
+class _Term:
+    """P = mu(F Q) for Q [N, L]; its lattice is built at the first use."""
+
+    features: Callable[[], Tensor]  # -> [N, d]
+    compatibility: float | Tensor  # Potts w, diagonal [L] or symmetric matrix [L, L]
+    normalization: NormalizationType
+    image_term: _ImageTerm | None
+
+    def is_symmetric_potts(self) -> bool:
+        potts = isinstance(self.compatibility, float) and self.compatibility >= 0.0
+        return potts and self.normalization == NORMALIZE_SYMMETRIC
+
+    @cached_property
+    def _lattice(self) -> tuple[ops.PermutohedralLattice, Tensor, Tensor]:
+        """The lattice, and the factors [N, 1] of what goes into its filter and of what comes out."""
+        features = self.features()
+        lattice = ops.PermutohedralLattice(features)
+        ones = torch.ones(len(features), 1)
+        if self.normalization == NO_NORMALIZATION:
+            return lattice, ones, ones
+        total = lattice.filter(ones) + 1e-20
+        if self.normalization == NORMALIZE_SYMMETRIC:
+            return lattice, total.rsqrt(), total.rsqrt()
+        norm = total.reciprocal()
+        return (lattice, norm, ones) if self.normalization == NORMALIZE_BEFORE else (lattice, ones, norm)
+
+    def __call__(self, q: Tensor) -> Tensor:
+        lattice, before, after = self._lattice
+        message = after * lattice.filter(before * q)  # [N, L]
+        if isinstance(self.compatibility, float):
+            return -self.compatibility * message
+        return message * self.compatibility if self.compatibility.dim() == 1 else message @ self.compatibility
+
+
+def _compatibility(method: str, compat, labels: int) -> float | Tensor:
+    if isinstance(compat, Number):
+        if not np.isfinite(compat):
+            raise ValueError(f"{method}: compat is {compat}; must be finite")
+        return float(compat)
+    compat = _float32(f"{method}: compat", compat, None)
+    if compat.shape not in ((labels,), (labels, labels)):
+        raise ValueError(f"{method}: compat is {list(compat.shape)}; must be a number, [{labels}] or [{labels}, {labels}]")
+    weights = torch.from_numpy(compat.copy())
+    return weights if weights.dim() == 1 else (weights + weights.t()) / 2
+
+
+def _sigmas(name: str, value, count: int) -> tuple[float, ...]:
+    return check_sigmas(name, value.tolist() if isinstance(value, np.ndarray) else value, count)
+
+
+def _float32(name: str, value, dimensions: int | None) -> np.ndarray:
+    value = np.asarray(value)
+    if value.dtype != np.float32:
+        raise ValueError(f"{name} is {value.dtype}; must be float32")
+    if dimensions is not None and value.ndim != dimensions:
+        raise ValueError(f"{name} is {list(value.shape)}; must have {dimensions} dimensions")
+    return value
+
+
+def _columns(rows: np.ndarray) -> Tensor:
+    """[L, N] as numpy -> [N, L] as torch."""
+    return torch.from_numpy(np.ascontiguousarray(rows)).t()
+
+
+def _array(q: Tensor) -> np.ndarray:
+    """[N, L] -> [L, N], contiguous."""
+    return q.t().contiguous().numpy()

@@ -1,0 +1,55 @@
+"""Logits resized bilinearly, then softmax or sigmoid, without an array of the result's size but the result."""
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._library import define
+
+ACTIVATIONS = ("softmax", "sigmoid")
+
+
+def _reference(logits, size, softmax):
+    return reference.resized_activation(logits, tuple(size), ACTIVATIONS[not softmax]).contiguous()
+
+
+def _fake(logits, size, softmax):
+    return logits.new_empty(*logits.shape[:2], *size)
+
+
+def _reference_backward(grad, result, size, softmax):
+    of_activation = grad - (grad * result).sum(1, keepdim=True) if softmax else grad * (1 - result)
+    shape = *result.shape[:2], *size
+    return torch.ops.aten.upsample_bilinear2d_backward(of_activation * result, result.shape[2:], shape, False).contiguous()
+
+
+def _fake_backward(grad, result, size, softmax):
+    return result.new_empty(*result.shape[:2], *size)
+
+
+# Inference is what the op is for: its gradient stays in PyTorch.
+_backward_op = define("resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
+                      reference=_reference_backward, fake=_fake_backward)
+
+
+def _setup_context(ctx, inputs, output):
+    logits, _, ctx.softmax = inputs
+    ctx.size = list(logits.shape[2:])
+    ctx.save_for_backward(output)
+
+
+def _backward(ctx, grad):
+    return _backward_op(grad, *ctx.saved_tensors, ctx.size, ctx.softmax), None, None
+
+
+# logits [B, K, h, w] -> [B, K, H, W]
+_op = define("resized_activation(Tensor logits, int[] size, bool softmax) -> Tensor", reference=_reference, fake=_fake,
+             backward=_backward, setup_context=_setup_context)
+
+
+def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
+    """softmax over K, or sigmoid, of logits [B, K, h, w] resized bilinearly (align_corners False) to `size`, (H, W).
+
+    Returns [B, K, H, W] of the logits' dtype. Differentiable, once. The caller checks the arguments.
+    """
+    return _op(logits, list(size), activation == "softmax")
