@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -91,8 +91,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "crf": crf_stage.refine,
     "eval": evaluate,
     "shapes": shapes,
-    "bench": bench.run_all,
-    **{f"bench {name}": module.bench for name, module in bench.BENCHMARKS.items()},
+    "bench": bench.contents, "bench all": bench.run_all,
+    **{f"bench {name}": bench.command(module) for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
@@ -150,7 +150,8 @@ def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
         return None, 0
     tried = " ".join(a for a in argv[:2] if not a.startswith("-"))
     group = [c for c in COMMANDS if c.split()[0] == argv[0]]
-    near = group or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5)
+    near = (difflib.get_close_matches(tried, group, 1, 0.7) or group
+            or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5))
     return None, _fail(2, f"error: no command {tried!r}; {'did you mean ' + ' or '.join(near) if near else 'see --help'}")
 
 
@@ -253,18 +254,22 @@ def _show(name: str, result: Any) -> None:
         OUTPUT.print(_metrics_table(result))
     elif isinstance(result, harness.Report):
         _show_benchmarks([result])
-    elif isinstance(result, list):
+    elif isinstance(result, Iterator):
         _show_benchmarks(result)
     elif result is not None:
         OUTPUT.print(str(result), soft_wrap=True, markup=False)
 
 
-def _show_benchmarks(results: Sequence[harness.Report]) -> None:
-    for result in results:
-        WIDE.print(bench_show.table(result))
-        OUTPUT.print(f"{result.json}\n{result.plot}", soft_wrap=True)
-    for result in results:
-        result.check()
+def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
+    """Print each as soon as it is there; what was wrong in any of them fails the command at the end."""
+    wrong = []
+    for shown in reports:
+        for part in bench_show.parts(shown):
+            (OUTPUT if isinstance(part, str) else WIDE).print(part, markup=False)
+        OUTPUT.print(f"{shown.json}\n{shown.plot}\n", soft_wrap=True, markup=False)
+        wrong += shown.wrong()
+    if wrong:
+        raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
 
 
 def _metrics_table(metrics: evaluation.Metrics) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.bench.harness import Contender, Report, Suite, run_suite
-from wsss_fast.bench.photos import batch
+from wsss_fast.bench import photos
+from wsss_fast.bench.floor import copy
+from wsss_fast.bench.suite import EAGER, OURS, Contender, Suite
 from wsss_fast.errors import InputError
 
 try:
@@ -28,7 +28,7 @@ SETTINGS = {
     "spatial": dict(gaussian=(3.0, 3.0), bilateral=None),
 }
 # What the project requires of its agreement with pydensecrf on every photo.
-LIMITS = {"max dQ": 1e-3, "labels that differ": 1e-4}
+LIMITS = {"max dQ": 1e-3, "labels differ": 1e-4}
 
 Setting = Literal["amn", "eps", "deeplab", "spatial"]
 Kind = Literal["hard", "soft"]
@@ -57,53 +57,47 @@ ROWS = {
 }
 
 
-def bench(out: Path = Path("bench"), *, setting: Setting = "amn", unary: Kind = "hard", rows: tuple[str, ...] = (),
-          size: tuple[int, int] = (375, 500), device: str = "auto", threads: int = 0, repeats: int = 5, quick: bool = False,
-          memory: bool = True) -> Report:
-    """Measure dense_crf against pydensecrf and the eager reference: table, JSON and plot; results are compared first.
+def suite(*, setting: Setting = "amn", unary: Kind = "hard", size: tuple[int, int] = (375, 500)) -> Suite:
+    """dense_crf against pydensecrf and the eager reference, on photos.
+
+    pydensecrf has only the CPU, and uses one core of it. The floor reads the energies, and weight and vertex of each
+    entry of the bilateral lattice, once an iteration.
 
     Args:
-        out: folder for crf.json and crf.png (crf-SETTING-UNARY for other than the defaults).
         setting: parameters of AMN (3/3, 50/5/10), EPS (3/3, 80/13/10), DeepLab (1/3, 67/3/4), or AMN's without the image.
         unary: hard: label maps, right with probability 0.7; soft: probabilities.
-        rows: 2 3 5 21 81 pair 4of21 4of81 batch8; none: all of them.
         size: height and width of the photos, px.
-        device: auto, cpu, cuda or cuda:N; pydensecrf has only the CPU, and one core of it.
-        threads: CPU threads of ours and of the eager reference; 0: torch's default.
-        repeats: timed calls of each row, each with another photo, after one that warms up.
-        quick: leave out the eager reference.
-        memory: measure peak memory too, each call in a process of its own.
-
-    Raises:
-        InputError: an unknown row, an argument out of range, or scikit-image (the photos) is missing.
     """
-    return run_suite(suite(setting=setting, unary=unary, size=size), out, rows=rows, device=device, threads=threads,
-                     repeats=repeats, quick=quick, memory=memory)
-
-
-def suite(setting: str = "amn", unary: str = "hard", size: tuple[int, int] = (375, 500)) -> Suite:
-    """The measurement of one parameter set and one kind of unaries."""
     height, width = size
     if height < 1 or width < 1:
         raise InputError(f"bench crf: size must be at least 1 1, got {height} {width}")
     terms = SETTINGS[setting]
     contenders = {
-        "ours": Contender(lambda image, energies: ops.dense_crf(image, energies, **terms, iterations=ITERATIONS)),
-        "eager": Contender(lambda image, energies: ops.reference.dense_crf(image, energies, **terms, iterations=ITERATIONS),
-                           slow=True),
+        OURS: Contender(lambda image, energies: ops.dense_crf(image, energies, **terms, iterations=ITERATIONS)),
+        EAGER: Contender(lambda image, energies: ops.reference.dense_crf(image, energies, **terms, iterations=ITERATIONS),
+                         slow=True),
     }
-    notes = ("pydensecrf is not installed (PyPI: pydensecrf2), so that its column is empty and the eager reference judges",)
+    notes = ("pydensecrf is not installed (PyPI: pydensecrf2), so the eager reference judges.",)
     if densecrf is not None:
         contenders["pydensecrf"] = Contender(lambda image, energies: peer(image, energies, **terms), on_cpu=True)
         notes = ()
     usual = setting == "amn" and unary == "hard"
     return Suite(
-        name="crf", stem="crf" if usual else f"crf-{setting}-{unary}",
-        title=f"dense_crf, {height}x{width}, {ITERATIONS} iterations, {_said(setting)}, {unary} unaries",
-        options={"setting": setting, "unary": unary, "size": size}, small={"size": (24, 32)},
+        name="crf", op="dense_crf", variant="" if usual else f"{setting}-{unary}",
+        title=f"dense_crf, {height}x{width}, {ITERATIONS} iterations, {_said(setting)}, {unary} unaries; {photos.source()}",
+        options={"setting": setting, "unary": unary, "size": size}, quick=("2", "21", "pair", "4of21"),
         rows={key: text for key, (text, _) in ROWS.items()},
         make=lambda key, which: problem(ROWS[key][1], which, unary, height, width),
-        contenders=lambda key: contenders, judges=("pydensecrf", "eager"), compare=compare, limits=LIMITS, notes=notes)
+        tiny=lambda key: problem(ROWS[key][1], 0, unary, 24, 32),
+        contenders=lambda key: contenders, judges=("pydensecrf", EAGER), compare=compare, limits=LIMITS,
+        floor=lambda key: copy(least_bytes(ROWS[key][1], height * width, terms["bilateral"] is not None)), notes=notes)
+
+
+def least_bytes(shape: Problem, pixels: int, bilateral: bool) -> int:
+    """Energies (float32, those of all absent labels being one) and lattice entries (weight and vertex) of all iterations."""
+    channels = shape.labels if shape.present is None else min(shape.labels, shape.present + 1)
+    entries = 6 if bilateral else 3  # corners of a simplex in 5 dimensions, or in 2
+    return ITERATIONS * shape.images * pixels * (4 * shape.sets * channels + 8 * entries)
 
 
 def _said(setting: str) -> str:
@@ -123,7 +117,7 @@ def problem(shape: Problem, which: int, kind: str, height: int, width: int) -> t
     else:
         probabilities = torch.zeros(b * s, labels, height, width).index_copy_(1, names, (2 * scores).softmax(1))
         energies = ops.unary_from_probabilities(probabilities.view(b, s, labels, height, width))
-    return batch(which * b, b, height, width), energies
+    return photos.batch(which * b, b, height, width), energies
 
 
 def peer(image: Tensor, energies: Tensor, *, gaussian: tuple | None, bilateral: tuple | None) -> list[Tensor]:
@@ -148,4 +142,4 @@ def compare(results: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
     labels, height, width = expected[0].shape[-3:]
     got, want = (torch.cat([r.reshape(-1, labels, height, width) for r in some]) for some in (results, expected))
     return {"max dQ": (got - want).abs().max().item(),
-            "labels that differ": (got.argmax(1) != want.argmax(1)).double().mean().item()}
+            "labels differ": (got.argmax(1) != want.argmax(1)).double().mean().item()}

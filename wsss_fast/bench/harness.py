@@ -1,4 +1,4 @@
-"""What every benchmark shares: contenders are compared with a judge, then timed on inputs that change from call to call."""
+"""What every benchmark shares: contenders are compared with a judge and timed on inputs that change from call to call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,62 +17,15 @@ from torch import Tensor
 from wsss_fast import _native
 from wsss_fast.bench import memory as peak
 from wsss_fast.bench import show
+from wsss_fast.bench.floor import synchronise
+from wsss_fast.bench.suite import OURS, Contender, Input, Suite, as_list
 from wsss_fast.errors import InputError, RunError
+from wsss_fast.ops._library import has_native_kernel
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import runtime, write_json
 
-OURS = "ours"
 _ENOUGH_SECONDS = 10.0  # a contender that used so much on a row is not asked again (it was timed at least once)
-
-Input = tuple[Tensor | None, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """One way to compute an op.
-
-    Attributes:
-        call: (*input) -> its results, a tensor or several.
-        slow: left out by `quick`.
-        on_cpu: it has no other device; its input stays on the CPU.
-    """
-
-    call: Callable[..., Tensor | Sequence[Tensor]]
-    slow: bool = False
-    on_cpu: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """What is measured for an op.
-
-    Attributes:
-        name: of the module `wsss_fast.bench.<name>`, whose `suite(**options)` makes this again in another process.
-        stem: of the files that are written.
-        title: one line over the table.
-        options: keyword arguments this suite was made with.
-        small: options of a tiny version, which loads libraries before memory is measured.
-        rows: key of each row and what the table calls it.
-        make: (row, which) -> an input on the CPU; another one for another `which`.
-        contenders: row -> contenders by name; one of them is "ours".
-        judges: names whose results are the expected ones and whose time is the ratio's numerator; the first there counts.
-        compare: (results, expected) -> figures, larger is worse.
-        limits: the largest value of each figure that is still right.
-        notes: what a reader of the table must know, such as a peer that is not installed.
-    """
-
-    name: str
-    stem: str
-    title: str
-    options: Mapping[str, Any]
-    small: Mapping[str, Any]
-    rows: Mapping[str, str]
-    make: Callable[[str, int], Input]
-    contenders: Callable[[str], dict[str, Contender]]
-    judges: tuple[str, ...]
-    compare: Callable[[list[Tensor], list[Tensor]], dict[str, float]]
-    limits: Mapping[str, float]
-    notes: tuple[str, ...] = ()
+_EVICTING = 128 << 20  # bytes written before a timed call, so that no contender finds its input in a cache
 
 
 @dataclasses.dataclass
@@ -85,8 +38,10 @@ class Row:
         judge: the contender whose results were expected.
         times: seconds of every timed call.
         bytes: peak memory of one call beyond its input and its results.
+        unmeasured: why a contender has no bytes, though they were asked for.
         figures: the worst of each figure over all inputs, by contender.
         problems: what went wrong, by contender.
+        floor: where the suite has one: `unit`, the `work` in 1e9 of it, `plain` call and `plain_rate` that it reached.
     """
 
     key: str
@@ -94,8 +49,10 @@ class Row:
     judge: str
     times: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    unmeasured: dict[str, str] = dataclasses.field(default_factory=dict)
     figures: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    floor: dict[str, Any] | None = None
 
     def seconds(self, name: str) -> float | None:
         """Median time of a contender."""
@@ -109,6 +66,11 @@ class Row:
         common = min(len(ours), len(judge))
         return statistics.median(judge[:common]) / statistics.median(ours[:common])
 
+    def rate(self) -> float | None:
+        """The least work over our median time, in the floor's unit."""
+        seconds = self.seconds(OURS)
+        return None if self.floor is None or seconds is None else self.floor["work"] / seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -117,6 +79,7 @@ class Report:
     suite: Suite
     rows: list[Row]
     machine: dict[str, Any]
+    notes: list[str]
     json: Path
     plot: Path
 
@@ -125,27 +88,25 @@ class Report:
         names = dict.fromkeys(name for row in self.rows for name in row.times if row.times[name])
         return sorted(names, key=lambda n: (n != OURS, n == self.rows[0].judge))
 
-    def check(self) -> None:
-        """Raise RunError if our results were wrong or missing in some row."""
-        wrong = [f"{row.case}: {row.problems[OURS]}" for row in self.rows if OURS in row.problems]
-        if wrong:
-            raise RunError(f"{self.suite.name}: {len(wrong)} of {len(self.rows)} rows were wrong, first {wrong[0]}")
+    def wrong(self) -> list[str]:
+        """Rows in which our results were wrong or missing, and why."""
+        return [f"{self.suite.name}, {row.case}: {row.problems[OURS]}" for row in self.rows if OURS in row.problems]
 
 
 def run_suite(suite: Suite, out: Path, *, rows: Sequence[str] = (), device: str = "auto", threads: int = 0, repeats: int = 5,
               quick: bool = False, memory: bool = True) -> Report:
-    """Measure a suite and leave `<out>/<stem>.json`, written anew after every row, and `<out>/<stem>.png`.
+    """Measure a suite and leave a JSON file, written anew after every row, and a plot.
 
     Every call's results are compared with the judge's for the same input; a contender that was wrong has no time.
 
     Args:
         suite: what to measure.
-        out: folder of the two files.
-        rows: keys of the rows to measure; none: all.
+        out: folder of the JSON file and the plot, NAME.json and NAME.png (other options than the usual: NAME-OPTIONS).
+        rows: rows to measure; none: all.
         device: auto, cpu, cuda or cuda:N; contenders that know only the CPU stay there.
         threads: CPU threads of torch and our kernels; 0: torch's default.
         repeats: timed inputs of each row, after one that warms up.
-        quick: leave out the slow contenders, unless one of them has to be the judge.
+        quick: a first look: a few short rows unless some are named, without slow contenders and without memory.
         memory: measure peak memory too, each call in a process of its own.
 
     Raises:
@@ -158,14 +119,15 @@ def run_suite(suite: Suite, out: Path, *, rows: Sequence[str] = (), device: str 
         raise InputError(f"bench {suite.name}: no row {unknown[0]!r}; there are {', '.join(suite.rows)}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, must be a folder")
-    for note in suite.notes:
-        say(f"bench {suite.name}: {note}")
-    chosen = list(rows) or list(suite.rows)
+    chosen = list(rows) or list(quick and suite.quick or suite.rows)
+    stem = "-".join(filter(None, (suite.name, suite.variant)))
     with _threads(threads), Bar(f"bench {suite.name}", len(chosen), unit="row") as bar:
-        report = Report(suite, [], machine(where), out / f"{suite.stem}.json", out / f"{suite.stem}.png")
+        report = Report(suite, [], machine(where), list(suite.notes), out / f"{stem}.json", out / f"{stem}.png")
+        if not has_native_kernel(suite.op, where):
+            report.notes.append(f"{suite.op} has no native kernel for {where.type} here: ours is the PyTorch reference.")
         for key in chosen:
             row = _measure(suite, key, where, repeats, quick)
-            if memory:
+            if memory and not quick:
                 _measure_memory(suite, row, where)
             report.rows.append(row)
             _write(report)
@@ -205,11 +167,13 @@ def _contenders(suite: Suite, row: str, quick: bool) -> tuple[dict[str, Contende
 def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: bool) -> Row:
     """Time the contenders in turn on each input, so that the machine's moods meet all of them."""
     contenders, judge = _contenders(suite, key, quick)
+    if any(c.compiles for c in contenders.values()):
+        torch.compiler.reset()  # every row compiles the same function anew; torch gives up after eight
     row = Row(key, suite.rows[key], judge, times={name: [] for name in contenders})
     running = dict(contenders)
     for which in range(repeats + 1):
         given = {"cpu": suite.make(key, which)}
-        given["device"] = to_device(given["cpu"], device)
+        given["device"] = peak.moved(given["cpu"], device)
         expected: list[Tensor] = []
         for name, contender in list(running.items()):
             place = torch.device("cpu") if contender.on_cpu else device
@@ -218,7 +182,7 @@ def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: 
             except Exception as error:
                 if name == judge:
                     raise
-                problem = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
             else:
                 problem = "" if name == judge else _disagreement(suite, row, name, results, expected)
                 expected = results if name == judge else expected
@@ -232,33 +196,21 @@ def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: 
                     del running[name]
         if judge not in running:
             break
+    if floor := suite.floor(key):
+        row.floor = {"unit": floor.unit, "work": floor.work / 1e9, "plain": floor.plain,
+                     "plain_rate": floor.plain_rate(device)}
     return row
 
 
 def timed(call: Callable[..., Tensor | Sequence[Tensor]], given: Input, device: torch.device) -> tuple[list[Tensor], float]:
     """Results of a call, on the CPU, and the wall time it took until the device was done."""
+    torch.empty(_EVICTING, dtype=torch.uint8, device=device).fill_(1)
     synchronise(device)
     start = time.perf_counter()
     results = call(*given)
     synchronise(device)
     seconds = time.perf_counter() - start
     return [r.detach().cpu() for r in as_list(results)], seconds
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for a CUDA device; nothing for the CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def as_list(results: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """A call's results as a list."""
-    return [results] if isinstance(results, Tensor) else list(results)
-
-
-def to_device(given: Input, device: torch.device) -> Input:
-    """An input on a device."""
-    return tuple(t if t is None else t.to(device) for t in given)
 
 
 def _disagreement(suite: Suite, row: Row, name: str, results: list[Tensor], expected: list[Tensor]) -> str:
@@ -278,7 +230,7 @@ def _measure_memory(suite: Suite, row: Row, device: torch.device) -> None:
         try:
             size = peak.of_one_call(suite.name, dict(suite.options), row.key, name, str(place), torch.get_num_threads())
         except RunError as error:
-            say(f"bench {suite.name}: {row.case}: {error}")
+            row.unmeasured[name] = str(error)
             continue
         if size is not None:
             row.bytes[name] = size
@@ -286,7 +238,8 @@ def _measure_memory(suite: Suite, row: Row, device: torch.device) -> None:
 
 def _write(report: Report) -> None:
     suite = report.suite
-    rows = [{**dataclasses.asdict(row), "seconds": {n: row.seconds(n) for n in row.times}, "ratio": row.ratio()}
+    rows = [{**dataclasses.asdict(row), "seconds": {n: row.seconds(n) for n in row.times}, "ratio": row.ratio(),
+             "rate": row.rate()}
             for row in report.rows]
     write_json(report.json, {"benchmark": suite.name, "title": suite.title, "options": dict(suite.options),
-                             "limits": dict(suite.limits), "notes": suite.notes, **report.machine, "rows": rows})
+                             "limits": dict(suite.limits), "notes": report.notes, **report.machine, "rows": rows})

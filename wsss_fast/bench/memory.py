@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from wsss_fast.bench.suite import as_list
 from wsss_fast.errors import RunError
 
 _CLEAR_PEAK = "5"  # proc(5): resets the peak resident set size
@@ -24,7 +25,8 @@ def of_one_call(benchmark: str, options: dict[str, Any], row: str, contender: st
 
     On the CPU this is how far the resident set grows over what it was before the call, in a fresh process in which only a
     tiny call came before (it loads libraries and starts threads), so that buffers which an implementation keeps between
-    calls count too. On CUDA it is what torch's allocator had at most.
+    calls count too; what compiles had a full call before, or the compiler would count. On CUDA it is what torch's
+    allocator had at most.
 
     Args:
         benchmark: module of `wsss_fast.bench` with `suite(**options)`.
@@ -58,19 +60,20 @@ def answer() -> None:
     device = torch.device(device_name)
     module = importlib.import_module(f"wsss_fast.bench.{benchmark}")
     suite = module.suite(**options)
-    call = suite.contenders(row)[contender].call
-    tiny = module.suite(**{**options, **suite.small})
-    tiny.contenders(row)[contender].call(*_moved(tiny.make(row, 0), device))
-    given = _moved(suite.make(row, 0), device)
+    chosen = suite.contenders(row)[contender]
+    call = chosen.call
+    given = moved(suite.make(row, 0), device)
+    call(*given if chosen.compiles else moved(suite.tiny(row), device))
     print(json.dumps(_cuda_growth(call, given, device) if device.type == "cuda" else _resident_growth(call, given)))
 
 
-def _moved(given: tuple, device: torch.device) -> tuple:
+def moved(given: tuple, device: torch.device) -> tuple:
+    """An input on a device."""
     return tuple(t if t is None else t.to(device) for t in given)
 
 
 def _result_bytes(results: Any) -> int:
-    return sum(r.nbytes for r in ([results] if isinstance(results, torch.Tensor) else results))
+    return sum(r.nbytes for r in as_list(results))
 
 
 def _cuda_growth(call, given: tuple, device: torch.device) -> int:
