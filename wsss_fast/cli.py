@@ -125,6 +125,8 @@ def run(argv: Sequence[str]) -> int:
     except RunError as error:
         return _fail(1, f"failed: {error}")
     except KeyboardInterrupt:
+        if name.startswith("bench"):
+            return _fail(130, "interrupted; the rows that were finished are in the JSON file")
         return _fail(130, "interrupted; the same command goes on behind the finished stages")
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):

@@ -60,8 +60,9 @@ ROWS = {
 def suite(*, setting: Setting = "amn", unary: Kind = "hard", size: tuple[int, int] = (375, 500)) -> Suite:
     """dense_crf against pydensecrf and the eager reference, on photos.
 
-    pydensecrf has only the CPU, and uses one core of it. The floor reads the energies, and weight and vertex of each
-    entry of the bilateral lattice, once an iteration.
+    pydensecrf has only the CPU, and uses one core of it. max dQ is the largest difference of a probability, labels differ
+    the share of pixels whose most probable label is another. The floor reads the energies, and weight and vertex of
+    each entry of the bilateral lattice, once an iteration.
 
     Args:
         setting: parameters of AMN (3/3, 50/5/10), EPS (3/3, 80/13/10), DeepLab (1/3, 67/3/4), or AMN's without the image.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,11 @@ def plot(report: Report) -> None:
                            padding=2, fontsize=7)
         axes.set(xscale="log", xlabel=label)
         axes.margins(x=0.25)
+        values = [value(row, name) for row in rows for name in names if value(row, name) is not None]
+        if values:  # bars from a whole power of ten on, or their lengths would depend on the least of them
+            axes.set_xlim(left=10.0 ** math.floor(math.log10(min(values)) - 0.3))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_yticks(range(len(rows)), [row.case for row in rows] if place == 0 else [""] * len(rows))
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
@@ -131,4 +137,4 @@ def _megabytes(row: Row, name: str) -> float | None:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.2g}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
