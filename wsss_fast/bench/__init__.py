@@ -48,7 +48,7 @@ def _describe(function: Callable, own: Callable, *left_out: str) -> None:
     parameters |= {n: p for n, p in inspect.signature(own).parameters.items() if n not in ("out", "options")} | shared
     hints = get_type_hints(run_suite) | get_type_hints(own)
     text, _, _ = inspect.getdoc(own).partition("\n\nArgs:")
-    lines = [line for line in _arguments(run_suite) if line.split(":")[0].strip() in parameters]
+    lines = [line for line in _arguments(run_suite) if line.split(":")[0].strip() not in ("suite", *left_out)]
     function.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
         p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()])
     function.__annotations__ = {name: hints[name] for name in parameters}
