@@ -21,9 +21,8 @@ struct PointLattice {
   const int32_t* previous;  // [c, M], -1: none
 };
 
-// features [points, d] in units of the standard deviations. `next` gets the neighbours.
-inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice,
-                                Buffer<int32_t>& next) {
+// features [points, d] in units of the standard deviations.
+inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice) {
   double from[kMaxDimensions], to[kMaxDimensions];
   for (int i = 0; i < d; ++i) {
     float low = INFINITY, high = -INFINITY;
@@ -49,7 +48,6 @@ inline void build_point_lattice(const float* features, int64_t points, int d, in
       return count;
     });
   });
-  next = std::move(state.next);
 }
 
 // From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N c], `first` [M + 1].
