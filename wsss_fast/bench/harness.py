@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import platform
 import statistics
 import time
@@ -137,13 +138,14 @@ def run_suite(suite: Suite, out: Path, *, rows: Sequence[str] = (), device: str 
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Names of the processor and the device, threads, and what `wsss_fast.info()` says."""
+    """Names of the processor and the device, threads, load of the machine now, and what `wsss_fast.info()` says."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {"cpu": f"{len(models)} x {models[0]}" if models else platform.processor() or platform.machine(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d"), "info": _native.info()}
+            "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+            "date": time.strftime("%Y-%m-%d"), "info": _native.info()}
 
 
 @contextlib.contextmanager

@@ -31,7 +31,9 @@ def parts(report: Report) -> list[str | Table]:
     where = machine["cpu"] if machine["device"] == "cpu" else f"{machine['device']}, {machine['cpu']}"
     problems = [f"{row.case}: {name}: {problem}" for row in report.rows
                 for name, problem in (*row.problems.items(), *row.unmeasured.items())]
-    facts = (f"{where}; {_threads(machine)}; backend {info['backend']}, simd {info['simd']}, torch {info['torch']}; "
+    # Two threads wait for each other: what else computes meanwhile costs more than its share.
+    load = "" if machine["load"] is None else f"load {machine['load']} before; "
+    facts = (f"{where}; {_threads(machine)}; {load}backend {info['backend']}, simd {info['simd']}, torch {info['torch']}; "
              f"{machine['date']}")
     tables = [times(report), memory(report)] if _measured(report) else [times(report)]
     return [report.suite.title, *tables, facts, *report.notes, *problems]
