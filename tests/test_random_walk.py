@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import _library, random_walk, reference
@@ -24,7 +25,9 @@ CASES = {
     "column": ((4, 23, 1), {"steps": 9}),
     "pixel": ((1, 2, 1, 1), {}),
     "many_maps": ((1, 7, 6, 5), {"steps": 16}),
+    "coco": ((81, 3, 7), {"steps": 5}),
     "empty_batch": ((0, 2, 4, 4), {}),
+    "no_row": ((2, 0, 4), {}),
     "no_maps": ((0, 4, 4), {}),
 }
 each_case = pytest.mark.parametrize("name", CASES)
@@ -115,6 +118,21 @@ def test_threads_and_batches_agree_to_the_bit():
 
 
 @each_device
+def test_a_nan_stays_in_its_map(device):
+    maps, edge = torch.rand(3, 2, 9, 11, device=device), torch.rand(3, 9, 11, device=device)
+    broken = maps.clone()
+    broken[0, 1, 4, 10] = math.nan
+    out, before = random_walk(broken, edge), torch.get_num_threads()
+    assert out[0, 1].isnan().any()
+    try:
+        torch.set_num_threads(1)  # one thread takes one image after the other, in the same memory
+        out, expected = random_walk(broken, edge), random_walk(maps, edge)
+        assert torch.equal(out[0, 0], expected[0, 0]) and torch.equal(out[1:], expected[1:])
+    finally:
+        torch.set_num_threads(before)
+
+
+@each_device
 def test_layouts_and_dtypes(device):
     maps, edge, options = make("irn", torch.float32, device)
     expected = random_walk(maps, edge, **options)
@@ -131,9 +149,12 @@ def test_opcheck(name, device):
     if maps.dim() == 3:
         maps, edge = maps[None], edge[None]
     arguments = options.get("radius", 5), options.get("beta", 10.0), options.get("steps", 256)
-    # The kernel is the reference in float64 where no native one is.
-    torch.library.opcheck(torch.ops.wsss_fast.random_walk.default, (maps, edge, *arguments),
-                          test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
+    torch.library.opcheck(torch.ops.wsss_fast.random_walk.default, (maps, edge, *arguments))
+
+
+def test_fake_tensors():
+    with FakeTensorMode():
+        assert random_walk(torch.rand(2, 3, 8, 9), torch.rand(2, 8, 9)).shape == (2, 3, 8, 9)
 
 
 @each_device
@@ -153,6 +174,21 @@ def test_the_native_kernel_is_used_where_it_can_be_built():
     if not _native.load():
         pytest.skip("native library not available")
     assert _library.has_native_kernel("random_walk", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ((0, 10.0, 1), r"radius is 0; must be in 1\.\.32"),
+    ((33, 10.0, 1), "radius is 33"),
+    ((5, 0.0, 1), "beta is 0.0"),
+    ((5, 10.0, -1), "steps is -1"),
+])
+def test_the_native_kernel_itself_refuses_what_would_read_garbage(arguments, said):
+    if not _native.load():
+        pytest.skip("native library not available")
+    with pytest.raises(RuntimeError, match=f"random_walk: {said}"):
+        torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4), *arguments)
+    with pytest.raises(RuntimeError, match=r"maps is \[1,1,4,4\] but edge is \[1,4,5\]"):
+        torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 5), 5, 10.0, 1)
 
 
 @pytest.mark.parametrize(("change", "said"), [

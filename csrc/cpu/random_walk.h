@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "simd.h"
@@ -48,7 +49,7 @@ class RandomWalk {
 
   // maps [K, h, w], edge [h, w] -> out [K, h, w]
   void run(Team& team, int rank, const float* maps, const float* edge, int64_t steps, float* out) {
-    const FlushDenormals flush;
+    [[maybe_unused]] const FlushDenormals flush;
     const auto [first_row, last_row] = Team::part(shape_.height, rank, team.size());
     const auto [first, last] = Team::part(units_, rank, team.size());
     for (int64_t y = first_row; y < last_row; ++y) {
@@ -59,6 +60,9 @@ class RandomWalk {
           fields_[0][k * plane_ + place(y, x)] = maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
         }
       }
+      // Steps keep the cells of wall at 0, unless the image before held a NaN.
+      const int64_t behind = y + 1 < shape_.height ? shape_.reach() : units_ * kUnit - place(y, shape_.width) + place(0, 0);
+      for (int64_t k = 0; k < maps_; ++k) std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), behind, 0.0f);
     }
     team.barrier();
     for (int64_t unit = first; unit < last; ++unit) weigh(unit);

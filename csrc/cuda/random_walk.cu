@@ -1,5 +1,7 @@
 #include "random_walk.cuh"
 
+#include "../random_walk_input.h"
+
 #include "device.h"
 
 namespace wsss {
@@ -38,13 +40,12 @@ void walk(const DeviceCall& call, const WalkArrays& a, double beta, int64_t step
 Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius, double beta, int64_t steps) {
   const Tensor maps = float_input("random_walk", "maps", maps_in, 4);
   const Tensor edge = float_input("random_walk", "edge", edge_in, 3);
-  check(edge.size(0) == maps.size(0) && edge.size(1) == maps.size(2) && edge.size(2) == maps.size(3),
-        "random_walk: maps is " + shape_text(maps) + " but edge is " + shape_text(edge));
+  const WalkShape shape = walk_shape(maps, edge, radius, beta, steps);
   Tensor out = torch::stable::new_empty(maps, maps.sizes());
   if (maps.numel() == 0) return out;
   DeviceCall call(maps);
   const int64_t batch = maps.size(0), count = maps.size(1), image = maps.size(2) * maps.size(3);
-  WalkArrays a{{maps.size(2), maps.size(3), static_cast<int>(radius)}, 0, count, nullptr, nullptr, {}};
+  WalkArrays a{shape, 0, count, nullptr, nullptr, {}};
   const int64_t weights = neighbours(a.shape.radius) * a.shape.cells();
   const int64_t chunk = std::clamp<int64_t>(kWeightBytes / (weights * static_cast<int64_t>(sizeof(float))), 1, batch);
   a.weights = call.allocate<float>(chunk * (weights + (1 + 2 * count) * a.plane()));

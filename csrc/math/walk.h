@@ -7,6 +7,8 @@
 
 namespace wsss {
 
+constexpr int64_t kMaxWalkRadius = 32;  // 3,204 neighbours
+
 struct WalkShape {
   int64_t height, width;
   int radius;

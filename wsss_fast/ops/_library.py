@@ -64,13 +64,18 @@ def call(overload, *args):
         raise
 
 
+def values_at_hand(tensor: torch.Tensor) -> bool:
+    """Whether a look at the values costs nothing: it waits for no device, breaks no graph, and there are values."""
+    real = type(tensor) in (torch.Tensor, torch.nn.Parameter)  # not a FakeTensor
+    return real and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     """`gradient`, made by the forward pass, times the scalar `by` that backward got.
 
-    Not copied where `by` is seen to be 1, the usual case: on the CPU, outside of tracing, a look costs nothing.
+    Not copied where `by` is seen to be 1, the usual case.
     """
-    seen = type(by) is torch.Tensor and by.device.type == "cpu" and not torch.compiler.is_compiling()
-    return gradient if seen and by.item() == 1 else gradient * by
+    return gradient if values_at_hand(by) and by.item() == 1 else gradient * by
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define
+from ._library import define, values_at_hand
 
-MAX_RADIUS = 32  # 3,205 neighbours
+MAX_RADIUS = 32  # 3,204 neighbours; csrc/math/walk.h has the same
 
 
 def _reference(maps, edge, radius, beta, steps):
@@ -35,7 +35,7 @@ def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10
     cells around it. The public code squares the dense matrix T eight times; here the sparse steps are taken one by one.
 
     Args:
-        maps: [K, h, w], or [B, K, h, w] with one edge map an image; floating, any range.
+        maps: [K, h, w], or [B, K, h, w] with one edge map an image; floating, finite, any range.
         edge: [h, w], or [B, h, w]; floating, 0 (no boundary) .. 1.
         radius: cells, 1..32; 5 has 68 neighbours.
         beta: > 0; larger values respect weak boundaries more.
@@ -45,7 +45,8 @@ def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10
         float32, the shape of `maps`.
 
     Not differentiable. The CPU kernel gives the same bits with any number of threads.
-    Raises ValueError, naming the argument and what it got.
+    Raises ValueError, naming the argument and what it got; the values of edge are only looked at on the CPU, outside of
+    compiled graphs.
     Source: IRN (Ahn, Cho and Kwak, CVPR 2019), section 4.3, eqs. 7 and 8, and its public code; AMN uses it unchanged.
 
     >>> maps = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
@@ -76,8 +77,8 @@ def _check(maps: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> 
         raise ValueError(f"{op}: beta is {beta}; must be finite and > 0")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"{op}: steps is {steps!r}; must be an integer >= 0")
-    if edge.device.type != "cpu" or torch.compiler.is_compiling() or not edge.numel():
-        return  # a look at the values would wait for the device or break the graph
+    if not edge.numel() or not values_at_hand(edge):
+        return
     low, high = (v.item() for v in edge.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"{op}: edge spans {low:g}..{high:g}; must be within 0..1 (apply a sigmoid to logits)")
