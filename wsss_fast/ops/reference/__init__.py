@@ -9,9 +9,10 @@ from .label_conditioned import (
 )
 from .lattice import lattice_filter, permutohedral_filter, permutohedral_lattice
 from .pixel_loss import pixel_cross_entropy, pixel_cross_entropy_grad
+from .random_walk import random_walk
 
 __all__ = [
     "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
     "lattice_filter", "permutohedral_filter", "permutohedral_lattice", "pixel_cross_entropy", "pixel_cross_entropy_grad",
-    "resized_activation",
+    "random_walk", "resized_activation",
 ]
