@@ -194,7 +194,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     folder = _check_seeds(Path(seeds), data)
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
-    place(nets.load_weights(net, weights), where.device).eval()
+    place(nets.load_weights(net, weights, complete=True), where.device).eval()
     out = Path(out)
 
     def work() -> dict[str, float]:

@@ -16,11 +16,17 @@ from wsss_fast.errors import InputError
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])
+MEAN_BGR = np.array([104.008, 116.669, 122.675])  # of Caffe's ImageNet networks, in 0..255
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> float32 [3, H, W]: (image / 255 - mean) / std, computed in float64 as the public code."""
     return np.ascontiguousarray(((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
+
+
+def subtract_mean(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> float32 [3, H, W]: BGR in 0..255 minus the mean colour, as networks from Caffe take it."""
+    return np.ascontiguousarray((image[..., ::-1] - MEAN_BGR).astype(np.float32).transpose(2, 0, 1))
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
