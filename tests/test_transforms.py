@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss_fast import InputError
-from wsss_fast.data.transforms import Augment, normalise, resize_image, resize_labels
+from wsss_fast.data.transforms import Augment, normalise, resize_image, resize_labels, subtract_mean, top_left
 
 
 def scene(height=40, width=60):
@@ -75,3 +75,17 @@ def test_resizes_keep_what_has_the_size_already():
     image, labels = scene()
     assert resize_image(image, 40, 60) is image and resize_labels(labels, 40, 60) is labels
     assert set(np.unique(resize_labels(labels, 13, 17))) == {0, 1} and resize_image(image, 13, 17).shape == (13, 17, 3)
+
+
+def test_mean_colour_of_caffes_networks():
+    image = np.array([[[123, 117, 104], [255, 0, 10]]], np.uint8)  # RGB
+    expected = np.array([[104 - 104.008, 10 - 104.008], [117 - 116.669, -116.669], [123 - 122.675, 255 - 122.675]])
+    np.testing.assert_allclose(subtract_mean(image)[:, 0], expected, atol=1e-4)
+
+
+def test_upper_left_corner():
+    image = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    np.testing.assert_array_equal(top_left(image, 3), image[:, :3, :3])
+    larger = top_left(image, 7)
+    np.testing.assert_array_equal(larger[:, :4, :5], image)
+    assert larger.shape == (3, 7, 7) and larger.sum() == image.sum()

@@ -43,6 +43,14 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
+def top_left(image: np.ndarray, side: int) -> np.ndarray:
+    """float32 [3, H, W] -> [3, side, side]: its upper left corner; what it does not fill is 0."""
+    out = np.zeros((3, side, side), np.float32)
+    corner = image[:, :side, :side]
+    out[:, :corner.shape[1], :corner.shape[2]] = corner
+    return out
+
+
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Random resize, flip, colour jitter and crop of one training image and its label map.
