@@ -16,7 +16,7 @@ from wsss_fast.cam import TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
-from wsss_fast.data.transforms import Augment, normalise, resize_labels, top_left
+from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
 from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_maps, strided_size
@@ -153,7 +153,7 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
         history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
                       optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, epochs=recipe.epochs,
                       batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
-        net.mean_displacement.copy_(mean_displacement(net, data, recipe.augment.crop, recipe.batch_size, where))
+        net.mean_displacement.copy_(mean_displacement(net, data, recipe.augment, recipe.batch_size, where))
         nets.save_weights(net, file)
         return {"losses": history.losses, "samples_per_second": history.samples_per_second}
 
@@ -178,13 +178,13 @@ def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.
 
 
 @torch.inference_mode()
-def mean_displacement(net: nets.IrnNet, data: Dataset, crop: int, batch_size: int, where: Runtime) -> torch.Tensor:
-    """Mean over all images of the displacements (dy, dx) that `net` sees in their upper left `crop` x `crop` px, [2], cells."""
+def mean_displacement(net: nets.IrnNet, data: Dataset, augment: Augment, batch_size: int, where: Runtime) -> torch.Tensor:
+    """Mean over all images of the displacements (dy, dx) that `net` sees in their upper left crop, [2], cells."""
     net.eval().mean_displacement.zero_()
     batches = [data.ids[i:i + batch_size] for i in range(0, len(data), batch_size)]
     summed = torch.zeros(2, dtype=torch.float64)
     for ids in track(batches, "mean displacement", unit="batch"):
-        images = torch.from_numpy(np.stack([top_left(normalise(data.image(i)), crop) for i in ids])).to(where.device)
+        images = torch.stack([augment.cropped(augment.to_input(data.image(i)), None, 0, 0)[0] for i in ids]).to(where.device)
         with where.autocast():
             _, displacement = net(images.contiguous(memory_format=torch.channels_last))
         summed += displacement.double().mean(dim=(2, 3)).sum(dim=0).cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -75,15 +75,18 @@ def irn_resnet50(*, backbone: str = "resnet50") -> IrnNet:
     return IrnNet(_backbone(backbone), *(() if backbone == "resnet50" else (SMALL_WIDTHS,)))
 
 
-def deeplabv2_resnet101(num_classes: int, *, backbone: str = "resnet101") -> DeepLabV2:
-    """DeepLabV2: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8, the maximum over scales 1, 0.75 and 0.5.
+def deeplabv2_resnet101(num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)) -> DeepLabV2:
+    """DeepLabV2: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8, the maximum over the image's scales.
 
-    In train mode a list: logits at scales 1, 0.5 and 0.75, each at its own size, and the maximum.
+    In train mode a list: the logits of the full size, those of each scale at their own size, and the maximum.
 
     Args:
         num_classes: C, without background.
         backbone: "resnet101" (Caffe's layout; images are BGR in 0..255 minus the mean, `data.transforms.subtract_mean`;
             dilations 6, 12, 18, 24) or "small" (images as everywhere else, `normalise`; dilations 1, 2, 4, 6).
+        scales: of the images that are looked at beside the full size, each > 0.
     """
+    if not all(0 < s < float("inf") for s in scales):
+        raise InputError(f"scales: got {tuple(scales)}, needs numbers > 0")
     dilations = PAPER_DILATIONS if backbone == "resnet101" else SMALL_DILATIONS
-    return DeepLabV2(_backbone(backbone, SEGMENTATION_BACKBONES), num_classes, dilations)
+    return DeepLabV2(_backbone(backbone, SEGMENTATION_BACKBONES), num_classes, dilations, scales)
