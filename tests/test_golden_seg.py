@@ -63,9 +63,8 @@ def test_prediction_from_the_photo():
     net = filled(nets.deeplabv2_resnet101(20), "deeplabv2_resnet101_msc_21")
     stored = torch.nn.functional.interpolate(torch.from_numpy(file["out_eval_unscaled"]), file["img_u8"].shape[:2],
                                              mode="bilinear").softmax(1)
-    plain = seg.Recipe(crf=None)
     where = seg.runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
-    ours = seg.predict(net, file["img_u8"][None], plain, where)
+    ours = seg.predict(net, file["img_u8"][None], RECIPE, where, None)
     assert (ours.argmax(1) != stored.argmax(1)).float().mean() <= 1e-3
     torch.testing.assert_close(ours, stored, rtol=0, atol=5e-3)  # logits span 450 here, so 1e-5 of that moves a softmax
 

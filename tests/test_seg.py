@@ -72,12 +72,12 @@ def test_it_learns_what_the_masks_say(shapes, masks, tmp_path):
     recipe = dataclasses.replace(QUICK, updates=60)
     made = train(shapes, tmp_path, masks, recipe)
     assert made.losses[-1] < 0.7 * made.losses[0]
-    plain = dataclasses.replace(recipe, crf=None)
-    learned = evaluate(infer(shapes, made.weights, tmp_path, plain), shapes).miou
+    learned = evaluate(infer(shapes, made.weights, tmp_path, recipe, crf=False), shapes).miou
     torch.manual_seed(0)
     fresh = nets.deeplabv2_resnet101(len(shapes.classes), backbone="small")
     nets.save_weights(fresh, tmp_path / "fresh.pth")
-    assert learned > evaluate(infer(shapes, tmp_path / "fresh.pth", tmp_path, plain, name="fresh"), shapes).miou + 0.05
+    unlearned = infer(shapes, tmp_path / "fresh.pth", tmp_path, recipe, crf=False, name="fresh")
+    assert learned > evaluate(unlearned, shapes).miou + 0.05
 
 
 def test_same_seed_same_weights(shapes, masks, trained, tmp_path):
@@ -122,18 +122,19 @@ def test_accumulation_is_the_mean_of_the_parts_losses():
 def test_flip_averages_with_the_mirror_image(shapes, trained):
     net = nets.load_weights(nets.deeplabv2_resnet101(len(shapes.classes), backbone="small"), trained, complete=True).eval()
     photo = shapes.image(shapes.ids[0])
-    recipe = dataclasses.replace(QUICK, crf=None, flip=True)
-    ours, mirrored = (seg.predict(net, photos[None], recipe, CPU) for photos in (photo, np.ascontiguousarray(photo[:, ::-1])))
+    recipe = dataclasses.replace(QUICK, flip=True)
+    mirror_image = np.ascontiguousarray(photo[:, ::-1])
+    ours, mirrored = (seg.predict(net, photos[None], recipe, CPU, None) for photos in (photo, mirror_image))
     assert_close(mirrored.flip(-1), ours, rtol=1e-4, atol=1e-5)
     single = dataclasses.replace(recipe, flip=False)
-    assert not torch.allclose(seg.predict(net, photo[None], single, CPU), ours, atol=1e-4)
+    assert not torch.allclose(seg.predict(net, photo[None], single, CPU, None), ours, atol=1e-4)
 
 
 def test_odd_sizes_and_the_crf(shapes, trained):
     net = nets.load_weights(nets.deeplabv2_resnet101(len(shapes.classes), backbone="small"), trained, complete=True).eval()
     photo = shapes.image(shapes.ids[0])[:47, :61]
-    for recipe in (QUICK, dataclasses.replace(QUICK, crf=None)):
-        q = seg.predict(net, photo[None], recipe, CPU)
+    for crf in (QUICK.crf, None):
+        q = seg.predict(net, photo[None], QUICK, CPU, crf)
         assert q.shape == (1, len(shapes.classes) + 1, 47, 61)
         assert_close(q.sum(1), torch.ones(1, 47, 61), rtol=0, atol=1e-4)
 

@@ -55,7 +55,7 @@ class Recipe:
         augment: of images and pseudo-masks; its `to_input` is used at inference too.
         scales: of the images that are looked at beside the full size, in training and at inference.
         flip: average the logits of the image and its mirror image at inference.
-        crf: behind the network at inference, or None; `gt_prob` is not used.
+        crf: behind the network at inference; `gt_prob` is not used.
         infer_batch: images of equal size that share a pass at inference.
         optimizer: (net, recipe) -> optimizer.
         schedule: progress -> factor on the learning rates.
@@ -71,7 +71,7 @@ class Recipe:
     augment: Augment = Augment(crop=321, factors=(0.5, 0.75, 1.0, 1.25, 1.5), linear=True, corner=True, to_input=subtract_mean)
     scales: tuple[float, ...] = (0.5, 0.75)
     flip: bool = False
-    crf: Crf | None = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
+    crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
     infer_batch: int = 1
     optimizer: Callable[[nets.DeepLabV2, Recipe], torch.optim.Optimizer] = sgd
     schedule: Callable[[float], float] = dataclasses.field(default_factory=lambda: poly(stairs=2000))  # every 10 updates
@@ -165,8 +165,8 @@ def _network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLabV2:
 
 
 def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet101",
-          recipe: Recipe | None = None, probabilities: bool = False, name: str = "seg/predictions", device: str = "auto",
-          precision: str = "auto") -> PredictResult:
+          recipe: Recipe | None = None, crf: bool = True, probabilities: bool = False, name: str = "seg/predictions",
+          device: str = "auto", precision: str = "auto") -> PredictResult:
     """Label maps of every image, tags or none; leaves `<out>/<name>/<id>.png`.
 
     Maximum of the logits over scales (with `flip`, averaged with the mirror image's), bilinear to the image's size,
@@ -178,6 +178,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
         out: run folder.
         backbone: "resnet101" or "small".
         recipe: its `scales`, `flip`, `crf`, `infer_batch` and `augment.to_input` are used; default: the backbone's.
+        crf: whether the dense CRF follows.
         probabilities: also write the probabilities beside the PNG, as .npy float16 [C+1, H, W], behind the CRF if there is
             one; `wsss-fast crf` reads them.
         name: sub-folder of `out`.
@@ -193,13 +194,13 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
     net = nets.load_weights(_network(data, backbone, recipe), weights, complete=True)
     place(net, where.device).eval()
-    folder = Path(out) / name
+    folder, last = Path(out) / name, recipe.crf if crf else None
 
     def work() -> dict[str, float]:
         todo = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
         with Bar(name, len(todo)) as bar:
             for ids in same_size_batches(data, todo, recipe.infer_batch):
-                scores = predict(net, np.stack([data.image(i) for i in ids]), recipe, where)
+                scores = predict(net, np.stack([data.image(i) for i in ids]), recipe, where, last)
                 for i, (id, labels) in enumerate(zip(ids, scores.argmax(dim=1).cpu().numpy(), strict=True)):
                     if probabilities:
                         with atomic_write(folder / f"{id}.npy") as temporary:
@@ -209,20 +210,21 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
             return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                            "flip": recipe.flip, "crf": recipe.crf, "probabilities": probabilities,
+                            "flip": recipe.flip, "crf": last, "probabilities": probabilities,
                             "dtype": str(where.dtype)}, work)
     return PredictResult(folder)
 
 
 @torch.inference_mode()
-def predict(net: nets.DeepLabV2, photos: np.ndarray, recipe: Recipe, where: Runtime) -> torch.Tensor:
+def predict(net: nets.DeepLabV2, photos: np.ndarray, recipe: Recipe, where: Runtime, crf: Crf | None) -> torch.Tensor:
     """Class probabilities of a few images of one size.
 
     Args:
         net: in eval mode, on the runtime's device.
         photos: uint8 RGB [B, H, W, 3].
-        recipe: see `infer`.
+        recipe: its `flip` and `augment.to_input` are used.
         where: device and dtype.
+        crf: parameters of the dense CRF, or None.
 
     Returns:
         float32 [B, C+1, H, W], background first.
@@ -233,7 +235,7 @@ def predict(net: nets.DeepLabV2, photos: np.ndarray, recipe: Recipe, where: Runt
         logits = net(images).float()
         if recipe.flip:
             logits = (logits + net(images.flip(-1)).float().flip(-1)) / 2
-    return refine(logits, photos, recipe.crf)
+    return refine(logits, photos, crf)
 
 
 def refine(logits: torch.Tensor, photos: np.ndarray, crf: Crf | None) -> torch.Tensor:
