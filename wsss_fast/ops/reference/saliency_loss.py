@@ -12,6 +12,9 @@ class SaliencyLoss(NamedTuple):
 
     foreground: summed probabilities of the foreground classes; background: of background and the present classes that
     joined it; estimate: lam * foreground + (1 - lam) * (1 - background).
+
+    >>> SaliencyLoss(*torch.zeros(4)).estimate
+    tensor(0.)
     """
 
     loss: Tensor
