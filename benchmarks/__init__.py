@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks NAME`. Outputs are checked before anything is timed."""
+"""Benchmarks of the methods: `python -m benchmarks NAME`. Those of the ops are `wsss-fast bench`."""

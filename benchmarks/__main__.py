@@ -1,11 +1,15 @@
-"""`python -m benchmarks label_conditioned|shapes [options]`: see the module of that name; dense_crf: `wsss-fast bench crf`."""
+"""`python -m benchmarks NAME [options]`: an op of `wsss-fast bench`, or `shapes`, the module of that name."""
 
-import importlib
 import sys
 
-BENCHMARKS = ("label_conditioned", "shapes")
+from benchmarks import shapes
+from wsss_fast import cli
+from wsss_fast.bench import BENCHMARKS
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in BENCHMARKS:
-        sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} [--help]")
-    importlib.import_module(f"benchmarks.{sys.argv[1]}").main(sys.argv[2:])
+    name, *rest = sys.argv[1:] or [""]
+    if name in BENCHMARKS:
+        cli.main(["bench", name, *rest])
+    if name != "shapes":
+        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, 'shapes'])}}} [--help]")
+    shapes.main(rest)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-$PWD/gpu-results}
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
-export WSSS_FAST_CACHE="$OUT/cache" WSSS_FAST_BACKEND=native PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export OUT WSSS_FAST_CACHE="$OUT/cache" WSSS_FAST_BACKEND=native PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 rm -rf "$WSSS_FAST_CACHE"
 SUMMARY="$OUT/summary.txt"
 : > "$SUMMARY"
@@ -57,15 +57,28 @@ for k, dilations in [(1, [1]), (3, [1, 2, 6])]:
     print((out - ops.reference.label_conditioned_activation(*tensors, dilations, size=(20, 31))).abs().max().item())
 '
 
+# `wsss-fast bench NAME OPTION=VALUE ROWS`, without the command line, whose parser such a machine may lack.
+BENCH='
+import importlib, os, pathlib, sys
+import rich
+from wsss_fast.bench import harness, show
+name, option, *rows = sys.argv[1:]
+options = dict([option.split("=")]) if option else {}
+suite = importlib.import_module(f"wsss_fast.bench.{name}").suite(**options)
+report = harness.run_suite(suite, pathlib.Path(os.environ["OUT"]), device="cuda", rows=rows, memory=False)
+rich.print(*show.parts(report), sep="\n")
+sys.exit(len(report.wrong()))
+'
+
 step machine 15 sh -c 'nvcc --version | tail -1; nvidia-smi -L'
 step build 120 "$PYTHON" -c 'from wsss_fast import _native; i = _native.info(); print(i); print("build", i["build_seconds"], "s for sm", i["cuda_archs"])'
 step small 30 "$PYTHON" -c "$SMALL"
 step tests 100 "$PYTHON" -m pytest -q tests/test_cuda_graph.py tests/test_*crf*.py tests/test_lattice*.py -k "cuda" -p no:cacheprovider
 step tests_head 60 "$PYTHON" -m pytest -q tests/test_label_conditioned.py tests/test_resized_activation.py -k "cuda" -p no:cacheprovider
 for dtype in float32 bfloat16; do
-  step "head_$dtype" 40 "$PYTHON" -m benchmarks label_conditioned --device cuda --dtype "$dtype" --json "$OUT/head_$dtype.json" \
-    --rows "amn 16 train" "amn 16, 81 labels train" "amn inference 512x512" "deeplab train"
+  step "head_$dtype" 40 "$PYTHON" -c "$BENCH" label_conditioned dtype="$dtype" amn16-train amn16-81-train amn-inference deeplab-train
 done
+step losses 30 "$PYTHON" -c "$BENCH" pixel_cross_entropy "" pcl32 pcl512
 step rates 90 "$PYTHON" benchmarks/gpu_crf.py --json "$OUT/gpu_crf.json"
 step memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
 step racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
@@ -78,7 +91,7 @@ done
 rm -rf "$WSSS_FAST_CACHE"
 
 echo "---- rates (images per second)"
-cat "$OUT/rates.log" "$OUT"/head_*.log
+cat "$OUT/rates.log" "$OUT"/head_*.log "$OUT/losses.log"
 echo "---- hottest kernels: duration, memory and SM throughput"
 grep -hE '^ *[a-z_:]*(splat|add_carries|blur|update)|Duration|Memory Throughput +%|Compute \(SM\)' "$OUT"/ncu_*.log 2> /dev/null | cut -c1-100 | head -60 > "$OUT/ncu.txt"
 head -12 "$OUT/ncu.txt"

@@ -1,6 +1,4 @@
-"""`wsss-fast crf` on files and folders, and `wsss-fast bench crf`."""
-
-import json
+"""`wsss-fast crf` on files and folders."""
 
 import numpy as np
 import pytest
@@ -8,8 +6,6 @@ import torch
 from PIL import Image
 
 from wsss_fast import cli
-from wsss_fast.bench import crf as bench
-from wsss_fast.bench import harness
 from wsss_fast.data.images import read_labels, voc_palette, write_labels
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import dense_crf, unary_from_labels
@@ -84,8 +80,12 @@ def test_folders_go_on_behind_a_broken_file(scene, capsys):
     assert sorted(p.name for p in (scene / "out").iterdir()) == ["a.png", "b.png"]
     (scene / "lab/c.png").unlink()
     first = (scene / "out/a.png").stat().st_mtime_ns
+    capsys.readouterr()
     result = refine(scene / "im", scene / "lab", scene / "out", crf=FEW)
-    assert (result.written, result.skipped, result.unmatched) == (0, 2, 2)
+    assert (result.written, result.skipped, result.unmatched) == (0, 2, (scene / "im/c.png", scene / "im/lonely.png"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"2 without a partner: {scene}/im/c.png, {scene}/im/lonely.png" in said
+    assert "2 there already (--overwrite repeats them), 2 without a partner" in str(result)
     assert (scene / "out/a.png").stat().st_mtime_ns == first
     result = refine(scene / "im", scene / "lab", scene / "out", crf=FEW, overwrite=True)
     assert result.written == 2
@@ -101,6 +101,14 @@ BAD = {
     "text": ("im/a.png", "text.npy", "out.png", "cannot be read as an array"),
     "integers": ("im/a.png", "integers.npy", "out.png", r"is int64 \[3\]; must be floating probabilities"),
     "range": ("im/a.png", "range.npy", "out.png", r"spans -1\.\.-1"),
+    "nan": ("im/a.png", "nan.npy", "out.png", r"spans nan\.\.nan"),
+    "labels_last": ("im/a.png", "last.npy", "out.png", r"is 50x2 pixels .* 40x50; it looks like \[H, W, L\]"),
+    "cut_off": ("im/a.png", "cut.npy", "out.png", "cannot be read as an array"),
+    "archive": ("im/a.png", "archive.npy", "out.png", "is an archive; must be floating probabilities"),
+    "zip_cut_off": ("im/a.png", "zip.npy", "out.png", "cannot be read as an array"),
+    "deep": ("deep.png", "lab/a.png", "out.png", "image mode I;16 has no 8-bit meaning"),
+    "colour": ("im/a.png", "im/b.png", "out.png", "label maps are palette or 8-bit gray PNGs"),
+    "mixed_in": ("im", "lab", "lab", "would mix the refined maps"),
 }
 
 
@@ -111,10 +119,71 @@ def test_bad_input(scene, name):
     (scene / "text.npy").write_text("no array")
     np.save(scene / "integers.npy", np.arange(3))
     np.save(scene / "range.npy", np.full((2, 40, 50), -1.0))
+    np.save(scene / "nan.npy", np.full((2, 40, 50), np.nan))
+    np.save(scene / "last.npy", np.full((40, 50, 2), 0.5))
+    (scene / "cut.npy").write_bytes((scene / "last.npy").read_bytes()[:-100])
+    np.savez(scene / "archive.npz", a=np.zeros(3))
+    (scene / "archive.npz").rename(scene / "archive.npy")
+    (scene / "zip.npy").write_bytes((scene / "archive.npy").read_bytes()[:-30])
+    Image.fromarray(np.zeros((40, 50), np.uint16)).save(scene / "deep.png")
+    before = {p: p.read_bytes() for p in scene.rglob("*") if p.is_file()}
     image, labels, out, message = BAD[name]
     with pytest.raises(InputError, match=message):
         refine(scene / image, scene / labels, scene / out)
-    assert not (scene / out).exists()
+    assert {p: p.read_bytes() for p in scene.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(("crf", "message"), [
+    (Crf(gt_prob=1.0), "gt_prob is 1.0"), (Crf(gaussian=(-1.0, 3.0)), "gaussian sxy is -1.0"),
+    (Crf(bilateral=(50.0, 0.0, 10.0)), "bilateral srgb is 0.0"), (Crf(iterations=-1), "iterations is -1"),
+])
+def test_a_bad_parameter_stops_before_the_first_file(scene, crf, message, capsys):
+    with pytest.raises(InputError, match=message):
+        refine(scene / "im", scene / "lab", scene / "out", crf=crf)
+    assert not (scene / "out").exists() and not capsys.readouterr().err
+    with pytest.raises(InputError, match="clip is 0.0"):
+        refine(scene / "im", scene / "lab", scene / "out", clip=0.0)
+    with pytest.raises(InputError, match="device: got 'tpu'"):
+        refine(scene / "im", scene / "lab", scene / "out", device="tpu")
+
+
+def test_what_a_result_is_made_from_is_never_replaced(scene):
+    np.save(scene / "p.npy", np.full((2, 40, 50), 0.5, np.float32))
+    for labels, out in (("lab/a.png", "lab/a.png"), ("lab/a.png", "im/a.png"), ("p.npy", "p.png")):
+        with pytest.raises(InputError, match="would replace"):
+            refine(scene / "im/a.png", scene / labels, scene / out, probabilities=True, overwrite=True, crf=FEW)
+    assert np.load(scene / "p.npy").shape == (2, 40, 50) and not (scene / "p.png").exists()
+
+
+def test_probabilities_that_an_earlier_call_did_not_write(scene):
+    refine(scene / "im", scene / "lab", scene / "out", crf=FEW)
+    result = refine(scene / "im", scene / "lab", scene / "out", crf=FEW, probabilities=True)
+    assert result.written == 2 and np.load(scene / "out/b.npy").shape == (2, 40, 50)
+    assert refine(scene / "im", scene / "lab", scene / "out", crf=FEW, probabilities=True).skipped == 2
+
+
+def test_no_unsure_label(scene):
+    refine(scene / "im/a.png", scene / "lab/a.png", scene / "with.png", crf=Crf(iterations=0))
+    refine(scene / "im/a.png", scene / "lab/a.png", scene / "without.png", crf=Crf(iterations=0), unsure=None)
+    assert set(np.unique(read_labels(scene / "with.png"))) == {3, 7}
+    assert np.array_equal(read_labels(scene / "without.png"), read_labels(scene / "lab/a.png"))
+
+
+def test_gray_alpha_and_exif(scene):
+    with Image.open(scene / "im/a.png") as photo:
+        gray = photo.convert("L")
+    refined = {}
+    turned = Image.fromarray(np.rot90(np.array(gray.convert("RGB")), 1).copy())  # shown upright by orientation 6
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(scene / "turned.png", exif=exif)
+    gray.save(scene / "gray.png")
+    gray.convert("RGBA").save(scene / "alpha.png")
+    for name in ("gray", "alpha", "turned"):
+        refine(scene / f"{name}.png", scene / "lab/a.png", scene / "out" / f"{name}.png", crf=FEW)
+        refined[name] = read_labels(scene / "out" / f"{name}.png")
+    assert np.array_equal(refined["gray"], refined["alpha"]) and np.array_equal(refined["gray"], refined["turned"])
+    assert (refined["gray"][10:30, 15:35] == 7).mean() > 0.95
 
 
 def test_command(scene, capsys):
@@ -122,35 +191,10 @@ def test_command(scene, capsys):
     assert cli.run(["crf", image, labels, "-o", out, "--crf.iterations", "3"]) == 0
     assert "1 refined" in " ".join(capsys.readouterr().out.split())
     assert np.array_equal(read_labels(scene / "r.png"), np.array([3, 7])[expected(scene, "a").argmax(0)])
-    assert cli.run(["crf", image, labels, "-o", out, "--crf.gt-prob", "2", "--overwrite", "True"]) == 2
+    assert cli.run(["crf", image, labels, "-o", out, "--crf.gt-prob", "2", "--overwrite"]) == 2
     assert "gt_prob is 2.0" in capsys.readouterr().err
-
-
-# ---- bench -----------------------------------------------------------------------------------------------------------
-
-
-def test_bench_times_only_what_agrees(tmp_path, monkeypatch):
-    pytest.importorskip("skimage.data")
-    monkeypatch.setattr(bench, "HEIGHT", 30)
-    monkeypatch.setattr(bench, "WIDTH", 40)
-    monkeypatch.setattr(bench, "CASES", {"2 labels": (2, 2, 1, 1), "pair": (3, 3, 2, 1), "9 labels, 2 present": (9, 2, 1, 1)})
-    monkeypatch.setattr(harness, "peak_mib", lambda *_, **__: None)
-    monkeypatch.setattr(bench, "peak_mib", lambda *_, **__: 1.0)
-    threads = torch.get_num_threads()
-    bench.run(threads=1, out=tmp_path)
-    torch.set_num_threads(threads)
-    rows = json.loads((tmp_path / "crf.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == list(bench.CASES) and (tmp_path / "crf.png").stat().st_size > 1000
-    assert all(row["ours_ms"] > 0 and row["eager_ms"] > 0 and row["max_dq"] <= 1e-3 for row in rows)
-    monkeypatch.setattr(bench, "MAX_DQ", -1.0)
-    with pytest.raises(RunError, match="disagree"):
-        bench.run(threads=1, quick=bench._peer(), out=tmp_path)
-    assert all("ours_ms" not in row for row in json.loads((tmp_path / "crf.json").read_text())["rows"])
-    torch.set_num_threads(threads)
-
-
-def test_memory_of_a_call():
-    def call():
-        return bytearray(64 << 20)
-
-    assert 60 < harness.added_mib(call) < 80
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(scene / "lab/b.png")
+    folders = [str(scene / n) for n in ("im", "lab")]
+    assert cli.run(["crf", *folders, "--out", str(scene / "o"), "--crf.iterations", "1", "--probabilities"]) == 1
+    assert "1 of 2 maps could not be refined" in " ".join(capsys.readouterr().err.split())
+    assert sorted(p.name for p in (scene / "o").iterdir()) == ["a.npy", "a.png"]

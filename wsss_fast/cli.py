@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -17,8 +17,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, cam, data, irn, report, seg
-from wsss_fast.bench import crf as crf_bench
+from wsss_fast import _native, amn, bench, cam, data, irn, report, seg
+from wsss_fast.bench import harness
+from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
 from wsss_fast.stages import crf as crf_stage
@@ -26,6 +27,7 @@ from wsss_fast.stages import evaluate as evaluation
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
+WIDE = Console(highlight=False, width=200)  # for tables whose figures must not be cut where a terminal is narrow
 
 # A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
@@ -91,7 +93,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "crf": crf_stage.refine,
     "eval": evaluate,
     "shapes": shapes,
-    "bench crf": crf_bench.run,
+    "bench": bench.contents, "bench all": bench.run_all,
+    **{f"bench {name}": bench.command(module) for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
@@ -126,6 +129,8 @@ def run(argv: Sequence[str]) -> int:
     except RunError as error:
         return _fail(1, f"failed: {error}")
     except KeyboardInterrupt:
+        if name.startswith("bench"):
+            return _fail(130, "interrupted; the rows that were finished are in the JSON file")
         return _fail(130, "interrupted; the same command goes on behind the finished stages")
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
@@ -143,14 +148,16 @@ def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
     """(command, its arguments), or (None, exit code) after the overview was printed or the typo was named."""
     for words in (2, 1):
         name = " ".join(argv[:words])
-        if name in COMMANDS and len(argv) >= words:
+        mistyped = argv[words:] and not argv[words].startswith("-") and any(c.startswith(f"{name} ") for c in COMMANDS)
+        if name in COMMANDS and len(argv) >= words and not mistyped:
             return name, argv[words:]
     if not argv or argv[0] in ("-h", "--help"):
         _overview()
         return None, 0
     tried = " ".join(a for a in argv[:2] if not a.startswith("-"))
     group = [c for c in COMMANDS if c.split()[0] == argv[0]]
-    near = group or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5)
+    near = (difflib.get_close_matches(tried, group, 1, 0.7) or group
+            or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5))
     return None, _fail(2, f"error: no command {tried!r}; {'did you mean ' + ' or '.join(near) if near else 'see --help'}")
 
 
@@ -168,7 +175,7 @@ def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(_signature(name, argv), args=list(argv), prog=f"wsss-fast {name}",
-                            config=(tyro.conf.SuppressFixed, tyro.conf.FlagConversionOff))
+                            config=(tyro.conf.SuppressFixed,))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
         inside = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]  # without the box's title
@@ -189,11 +196,11 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
             recipes, usual = _RECIPES[name][1], inspect.signature(function).parameters["backbone"].default
             default = recipes.get(_backbone(argv) or usual, recipes[usual])
-            parameters.append(parameter.replace(annotation=type(default), default=default))
+            parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
             annotation = _simple(parameter.annotation)
             if parameter.name in _POSITIONAL.get(name, ()):
-                annotation = tyro.conf.Positional[annotation]
+                annotation = Annotated[tyro.conf.Positional[annotation], tyro.conf.arg(metavar=parameter.name.upper())]
             elif short := _SHORT.get(name, {}).get(parameter.name):
                 annotation = Annotated[annotation, tyro.conf.arg(aliases=[short])]
             parameters.append(parameter.replace(annotation=annotation))
@@ -214,8 +221,14 @@ def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Paramet
 
 
 def _simple(annotation: Any) -> Any:
-    """`str | Path` is a path on a command line."""
-    return {str | Path: Path, str | Path | None: Path | None}.get(annotation, annotation)
+    """`str | Path` is a path on a command line; a switch of a command is a flag."""
+    annotation = {str | Path: Path, str | Path | None: Path | None}.get(annotation, annotation)
+    return annotation if annotation is bool else _valued(annotation)
+
+
+def _valued(annotation: Any) -> Any:
+    """Switches inside it are written out (`--recipe.balance False`), since either value may be a recipe's default."""
+    return tyro.conf.FlagConversionOff[annotation]
 
 
 def _backbone(argv: Sequence[str]) -> str | None:
@@ -245,8 +258,24 @@ def _show(name: str, result: Any) -> None:
         OUTPUT.print(f"masks: {result.masks}\nreport: {result.report}", soft_wrap=True)
     elif isinstance(result, evaluation.Metrics):
         OUTPUT.print(_metrics_table(result))
+    elif isinstance(result, harness.Report):
+        _show_benchmarks([result])
+    elif isinstance(result, Iterator):
+        _show_benchmarks(result)
     elif result is not None:
-        OUTPUT.print(str(result), soft_wrap=True)
+        OUTPUT.print(str(result), soft_wrap=True, markup=False)
+
+
+def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
+    """Print each as soon as it is there; what was wrong in any of them fails the command at the end."""
+    wrong = []
+    for shown in reports:
+        for part in bench_show.parts(shown):
+            (OUTPUT if isinstance(part, str) else WIDE).print(part, markup=False)
+        OUTPUT.print(f"{shown.json}\n{shown.plot}\n", soft_wrap=True, markup=False)
+        wrong += shown.wrong()
+    if wrong:
+        raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
 
 
 def _metrics_table(metrics: evaluation.Metrics) -> Table:

@@ -35,10 +35,17 @@ inline std::pair<int64_t, int64_t> band_tiles(int64_t pixels, int band, int band
   return Team::part(tile_count(pixels), band, bands);
 }
 
-struct Run {
-  Buffer<int32_t> vertex;
-  int64_t size = 0;
-  int32_t operator[](int64_t i) const { return vertex[i]; }
+constexpr int32_t kNone = -1;
+
+// Rows of floats; row kNone, before the first, can be had too, for zeros. Row 0 starts a cache line.
+class Rows {
+ public:
+  void reserve(int64_t floats) { memory_.reserve(kFront + floats); }
+  float* get() const { return memory_.get() + kFront; }
+  static constexpr int kFront = kLanes;
+
+ private:
+  Buffer<float> memory_;
 };
 
 // Rows of the value array: vertices [0, vertices), then ghosts.
@@ -49,14 +56,12 @@ struct Lattice {
   int64_t rows = 0;                 // vertices + ghosts
   Buffer<int32_t> row;   // [tiles, corners, kLanes]; lanes that are no pixel have weights of 0
   Buffer<float> weight;  // likewise
-  Buffer<float> mass;    // [rows] what a splat of ones leaves, before ghosts are added
+  Rows mass;             // [rows, 1] what a splat of ones leaves, before ghosts are added
   // Rows that only band b splats into, bands + 1 entries each: [vertex_rows[b], vertex_rows[b+1]) and [ghost_rows[b], ghost_rows[b+1]).
   std::vector<int64_t> vertex_rows, ghost_rows;
   // Ghost rows with their vertex: (vertex << 32 | ghost), sorted, so that a vertex's ghosts are together.
   std::vector<uint64_t> ghosts;
-  // Per direction, the maximal runs of neighbouring vertices (two or more), one after the other; the first vertex of
-  // a run is stored as ~vertex. Vertices without a neighbour keep their value and appear nowhere.
-  std::vector<Run> runs;
+  Buffer<int32_t> next, previous;  // [corners, vertices] neighbours per direction, kNone where there is none
 
   // Thread `rank`'s ghosts: no vertex is split between threads.
   std::pair<size_t, size_t> ghost_part(int rank, int parts) const {
@@ -64,19 +69,15 @@ struct Lattice {
     return {vertex_start(first), vertex_start(last)};
   }
 
-  // Thread `rank`'s share of direction j: no run is split between threads.
-  std::pair<int64_t, int64_t> run_part(int j, int rank, int parts) const {
-    auto [first, last] = Team::part(runs[j].size, rank, parts);
-    return {run_start(j, first), run_start(j, last)};
+  // Thread `rank`'s vertices: no cache line is split between threads.
+  std::pair<int64_t, int64_t> vertex_part(int rank, int parts) const {
+    const auto [first, last] = Team::part((vertices + kLanes - 1) / kLanes, rank, parts);
+    return {first * kLanes, std::min(last * kLanes, vertices)};
   }
 
  private:
   size_t vertex_start(size_t i) const {
     while (i > 0 && i < ghosts.size() && (ghosts[i] >> 32) == (ghosts[i - 1] >> 32)) ++i;
-    return i;
-  }
-  int64_t run_start(int j, int64_t i) const {
-    while (i < runs[j].size && runs[j][i] >= 0) ++i;
     return i;
   }
 };
@@ -96,7 +97,6 @@ class LatticeBuilder {
     lattice.pixels = pixels;
     lattice.row.reserve(entries);
     lattice.weight.reserve(entries);
-    lattice.runs.resize(geometry.corners());
     const int bands = band_count(pixels);
     for (int b = 0; b < bands; ++b) bands_.emplace_back(geometry.key_bits());
     if (bands > 1) tables_.resize(bands);
@@ -126,12 +126,9 @@ class LatticeBuilder {
     team.barrier();
     for (int b = first; b < last; ++b) find_neighbours(b);
     team.barrier();
-    for (int j = rank; j < lattice_.corners; j += team.size()) chain_runs(j);
+    for (int j = rank; j < lattice_.corners; j += team.size()) look_back(j);
     team.barrier();
   }
-
-  // [corners, vertices]: the next vertex in a direction, -1: none
-  Buffer<int32_t> take_next() { return std::move(next_); }
 
  private:
   // Vertices of a band in order of first occurrence: the band's own numbering.
@@ -243,7 +240,8 @@ class LatticeBuilder {
     }
     lattice_.rows = lattice_.ghost_rows.back();
     lattice_.mass.reserve(lattice_.rows);
-    next_.reserve(lattice_.vertices * lattice_.corners);
+    lattice_.next.reserve(lattice_.vertices * lattice_.corners);
+    lattice_.previous.reserve(lattice_.vertices * lattice_.corners);
   }
 
   bool owns(const Band& band, size_t n) const {
@@ -256,7 +254,7 @@ class LatticeBuilder {
     int32_t* rows = row_.get() + band.first_global;
     for (size_t n = 0; n < band.keys.size(); ++n) {
       rows[n] = static_cast<int32_t>(owns(band, n) ? vertex++ : ghost++);
-      lattice_.mass[rows[n]] = band.mass[n];
+      lattice_.mass.get()[rows[n]] = band.mass[n];
     }
     if (tables_.empty()) return;  // rows[n] == n
     const auto [first, last] = band_tiles(lattice_.pixels, b, static_cast<int>(bands_.size()));
@@ -300,7 +298,7 @@ class LatticeBuilder {
       }
       for (int j = 0; j < corners; ++j) {
         for (int i = 0; i < count; ++i) {
-          next_[j * vertices + row[i]] = table_of(band, keys[i][j]).find(keys[i][j]);
+          lattice_.next[j * vertices + row[i]] = table_of(band, keys[i][j]).find(keys[i][j]);
         }
       }
     }
@@ -308,20 +306,14 @@ class LatticeBuilder {
 
   const Table& table_of(const Band& band, Key key) const { return tables_.empty() ? band.table : *tables_[part_of(key)]; }
 
-  void chain_runs(int j) {
+  void look_back(int j) {
     const int64_t vertices = lattice_.vertices;
-    const int32_t* next = next_.get() + j * vertices;
-    std::vector<uint8_t> has_previous(vertices + 1, 0);  // next = -1 marks the last one
-    for (int64_t v = 0; v < vertices; ++v) has_previous[next[v] < 0 ? vertices : next[v]] = 1;
-    Run& runs = lattice_.runs[j];
-    runs.vertex.reserve(vertices);
-    int32_t* at = runs.vertex.get();
+    const int32_t* next = lattice_.next.get() + j * vertices;
+    int32_t* previous = lattice_.previous.get() + j * vertices;
+    std::fill(previous, previous + vertices, kNone);
     for (int64_t v = 0; v < vertices; ++v) {
-      if (has_previous[v] || next[v] < 0) continue;
-      *at++ = ~static_cast<int32_t>(v);
-      for (int32_t n = next[v]; n >= 0; n = next[n]) *at++ = n;
+      if (next[v] != kNone) previous[next[v]] = static_cast<int32_t>(v);
     }
-    runs.size = at - runs.vertex.get();
   }
 
   Lattice& lattice_;
@@ -330,27 +322,19 @@ class LatticeBuilder {
   std::vector<std::unique_ptr<Table>> tables_;  // global numbers, later rows; none when there is one band
   std::vector<int64_t> owned_;                  // [bands, tables]
   Buffer<int32_t> row_;                         // by global number
-  Buffer<int32_t> next_;                        // [corners, vertices]
 };
 
-// What the threads of a team share while they build: the builder, and the neighbours that it found (LatticeBuilder's
-// take_next), for who wants them.
-struct BuildState {
-  std::shared_ptr<void> builder;
-  Buffer<int32_t> next;
-};
+// The builder, which the threads of a team share.
+using BuildState = std::shared_ptr<void>;
 
 template <class Geometry, class Table, class Features>
 void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice, const Geometry& geometry,
                         int64_t pixels, const Features& features) {
   using Builder = LatticeBuilder<Geometry, Table>;
-  if (rank == 0) state.builder = std::make_shared<Builder>(lattice, geometry, pixels);
+  if (rank == 0) state = std::make_shared<Builder>(lattice, geometry, pixels);
   team.barrier();
-  static_cast<Builder*>(state.builder.get())->build(team, rank, features);
-  if (rank == 0) {
-    state.next = static_cast<Builder*>(state.builder.get())->take_next();
-    state.builder.reset();
-  }
+  static_cast<Builder*>(state.get())->build(team, rank, features);
+  if (rank == 0) state.reset();
   team.barrier();
 }
 

@@ -18,10 +18,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permutohedral_lattice
   wsss::check(d >= 1 && d <= wsss::kMaxDimensions, "permutohedral_lattice: features must have 1..16 dimensions");
   wsss::check(points * corners <= INT32_MAX, "permutohedral_lattice: more than 2^31 corners");
   wsss::Lattice lattice;
-  wsss::Buffer<int32_t> ahead;
   if (points > 0) {
     wsss::build_point_lattice(features.const_data_ptr<float>(), points, static_cast<int>(d),
-                              static_cast<int>(torch::stable::get_num_threads()), lattice, ahead);
+                              static_cast<int>(torch::stable::get_num_threads()), lattice);
   }
   const int64_t vertices = lattice.vertices;
   Tensor row = make(features, {points, corners}, ScalarType::Int);
@@ -32,13 +31,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> permutohedral_lattice
   Tensor previous = make(features, {corners, vertices}, ScalarType::Int);
   wsss::flatten(lattice, row.mutable_data_ptr<int32_t>(), weight.mutable_data_ptr<float>(),
                 entry.mutable_data_ptr<int32_t>(), first.mutable_data_ptr<int32_t>());
-  int32_t* to_next = next.mutable_data_ptr<int32_t>();
-  int32_t* to_previous = previous.mutable_data_ptr<int32_t>();
-  std::fill(to_previous, to_previous + corners * vertices, -1);
-  for (int64_t i = 0; i < corners * vertices; ++i) {
-    to_next[i] = ahead[i];
-    if (ahead[i] >= 0) to_previous[i / vertices * vertices + ahead[i]] = static_cast<int32_t>(i % vertices);
-  }
+  std::copy_n(lattice.next.get(), corners * vertices, next.mutable_data_ptr<int32_t>());
+  std::copy_n(lattice.previous.get(), corners * vertices, previous.mutable_data_ptr<int32_t>());
   return {row, weight, entry, first, next, previous};
 }
 

@@ -35,14 +35,15 @@ struct CrfParameters {
 };
 
 // One pairwise kernel: its lattice, whose weights include n * sqrt(weight * gain), so that splat and slice need no other
-// factor; and two value arrays, of which one is read while the other is written.
+// factor; and two value arrays per block of channels. A pass slices one and splats into the other, and the blur goes back
+// and forth between them, once per corner: where it ends, the next pass slices.
 struct Term {
   std::shared_ptr<const Lattice> lattice;
-  Buffer<float> storage[2];  // blocks of [rows, width]
+  std::vector<Rows> values[2];  // by block: [rows, width]
 
-  float* values(int parity, int first_channel) {
-    return storage[parity & 1].get() + first_channel * lattice->rows;
-  }
+  bool swaps() const { return lattice->corners % 2 != 0; }
+  int splatted(int64_t step) const { return swaps() ? 0 : static_cast<int>(step & 1); }
+  int blurred(int64_t step) const { return swaps() ? 1 : static_cast<int>(step & 1); }
 };
 
 // Mean field of images of one shape; every thread of the team calls run().
@@ -221,7 +222,10 @@ class MeanField {
       if (c.gaussian_weight > 0) terms_.push_back(&spatial_);
       if (c.bilateral_weight > 0) terms_.push_back(&bilateral_);
       for (Term* t : terms_) {
-        for (auto& storage : t->storage) storage.reserve(t->lattice->rows * padded_);
+        for (auto& values : t->values) {
+          values.resize(blocks_.size());
+          for (size_t i = 0; i < blocks_.size(); ++i) values[i].reserve(t->lattice->rows * blocks_[i].width);
+        }
       }
     }
   }
@@ -260,12 +264,14 @@ class MeanField {
   }
 
   void normalise(Team& team, int rank, Lattice& lattice, float factor, float gain) {
-    float* mass = lattice.mass.get();
-    blur_direction_by_direction(team, rank, lattice, [&](auto step) { step(lattice, std::integral_constant<int, 1>(), mass); });
+    if (rank == 0) blurred_mass_.reserve(lattice.rows);
+    const Rows* mass[2] = {&lattice.mass, &blurred_mass_};
+    blur(team, rank, [&](const auto& work) { work(lattice, std::integral_constant<int, 1>(), *mass[0], *mass[1]); });
+    const float* seen_mass = mass[lattice.corners % 2]->get();
     each_band(rank, [&](int, int64_t first, int64_t last) {
       for (int64_t tile = first; tile < last; ++tile) {
         Lanes seen{};
-        RowOps<1>::slice(lattice, mass, tile, &seen);
+        RowOps<1>::slice(lattice, seen_mass, tile, &seen);
         seen = seen * gain + 1e-20f;
         Lanes n;
         for (int i = 0; i < kLanes; ++i) n[i] = std::sqrt(factor) / std::sqrt(seen[i]);
@@ -276,34 +282,40 @@ class MeanField {
       }
     });
     team.barrier();
-    if (rank == 0) lattice.mass = Buffer<float>();
+    if (rank == 0) lattice.mass = Rows();
   }
 
-  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. `each_array` calls its
-  // argument with (lattice, width, values) for every array. Begins and ends with a barrier.
-  template <class EachArray>
-  void blur_direction_by_direction(Team& team, int rank, const Lattice&, const EachArray& each_array) {
+  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. `each` calls its argument with
+  // (lattice, width, splatted rows, other rows) for all arrays. Begins and ends with a barrier.
+  template <class Each>
+  void blur(Team& team, int rank, const Each& each) {
+    each([&](const Lattice&, auto width, const Rows& splatted, const Rows& other) {
+      if (rank == 0) {
+        for (const Rows* rows : {&splatted, &other}) std::fill(rows->get() + kNone * width(), rows->get(), 0.0f);
+      }
+    });
     team.barrier();
     if (bands_ > 1) {
-      each_array([&](const Lattice& lattice, auto width, float* values) {
-        RowOps<width()>::add_ghosts(lattice, values, rank, threads_);
+      each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows&) {
+        RowOps<width()>::add_ghosts(lattice, splatted.get(), rank, threads_);
       });
       team.barrier();
     }
     for (int j = 0; j < kMaxCorners; ++j) {
       bool any = false;
-      each_array([&](const Lattice& lattice, auto width, float* values) {
+      each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows& other) {
         if (j >= lattice.corners) return;
         any = true;
-        const auto [first, last] = lattice.run_part(j, rank, threads_);
-        RowOps<width()>::blur(lattice.runs[j], first, last, values);
+        const float* from = (j % 2 == 0 ? splatted : other).get();
+        float* to = (j % 2 == 0 ? other : splatted).get();
+        RowOps<width()>::blur(lattice, j, from, to, rank, threads_);
       });
       if (!any) break;
       team.barrier();
     }
     if (bands_ > 1) {
-      each_array([&](const Lattice& lattice, auto width, float* values) {
-        RowOps<width()>::refresh_ghosts(lattice, values, rank, threads_);
+      each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows& other) {
+        RowOps<width()>::refresh_ghosts(lattice, (lattice.corners % 2 == 0 ? splatted : other).get(), rank, threads_);
       });
       team.barrier();
     }
@@ -312,21 +324,22 @@ class MeanField {
   void iterate(Team& team, int rank, float* q) {
     const int64_t steps = terms_.empty() ? 0 : parameters_.iterations;
     for (int64_t step = 0; step <= steps; ++step) {
-      const int from = static_cast<int>((step + 1) & 1), to = static_cast<int>(step & 1);
       each_band(rank, [&](int b, int64_t first, int64_t last) {
-        if (step < steps) clear(b, to);
+        if (step < steps) clear(b, step);
         Lanes* lanes = scratch_[rank].get();
         for (int64_t t = first; t < last; ++t) {
-          pass(lanes, t, step > 0, step == steps, from, to);
+          pass(lanes, t, step, step == steps);
           const int64_t place = (t - first) % kWritten;
           if (step == steps && (place + 1 == kWritten || t + 1 == last)) write(t - place, t + 1, q);
         }
       });
       if (step == steps) break;
-      blur_direction_by_direction(team, rank, *terms_[0]->lattice, [&](const auto& step_of) {
+      blur(team, rank, [&](const auto& work) {
         for (Term* t : terms_) {
-          for (const Block& block : blocks_) {
-            with_width(block.width, [&](auto width) { step_of(*t->lattice, width, t->values(to, block.first)); });
+          const int from = t->splatted(step);
+          for (size_t i = 0; i < blocks_.size(); ++i) {
+            with_width(blocks_[i].width,
+                       [&](auto width) { work(*t->lattice, width, t->values[from][i], t->values[1 - from][i]); });
           }
         }
       });
@@ -334,35 +347,35 @@ class MeanField {
   }
 
   // Zeroes the rows that band b alone splats into.
-  void clear(int b, int parity) {
+  void clear(int b, int64_t step) {
     for (Term* t : terms_) {
-      for (const Block& block : blocks_) {
-        float* values = t->values(parity, block.first);
+      for (size_t i = 0; i < blocks_.size(); ++i) {
+        float* values = t->values[t->splatted(step)][i].get();
         for (const auto* rows : {&t->lattice->vertex_rows, &t->lattice->ghost_rows}) {
-          std::fill(values + (*rows)[b] * block.width, values + (*rows)[b + 1] * block.width, 0.0f);
+          std::fill(values + (*rows)[b] * blocks_[i].width, values + (*rows)[b + 1] * blocks_[i].width, 0.0f);
         }
       }
     }
   }
 
   // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the place of the energies.
-  void pass(Lanes* lanes, int64_t tile, bool has_message, bool is_last, int from, int to) {
+  void pass(Lanes* lanes, int64_t tile, int64_t step, bool is_last) {
     std::fill(lanes, lanes + padded_, Lanes{});
-    if (has_message) {
-      for (const Block& block : blocks_) {
-        with_width(block.width, [&](auto width) {
-          for (Term* t : terms_) {
-            RowOps<width()>::slice(*t->lattice, t->values(from, block.first), tile, lanes + block.first);
-          }
-        });
-      }
+    for (size_t i = 0; i < blocks_.size() && step > 0; ++i) {
+      with_width(blocks_[i].width, [&](auto width) {
+        for (Term* t : terms_) {
+          const float* values = t->values[t->blurred(step - 1)][i].get();
+          RowOps<width()>::slice(*t->lattice, values, tile, lanes + blocks_[i].first);
+        }
+      });
     }
     for (int s = 0; s < shape_.sets; ++s) softmax(lanes + s * carried_, s, tile, is_last);
     if (is_last) return;
-    for (const Block& block : blocks_) {
-      with_width(block.width, [&](auto width) {
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      with_width(blocks_[i].width, [&](auto width) {
         for (Term* t : terms_) {
-          RowOps<width()>::splat(*t->lattice, t->values(to, block.first), tile, lanes + block.first);
+          float* values = t->values[t->splatted(step)][i].get();
+          RowOps<width()>::splat(*t->lattice, values, tile, lanes + blocks_[i].first);
         }
       });
     }
@@ -434,6 +447,7 @@ class MeanField {
   std::vector<Term*> terms_;
   std::shared_ptr<Lattice> building_;
   BuildState state_;
+  Rows blurred_mass_;
   Buffer<float> energy_;
   std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
   std::vector<const char*> trouble_;    // per band

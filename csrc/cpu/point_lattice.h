@@ -21,9 +21,8 @@ struct PointLattice {
   const int32_t* previous;  // [c, M], -1: none
 };
 
-// features [points, d] in units of the standard deviations. `next` gets the neighbours.
-inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice,
-                                Buffer<int32_t>& next) {
+// features [points, d] in units of the standard deviations.
+inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice) {
   double from[kMaxDimensions], to[kMaxDimensions];
   for (int i = 0; i < d; ++i) {
     float low = INFINITY, high = -INFINITY;
@@ -49,7 +48,6 @@ inline void build_point_lattice(const float* features, int64_t points, int d, in
       return count;
     });
   });
-  next = std::move(state.next);
 }
 
 // From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N c], `first` [M + 1].
@@ -75,8 +73,8 @@ inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t
   for (int64_t e = 0; e < lattice.pixels * c; ++e) entry[at[row[e]]++] = static_cast<int32_t>(e);
 }
 
-// values and out [points, channels]; C = 0: any number of channels.
-template <class T, int C>
+// values and out [points, channels]; C = 0: any number of channels; CORNERS = 0: any number of corners.
+template <class T, int C, int CORNERS>
 class PointFilter {
  public:
   PointFilter(const PointLattice& lattice, const T* values, T* out, int64_t channels)
@@ -101,17 +99,31 @@ class PointFilter {
   }
 
  private:
+  // A row's sum: in registers when its length is known, because the compiler cannot tell `to` from what is added.
+  struct Sum {
+    Sum(T* to, int64_t channels) : to(to), channels(channels) {
+      if (C == 0) std::fill(to, to + channels, T{});
+    }
+    ~Sum() {
+      if (C != 0) std::copy(here, here + C, to);
+    }
+    void add(T weight, const T* row) {
+      for (int64_t k = 0; k < (C ? C : channels); ++k) (C ? here : to)[k] += weight * row[k];
+    }
+    T* const to;
+    const int64_t channels;
+    T here[C ? C : 1] = {};
+  };
+
   int64_t channels() const { return C ? C : channels_; }
+  uint32_t corners() const { return static_cast<uint32_t>(CORNERS ? CORNERS : l_.corners); }
 
   void splat(int64_t first, int64_t last, T* rows) const {
     for (int64_t v = first; v < last; ++v) {
-      T* to = rows + v * channels();
-      std::fill(to, to + channels(), T{});
+      Sum sum(rows + v * channels(), channels());
       for (int32_t i = l_.first[v]; i < l_.first[v + 1]; ++i) {
-        const int64_t e = l_.entry[i];
-        const T weight = l_.weight[e];
-        const T* from = values_ + e / l_.corners * channels();
-        for (int64_t k = 0; k < channels(); ++k) to[k] += weight * from[k];
+        const uint32_t e = static_cast<uint32_t>(l_.entry[i]);
+        sum.add(l_.weight[e], values_ + static_cast<int64_t>(e / corners()) * channels());
       }
     }
   }
@@ -132,12 +144,10 @@ class PointFilter {
   void slice(int64_t first, int64_t last, const T* rows) const {
     const T gain = T(1) / (T(1) + std::ldexp(T(1), 1 - l_.corners));
     for (int64_t p = first; p < last; ++p) {
-      T* to = out_ + p * channels();
-      std::fill(to, to + channels(), T{});
+      Sum sum(out_ + p * channels(), channels());
       for (int r = 0; r < l_.corners; ++r) {
-        const T weight = l_.weight[p * l_.corners + r] * gain;
-        const T* from = rows + static_cast<int64_t>(l_.row[p * l_.corners + r]) * channels();
-        for (int64_t k = 0; k < channels(); ++k) to[k] += weight * from[k];
+        const int64_t e = p * l_.corners + r;
+        sum.add(l_.weight[e] * gain, rows + static_cast<int64_t>(l_.row[e]) * channels());
       }
     }
   }
@@ -154,12 +164,20 @@ void filter_points(const PointLattice& lattice, const T* values, T* out, int64_t
   constexpr int64_t kWorthAThread = 1 << 16;  // values
   threads = static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
   const auto with = [&](auto c) {
-    PointFilter<T, c()> filter(lattice, values, out, channels);
-    Team::run(threads, [&](Team& team, int rank) { filter.run(team, rank, reverse); });
+    const auto run = [&](auto corners) {
+      PointFilter<T, c(), corners()> filter(lattice, values, out, channels);
+      Team::run(threads, [&](Team& team, int rank) { filter.run(team, rank, reverse); });
+    };
+    switch (lattice.corners) {  // of positions alone, and with a color
+      case 3: return run(std::integral_constant<int, 3>());
+      case 6: return run(std::integral_constant<int, 6>());
+      default: return run(std::integral_constant<int, 0>());
+    }
   };
   switch (channels) {
     case 1: return with(std::integral_constant<int, 1>());
     case 2: return with(std::integral_constant<int, 2>());
+    case 3: return with(std::integral_constant<int, 3>());
     case 4: return with(std::integral_constant<int, 4>());
     default: return with(std::integral_constant<int, 0>());
   }

@@ -11,38 +11,40 @@ struct RowOps {
 
   // lanes [W] += what the pixels of `tile` see of `values` [rows, W].
   static void slice(const Lattice& lattice, const float* values, int64_t tile, Lanes* lanes) {
-    const int32_t* row = lattice.row.get() + tile * lattice.corners * kLanes;
-    const float* weight = lattice.weight.get() + tile * lattice.corners * kLanes;
+    const Corners at(lattice, tile);
     switch (lattice.corners) {
-      case 3: return slice_corners<3>(row, weight, 3, values, lanes);
-      case 6: return slice_corners<6>(row, weight, 6, values, lanes);
-      default: return slice_corners<0>(row, weight, lattice.corners, values, lanes);
+      case 3: return slice_corners<3>(at, 3, values, lanes);
+      case 6: return slice_corners<6>(at, 6, values, lanes);
+      default: return slice_corners<0>(at, lattice.corners, values, lanes);
     }
   }
 
   // values [rows, W] += the pixels of `tile`, which have `lanes` [W].
   static void splat(const Lattice& lattice, float* values, int64_t tile, const Lanes* lanes) {
-    const int32_t* row = lattice.row.get() + tile * lattice.corners * kLanes;
-    const float* weight = lattice.weight.get() + tile * lattice.corners * kLanes;
+    const Corners at(lattice, tile);
     switch (lattice.corners) {
-      case 3: return splat_corners<3>(row, weight, 3, values, lanes);
-      case 6: return splat_corners<6>(row, weight, 6, values, lanes);
-      default: return splat_corners<0>(row, weight, lattice.corners, values, lanes);
+      case 3: return splat_corners<3>(at, 3, values, lanes);
+      case 6: return splat_corners<6>(at, 6, values, lanes);
+      default: return splat_corners<0>(at, lattice.corners, values, lanes);
     }
   }
 
-  // value += (previous + next) / 2 along the runs [first, last) of one direction, in place.
-  static void blur(const Run& runs, int64_t first, int64_t last, float* values) {
-    Float behind{};  // the previous vertex's old value
-    for (int64_t i = first; i < last; ++i) {
-      const int32_t at = runs[i];
-      float* here = values + static_cast<int64_t>(at < 0 ? ~at : at) * W;
-      const bool ends = i + 1 == last || runs[i + 1] < 0;
-      const Float value = load<W>(here);
-      Float around = at < 0 ? Float{} : behind;
-      if (!ends) around += load<W>(values + static_cast<int64_t>(runs[i + 1]) * W);
-      store<W>(here, value + 0.5f * around);
-      behind = value;
+  // One direction: to = from + (previous + next) / 2, for this thread's vertices.
+  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank, int parts) {
+    const auto [first, last] = lattice.vertex_part(rank, parts);
+    const int32_t* next = lattice.next.get() + direction * lattice.vertices;
+    const int32_t* previous = lattice.previous.get() + direction * lattice.vertices;
+    int64_t v = first;
+    if constexpr (W == 1) {
+      for (; v + kLanes <= last; v += kLanes) {
+        const Lanes around = gather(from, previous + v) + gather(from, next + v);
+        store<kLanes>(to + v, load<kLanes>(from + v) + 0.5f * around);
+      }
+    }
+    for (; v < last; ++v) {
+      const Float behind = load<W>(from + static_cast<int64_t>(previous[v]) * W);
+      const Float ahead = load<W>(from + static_cast<int64_t>(next[v]) * W);
+      store<W>(to + v * W, load<W>(from + v * W) + 0.5f * (behind + ahead));
     }
   }
 
@@ -64,18 +66,39 @@ struct RowOps {
   }
 
  private:
+  // A tile's corners, and the rows of the tile after it, which are announced to the cache when they are wide: too many
+  // channels to stay there.
+  struct Corners {
+    Corners(const Lattice& lattice, int64_t tile)
+        : row(lattice.row.get() + tile * lattice.corners * kLanes),
+          ahead(tile + 1 < tile_count(lattice.pixels) ? row + lattice.corners * kLanes : row),
+          weight(lattice.weight.get() + tile * lattice.corners * kLanes) {}
+    const int32_t* row;
+    const int32_t* ahead;
+    const float* weight;
+  };
+
+  static void announce(const float* values, const Corners& at, int corners, int lane) {
+    if constexpr (W == 16) {
+      for (int r = 0; r < corners; ++r) {
+        __builtin_prefetch(values + static_cast<int64_t>(at.ahead[r * kLanes + lane]) * W);
+      }
+    }
+  }
+
   // CORNERS = 0: `corners` of them.
   template <int CORNERS>
-  static void slice_corners(const int32_t* row, const float* weight, int corners, const float* values, Lanes* lanes) {
+  static void slice_corners(const Corners& at, int corners, const float* values, Lanes* lanes) {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
-      for (int r = 0; r < corners; ++r) lanes[0] += load<kLanes>(weight + r * kLanes) * gather(values, row + r * kLanes);
+      for (int r = 0; r < corners; ++r) lanes[0] += load<kLanes>(at.weight + r * kLanes) * gather(values, at.row + r * kLanes);
     } else {
       alignas(64) float rows[kLanes * W];
       for (int i = 0; i < kLanes; ++i) {
+        announce(values, at, corners, i);
         Float sum{};
         for (int r = 0; r < corners; ++r) {
-          sum += weight[r * kLanes + i] * load<W>(values + static_cast<int64_t>(row[r * kLanes + i]) * W);
+          sum += at.weight[r * kLanes + i] * load<W>(values + static_cast<int64_t>(at.row[r * kLanes + i]) * W);
         }
         store<W>(rows + i * W, sum);
       }
@@ -86,22 +109,23 @@ struct RowOps {
   }
 
   template <int CORNERS>
-  static void splat_corners(const int32_t* row, const float* weight, int corners, float* values, const Lanes* lanes) {
+  static void splat_corners(const Corners& at, int corners, float* values, const Lanes* lanes) {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
       float share[kMaxCorners * kLanes];
-      for (int r = 0; r < corners; ++r) store<kLanes>(share + r * kLanes, load<kLanes>(weight + r * kLanes) * lanes[0]);
+      for (int r = 0; r < corners; ++r) store<kLanes>(share + r * kLanes, load<kLanes>(at.weight + r * kLanes) * lanes[0]);
       for (int i = 0; i < kLanes; ++i) {
-        for (int r = 0; r < corners; ++r) values[row[r * kLanes + i]] += share[r * kLanes + i];
+        for (int r = 0; r < corners; ++r) values[at.row[r * kLanes + i]] += share[r * kLanes + i];
       }
     } else {
       alignas(64) float rows[kLanes * W];
       to_rows<W>(lanes, rows);
       for (int i = 0; i < kLanes; ++i) {
+        announce(values, at, corners, i);
         const Float value = load<W>(rows + i * W);
         for (int r = 0; r < corners; ++r) {
-          float* to = values + static_cast<int64_t>(row[r * kLanes + i]) * W;
-          store<W>(to, load<W>(to) + weight[r * kLanes + i] * value);
+          float* to = values + static_cast<int64_t>(at.row[r * kLanes + i]) * W;
+          store<W>(to, load<W>(to) + at.weight[r * kLanes + i] * value);
         }
       }
     }

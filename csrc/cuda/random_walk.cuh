@@ -23,7 +23,7 @@ struct WalkArrays {
 };
 
 // maps [images, K, h, w] and edge [images, h, w] into planes; a thread for each place of each plane of `wall`.
-__global__ inline void walk_start(WalkArrays a, const float* maps, const float* edge) {
+__global__ static void walk_start(WalkArrays a, const float* maps, const float* edge) {
   const int64_t i = thread_number(), plane = a.plane();
   if (i >= a.images * plane) return;
   const WalkShape s = a.shape;
@@ -40,7 +40,7 @@ __global__ inline void walk_start(WalkArrays a, const float* maps, const float* 
 }
 
 // Transition weights of a cell: affinities, divided by their sum. A thread for each cell of each image.
-__global__ inline void walk_weights(WalkArrays a, float beta) {
+__global__ static void walk_weights(WalkArrays a, float beta) {
   const int64_t i = thread_number(), cells = a.shape.cells();
   if (i >= a.images * cells) return;
   const WalkShape s = a.shape;
@@ -92,7 +92,7 @@ __global__ void walk_step(WalkArrays a, int64_t first, const float* from, float*
 }
 
 // Back to out [images, K, h, w]; a thread for each of its values.
-__global__ inline void walk_end(WalkArrays a, const float* field, float* out) {
+__global__ static void walk_end(WalkArrays a, const float* field, float* out) {
   const int64_t i = thread_number();
   const WalkShape s = a.shape;
   if (i >= a.images * a.maps * s.height * s.width) return;

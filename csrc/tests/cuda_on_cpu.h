@@ -33,6 +33,11 @@ struct dim3 {
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+inline int32_t atomicAdd(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at += value;
+  return before;
+}
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   const int32_t old = *at;
   if (old == expected) *at = desired;
@@ -185,12 +190,14 @@ class Block {
   size_t stack_size_ = 0;
 };
 
+inline bool reversed = false;  // the order of blocks, and of threads that run one after the other
+
 template <class Work>
 void each_index(dim3 size, const Work& work) {
-  for (unsigned z = 0; z < size.z; ++z) {
-    for (unsigned y = 0; y < size.y; ++y) {
-      for (unsigned x = 0; x < size.x; ++x) work(dim3(x, y, z));
-    }
+  const unsigned count = size.x * size.y * size.z;
+  for (unsigned i = 0; i < count; ++i) {
+    const unsigned at = reversed ? count - 1 - i : i;
+    work(dim3(at % size.x, at / size.x % size.y, at / size.x / size.y));
   }
 }
 

@@ -171,17 +171,13 @@ bool filters(int64_t points, int d, int64_t channels) {
   std::vector<float> first_out;
   for (int threads : {1, 3}) {
     wsss::Lattice lattice;
-    wsss::Buffer<int32_t> next;
-    wsss::build_point_lattice(features.data(), points, d, threads, lattice, next);
+    wsss::build_point_lattice(features.data(), points, d, threads, lattice);
     const int64_t entries = points * (d + 1), m = lattice.vertices;
-    std::vector<int32_t> row(entries), entry(entries), first(m + 1), previous((d + 1) * m, -1);
+    std::vector<int32_t> row(entries), entry(entries), first(m + 1);
     std::vector<float> weight(entries);
     wsss::flatten(lattice, row.data(), weight.data(), entry.data(), first.data());
-    for (int64_t i = 0; i < (d + 1) * m; ++i) {
-      if (next[i] >= 0) previous[i / m * m + next[i]] = static_cast<int32_t>(i % m);
-    }
-    const wsss::PointLattice flat{points, m, d + 1, row.data(), weight.data(), entry.data(), first.data(), next.get(),
-                                  previous.data()};
+    const wsss::PointLattice flat{points, m, d + 1, row.data(), weight.data(), entry.data(), first.data(),
+                                  lattice.next.get(), lattice.previous.get()};
     std::vector<float> out(x.size()), back(x.size());
     wsss::filter_points(flat, x.data(), out.data(), channels, false, threads);
     wsss::filter_points(flat, y.data(), back.data(), channels, true, threads);

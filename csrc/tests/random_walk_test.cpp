@@ -56,19 +56,21 @@ std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t ma
   }
   a.wall = wall.data();
   a.weights = weights.data();
-  auto grid = [](int64_t threads) { return dim3{static_cast<unsigned>((threads + 63) / 64)}; };
-  wsss::launch(grid(wall.size()), {64}, [&] { wsss::walk_start(a, map.data(), edge.data()); });
-  wsss::launch(grid(batch * s.cells()), {64}, [&] { wsss::walk_weights(a, static_cast<float>(beta)); });
+  auto launch = [](int64_t threads, const std::function<void()>& kernel) {
+    wsss::launch({static_cast<unsigned>((threads + 63) / 64)}, {64}, kernel);
+  };
+  launch(wall.size(), [&] { wsss::walk_start(a, map.data(), edge.data()); });
+  launch(batch * s.cells(), [&] { wsss::walk_weights(a, static_cast<float>(beta)); });
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t k = 0; k < maps; k += maps - k >= 2 ? 2 : 1) {
-      wsss::launch(grid(batch * s.cells()), {64}, [&] {
+      launch(batch * s.cells(), [&] {
         const float* from = a.fields[step % 2];
         float* to = a.fields[(step + 1) % 2];
         maps - k >= 2 ? wsss::walk_step<2>(a, k, from, to) : wsss::walk_step<1>(a, k, from, to);
       });
     }
   }
-  wsss::launch(grid(out.size()), {64}, [&] { wsss::walk_end(a, a.fields[steps % 2], out.data()); });
+  launch(out.size(), [&] { wsss::walk_end(a, a.fields[steps % 2], out.data()); });
   return out;
 }
 

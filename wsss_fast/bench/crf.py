@@ -1,172 +1,146 @@
-"""dense_crf against its eager reference and pydensecrf2, on photos, in one run."""
+"""Benchmark of dense_crf: ours, the eager reference and pydensecrf on photos, hard or soft unaries."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import dataclasses
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.bench.harness import Row, added_mib, machine, median_ms, peak_mib, report
-from wsss_fast.errors import InputError, RunError
+from wsss_fast.bench import photos
+from wsss_fast.bench.floor import copy
+from wsss_fast.bench.suite import EAGER, OURS, Contender, Suite
+from wsss_fast.errors import InputError
 
+try:
+    from pydensecrf import densecrf
+except ImportError:  # an optional peer; the table says that it is missing
+    densecrf = None
+
+ITERATIONS = 10
 SETTINGS = {
-    "amn": {"gaussian": (3.0, 3.0), "bilateral": (50.0, 5.0, 10.0)},
-    "eps": {"gaussian": (3.0, 3.0), "bilateral": (80.0, 13.0, 10.0)},
-    "deeplab": {"gaussian": (1.0, 3.0), "bilateral": (67.0, 3.0, 4.0)},
-    "spatial": {"gaussian": (3.0, 3.0), "bilateral": None},
+    "amn": dict(gaussian=(3.0, 3.0), bilateral=(50.0, 5.0, 10.0)),
+    "eps": dict(gaussian=(3.0, 3.0), bilateral=(80.0, 13.0, 10.0)),
+    "deeplab": dict(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0)),
+    "spatial": dict(gaussian=(3.0, 3.0), bilateral=None),
 }
-ITERATIONS, HEIGHT, WIDTH = 10, 375, 500
-# name: labels, labels that are present, unaries of one image, images
-CASES = {
-    "2 labels": (2, 2, 1, 1),
-    "3 labels": (3, 3, 1, 1),
-    "5 labels": (5, 5, 1, 1),
-    "21 labels": (21, 21, 1, 1),
-    "81 labels": (81, 81, 1, 1),
-    "seed pair of 3 labels": (3, 3, 2, 1),
-    "21 labels, 4 present": (21, 4, 1, 1),
-    "81 labels, 4 present": (81, 4, 1, 1),
-    "batch of 8, 3 labels": (3, 3, 1, 8),
-}
-MAX_DQ, MIN_ARGMAX = 1e-3, 0.9999
+# What the project requires of its agreement with pydensecrf on every photo.
+LIMITS = {"max dQ": 1e-3, "labels differ": 1e-4}
+
+Setting = Literal["amn", "eps", "deeplab", "spatial"]
+Kind = Literal["hard", "soft"]
 
 
-def run(*, setting: Literal["amn", "eps", "deeplab", "spatial"] = "amn", unary: Literal["hard", "soft"] = "hard",
-        device: str = "cpu", threads: int = 0, quick: bool = False, out: Path | None = None) -> None:
-    """Time dense_crf against pydensecrf2 and the eager reference: 500x375 photos, 10 iterations; results must agree.
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Labels of the model, unaries of an image, images of a call, and how many of the labels occur (None: all)."""
+
+    labels: int
+    sets: int = 1
+    images: int = 1
+    present: int | None = None
+
+
+ROWS = {
+    "2": ("2 labels", Problem(2)),
+    "3": ("3 labels", Problem(3)),
+    "5": ("5 labels", Problem(5)),
+    "21": ("21 labels", Problem(21)),
+    "81": ("81 labels", Problem(81)),
+    "pair": ("seed pair, 3 labels", Problem(3, sets=2)),
+    "4of21": ("21 labels, 4 present", Problem(21, present=4)),
+    "4of81": ("81 labels, 4 present", Problem(81, present=4)),
+    "batch8": ("batch of 8, 3 labels", Problem(3, images=8)),
+}
+
+
+def suite(*, setting: Setting = "amn", unary: Kind = "hard", size: tuple[int, int] = (375, 500)) -> Suite:
+    """dense_crf against pydensecrf and the eager reference, on photos.
+
+    pydensecrf has only the CPU, and uses one core of it. max dQ is the largest difference of a probability, labels differ
+    the share of pixels whose most probable label is another. The floor reads the energies, and weight and vertex of
+    each entry of the bilateral lattice, once an iteration.
 
     Args:
-        setting: kernel parameters, as AMN, EPS or DeepLab use them, or the spatial kernel alone.
-        unary: energies of hard labels (gt_prob 0.7) or of soft scores.
-        device: where ours and the eager reference run; pydensecrf2 has one CPU core.
-        threads: of ours and the eager reference on the CPU; 0: torch's number.
-        quick: leave out the eager reference and the memory.
-        out: folder for crf.json and crf.png.
-
-    Raises:
-        InputError: scikit-image, whose photos are used, is not installed.
-        RunError: results disagree.
+        setting: parameters of AMN (3/3, 50/5/10), EPS (3/3, 80/13/10), DeepLab (1/3, 67/3/4), or AMN's without the image.
+        unary: hard: label maps, right with probability 0.7; soft: probabilities.
+        size: height and width of the photos, px.
     """
-    target = torch.device(device)
-    if threads:
-        torch.set_num_threads(threads)
-    threads = torch.get_num_threads()
-    rows = [_measure(name, setting, unary, target, quick) for name in CASES]
-    contenders = ["ours", *(["eager"] if not quick else []), *(["pydensecrf2"] if _peer() else [])]
-    if not quick and target.type == "cpu":
-        for row in rows:
-            for name in contenders:
-                if f"{name}_ms" in row:
-                    value = peak_mib(__name__, name, row["name"], setting, threads=threads)
-                    row |= {} if value is None else {f"{name}_mib": value}
-    about = machine(target, threads) | {"setting": setting, "unary": unary, "iterations": ITERATIONS}
-    about["size"] = f"{WIDTH}x{HEIGHT}"
-    if not _peer():
-        about["peer"] = "pydensecrf2 is not installed"
-    report("crf", about, rows, contenders, out)
-    if any(row.get("wrong") for row in rows):
-        raise RunError("crf: results disagree, see the table")
-
-
-def photos(count: int) -> torch.Tensor:
-    """uint8 [count, 3, H, W]: scikit-image's photos, then the same upside down."""
-    try:
-        import skimage.data  # an extra
-    except ImportError:
-        raise InputError("bench crf: needs the photos of scikit-image: pip install scikit-image") from None
-    from PIL import Image
-
-    found = []
-    for name in ("chelsea", "coffee", "astronaut", "rocket"):
-        image = Image.fromarray(getattr(skimage.data, name)()).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-        found.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    found += [image.flip(1) for image in found]
-    return torch.stack(found[:count]).contiguous()
-
-
-def energies(images: int, sets: int, labels: int, present: int, kind: str) -> torch.Tensor:
-    """[B, S, L, H, W] of smooth random scores; absent labels are as unlikely everywhere."""
-    generator = torch.Generator().manual_seed(labels)
-    low = 2 * torch.randn(images * sets, present, 9, 12, generator=generator)
-    scores = torch.nn.functional.interpolate(low, (HEIGHT, WIDTH), mode="bicubic")
-    if kind == "hard":
-        found = ops.unary_from_labels(scores.argmax(1), labels)
-    else:
-        rest = torch.full((images * sets, labels - present, HEIGHT, WIDTH), -4.0)
-        found = -torch.log_softmax(torch.cat([scores, rest], 1), 1)
-    return found.view(images, sets, labels, HEIGHT, WIDTH)
-
-
-def _peer() -> bool:
-    try:
-        from pydensecrf import densecrf  # noqa: F401 - an optional peer
-    except ImportError:
-        return False
-    return True
-
-
-def _pydensecrf(image: torch.Tensor, unary: torch.Tensor, setting: str) -> torch.Tensor:
-    """pydensecrf2 on every image and unary, one after the other."""
-    from pydensecrf import densecrf
-
-    out = torch.empty_like(unary)
+    height, width = size
+    if height < 1 or width < 1:
+        raise InputError(f"bench crf: size must be at least 1 1, got {height} {width}")
     terms = SETTINGS[setting]
-    for b, s in np.ndindex(*unary.shape[:2]):
-        crf = densecrf.DenseCRF2D(WIDTH, HEIGHT, unary.shape[2])
-        crf.setUnaryEnergy(unary[b, s].reshape(unary.shape[2], -1).numpy())
-        crf.addPairwiseGaussian(sxy=terms["gaussian"][0], compat=terms["gaussian"][1])
-        if terms["bilateral"]:
-            sxy, srgb, weight = terms["bilateral"]
-            rgb = image[b].permute(1, 2, 0).contiguous().numpy()
-            crf.addPairwiseBilateral(sxy=sxy, srgb=srgb, rgbim=rgb, compat=weight)
-        out[b, s] = torch.from_numpy(np.array(crf.inference(ITERATIONS))).view(unary.shape[2:])
-    return out
+    contenders = {
+        OURS: Contender(lambda image, energies: ops.dense_crf(image, energies, **terms, iterations=ITERATIONS)),
+        EAGER: Contender(lambda image, energies: ops.reference.dense_crf(image, energies, **terms, iterations=ITERATIONS),
+                         slow=True),
+    }
+    notes = ("pydensecrf is not installed (PyPI: pydensecrf2), so the eager reference judges.",)
+    if densecrf is not None:
+        contenders["pydensecrf"] = Contender(lambda image, energies: peer(image, energies, **terms), on_cpu=True)
+        notes = ()
+    usual = setting == "amn" and unary == "hard"
+    return Suite(
+        name="crf", op="dense_crf", variant="" if usual else f"{setting}-{unary}",
+        title=f"dense_crf, {height}x{width}, {ITERATIONS} iterations, {_said(setting)}, {unary} unaries; {photos.source()}",
+        options={"setting": setting, "unary": unary, "size": size}, quick=("2", "21", "pair", "4of21"),
+        rows={key: text for key, (text, _) in ROWS.items()},
+        make=lambda key, which: problem(ROWS[key][1], which, unary, height, width),
+        tiny=lambda key: problem(ROWS[key][1], 0, unary, 24, 32),
+        contenders=lambda key: contenders, judges=("pydensecrf", EAGER), compare=compare, limits=LIMITS,
+        floor=lambda key: copy(least_bytes(ROWS[key][1], height * width, terms["bilateral"] is not None)), notes=notes)
 
 
-def _call(contender: str, setting: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if contender == "pydensecrf2":
-        return lambda image, unary: _pydensecrf(image, unary, setting)
-    function = ops.dense_crf if contender == "ours" else ops.reference.dense_crf
-    return lambda image, unary: function(image, unary, **SETTINGS[setting], iterations=ITERATIONS)
+def least_bytes(shape: Problem, pixels: int, bilateral: bool) -> int:
+    """Energies (float32, those of all absent labels being one) and lattice entries (weight and vertex) of all iterations."""
+    channels = shape.labels if shape.present is None else min(shape.labels, shape.present + 1)
+    entries = 6 if bilateral else 3  # corners of a simplex in 5 dimensions, or in 2
+    return ITERATIONS * shape.images * pixels * (4 * shape.sets * channels + 8 * entries)
 
 
-def _measure(name: str, setting: str, kind: str, device: torch.device, quick: bool) -> Row:
-    labels, present, sets, images = CASES[name]
-    unary = energies(images, sets, labels, present, kind)
-    inputs = [(image.contiguous(), unary) for image in photos(8).split(images)][:4]  # another photo each time
-    there = [(image.to(device), u.to(device)) for image, u in inputs]
-    row: Row = {"name": name, "agreement": "not compared"}
-    peer = "pydensecrf2" if _peer() else None
-    if peer or not quick:
-        expected = _call(peer or "eager", setting)(*inputs[0])
-        q = _call("ours", setting)(*there[0]).cpu()
-        dq = (q - expected).abs().max().item()
-        same = (q.argmax(2) == expected.argmax(2)).double().mean().item()
-        row |= {"max_dq": dq, "argmax": same, "agreement": f"max dQ {dq:.0e}, argmax {100 * same:.3f} %"}
-        if dq > MAX_DQ or same < MIN_ARGMAX:
-            return row | {"wrong": True}
-    row["ours_ms"] = median_ms([lambda i=i: _call("ours", setting)(*i) for i in there], device)
-    if not quick:
-        row["eager_ms"] = median_ms([lambda: _call("eager", setting)(*there[0])], device, budget=0)
-    if peer:
-        row["pydensecrf2_ms"] = median_ms([lambda i=i: _call(peer, setting)(*i) for i in inputs], torch.device("cpu"))
-    return row
+def _said(setting: str) -> str:
+    terms = [f"{name} {'/'.join(f'{v:g}' for v in term)}" for name, term in SETTINGS[setting].items() if term is not None]
+    return f"{setting} ({', '.join(terms)})"
 
 
-def _print_memory(contender: str, name: str, setting: str) -> None:
-    """For `peak_mib`: what the first call of this process adds, the kernels being loaded before."""
-    labels, present, sets, images = CASES[name]
-    image, unary = photos(images), energies(images, sets, labels, present, "hard")
-    ops.dense_crf(image[:, :, :8, :8], unary[..., :8, :8], iterations=1)
-    if contender == "pydensecrf2":
-        import pydensecrf.densecrf  # noqa: F401 - its code does not count
-    print(added_mib(lambda: _call(contender, setting)(image, unary)))
+def problem(shape: Problem, which: int, kind: str, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Photos uint8 [B, 3, H, W], from the `which`-th on, and energies float32 [B, S, L, H, W] of smooth random maps."""
+    b, s, labels = shape.images, shape.sets, shape.labels
+    names = torch.linspace(0, labels - 1, shape.present or labels).round().long()  # spread over the labels, 0 among them
+    generator = torch.Generator().manual_seed(1000 * labels + which)
+    low = torch.randn(b * s, len(names), 9, 12, generator=generator)
+    scores = torch.nn.functional.interpolate(low, (height, width), mode="bicubic")
+    if kind == "hard":
+        energies = ops.unary_from_labels(names[scores.argmax(1)].view(b, s, height, width), labels)
+    else:
+        probabilities = torch.zeros(b * s, labels, height, width).index_copy_(1, names, (2 * scores).softmax(1))
+        energies = ops.unary_from_probabilities(probabilities.view(b, s, labels, height, width))
+    return photos.batch(which * b, b, height, width), energies
 
 
-if __name__ == "__main__":
-    _print_memory(*sys.argv[1:])
+def peer(image: Tensor, energies: Tensor, *, gaussian: tuple | None, bilateral: tuple | None) -> list[Tensor]:
+    """pydensecrf's Q [L, H, W] of every image and unary, one after the other, as it has to be called."""
+    results = []
+    for photo, sets in zip(image, energies, strict=True):
+        rgb = np.ascontiguousarray(photo.permute(1, 2, 0).numpy())
+        for unary in sets:
+            labels, height, width = unary.shape
+            crf = densecrf.DenseCRF2D(width, height, labels)
+            crf.setUnaryEnergy(unary.view(labels, -1).numpy())
+            if gaussian is not None:
+                crf.addPairwiseGaussian(sxy=gaussian[0], compat=gaussian[1])
+            if bilateral is not None:
+                crf.addPairwiseBilateral(sxy=bilateral[0], srgb=bilateral[1], rgbim=rgb, compat=bilateral[2])
+            results.append(torch.from_numpy(np.asarray(crf.inference(ITERATIONS))).view(labels, height, width))
+    return results
+
+
+def compare(results: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
+    """Largest difference of Q, and the share of pixels whose most probable label differs."""
+    labels, height, width = expected[0].shape[-3:]
+    got, want = (torch.cat([r.reshape(-1, labels, height, width) for r in some]) for some in (results, expected))
+    return {"max dQ": (got - want).abs().max().item(),
+            "labels differ": (got.argmax(1) != want.argmax(1)).double().mean().item()}

@@ -1,143 +1,247 @@
-"""What benchmarks share: median times, peak memory of a fresh process, the table, the JSON file, the plot."""
+"""What every benchmark shares: contenders are compared with a judge and timed on inputs that change from call to call."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from wsss_fast import _native
-from wsss_fast.run import atomic_write, write_json
+from wsss_fast.bench import memory as peak
+from wsss_fast.bench import show
+from wsss_fast.bench.floor import synchronise
+from wsss_fast.bench.suite import OURS, Contender, Input, Suite, as_list
+from wsss_fast.errors import InputError, RunError
+from wsss_fast.ops._library import has_native_kernel
+from wsss_fast.progress import Bar, say
+from wsss_fast.run import runtime, write_json
 
-_OUTPUT = Console(highlight=False)
-Row = dict[str, Any]  # "name", and per contender NAME: "NAME_ms", "NAME_mib" where measured, "wrong" if results disagree
+_ENOUGH_SECONDS = 10.0  # a contender that used so much on a row is not asked again (it was timed at least once)
+_EVICTING = 128 << 20  # bytes written before a timed call, so that no contender finds its input in a cache
 
 
-def median_ms(calls: Sequence[Callable[[], Any]], device: torch.device, budget: float = 3.0) -> float:
-    """Median milliseconds of one call, after one warm-up each.
+@dataclasses.dataclass
+class Row:
+    """Figures of one row; a contender that was wrong, failed or was left out has no times and no bytes.
+
+    Attributes:
+        key: of the row.
+        case: what the table calls it.
+        judge: the contender whose results were expected.
+        times: seconds of every timed call.
+        bytes: peak memory of one call beyond its input and its results.
+        unmeasured: why a contender has no bytes, though they were asked for.
+        figures: the worst of each figure over all inputs, by contender.
+        problems: what went wrong, by contender.
+        floor: where the suite has one: `unit`, the `work` in 1e9 of it, `plain` call and `plain_rate` that it reached.
+    """
+
+    key: str
+    case: str
+    judge: str
+    times: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+    unmeasured: dict[str, str] = dataclasses.field(default_factory=dict)
+    figures: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    floor: dict[str, Any] | None = None
+
+    def seconds(self, name: str) -> float | None:
+        """Median time of a contender."""
+        return statistics.median(self.times[name]) if self.times.get(name) else None
+
+    def ratio(self) -> float | None:
+        """Median time of the judge over ours, on the inputs that both were timed on."""
+        ours, judge = self.times.get(OURS), self.times.get(self.judge)
+        if not ours or not judge:
+            return None
+        common = min(len(ours), len(judge))
+        return statistics.median(judge[:common]) / statistics.median(ours[:common])
+
+    def rate(self) -> float | None:
+        """The least work over our median time, in the floor's unit."""
+        seconds = self.seconds(OURS)
+        return None if self.floor is None or seconds is None else self.floor["work"] / seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A finished benchmark: its rows, where it ran, and the files it left."""
+
+    suite: Suite
+    rows: list[Row]
+    machine: dict[str, Any]
+    notes: list[str]
+    json: Path
+    plot: Path
+
+    def columns(self) -> list[str]:
+        """Contenders that have a time in some row, ours first and the judge last."""
+        names = dict.fromkeys(name for row in self.rows for name in row.times if row.times[name])
+        return sorted(names, key=lambda n: (n != OURS, n == self.rows[0].judge))
+
+    def wrong(self) -> list[str]:
+        """Rows in which our results were wrong or missing, and why."""
+        return [f"{self.suite.name}, {row.case}: {row.problems[OURS]}" for row in self.rows if OURS in row.problems]
+
+
+def run_suite(suite: Suite, out: Path, *, rows: Sequence[str] = (), device: str = "auto", threads: int = 0, repeats: int = 5,
+              quick: bool = False, memory: bool = True) -> Report:
+    """Measure a suite and leave a JSON file, written anew after every row, and a plot.
+
+    Every call's results are compared with the judge's for the same input; a contender that was wrong has no time.
 
     Args:
-        calls: the same work on different inputs, taken in turn: the next call does not find its input in cache.
-        device: waited for when it is a GPU.
-        budget: seconds, after which (and at least three calls) it ends.
+        suite: what to measure.
+        out: folder of the JSON file and the plot, NAME.json and NAME.png (other options than the usual: NAME-OPTIONS).
+        rows: rows to measure; none: all.
+        device: auto, cpu, cuda or cuda:N; contenders that know only the CPU stay there.
+        threads: CPU threads of torch and our kernels; 0: torch's default.
+        repeats: timed inputs of each row, after one that warms up.
+        quick: a first look: a few short rows unless some are named, without slow contenders and without memory.
+        memory: measure peak memory too, each call in a process of its own.
+
+    Raises:
+        InputError: an unknown row, device or an argument out of range.
     """
-    def timed(call: Callable[[], Any]) -> float:
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    for call in calls:
-        timed(call)
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 50):
-        times.append(timed(calls[len(times) % len(calls)]))
-    return 1e3 * statistics.median(times)
-
-
-def peak_mib(module: str, *arguments: str, threads: int) -> float | None:
-    """Peak memory that one call adds to a fresh process, MiB: `python -m module arguments` prints it (see `added_mib`)."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    try:
-        return float(done.stdout.split()[-1])
-    except (IndexError, ValueError):
-        return None
-
-
-def added_mib(call: Callable[[], Any]) -> float:
-    """By how much `call` raises the highest resident memory of this process above what it holds now, MiB (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts again here
-    before = _status_kib("VmRSS")
-    call()
-    return (_status_kib("VmHWM") - before) / 1024
+    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
+    if threads < 0 or repeats < 1:
+        raise InputError(f"bench: needs threads >= 0 and repeats >= 1, got threads={threads}, repeats={repeats}")
+    if unknown := [row for row in rows if row not in suite.rows]:
+        raise InputError(f"bench {suite.name}: no row {unknown[0]!r}; there are {', '.join(suite.rows)}")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, must be a folder")
+    chosen = list(rows) or list(quick and suite.quick or suite.rows)
+    stem = "-".join(filter(None, (suite.name, suite.variant)))
+    with _threads(threads), Bar(f"bench {suite.name}", len(chosen), unit="row") as bar:
+        report = Report(suite, [], machine(where), list(suite.notes), out / f"{stem}.json", out / f"{stem}.png")
+        if not has_native_kernel(suite.op, where):
+            report.notes.append(f"{suite.op} has no native kernel for {where.type} here: ours is the PyTorch reference.")
+        for key in chosen:
+            row = _measure(suite, key, where, repeats, quick)
+            if memory and not quick:
+                _measure_memory(suite, row, where)
+            report.rows.append(row)
+            _write(report)
+            bar.advance(note=row.case)
+    show.plot(report)
+    return report
 
 
-def _status_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def machine(device: torch.device, threads: int) -> dict[str, Any]:
-    """What a figure means nothing without."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
+def machine(device: torch.device) -> dict[str, Any]:
+    """Names of the processor and the device, threads, load of the machine now, and what `wsss_fast.info()` says."""
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    info = _native.info()
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "threads": threads,
-            "backend": info["backend"], "simd": info["simd"], "torch": torch.__version__}
+        models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": f"{len(models)} x {models[0]}" if models else platform.processor() or platform.machine(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+            "date": time.strftime("%Y-%m-%d"), "info": _native.info()}
 
 
-def report(title: str, about: dict[str, Any], rows: Sequence[Row], contenders: Sequence[str], out: Path | None) -> None:
-    """Print the table; with `out`, also write `<title>.json` and `<title>.png` there. The first contender is ours."""
-    table = Table(title=f"{title}: " + ", ".join(f"{k} {v}" for k, v in about.items() if v is not None), title_justify="left")
-    table.add_column("case")
-    for name in contenders:
-        table.add_column(f"{name} ms", justify="right")
-    for name in contenders[1:]:
-        table.add_column(f"x {name}", justify="right")
-    for name in contenders:
-        if any(f"{name}_mib" in row for row in rows):
-            table.add_column(f"{name} MiB", justify="right")
-    table.add_column("agreement")
-    for row in rows:
-        table.add_row(*_cells(row, contenders, rows))
-    _OUTPUT.print(table)
-    if out is not None:
-        stem = title.replace(" ", "_")
-        write_json(out / f"{stem}.json", {"about": about, "rows": list(rows)})
-        _plot(out / f"{stem}.png", title, rows, contenders)
-        _OUTPUT.print(f"written: {out / stem}.json, {out / stem}.png", soft_wrap=True)
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _cells(row: Row, contenders: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    ours = row.get(f"{contenders[0]}_ms")
-    cells = [row["name"]]
-    cells += [f"{row[f'{name}_ms']:.1f}" if f"{name}_ms" in row else "-" for name in contenders]
-    cells += [f"{row[f'{name}_ms'] / ours:.1f}" if ours and f"{name}_ms" in row else "-" for name in contenders[1:]]
-    for name in contenders:
-        if any(f"{name}_mib" in other for other in rows):
-            value = row.get(f"{name}_mib")
-            cells.append("-" if value is None else f"{value:.0f}")
-    return [*cells, ("WRONG: " if row.get("wrong") else "") + row.get("agreement", "")]
+def _contenders(suite: Suite, row: str, quick: bool) -> tuple[dict[str, Contender], str]:
+    """Contenders of a row with the judge first, and the judge's name."""
+    there = suite.contenders(row)
+    judge = next(name for name in suite.judges if name in there)
+    rest = {name: c for name, c in there.items() if name != judge and not (quick and c.slow)}
+    return {judge: there[judge], **rest}, judge
 
 
-def _plot(path: Path, title: str, rows: Sequence[Row], contenders: Sequence[str]) -> None:
-    import matplotlib  # only a plot needs it, and it is slow to import
+def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: bool) -> Row:
+    """Time the contenders in turn on each input, so that the machine's moods meet all of them."""
+    contenders, judge = _contenders(suite, key, quick)
+    if any(c.compiles for c in contenders.values()):
+        torch.compiler.reset()  # every row compiles the same function anew; torch gives up after eight
+    row = Row(key, suite.rows[key], judge, times={name: [] for name in contenders})
+    running = dict(contenders)
+    for which in range(repeats + 1):
+        given = {"cpu": suite.make(key, which)}
+        given["device"] = peak.moved(given["cpu"], device)
+        expected: list[Tensor] = []
+        for name, contender in list(running.items()):
+            place = torch.device("cpu") if contender.on_cpu else device
+            try:
+                results, seconds = timed(contender.call, given["cpu" if contender.on_cpu else "device"], place)
+            except Exception as error:
+                if name == judge:
+                    raise
+                problem = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
+            else:
+                problem = "" if name == judge else _disagreement(suite, row, name, results, expected)
+                expected = results if name == judge else expected
+            if problem:
+                row.problems[name] = problem
+                del row.times[name], running[name]
+                say(f"bench {suite.name}: {row.case}: {name} is out: {problem}")
+            elif which:  # the first input is the warm-up
+                row.times[name].append(seconds)
+                if sum(row.times[name]) > _ENOUGH_SECONDS:
+                    del running[name]
+        if judge not in running:
+            break
+    if floor := suite.floor(key):
+        row.floor = {"unit": floor.unit, "work": floor.work / 1e9, "plain": floor.plain,
+                     "plain_rate": floor.plain_rate(device)}
+    return row
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.55 * len(rows)), layout="constrained")
-    height = 0.8 / len(contenders)
-    for place, name in enumerate(contenders):
-        at = [(i + place * height, row[f"{name}_ms"]) for i, row in enumerate(rows) if f"{name}_ms" in row]
-        if at:
-            bars = axes.barh([y for y, _ in at], [x for _, x in at], height, label=name)
-            axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
-    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(rows))], [row["name"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("milliseconds, logarithmic")
-    axes.set_title(title)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    axes.margins(x=0.1)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+def timed(call: Callable[..., Tensor | Sequence[Tensor]], given: Input, device: torch.device) -> tuple[list[Tensor], float]:
+    """Results of a call, on the CPU, and the wall time it took until the device was done."""
+    torch.empty(_EVICTING, dtype=torch.uint8, device=device).fill_(1)
+    synchronise(device)
+    start = time.perf_counter()
+    results = call(*given)
+    synchronise(device)
+    seconds = time.perf_counter() - start
+    return [r.detach().cpu() for r in as_list(results)], seconds
 
 
+def _disagreement(suite: Suite, row: Row, name: str, results: list[Tensor], expected: list[Tensor]) -> str:
+    """Note the worst figures so far; what is wrong, or "". A NaN is larger than any limit."""
+    worst = row.figures.setdefault(name, {})
+    for figure, value in suite.compare(results, expected).items():
+        if figure not in worst or not value <= worst[figure]:
+            worst[figure] = value
+    wrong = [f"{figure} is {worst[figure]:.3g}, allowed {limit:g}" for figure, limit in suite.limits.items()
+             if not worst[figure] <= limit]
+    return f"disagrees with {row.judge}: {', '.join(wrong)}" if wrong else ""
+
+
+def _measure_memory(suite: Suite, row: Row, device: torch.device) -> None:
+    for name in row.times:
+        place = torch.device("cpu") if suite.contenders(row.key)[name].on_cpu else device
+        try:
+            size = peak.of_one_call(suite.name, dict(suite.options), row.key, name, str(place), torch.get_num_threads())
+        except RunError as error:
+            row.unmeasured[name] = str(error)
+            continue
+        if size is not None:
+            row.bytes[name] = size
+
+
+def _write(report: Report) -> None:
+    suite = report.suite
+    rows = [{**dataclasses.asdict(row), "seconds": {n: row.seconds(n) for n in row.times}, "ratio": row.ratio(),
+             "rate": row.rate()}
+            for row in report.rows]
+    write_json(report.json, {"benchmark": suite.name, "title": suite.title, "options": dict(suite.options),
+                             "limits": dict(suite.limits), "notes": report.notes, **report.machine, "rows": rows})

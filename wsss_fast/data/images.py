@@ -90,7 +90,7 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
             labels = np.array(image).astype(np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map") from None
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as a label map ({error})") from None
     if num_classes is not None:
         bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])

@@ -4,11 +4,13 @@ from . import reference
 from .dense_crf import dense_crf
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
-from .pixel_loss import pixel_cross_entropy
+from .pixel_loss import pixel_bce, pixel_cross_entropy
 from .random_walk import random_walk
+from .saliency_loss import SaliencyLoss, saliency_loss
 from .unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
-    "BilateralLattice", "PermutohedralLattice", "dense_crf", "label_conditioned_activation", "label_conditioned_logits",
-    "permutohedral_filter", "pixel_cross_entropy", "random_walk", "reference", "unary_from_labels", "unary_from_probabilities",
+    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "dense_crf", "label_conditioned_activation",
+    "label_conditioned_logits", "permutohedral_filter", "pixel_bce", "pixel_cross_entropy", "random_walk", "reference",
+    "saliency_loss", "unary_from_labels", "unary_from_probabilities",
 ]

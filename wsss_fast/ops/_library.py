@@ -64,6 +64,15 @@ def call(overload, *args):
         raise
 
 
+def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """`gradient`, made by the forward pass, times the scalar `by` that backward got.
+
+    Not copied where `by` is seen to be 1, the usual case: on the CPU, outside of tracing, a look costs nothing.
+    """
+    seen = type(by) is torch.Tensor and by.device.type == "cpu" and not torch.compiler.is_compiling()
+    return gradient if seen and by.item() == 1 else gradient * by
+
+
 def has_native_kernel(name: str, device: torch.device) -> bool:
     """Whether the loaded native library implements the op `name` for `device`."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.type)

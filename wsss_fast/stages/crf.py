@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import dense_crf, unary_from_labels, unary_from_probabilities
 from wsss_fast.progress import Bar, say
-from wsss_fast.run import atomic_write
+from wsss_fast.run import atomic_write, runtime
 from wsss_fast.stages.seeds import Crf
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -22,16 +24,16 @@ _LABELS = (".png", ".npy")
 
 @dataclasses.dataclass(frozen=True)
 class CrfResult:
-    """What was written where, and how many files were there from an earlier call or had no partner."""
+    """What was written where, how many were finished by an earlier call, and the files that had no partner."""
 
     out: Path
     written: int
     skipped: int
-    unmatched: int
+    unmatched: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        rest = [f"{count} {what}" for count, what in ((self.skipped, "there already (--overwrite True repeats them)"),
-                                                      (self.unmatched, "without a partner")) if count]
+        rest = [f"{count} {what}" for count, what in ((self.skipped, "there already (--overwrite repeats them)"),
+                                                      (len(self.unmatched), "without a partner")) if count]
         return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
 
 
@@ -39,44 +41,71 @@ def refine(image: str | Path, labels: str | Path, out: str | Path, *, unsure: in
            clip: float = 1e-5, probabilities: bool = False, overwrite: bool = False, device: str = "cpu") -> CrfResult:
     """Refine a label map or class probabilities with a dense CRF of the image; files or folders.
 
-    Only labels that a map holds can appear in its refined map. In folders, images and maps belong together when they
-    have the same name without its ending; what is there already is skipped, and a file that cannot be used is named at
-    the end, after all others were done.
+    Only labels that a map holds can appear in its refined map, and the others cost nothing. In folders, images and maps
+    belong together when they have the same name without its ending; what is finished already is skipped, and a file that
+    cannot be used is named at the end, after all others were done.
 
     Args:
-        image: photo (8-bit; gray, alpha and EXIF rotation are handled), or a folder of photos.
-        labels: palette or gray PNG, or probabilities as .npy [L, H, W] in 0..1; or a folder of either.
+        image: photo, or a folder of photos; 8-bit. EXIF rotation is applied, alpha dropped, gray is RGB of equal channels.
+        labels: palette or gray PNG, whose palette is kept, or probabilities .npy [L, H, W] in 0..1; or a folder of either.
         out: PNG to write, or a folder.
-        unsure: label of pixels that may be anything, None: there is none.
+        unsure: label of pixels that may be anything; none of them stays. None: there is no such label.
         crf: its parameters; gt_prob is for label maps.
         clip: smallest probability, for .npy.
         probabilities: also write Q beside the PNG, as .npy float16 [L, H, W]; L are the labels of the map in order.
-        overwrite: refine again what is there already.
-        device: where the CRF runs: cpu, cuda or cuda:N.
+        overwrite: refine again what is finished already.
+        device: where the CRF runs: auto, cpu, cuda or cuda:N.
 
     Raises:
-        InputError: a single file is missing, broken or of another size; folders without a common name.
+        InputError: a parameter out of range; a single file is missing, broken or of another size than its image; folders
+            without a common name; a result that would replace what it is made from.
         RunError: some files of a folder could not be used; the others are done.
     """
     image, labels, out = Path(image), Path(labels), Path(out)
+    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
+    _check_parameters(crf, clip)
     if image.is_dir() != labels.is_dir():
         raise InputError(f"{image} and {labels}: give two files or two folders")
-    if not image.is_dir():
-        if out.is_dir() or out.suffix.lower() != ".png":
-            raise InputError(f"{out}: the refined map of one image must be named *.png")
-        if out.exists() and not overwrite:
-            return CrfResult(out, 0, 1, 0)
-        _refine_file(image, labels, out, unsure, crf, clip, probabilities, device)
-        return CrfResult(out, 1, 0, 0)
-    pairs, unmatched = _pairs(image, labels)
+
+    def finished(target: Path) -> bool:
+        return target.exists() and (not probabilities or target.with_suffix(".npy").exists()) and not overwrite
+
+    def one(photo: Path, map_: Path, target: Path) -> None:
+        names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
+        if probabilities:
+            with atomic_write(target.with_suffix(".npy")) as temporary:
+                np.save(temporary, q.astype(np.float16))
+        write_labels(target, names[q.argmax(0)], palette)  # last: where it is, everything of this image is
+
+    if image.is_dir():
+        return _folders(image, labels, out, finished, one)
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise InputError(f"{out}: the refined map of one image must be named *.png")
+    for given in (image, labels):
+        if given.resolve() in (out.resolve(), *([out.with_suffix(".npy").resolve()] if probabilities else [])):
+            raise InputError(f"{out}: would replace {given}, which it is made from; choose another name")
+    if finished(out):
+        return CrfResult(out, 0, 1)
+    one(image, labels, out)
+    return CrfResult(out, 1, 0)
+
+
+def _folders(images: Path, labels: Path, out: Path, finished: Callable[[Path], bool],
+             one: Callable[[Path, Path, Path], None]) -> CrfResult:
     if out.is_file():
         raise InputError(f"{out}: is a file, but the maps of a folder need a folder")
-    todo = [p for p in pairs if overwrite or not (out / f"{p[1].stem}.png").exists()]
+    if out.resolve() in (images.resolve(), labels.resolve()):
+        raise InputError(f"{out}: would mix the refined maps with what they are made from; choose another folder")
+    pairs, unmatched = _pairs(images, labels)
+    if unmatched:
+        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
+        say(f"crf: {len(unmatched)} without a partner: {', '.join(map(str, unmatched[:3]))}{more}")
+    todo = [(photo, map_, target) for photo, map_ in pairs if not finished(target := out / f"{map_.stem}.png")]
     problems = []
     with Bar("crf", len(todo)) as bar:
-        for photo, map_ in todo:
+        for photo, map_, target in todo:
             try:
-                _refine_file(photo, map_, out / f"{map_.stem}.png", unsure, crf, clip, probabilities, device)
+                one(photo, map_, target)
             except InputError as error:
                 problems.append(str(error))
                 say(f"crf: {error}")
@@ -84,11 +113,11 @@ def refine(image: str | Path, labels: str | Path, out: str | Path, *, unsure: in
     if problems:
         raise RunError(f"{len(problems)} of {len(todo)} maps could not be refined (the others are in {out}); "
                        f"first: {problems[0]}")
-    return CrfResult(out, len(todo), len(pairs) - len(todo), unmatched)
+    return CrfResult(out, len(todo), len(pairs) - len(todo), tuple(unmatched))
 
 
-def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], int]:
-    """(image, map) of equal stems, sorted; and how many files have no partner."""
+def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """(image, map) of equal stems, sorted; and the files that have no partner."""
     found = []
     for folder, endings in ((images, _IMAGES), (labels, _LABELS)):
         by_stem: dict[str, Path] = {}
@@ -101,28 +130,39 @@ def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], int]:
     if not common:
         raise InputError(f"{images} ({len(found[0])} images) and {labels} ({len(found[1])} PNG or .npy maps) "
                          "have no name in common")
-    return [(found[0][stem], found[1][stem]) for stem in common], len(found[0].keys() ^ found[1].keys())
+    unmatched = [path for by_stem in found for stem, path in by_stem.items() if stem not in common]
+    return [(found[0][stem], found[1][stem]) for stem in common], unmatched
 
 
-def _refine_file(image: Path, labels: Path, out: Path, unsure: int | None, crf: Crf, clip: float, probabilities: bool,
-                 device: str) -> None:
+def _check_parameters(crf: Crf, clip: float) -> None:
+    """Refuse, before any file is read, what would be refused for each of them."""
+    try:
+        unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
+        unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
+        dense_crf(torch.zeros(1, 3, 1, 1), unary, gaussian=crf.gaussian, bilateral=crf.bilateral, iterations=crf.iterations)
+    except ValueError as error:
+        raise InputError(f"crf: {error}") from None
+
+
+def _mean_field(image: Path, labels: Path, unsure: int | None, crf: Crf, clip: float,
+                device: torch.device) -> tuple[np.ndarray, np.ndarray, bytes | None]:
+    """uint8 [L] labels of the map, float32 Q [L, H, W], and the palette to write."""
     photo = torch.from_numpy(read_image(image)).permute(2, 0, 1)  # [3, H, W]
     if labels.suffix.lower() == ".npy":
         unary, names, palette = *_from_probabilities(labels, clip), None
     else:
         unary, names, palette = _from_labels(labels, unsure, crf.gt_prob)
-    if unary.shape[1:] != photo.shape[1:]:
+    size = tuple(photo.shape[1:])
+    if unary.shape[1:] != size:
+        turned = "; it looks like [H, W, L], give [L, H, W]" if tuple(unary.shape[:2]) == size else ""
         raise InputError(f"{labels}: is {unary.shape[1]}x{unary.shape[2]} pixels (HxW), "
-                         f"its image {image} {photo.shape[1]}x{photo.shape[2]}")
+                         f"its image {image} {size[0]}x{size[1]}{turned}")
     try:
         q = dense_crf(photo[None].to(device), unary[None].to(device), gaussian=crf.gaussian, bilateral=crf.bilateral,
-                      iterations=crf.iterations)[0].cpu().numpy()  # [L, H, W]
+                      iterations=crf.iterations)
     except ValueError as error:
         raise InputError(f"{labels}: {error}") from None
-    if probabilities:
-        with atomic_write(out.with_suffix(".npy")) as temporary:
-            np.save(temporary, q.astype(np.float16))
-    write_labels(out, names[q.argmax(0)], palette)  # last: where it is, everything of this image is
+    return names, q[0].cpu().numpy(), palette
 
 
 def _from_labels(path: Path, unsure: int | None, gt_prob: float) -> tuple[torch.Tensor, np.ndarray, bytes | None]:
@@ -133,10 +173,7 @@ def _from_labels(path: Path, unsure: int | None, gt_prob: float) -> tuple[torch.
     if not names.size:
         raise InputError(f"{path}: every pixel is {unsure} (unsure); nothing says what could be where")
     compact = np.where(known, np.searchsorted(names, values), len(names))
-    try:
-        unary = unary_from_labels(torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names))
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    unary = unary_from_labels(torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names))
     with Image.open(path) as image:
         palette = bytes(image.getpalette()) if image.mode == "P" else b""
     return unary, names.astype(np.uint8), palette
@@ -146,7 +183,7 @@ def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarr
     """Unary [L, H, W] of stored probabilities, and the labels 0..L-1."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as an array ({error})") from None
     if not isinstance(values, np.ndarray) or values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "an archive"
@@ -155,8 +192,5 @@ def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarr
         raise InputError(f"{path}: is {list(values.shape)}; must be [L, H, W] with 1 to 256 labels first")
     if values.size and not (values.min() >= 0 and values.max() <= 1 + 1e-3):
         raise InputError(f"{path}: spans {values.min():g}..{values.max():g}; probabilities are within 0..1")
-    try:
-        unary = unary_from_probabilities(torch.from_numpy(values.astype(np.float32)), clip=clip)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    unary = unary_from_probabilities(torch.from_numpy(values.astype(np.float32)), clip=clip)
     return unary, np.arange(values.shape[0], dtype=np.uint8)

@@ -120,22 +120,22 @@ class DenseCRF:
         q = self._start()
         for _ in range(int(niter)):
             q = self._step(q)
-        return _array(q)
+        return q.numpy()
 
     def startInference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Q of step 0, and two arrays that `stepInference` takes for pydensecrf's sake."""
-        return _array(self._start()), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
+        return self._start().numpy(), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
 
     def stepInference(self, Q: np.ndarray, tmp1: np.ndarray, tmp2: np.ndarray, /) -> None:
         """One step of mean field, in place on `Q`; the other two are not used."""
         self._check_q("stepInference", Q)
-        Q[...] = _array(self._step(_columns(Q)))
+        Q[...] = self._step(_planes(Q)).numpy()
 
     def klDivergence(self, Q: np.ndarray, /) -> float:
         """KL(Q) of the module's description, short of the model's partition function, which nobody knows."""
         self._check_q("klDivergence", Q)
-        q = _columns(Q)
-        energies = _columns(self._energies)
+        q = _planes(Q)
+        energies = _planes(self._energies)
         if self._terms:
             energies = energies + sum(term(q) for term in self._terms)
         q, energies = q.double(), energies.double()
@@ -143,13 +143,13 @@ class DenseCRF:
         return float(inner.where(q > 0, 0.0).sum())  # an infinite energy costs nothing where Q is 0
 
     def _start(self) -> Tensor:
-        return torch.softmax(-_columns(self._energies), 1)  # [N, L]
+        return torch.softmax(-_planes(self._energies), 0)  # [L, N]: torch is slow along a short last dimension
 
     def _step(self, q: Tensor) -> Tensor:
-        score = -_columns(self._energies)
+        score = -_planes(self._energies)
         for term in self._terms:
             score = score - term(q)
-        return torch.softmax(score, 1)
+        return torch.softmax(score, 0)
 
     def _check_q(self, method: str, q: np.ndarray) -> None:
         needed = (self._labels, self._points)
@@ -236,7 +236,7 @@ class _ImageTerm:
 
 @dataclass(frozen=True)
 class _Term:
-    """P = mu(F Q) for Q [N, L]; its lattice is built at the first use."""
+    """P = mu(F Q) for Q [L, N]; its lattice is built at the first use."""
 
     features: Callable[[], Tensor]  # -> [N, d]
     compatibility: float | Tensor  # Potts w, diagonal [L] or symmetric matrix [L, L]
@@ -248,25 +248,26 @@ class _Term:
         return potts and self.normalization == NORMALIZE_SYMMETRIC
 
     @cached_property
-    def _lattice(self) -> tuple[ops.PermutohedralLattice, Tensor, Tensor]:
-        """The lattice, and the factors [N, 1] of what goes into its filter and of what comes out."""
+    def _lattice(self) -> tuple[ops.PermutohedralLattice, Tensor | None, Tensor | None]:
+        """The lattice, and the factors [N] of what goes into its filter and of what comes out, None for 1."""
         features = self.features()
         lattice = ops.PermutohedralLattice(features)
-        ones = torch.ones(len(features), 1)
         if self.normalization == NO_NORMALIZATION:
-            return lattice, ones, ones
-        total = lattice.filter(ones) + 1e-20
+            return lattice, None, None
+        total = lattice.filter(torch.ones(len(features), 1))[:, 0] + 1e-20
         if self.normalization == NORMALIZE_SYMMETRIC:
             return lattice, total.rsqrt(), total.rsqrt()
         norm = total.reciprocal()
-        return (lattice, norm, ones) if self.normalization == NORMALIZE_BEFORE else (lattice, ones, norm)
+        return (lattice, norm, None) if self.normalization == NORMALIZE_BEFORE else (lattice, None, norm)
 
     def __call__(self, q: Tensor) -> Tensor:
         lattice, before, after = self._lattice
-        message = after * lattice.filter(before * q)  # [N, L]
+        message = lattice.filter((q if before is None else q * before).t()).t().contiguous()  # [L, N]
+        if after is not None:
+            message *= after
         if isinstance(self.compatibility, float):
             return -self.compatibility * message
-        return message * self.compatibility if self.compatibility.dim() == 1 else message @ self.compatibility
+        return message * self.compatibility[:, None] if self.compatibility.dim() == 1 else self.compatibility @ message
 
 
 def _compatibility(method: str, compat, labels: int) -> float | Tensor:
@@ -294,11 +295,6 @@ def _float32(name: str, value, dimensions: int | None) -> np.ndarray:
     return value
 
 
-def _columns(rows: np.ndarray) -> Tensor:
-    """[L, N] as numpy -> [N, L] as torch."""
-    return torch.from_numpy(np.ascontiguousarray(rows)).t()
-
-
-def _array(q: Tensor) -> np.ndarray:
-    """[N, L] -> [L, N], contiguous."""
-    return q.t().contiguous().numpy()
+def _planes(rows: np.ndarray) -> Tensor:
+    """[L, N] as torch, not copied if contiguous."""
+    return torch.from_numpy(np.ascontiguousarray(rows))

@@ -1,0 +1,169 @@
+// Values of all classes for 64 pixels: the block in which per-pixel losses stay in the first cache. Classes are far apart
+// in memory, often by a power of two, so that reading them more than once where they are would evict them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "simd.h"
+
+#include "../math/exp.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace wsss {
+
+// The numbers that are computed together: 16 floats, or one double.
+template <class Real>
+struct Together;
+template <>
+struct Together<float> {
+  using V = Lanes;
+  static constexpr int64_t kCount = kLanes;
+};
+template <>
+struct Together<double> {
+  using V = double;
+  static constexpr int64_t kCount = 1;
+};
+
+template <class V, class Real>
+V read(const Real* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class V, class Real>
+void write(Real* p, V v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+// a * b + c, rounded once where the machine can.
+inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Lanes>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                                                 reinterpret_cast<__m512>(c)));
+#else
+  return a * b + c;
+#endif
+}
+inline Lanes multiply_add(Lanes a, float b, Lanes c) { return multiply_add(a, Lanes{} + b, c); }
+inline Lanes multiply_add(Lanes a, Lanes b, float c) { return multiply_add(a, b, Lanes{} + c); }
+inline Lanes multiply_add(Lanes a, float b, float c) { return multiply_add(a, Lanes{} + b, Lanes{} + c); }
+inline double multiply_add(double a, double b, double c) { return a * b + c; }
+
+// exp(x) for x <= 0, exp_negative's polynomial; unlike there NaN stays NaN, and -infinity gives 0.
+inline Lanes exp_of(Lanes x) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the rounded quotient
+  const Lanes shifted = multiply_add(x, 1.44269504088896341f, magic);
+  const Lanes n = shifted - magic;
+  const Lanes r = multiply_add(n, 2.12194440e-4f, multiply_add(n, -0.693359375f, x));
+  Lanes p = multiply_add(r, 1.9875691500e-4f, 1.3981999507e-3f);
+  p = multiply_add(p, r, 8.3334519073e-3f);
+  p = multiply_add(p, r, 4.1665795894e-2f);
+  p = multiply_add(p, r, 1.6666665459e-1f);
+  p = multiply_add(p, r, 5.0000001201e-1f);
+  p = multiply_add(p, r * r, r) + 1.0f;
+  // Adds n to the exponent of p.
+  const IntLanes power = reinterpret_cast<IntLanes>(p) + (reinterpret_cast<IntLanes>(shifted) << 23);
+  return x <= kExpFloor ? Lanes{} : x == x ? reinterpret_cast<Lanes>(power) : x;
+}
+inline double exp_of(double x) { return std::exp(x); }
+
+// log(x) for 1 <= x < 2^126; the polynomial of Cephes' logf, error below 2e-7 of the result + 1.
+inline Lanes log_of(Lanes x) {
+  const IntLanes bits = reinterpret_cast<IntLanes>(x);
+  const Lanes raw = bits_to_float((bits & 0x7fffff) | 0x3f800000);
+  const auto above = raw > 1.41421356f;
+  const Lanes r = (above ? raw * 0.5f : raw) - 1.0f;
+  const Lanes n = to_float((bits >> 23) - 127) + (above ? Lanes{} + 1.0f : Lanes{});
+  Lanes p = r * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const Lanes square = r * r;
+  // ln 2 in two parts, as in exp_negative.
+  return ((p * r * square - n * 2.12194440e-4f) - 0.5f * square) + r + n * 0.693359375f;
+}
+inline double log_of(double x) { return std::log(x); }
+
+template <class Real>
+struct ClassTile {
+  static constexpr int64_t kPixels = 64;
+  using V = typename Together<Real>::V;
+  static constexpr int64_t kStep = Together<Real>::kCount;
+
+  explicit ClassTile(int64_t classes) : classes(classes), values(classes * kPixels) {}
+
+  Real* row(int64_t k) { return values.data() + k * kPixels; }
+  const Real* row(int64_t k) const { return values.data() + k * kPixels; }
+
+  // `count` pixels, the rest zero; `plane` separates classes in memory.
+  void load(const Real* from, int64_t plane, int64_t count) {
+    for (int64_t k = 0; k < classes; ++k) {
+      copy(row(k), from + k * plane, count);
+      std::fill(row(k) + count, row(k) + kPixels, Real(0));
+    }
+  }
+
+  void store(Real* to, int64_t plane, int64_t count) const {
+    for (int64_t k = 0; k < classes; ++k) copy(to + k * plane, row(k), count);
+  }
+
+  // Of a whole tile without a call.
+  static void copy(Real* to, const Real* from, int64_t count) {
+    std::memcpy(to, from, sizeof(Real) * (count == kPixels ? kPixels : count));
+  }
+
+  // Values become exp(z - top) of the pixels [x, x + kStep), top the largest. A NaN, or no finite largest value, makes
+  // the sum NaN, as in PyTorch.
+  struct Sums {
+    V top, exponentials;
+  };
+  Sums exponentiate(int64_t x) {
+    Real* const first = values.data() + x;
+    const int64_t count = classes;
+    V top = read<V>(first), sum{};
+    for (int64_t k = 1; k < count; ++k) {
+      const V z = read<V>(first + k * kPixels);
+      top = top > z ? top : z;
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      const V e = exp_of(read<V>(first + k * kPixels) - top);
+      write(first + k * kPixels, e);
+      sum += e;
+    }
+    return {top, sum};
+  }
+
+  void softmax() {
+    for (int64_t x = 0; x < kPixels; x += kStep) {
+      const V inverse = 1 / exponentiate(x).exponentials;
+      Real* const first = values.data() + x;
+      for (int64_t k = 0, count = classes; k < count; ++k) {
+        write(first + k * kPixels, read<V>(first + k * kPixels) * inverse);
+      }
+    }
+  }
+
+  // Of a tile's worth of values, in eight interleaved parts that run together.
+  static double sum(const Real* of) {
+    double parts[8] = {};
+    for (int64_t x = 0; x < kPixels; x += 8) {
+      for (int i = 0; i < 8; ++i) parts[i] += of[x + i];
+    }
+    return ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+  }
+
+  const int64_t classes;
+  std::vector<Real> values;  // [classes, kPixels]
+};
+
+}  // namespace wsss

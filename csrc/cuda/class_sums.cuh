@@ -1,0 +1,43 @@
+// Softmax of one pixel, whose classes lie `plane` elements apart.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "wide.cuh"
+
+namespace wsss {
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float logarithm(float x) { return logf(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+
+// The largest value, the first class that has it, and sum exp(z - top), which is NaN if a value is, as in PyTorch.
+template <class Real>
+struct ClassSums {
+  Real top, exponentials;
+  int64_t largest;
+};
+
+// z(k) for k in [0, classes) gives the values; it is called twice for each.
+template <class Real, class Values>
+__device__ __forceinline__ ClassSums<Real> sums_of(Values z, int64_t classes) {
+  ClassSums<Real> s{z(0), 0, 0};
+  for (int64_t k = 1; k < classes; ++k) {
+    const Real value = z(k);
+    if (value > s.top) {
+      s.top = value;
+      s.largest = k;
+    }
+  }
+  for (int64_t k = 0; k < classes; ++k) s.exponentials += exponential(z(k) - s.top);
+  return s;
+}
+
+template <class T>
+__device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t plane, int64_t classes) {
+  return sums_of<Wide<T>>([=](int64_t k) { return static_cast<Wide<T>>(z[k * plane]); }, classes);
+}
+
+}  // namespace wsss

@@ -1,0 +1,95 @@
+"""Benchmark of label_conditioned_logits and label_conditioned_activation: the heads of AMN, DeepLabV2 and CAM."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+from wsss_fast.bench.floor import Floor, matmul
+from wsss_fast.bench.suite import Contender, Input, Suite, of_op
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Shapes of a head: AMN's unless said otherwise; `size` of the activation, None: logits."""
+
+    features: tuple[int, int, int, int]
+    labels: int = 21
+    dilations: tuple[int, ...] = (6, 12, 18, 24)
+    kernel: int = 3
+    scaled: bool = True
+    size: tuple[int, int] | None = None
+    backward: bool = False
+
+
+_DEEPLAB = Head((10, 2048, 41, 41), scaled=False)
+_CAM = Head((16, 2048, 32, 32), labels=20, dilations=(1,), kernel=1, scaled=False)
+# The papers' shapes; four images are what two cores are asked for.
+ROWS = {
+    "amn4": ("AMN B=4", Head((4, 2048, 32, 32))),
+    "amn4-train": ("AMN B=4, train", Head((4, 2048, 32, 32), backward=True)),
+    "amn4-81": ("AMN B=4 K=81", Head((4, 2048, 32, 32), 81)),
+    "amn4-81-train": ("AMN B=4 K=81, train", Head((4, 2048, 32, 32), 81, backward=True)),
+    "amn16-train": ("AMN B=16, train", Head((16, 2048, 32, 32), backward=True)),
+    "amn16-81-train": ("AMN B=16 K=81, train", Head((16, 2048, 32, 32), 81, backward=True)),
+    "amn-inference": ("AMN B=1, to 512x512", Head((1, 2048, 32, 32), size=(512, 512))),
+    "deeplab": ("DeepLab B=10", _DEEPLAB),
+    "deeplab-train": ("DeepLab B=10, train", dataclasses.replace(_DEEPLAB, backward=True)),
+    "cam": ("CAM B=16", _CAM),
+    "cam-train": ("CAM B=16, train", dataclasses.replace(_CAM, backward=True)),
+}
+_TINY = (2, 8, 9, 9)
+_ERROR = 2e-5  # of the largest value, in float32
+
+
+def suite(*, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Suite:
+    """label_conditioned_logits and _activation against eager and compiled PyTorch.
+
+    Features are Bx2048x32x32 for AMN (dilations 6 12 18 24, 3x3) and CAM (1x1), 10x2048x41x41 for DeepLab (AMN's kernels,
+    no scale); K is 21 (CAM: 20) unless said. train: forward, and backward for every input. The floor is the product of the
+    features with each distinct tap of the kernels where the tap stays on the map, thrice with the backward.
+
+    Args:
+        dtype: of all tensors; half precisions may differ by four roundings, since eager rounds every branch.
+    """
+    kind: torch.dtype = getattr(torch, dtype)
+    return Suite(
+        name="label_conditioned", op="label_conditioned_logits", variant="" if dtype == "float32" else dtype,
+        title=f"Label-conditioned head, {dtype}; 2048x32x32, DeepLab 2048x41x41; K=21, CAM 20",
+        options={"dtype": dtype}, quick=("amn4", "amn4-train", "cam", "cam-train"),
+        rows={key: text for key, (text, _) in ROWS.items()},
+        make=lambda key, which: make(ROWS[key][1], which, kind),
+        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], features=_TINY), 0, kind),
+        contenders=lambda key: contenders(ROWS[key][1]), limits={"error": max(_ERROR, 4 * torch.finfo(kind).eps)},
+        floor=lambda key: least_products(ROWS[key][1], kind))
+
+
+def make(head: Head, which: int, dtype: torch.dtype) -> Input:
+    """Features, scale or None, weight and bias; with a backward also the gradient of the result."""
+    b, c, h, w = head.features
+    r, k = len(head.dilations), head.kernel
+    generator = torch.Generator().manual_seed(which)
+    shapes = [head.features, (b, c), (r, head.labels, c, k, k), (r, head.labels), (b, head.labels, *(head.size or (h, w)))]
+    features, scale, weight, bias, upstream = (torch.randn(s, generator=generator).to(dtype) for s in shapes)
+    tensors = features, scale if head.scaled else None, 0.01 * weight, bias
+    return (*tensors, upstream) if head.backward else tensors
+
+
+def contenders(head: Head) -> dict[str, Contender]:
+    """Logits, or their activation at another size, with the gradients of all tensors where the head has a backward."""
+    gradients = 4 if head.backward else 0
+    if head.size is None:
+        return of_op("label_conditioned_logits", gradients=gradients, dilations=head.dilations)
+    return of_op("label_conditioned_activation", gradients=gradients, dilations=head.dilations, size=head.size)
+
+
+def least_products(head: Head, dtype: torch.dtype) -> Floor:
+    """One product [labels x taps, C] x [C, cells], cells being how many of all images a tap reaches on average."""
+    b, c, h, w = head.features
+    steps = range(-(head.kernel // 2), head.kernel // 2 + 1)
+    taps = {(dilation * y, dilation * x) for dilation in head.dilations for y in steps for x in steps}
+    reached = [(h - abs(y)) * (w - abs(x)) for y, x in taps if abs(y) < h and abs(x) < w]
+    return matmul(head.labels * len(reached), c, round(b * sum(reached) / len(reached)),
+                  products=3 if head.backward else 1, dtype=dtype)
