@@ -94,8 +94,8 @@ class Recipe:
 RECIPES = {
     "resnet50": Recipe(),
     "small": Recipe(epochs=6, batch_size=16, lr=3e-3, displacement_lr_scale=1.0, weight_decay=1e-2, radius=5,
-                    augment=Augment(crop=128, scale=(0.8, 1.3)), pad=1, infer_batch=16, optimizer=adamw,
-                    schedule=one_cycle(), prefer_bf16=True),
+                    augment=Augment(crop=128, scale=(0.8, 1.3)), beta=20.0, steps=64, pad=1, threshold=0.4, infer_batch=16,
+                    optimizer=adamw, schedule=one_cycle(), prefer_bf16=True),  # 32x32 cells: 256 steps would cross the map
 }
 
 

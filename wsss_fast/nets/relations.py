@@ -125,7 +125,7 @@ def relation_losses(edge_logits: Tensor, displacement: Tensor, labels: Tensor, r
         off_truth, off_zero = ((pair.displacement - d).abs().sum(1) for d in (truth, 0.0))
         terms = ((attract, background), (attract, foreground), (repel, different), (off_truth, foreground),
                  (off_zero, background))
-        sums = sums + torch.stack([(values * mask).sum() for values, mask in terms])
+        sums = sums + torch.stack([values.masked_fill(~mask, 0).sum() for values, mask in terms])
         counts = counts + torch.stack([mask.sum() for _, mask in terms])
     background, foreground, negative, off_truth, off_zero = sums / (counts * counts.new_tensor([1, 1, 1, 2, 2]) + _EPSILON)
     return RelationLosses((background + foreground) / 2, negative, off_truth, off_zero)
