@@ -1,16 +1,17 @@
 """Operators on torch tensors; each has a native kernel or falls back to `ops.reference`."""
 
 from . import reference
+from .aamr_loss import aamr_loss
 from .dense_crf import dense_crf
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
-from .pixel_loss import pixel_cross_entropy
+from .pixel_loss import pixel_bce, pixel_cross_entropy
 from .random_walk import random_walk
 from .saliency_loss import SaliencyLoss, saliency_loss
 from .unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
-    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "dense_crf", "label_conditioned_activation",
-    "label_conditioned_logits", "permutohedral_filter", "pixel_cross_entropy", "random_walk", "reference", "saliency_loss",
-    "unary_from_labels", "unary_from_probabilities",
+    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "aamr_loss", "dense_crf", "label_conditioned_activation",
+    "label_conditioned_logits", "permutohedral_filter", "pixel_bce", "pixel_cross_entropy", "random_walk", "reference",
+    "saliency_loss", "unary_from_labels", "unary_from_probabilities",
 ]

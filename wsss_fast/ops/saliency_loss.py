@@ -99,9 +99,10 @@ def _check(logits, saliency, labels, tau, lam, strategy, background_classes) -> 
         raise ValueError(f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, C+1, h, w], none empty")
     batch, channels = logits.shape[:2]
     if saliency.dim() not in (3, 4) or saliency.dim() == 4 and saliency.shape[1] != 1 or not saliency.is_floating_point():
-        raise ValueError(f"{op}: saliency is {saliency.dtype} {list(saliency.shape)}; must be floating [B, 1, H, W] or [B, H, W]")
+        wanted = "floating [B, 1, H, W] or [B, H, W]"
+        raise ValueError(f"{op}: saliency is {saliency.dtype} {list(saliency.shape)}; must be {wanted}")
     if saliency.shape[0] != batch or 0 in saliency.shape[1:]:
-        raise ValueError(f"{op}: logits is {list(logits.shape)} but saliency is {list(saliency.shape)}; B must match, H, W >= 1")
+        raise ValueError(f"{op}: logits is {list(logits.shape)} but saliency is {list(saliency.shape)}; B must match")
     if labels.shape != (batch, channels - 1):
         raise ValueError(f"{op}: labels is {list(labels.shape)}; must be [{batch}, {channels - 1}] for these logits")
     for name, tensor in (("saliency", saliency), ("labels", labels)):

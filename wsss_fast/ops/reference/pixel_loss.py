@@ -34,7 +34,41 @@ def pixel_cross_entropy_grad(
     size = logits.shape
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
-    grad = weight[:, None] * (logits.softmax(1) - target)
+    return _taken_back(weight[:, None] * (logits.softmax(1) - target), size)
+
+
+def pixel_bce(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    resize: str = "labels", present: Tensor | None = None,
+) -> Tensor:
+    """The definition of `wsss_fast.ops.pixel_bce`: same arguments, no checks, float64-capable."""
+    logits, labels = _same_size(logits, labels, resize)
+    target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    counts = _class_shares(logits, present)
+    return (weight * each.masked_fill(counts == 0, 0.0).mul(counts).sum(1)).sum()
+
+
+def pixel_bce_grad(
+    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    resize: str = "labels", present: Tensor | None = None,
+) -> Tensor:
+    """d loss / d logits in closed form: weight * (sigmoid - target) / number of classes that count."""
+    size = logits.shape
+    logits, labels = _same_size(logits, labels, resize)
+    target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
+    counts = _class_shares(logits, present)
+    return _taken_back(weight[:, None] * counts * (logits.sigmoid() - target).masked_fill(counts == 0, 0.0), size)
+
+
+def _class_shares(logits: Tensor, present: Tensor | None) -> Tensor:
+    """[B, K, 1, 1]: each class' share of a pixel's loss, 0 for those that do not count."""
+    counted = logits.new_ones(logits.shape[:2]) if present is None else (present != 0).to(logits.dtype)
+    return (counted / counted.sum(1, keepdim=True).clamp(min=1))[..., None, None]
+
+
+def _taken_back(grad: Tensor, size: torch.Size) -> Tensor:
+    """Through the upsampling, where there was one."""
     if grad.shape == size:
         return grad
     return torch.ops.aten.upsample_bilinear2d_backward(grad, list(grad.shape[-2:]), list(size), False)

@@ -1,0 +1,243 @@
+// Per-pixel losses and their gradient. Labels are counted by blocks, then by one; a thread for each pixel makes the loss,
+// and, where logits keep their size, the gradient. Upsampled logits are in no memory: each pixel's are interpolated where
+// they are needed, and a block for each logit pulls its gradient from the pixels around it. No float atomics.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../math/bilinear.h"
+#include "../math/pixel_loss.h"
+
+#include "block_sum.cuh"
+#include "class_sums.cuh"
+
+namespace wsss {
+
+template <class T, class Label>
+struct PixelLossInput {
+  PixelLossKind kind;
+  PixelLossShape s;
+  PixelLossOptions options;
+  const T* logits;               // [B, K, h, w]
+  const Label* labels;           // [B, H, W]
+  const unsigned char* present;  // [B, K] or null
+};
+
+// Of all pixels: what background and foreground pixels weigh; `wrong` labels are no class.
+struct PixelTotals {
+  PixelShares shares;
+  int64_t wrong;
+};
+
+template <class T, class Label>
+__device__ __forceinline__ int64_t label_of(const PixelLossInput<T, Label>& in, int64_t image, int64_t y, int64_t x) {
+  const PixelLossShape& s = in.s;
+  if (!s.upsample) {
+    y = nearest_centre(y, s.label_height, s.height);
+    x = nearest_centre(x, s.label_width, s.width);
+  }
+  return in.labels[(image * s.label_height + y) * s.label_width + x];
+}
+
+// The logits of one pixel, by class.
+template <class T>
+struct PixelLogits {
+  using Real = Wide<T>;
+  const T* image;  // [K, h, w]
+  int64_t plane, width;
+  BilinearSource<Real> y, x;  // of an upsampled pixel; else `low` alone counts
+  bool upsample;
+
+  __device__ __forceinline__ Real at(int64_t k, int64_t row, int64_t column) const {
+    return static_cast<Real>(image[k * plane + row * width + column]);
+  }
+  __device__ __forceinline__ Real operator()(int64_t k) const {
+    if (!upsample) return at(k, y.low, x.low);
+    const Real left = (1 - y.fraction) * at(k, y.low, x.low) + y.fraction * at(k, y.high, x.low);
+    const Real right = (1 - y.fraction) * at(k, y.low, x.high) + y.fraction * at(k, y.high, x.high);
+    return (1 - x.fraction) * left + x.fraction * right;
+  }
+};
+
+template <class T, class Label>
+__device__ __forceinline__ PixelLogits<T> logits_of(const PixelLossInput<T, Label>& in, int64_t image, int64_t y, int64_t x) {
+  using Real = Wide<T>;
+  const PixelLossShape& s = in.s;
+  const T* start = in.logits + image * s.classes * s.height * s.width;
+  if (!s.upsample) return {start, s.height * s.width, s.width, {y, y, Real(0)}, {x, x, Real(0)}, false};
+  return {start, s.height * s.width, s.width, bilinear_source<Real>(y, s.height, s.label_height),
+          bilinear_source<Real>(x, s.width, s.label_width), true};
+}
+
+// What the classes of a pixel have in common.
+template <class Real>
+struct PixelTarget {
+  int64_t own;
+  Real weight;       // 0 for an ignored pixel
+  Real own_more, other;
+};
+
+template <class T, class Label>
+__device__ __forceinline__ PixelTarget<Wide<T>> target_of(const PixelLossInput<T, Label>& in, const PixelTotals& totals,
+                                                         int64_t image, int64_t label) {
+  using Real = Wide<T>;
+  const int64_t classes = in.s.classes;
+  const SmoothedTarget t = smoothed_target(classes, in.options.smoothing);
+  const bool counts = label != in.options.ignore && label >= 0 && label < classes;
+  double weight = !counts ? 0 : label == 0 ? totals.shares.background : totals.shares.foreground;
+  if (in.kind == PixelLossKind::kBinary) {
+    int64_t present = classes;
+    if (in.present != nullptr) {
+      present = 0;
+      for (int64_t k = 0; k < classes; ++k) present += in.present[image * classes + k] != 0;
+    }
+    weight /= static_cast<double>(present > 0 ? present : 1);
+  }
+  return {counts ? label : 0, static_cast<Real>(weight), static_cast<Real>(t.own - t.other), static_cast<Real>(t.other)};
+}
+
+// counts [blocks, 3]: background, foreground and wrong labels; any number of blocks of kSumThreads.
+template <class T, class Label>
+__global__ void count_labels(PixelLossInput<T, Label> in, double* counts) {
+  const int64_t columns = in.s.columns(), plane = in.s.pixels();
+  double found[3] = {};
+  for (int64_t i = thread_number(); i < in.s.images * plane; i += int64_t{gridDim.x} * kSumThreads) {
+    const int64_t at = i % plane, label = label_of(in, i / plane, at / columns, at % columns);
+    if (!is_label(label, in.s.classes, in.options.ignore)) {
+      found[2] += 1;
+    } else if (label != in.options.ignore) {
+      found[label == 0 ? 0 : 1] += 1;
+    }
+  }
+  for (int group = 0; group < 3; ++group) {
+    const double sum = block_sum(found[group]);
+    if (threadIdx.x == 0) counts[blockIdx.x * 3 + group] = sum;
+    __syncthreads();  // block_sum's memory is used again
+  }
+}
+
+__global__ static void total_labels(const double* counts, unsigned blocks, bool balance, PixelTotals* totals) {
+  double all[3];
+  for (int group = 0; group < 3; ++group) {
+    double sum = 0;
+    for (unsigned block = threadIdx.x; block < blocks; block += kSumThreads) sum += counts[block * 3 + group];
+    all[group] = block_sum(sum);
+    __syncthreads();
+  }
+  if (threadIdx.x != 0) return;
+  totals->shares = pixel_shares(static_cast<int64_t>(all[0]), static_cast<int64_t>(all[1]), balance);
+  totals->wrong = static_cast<int64_t>(all[2]);
+}
+
+// A pixel's loss before its weight; for the softmax also log sum exp.
+template <class Real, class Logits>
+__device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int64_t classes, const unsigned char* present,
+                                        const PixelTarget<Real>& t, Real* log_sum) {
+  Real loss = 0;
+  if (kind == PixelLossKind::kCrossEntropy) {
+    const ClassSums<Real> sums = sums_of<Real>(z, classes);
+    Real below = 0;
+    if (t.other > 0) {
+      for (int64_t k = 0; k < classes; ++k) below += sums.top - z(k);
+    }
+    const Real over = logarithm(sums.exponentials);
+    *log_sum = sums.top + over;
+    return over + t.own_more * (sums.top - z(t.own)) + t.other * below;
+  }
+  for (int64_t k = 0; k < classes; ++k) {
+    if (present != nullptr && !present[k]) continue;
+    const Real value = z(k), target = t.other + (k == t.own ? t.own_more : Real(0));
+    const Real e = exponential(value > 0 ? -value : value);
+    loss += (value > 0 ? value - target * value : -target * value) + logarithm(1 + e);
+  }
+  return loss;
+}
+
+// d loss / d z_k before the pixel's weight.
+template <class Real>
+__device__ __forceinline__ Real slope_of(PixelLossKind kind, Real value, int64_t k, const unsigned char* present,
+                                         const PixelTarget<Real>& t, Real log_sum) {
+  const Real target = t.other + (k == t.own ? t.own_more : Real(0));
+  if (kind == PixelLossKind::kCrossEntropy) return exponential(value - log_sum) - target;
+  if (present != nullptr && !present[k]) return 0;
+  const Real e = exponential(value > 0 ? -value : value);
+  return (value > 0 ? 1 / (1 + e) : e / (1 + e)) - target;
+}
+
+// Sums of each block's losses; the gradient where logits keep their size, log sums [B, H, W] where they were upsampled.
+// Both may be null. kSumThreads threads a block.
+template <class T, class Label>
+__global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* totals, Wide<T>* grad, Wide<T>* log_sums,
+                            double* parts) {
+  using Real = Wide<T>;
+  const PixelLossShape& s = in.s;
+  const int64_t i = thread_number(), plane = s.pixels();
+  double loss = 0;
+  if (i < s.images * plane) {
+    const int64_t image = i / plane, y = i % plane / s.columns(), x = i % plane % s.columns();
+    const auto z = logits_of(in, image, y, x);
+    const auto t = target_of(in, *totals, image, label_of(in, image, y, x));
+    const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
+    Real log_sum = 0;
+    loss = static_cast<double>(t.weight * loss_of(in.kind, z, s.classes, present, t, &log_sum));
+    if (log_sums != nullptr) log_sums[i] = log_sum;
+    for (int64_t k = 0; grad != nullptr && k < s.classes; ++k) {
+      grad[(image * s.classes + k) * plane + i % plane] = t.weight * slope_of(in.kind, z(k), k, present, t, log_sum);
+    }
+  }
+  loss = block_sum(loss);
+  if (threadIdx.x == 0) parts[blockIdx.x] = loss;
+}
+
+// How much of a cell an upsampled cell takes, and the range of those that take any.
+template <class Real>
+__device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size, int64_t size) {
+  const auto source = bilinear_source<Real>(to, source_size, size);
+  return (source.low == from ? 1 - source.fraction : Real(0)) + (source.high == from ? source.fraction : Real(0));
+}
+struct CellRange {
+  int64_t first, last;
+};
+__device__ __forceinline__ CellRange takers(int64_t from, int64_t source_size, int64_t size) {
+  const double step = static_cast<double>(size) / static_cast<double>(source_size);
+  // A cell more on both sides, for roundings.
+  const int64_t first = static_cast<int64_t>((static_cast<double>(from) - 0.5) * step) - 2;
+  const int64_t last = static_cast<int64_t>((static_cast<double>(from) + 1.5) * step) + 2;
+  return {from == 0 || first < 0 ? 0 : first, from + 1 == source_size || last > size ? size : last};
+}
+
+// Gradient of upsampled logits: a block of kSumThreads for each.
+template <class T, class Label>
+__global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals, const Wide<T>* log_sums, Wide<T>* grad) {
+  using Real = Wide<T>;
+  const PixelLossShape& s = in.s;
+  const int64_t at = blockIdx.x, x = at % s.width, y = at / s.width % s.height, k = at / s.width / s.height % s.classes;
+  const int64_t image = at / s.width / s.height / s.classes;
+  const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
+  const CellRange rows = takers(y, s.height, s.label_height), columns = takers(x, s.width, s.label_width);
+  const int64_t wide = columns.last - columns.first, count = (rows.last - rows.first) * wide;
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
+    const int64_t row = rows.first + i / wide, column = columns.first + i % wide;
+    const Real share = share_of<Real>(y, row, s.height, s.label_height) * share_of<Real>(x, column, s.width, s.label_width);
+    if (share == 0) continue;
+    const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
+    const Real log_sum = log_sums[(image * s.label_height + row) * s.label_width + column];
+    const Real value = logits_of(in, image, row, column)(k);
+    sum += static_cast<double>(share * t.weight * slope_of(in.kind, value, k, present, t, log_sum));
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) grad[at] = static_cast<Real>(sum);
+}
+
+// The blocks' losses, NaN if a label is no class; one block.
+template <class Real>
+__global__ void sum_losses(const double* parts, int64_t count, const PixelTotals* totals, Real* loss) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) *loss = totals->wrong > 0 ? static_cast<Real>(NAN) : static_cast<Real>(sum);
+}
+
+}  // namespace wsss

@@ -1,0 +1,60 @@
+// What both backends of the per-pixel losses agree on.
+#pragma once
+
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace wsss {
+
+// Softmax over the classes, or a sigmoid for each.
+enum class PixelLossKind { kCrossEntropy, kBinary };
+
+struct PixelLossShape {
+  int64_t images, classes, height, width;  // of the logits; class 0 is background
+  int64_t label_height, label_width;
+  bool upsample;  // logits to the labels' size, bilinearly; else labels to the logits' size, nearest
+
+  // Where the loss is taken.
+  WSSS_HD int64_t rows() const { return upsample ? label_height : height; }
+  WSSS_HD int64_t columns() const { return upsample ? label_width : width; }
+  WSSS_HD int64_t pixels() const { return rows() * columns(); }
+};
+
+struct PixelLossOptions {
+  double smoothing;
+  bool balance;
+  int64_t ignore;
+};
+
+// The label under the centre of cell i, as Pillow resizes.
+WSSS_HD int64_t nearest_centre(int64_t i, int64_t source_size, int64_t size) {
+  const double step = static_cast<double>(source_size) / static_cast<double>(size);
+  const int64_t at = static_cast<int64_t>((static_cast<double>(i) + 0.5) * step);
+  return at < source_size ? at : source_size - 1;
+}
+
+// Smoothed labels: `own` for the label, `other` for every other class; together 1.
+struct SmoothedTarget {
+  double own, other;
+};
+WSSS_HD SmoothedTarget smoothed_target(int64_t classes, double smoothing) {
+  if (classes < 2) return {1.0, 0.0};
+  return {1.0 - smoothing, smoothing / static_cast<double>(classes - 1)};
+}
+
+// A pixel's share of the loss, by its group; an empty group contributes nothing.
+struct PixelShares {
+  double background, foreground;
+};
+WSSS_HD PixelShares pixel_shares(int64_t background, int64_t foreground, bool balance) {
+  const auto share = [](int64_t count) { return 1.0 / static_cast<double>(count > 0 ? count : 1); };
+  if (balance) return {share(background) / 2, share(foreground) / 2};
+  return {share(background + foreground), share(background + foreground)};
+}
+
+WSSS_HD bool is_label(int64_t label, int64_t classes, int64_t ignore) {
+  return label == ignore || (label >= 0 && label < classes);
+}
+
+}  // namespace wsss
