@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import _library, reference, saliency_loss
@@ -166,6 +167,12 @@ def test_half_precision_is_summed_in_float32(dtype):
     out.loss.backward()
     assert out.loss.dtype == torch.float32 and half.grad.dtype == dtype
     torch.testing.assert_close(out.loss, saliency_loss(half.detach().float(), saliency, labels, **options).loss)
+
+
+def test_fake_tensors():
+    with FakeTensorMode():
+        out = saliency_loss(torch.rand(2, 4, 5, 6), torch.rand(2, 1, 10, 12), torch.ones(2, 3))
+    assert out.loss.shape == () and {m.shape for m in out[1:]} == {(2, 1, 5, 6)}
 
 
 @each_device

@@ -113,13 +113,24 @@ struct ClassTile {
     }
   }
 
+  // A tile will soon be read from there or written there. The machine does not foresee it: each class is its own stream.
+  void announce(const Real* from, int64_t plane, int64_t count) const {
+    for (int64_t k = 0; k < classes; ++k) {
+      for (int64_t x = 0; x < count; x += 64 / sizeof(Real)) __builtin_prefetch(from + k * plane + x, 0, 2);
+    }
+  }
+
   void store(Real* to, int64_t plane, int64_t count) const {
     for (int64_t k = 0; k < classes; ++k) copy(to + k * plane, row(k), count);
   }
 
   // Of a whole tile without a call.
   static void copy(Real* to, const Real* from, int64_t count) {
-    std::memcpy(to, from, sizeof(Real) * (count == kPixels ? kPixels : count));
+    if (count == kPixels) {
+      for (int64_t x = 0; x < kPixels; x += kStep) write(to + x, read<V>(from + x));
+    } else {
+      std::memcpy(to, from, sizeof(Real) * count);
+    }
   }
 
   // Values become exp(z - top) of the pixels [x, x + kStep), top the largest. A NaN, or no finite largest value, makes
@@ -130,11 +141,14 @@ struct ClassTile {
   Sums exponentiate(int64_t x) {
     Real* const first = values.data() + x;
     const int64_t count = classes;
-    V top = read<V>(first), sum{};
-    for (int64_t k = 1; k < count; ++k) {
-      const V z = read<V>(first + k * kPixels);
-      top = top > z ? top : z;
+    V tops[4], sum{};  // one maximum after the other would wait for the one before
+    for (V& top : tops) top = read<V>(first);
+    int64_t next = 0;
+    for (; next + 4 <= count; next += 4) {
+      for (int64_t i = 0; i < 4; ++i) tops[i] = larger(tops[i], read<V>(first + (next + i) * kPixels));
     }
+    for (; next < count; ++next) tops[0] = larger(tops[0], read<V>(first + next * kPixels));
+    const V top = larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]));
     for (int64_t k = 0; k < count; ++k) {
       const V e = exp_of(read<V>(first + k * kPixels) - top);
       write(first + k * kPixels, e);
@@ -143,15 +157,17 @@ struct ClassTile {
     return {top, sum};
   }
 
-  void softmax() {
-    for (int64_t x = 0; x < kPixels; x += kStep) {
-      const V inverse = 1 / exponentiate(x).exponentials;
-      Real* const first = values.data() + x;
-      for (int64_t k = 0, count = classes; k < count; ++k) {
-        write(first + k * kPixels, read<V>(first + k * kPixels) * inverse);
-      }
+  // Values become probabilities, here and in memory.
+  void softmax(Real* to, int64_t plane, int64_t count) {
+    V inverse[kPixels / kStep];
+    for (int64_t x = 0; x < kPixels; x += kStep) inverse[x / kStep] = 1 / exponentiate(x).exponentials;
+    for (int64_t k = 0; k < classes; ++k) {
+      for (int64_t x = 0; x < kPixels; x += kStep) write(row(k) + x, read<V>(row(k) + x) * inverse[x / kStep]);
+      copy(to + k * plane, row(k), count);
     }
   }
+
+  static V larger(V a, V b) { return a > b ? a : b; }
 
   // Of a tile's worth of values, in eight interleaved parts that run together.
   static double sum(const Real* of) {

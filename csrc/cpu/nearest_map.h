@@ -1,6 +1,7 @@
 // Maps [B, H, W] read as if they were resized by nearest to [B, h, w], consecutive pixels at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,19 +19,27 @@ class NearestMap {
 
   // Pixels [at, at + count) of an image.
   void read(int64_t image, int64_t at, int64_t count, Real* to) const {
-    const Real* from = maps_ + image * source_height_ * source_width_;
-    int64_t y = at / width_, x = at % width_;
-    const Real* row = from + nearest_below(y, source_height_, height_) * source_width_;
-    for (int64_t i = 0; i < count; ++i) {
-      to[i] = row[columns_[x]];
-      if (++x == width_) {
-        x = 0;
-        row = from + nearest_below(++y, source_height_, height_) * source_width_;
-      }
-    }
+    each(image, at, count, [&](const Real& value) { *to++ = value; });
+  }
+
+  // The same will be read soon. Of a map much larger than what it is resized to every pixel comes from its own line of
+  // memory: waiting for them took a third of the saliency loss.
+  void announce(int64_t image, int64_t at, int64_t count) const {
+    each(image, at, count, [](const Real& value) { __builtin_prefetch(&value); });
   }
 
  private:
+  template <class Visit>
+  void each(int64_t image, int64_t at, int64_t count, Visit visit) const {
+    const Real* from = maps_ + image * source_height_ * source_width_;
+    for (int64_t y = at / width_, x = at % width_; count > 0; ++y, x = 0) {
+      const Real* row = from + nearest_below(y, source_height_, height_) * source_width_;
+      const int64_t last = std::min(width_, x + count);
+      count -= last - x;
+      for (; x < last; ++x) visit(row[columns_[x]]);
+    }
+  }
+
   const Real* maps_;
   const int64_t source_height_, source_width_, height_, width_;
   std::vector<int64_t> columns_;

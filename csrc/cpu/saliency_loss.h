@@ -63,9 +63,12 @@ class SaliencyLossCpu {
       Count* counts = counts_.data() + task * s_.channels;
       each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
         const int64_t place = image * s_.channels * s_.pixels() + at;
+        saliency_.announce(image, at, pixels);
         tile.load(in_.logits + place, s_.pixels(), pixels);
-        tile.softmax();
-        tile.store(out_.grad + place, s_.pixels(), pixels);
+        const int64_t next = std::min(kTile, s_.pixels() - at - pixels);
+        tile.announce(in_.logits + place + pixels, s_.pixels(), next);
+        tile.announce(out_.grad + place, s_.pixels(), pixels);
+        tile.softmax(out_.grad + place, s_.pixels(), pixels);
         Real* salient = out_.estimate + image * s_.pixels() + at;
         saliency_.read(image, at, pixels, salient);
         int32_t right = 1;

@@ -1,5 +1,7 @@
 #include "saliency_loss.cuh"
 
+#include "../saliency_input.h"
+
 #include "device.h"
 #include "element_type.h"
 
@@ -41,35 +43,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(const Tensor& l
                                                                  const std::vector<int64_t>& always_background) {
   const Tensor logits = torch::stable::contiguous(logits_in), saliency = torch::stable::contiguous(saliency_in);
   const Tensor present = torch::stable::contiguous(present_in);
-  check(logits.dim() == 4 && saliency.dim() == 3 && saliency.size(0) == logits.size(0),
-        "saliency_loss: logits is " + shape_text(logits) + " but saliency is " + shape_text(saliency));
   check(saliency.scalar_type() == (logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
         "saliency_loss: saliency must be float32, or float64 for float64 logits");
-  check(present.scalar_type() == ScalarType::Byte && present.dim() == 2 && present.size(0) == logits.size(0) &&
-            present.size(1) == logits.size(1) - 1,
-        "saliency_loss: labels is " + shape_text(present) + "; must be uint8 [B, K - 1]");
-  const SaliencyShape s{logits.size(0), logits.size(1), logits.size(2), logits.size(3), saliency.size(1), saliency.size(2)};
-  const int64_t sizes[] = {s.images, s.height, s.width};
+  const SaliencyShape s = saliency_shape(logits, saliency, present, always_background);
+  const auto sizes = saliency_map_sizes(s, saliency);
   Tensor maps[3];
-  for (Tensor& map : maps) map = torch::stable::new_empty(saliency, {sizes, 3});
+  for (Tensor& map : maps) map = torch::stable::new_empty(saliency, {sizes.data(), sizes.size()});
   Tensor grad = torch::stable::new_empty(saliency, logits.sizes());
-  Tensor loss = torch::stable::new_empty(saliency, {sizes, size_t{0}});
+  Tensor loss = torch::stable::new_empty(saliency, {sizes.data(), size_t{0}});
   DeviceCall call(logits);
   if (logits.numel() == 0) {
     STD_CUDA_CHECK(cudaMemsetAsync(loss.mutable_data_ptr(), 0, loss.element_size(), call.stream()));
     return {loss, maps[0], maps[1], maps[2], grad};
   }
-  check(saliency.numel() > 0, "saliency_loss: saliency is empty");
   // Counts, the count of wrong values, the mask and the roles, then the sums.
   const int64_t channels = s.images * s.channels, zeroed = (2 * channels + 1) * static_cast<int64_t>(sizeof(int)) + s.channels;
   double* parts = call.allocate<double>(blocks_for(s.images * s.pixels()) + (zeroed + channels + 7) / 8);
   int* counts = reinterpret_cast<int*>(parts + blocks_for(s.images * s.pixels()));
   STD_CUDA_CHECK(cudaMemsetAsync(counts, 0, zeroed, call.stream()));
   unsigned char* mask = reinterpret_cast<unsigned char*>(counts + 2 * channels + 1);
-  for (int64_t k : always_background) {
-    check(k >= 1 && k < s.channels, "saliency_loss: no such background class");
-    STD_CUDA_CHECK(cudaMemsetAsync(mask + k, 1, 1, call.stream()));
-  }
+  for (int64_t k : always_background) STD_CUDA_CHECK(cudaMemsetAsync(mask + k, 1, 1, call.stream()));
   with_element_type("saliency_loss", logits.scalar_type(), [&]<class T>(T) {
     run<T>(call, s, tau, lam, adaptive, logits, saliency, present, counts, parts, maps, grad, loss);
   });

@@ -1,12 +1,13 @@
 """EPS' saliency loss: schema, fake, autograd, public function."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define, scaled_gradient
+from ._library import define, scaled_gradient, values_at_hand
 from .reference.saliency_loss import SaliencyLoss
 
 STRATEGIES = ("adaptive", "naive", "predefined")
@@ -22,8 +23,7 @@ def _reference(logits, saliency, present, tau, lam, adaptive, background_classes
 
 
 def _fake(logits, saliency, present, tau, lam, adaptive, background_classes):
-    batch, _, height, width = logits.shape
-    maps = (saliency.new_empty(batch, height, width) for _ in range(3))
+    maps = (saliency.new_empty(*saliency.shape[:-2], *logits.shape[2:]) for _ in range(3))
     return saliency.new_empty(()), *maps, saliency.new_empty(logits.shape)
 
 
@@ -39,8 +39,9 @@ def _backward(ctx, grad_loss, *_):
     return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[None] * 6
 
 
-# logits [B, K, h, w], saliency [B, H, W] float32 (float64 for float64 logits), present [B, K - 1] uint8
-# -> loss [], foreground, background and estimate [B, h, w], d loss / d logits [B, K, h, w], all of the saliency's dtype
+# logits [B, K, h, w], saliency [B, H, W] or [B, 1, H, W] float32 (float64 for float64 logits), present [B, K - 1] uint8
+# -> loss [], foreground, background and estimate like the saliency at the logits' size, d loss / d logits [B, K, h, w],
+# all of the saliency's dtype
 _op = define(
     "saliency_loss(Tensor logits, Tensor saliency, Tensor present, float tau, float lam, bool adaptive, "
     "int[] background_classes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -85,12 +86,11 @@ def saliency_loss(
     """
     _check(logits, saliency, labels, tau, lam, strategy, background_classes)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    planes = saliency.detach().to(dtype).reshape(logits.shape[0], *saliency.shape[-2:])
-    loss, *maps, _ = _op(logits, planes, (labels != 0).to(torch.uint8), float(tau), float(lam), strategy == "adaptive",
-                         list(background_classes))
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling() and loss.isnan():
+    loss, *maps, _ = _op(logits, saliency.detach().to(dtype), (labels != 0).view(torch.uint8), float(tau), float(lam),
+                         strategy == "adaptive", list(background_classes))
+    if values_at_hand(loss) and math.isnan(loss.item()):
         _check_values(saliency)
-    return SaliencyLoss(loss, *(m.unsqueeze(1) if saliency.dim() == 4 else m for m in maps))
+    return SaliencyLoss(loss, *maps)
 
 
 def _check(logits, saliency, labels, tau, lam, strategy, background_classes) -> None:
