@@ -10,7 +10,19 @@ from PIL import Image
 from rich.console import Console
 
 from wsss_fast import InputError, RunError, bench, cli, ops
-from wsss_fast.bench import crf, floor, harness, label_conditioned, memory, photos, pixel_cross_entropy, show
+from wsss_fast.bench import (
+    aamr_loss,
+    crf,
+    floor,
+    harness,
+    label_conditioned,
+    memory,
+    photos,
+    pixel_cross_entropy,
+    random_walk,
+    saliency_loss,
+    show,
+)
 from wsss_fast.bench.suite import Contender, relative_error
 
 SIZE = (40, 56)
@@ -22,6 +34,9 @@ TINY_HEADS = {
 }
 TINY_LOSSES = {key: (text, dataclasses.replace(loss, logits=(2, 5, 6, 6), labels=(17, 17)))
                for key, (text, loss) in pixel_cross_entropy.ROWS.items()}
+TINY_SALIENCY = {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))}
+TINY_AAMR = {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))}
+TINY_WALKS = {key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +50,9 @@ def small_buffers(monkeypatch):
 def tiny_rows(monkeypatch):
     monkeypatch.setattr(label_conditioned, "ROWS", TINY_HEADS)
     monkeypatch.setattr(pixel_cross_entropy, "ROWS", TINY_LOSSES)
+    monkeypatch.setattr(saliency_loss, "ROWS", TINY_SALIENCY)
+    monkeypatch.setattr(aamr_loss, "ROWS", TINY_AAMR)
+    monkeypatch.setattr(random_walk, "ROWS", TINY_WALKS)
 
 
 @pytest.fixture
@@ -282,6 +300,39 @@ def test_pixel_cross_entropy_agrees_with_torch(key, tmp_path, tiny_rows):
     assert all(figures["error"] <= 2e-5 for figures in row.figures.values())
 
 
+@pytest.mark.parametrize(("module", "peers"), [
+    (saliency_loss, ()), (aamr_loss, ("scipy",)), (random_walk, ("scipy", "dense"))], ids=["saliency", "aamr", "walk"])
+def test_other_ops_agree_with_their_peers(module, peers, tmp_path, tiny_rows):
+    pytest.importorskip("scipy")
+    report = measure(tmp_path, module.suite(), quick=True)
+    for row in report.rows:
+        assert not row.problems and {"ours", "eager", *peers} == set(row.times) and row.rate() > 0
+        assert row.figures["ours"]["error"] <= 2e-5  # peers that walk in float32 may be off by the suite's limit
+
+
+@pytest.mark.parametrize(("module", "peer"), [(aamr_loss, "ndimage"), (random_walk, "sparse")])
+def test_without_scipy_the_table_says_so(module, peer, tmp_path, monkeypatch, tiny_rows):
+    monkeypatch.setattr(module, peer, None)
+    report = measure(tmp_path, module.suite(), quick=True, repeats=1)
+    assert "scipy" not in report.columns() and "scipy is not installed" in report.notes[-1] and not report.wrong()
+
+
+def test_lost_regions_and_steps_are_seen(tmp_path, monkeypatch, tiny_rows):
+    """A loss over all pixels, and a walk of one step too few."""
+    loss, walk = ops.aamr_loss, ops.random_walk
+    monkeypatch.setattr(ops, "aamr_loss", lambda *given: loss(*given, active=2.0, overlap=0.0))
+    monkeypatch.setattr(ops, "random_walk", lambda *given: walk(*given, steps=200))
+    for module in (aamr_loss, random_walk):
+        report = measure(tmp_path, module.suite(), quick=True)
+        assert len(report.wrong()) == len(report.rows)
+
+
+def test_the_least_steps_of_a_walk():
+    """kernels.md: steps x about 70 x cells x maps multiply-adds."""
+    work = random_walk.least_steps(random_walk.ROWS["irn3"][1]).work
+    assert 0.9 * 69 < work / (2 * 256 * 3 * 128 * 96) < 69
+
+
 def test_the_table_says_that_ours_has_no_kernel(tmp_path, tiny_rows, monkeypatch):
     monkeypatch.setattr(harness, "has_native_kernel", lambda name, device: name != "pixel_cross_entropy")
     report = measure(tmp_path, pixel_cross_entropy.suite(), quick=True, rows=("seg41",), repeats=1)
@@ -394,9 +445,10 @@ def test_help_explains_options_and_columns(capfd):
 
 def test_bench_all_runs_all(capfd, tmp_path, monkeypatch, tiny_rows):
     monkeypatch.setattr(crf, "ROWS", {"2": crf.ROWS["2"]})
-    for module, rows in ((crf, ("2",)), (label_conditioned, ("logits",)), (pixel_cross_entropy, ("seg41",))):
+    for module, rows in ((crf, ("2",)), (label_conditioned, ("logits",)), (pixel_cross_entropy, ("seg41",)),
+                         (saliency_loss, ()), (aamr_loss, ()), (random_walk, ())):
         made = module.suite(**({"size": SIZE} if module is crf else {}))
-        monkeypatch.setattr(module, "suite", lambda made=made, rows=rows: dataclasses.replace(made, quick=rows))
+        monkeypatch.setattr(module, "suite", lambda made=made, rows=rows: dataclasses.replace(made, quick=rows or made.quick))
     assert cli.run(["bench", "all", "--out", str(tmp_path), "--repeats", "1", "--quick", "--threads", "1"]) == 0
     out = capfd.readouterr().out
     assert all((tmp_path / f"{name}{end}").is_file() for name in bench.BENCHMARKS for end in (".json", ".png"))

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from wsss_fast import cli
+from wsss_fast.data import write_labels
+from wsss_fast.maps import ClassMaps, save_maps
 
 
 def run(capfd, *argv):
@@ -85,6 +88,43 @@ def test_stages_by_hand(capfd, shapes_root, tmp_path):
     assert len(list((tmp_path / "amn/maps").glob("*.npz"))) == 24
 
 
+def test_the_road_behind_the_maps(capfd, shapes, tmp_path):
+    """IRN and the segmentation network from maps and seeds that are there, scored on images it has not seen."""
+    for id in shapes.ids:
+        mask = shapes.mask(id)
+        write_labels(tmp_path / "seeds" / f"{id}.png", mask)
+        keys = np.flatnonzero(shapes.tags_of(id)) + 1
+        save_maps(tmp_path / "maps", id, ClassMaps(keys, np.stack([mask[::4, ::4] == k for k in keys]).astype(np.float32)))
+    common = ("--data", shapes.root, "--out", tmp_path, "--backbone", "small")
+    steps = [
+        ("irn", "train", *common, "--seeds", tmp_path / "seeds", "--recipe.epochs", "1", "--recipe.batch-size", "8"),
+        ("irn", "infer", *common, "--maps", tmp_path / "maps", "--weights", tmp_path / "irn/weights.pth",
+         "--recipe.threshold", "0.3", "--recipe.steps", "16"),
+        ("seg", "train", *common, "--masks", tmp_path / "irn/masks", "--recipe.updates", "2", "--recipe.batch-size", "8"),
+        ("seg", "infer", *common, "--split", "val", "--weights", tmp_path / "seg/weights.pth", "--probabilities",
+         "--no-crf"),
+    ]
+    for step in steps:
+        code, _, err = run(capfd, *step)
+        assert code == 0, err
+    code, out, _ = run(capfd, "eval", "--data", shapes.root, "--split", "val", "--predictions", tmp_path / "seg/predictions")
+    assert code == 0 and "mIoU" in out and "over 8 images" in out
+    assert len(list((tmp_path / "irn/masks").glob("*.png"))) == 24
+    first = sorted((tmp_path / "seg/predictions").glob("*.npy"))[0]
+    code, _, err = run(capfd, "crf", shapes.root / "JPEGImages" / f"{first.stem}.jpg", first, "-o", tmp_path / "refined.png")
+    assert code == 0, err  # probabilities are what `crf` reads
+    code, _, err = run(capfd, "seg", "infer", *common, "--weights", tmp_path / "irn/weights.pth", "--name", "other")
+    assert code == 2 and "do not fit DeepLabV2" in err and len(err.strip().splitlines()) == 1
+
+
+def test_the_usual_backbone_of_a_command_gives_its_defaults(capfd):
+    _, paper, _ = run(capfd, "seg", "train", "--help")
+    _, small, _ = run(capfd, "seg", "train", "--backbone", "small", "--help")
+    assert "default: 20000" in paper and "default: 20000" not in small and "default: 0.00025" in paper
+    _, irn, _ = run(capfd, "irn", "train", "--help")
+    assert "--recipe.displacement-lr-scale" in irn and "default: 512" in irn
+
+
 def test_shapes_and_info(capfd, tmp_path):
     code, out, _ = run(capfd, "shapes", "--out", tmp_path / "s", "--train", "3", "--val", "1", "--size", "48")
     assert code == 0 and (tmp_path / "s/JPEGImages/train_00002.jpg").exists() and str(tmp_path / "s") in out.replace("\n", "")
@@ -95,9 +135,6 @@ def test_shapes_and_info(capfd, tmp_path):
 
 
 def test_eval_prints_a_table(capfd, shapes_root, shapes, tmp_path):
-    import numpy as np
-
-    from wsss_fast.data import write_labels
     for id in shapes.ids:
         mask = shapes.mask(id)
         write_labels(tmp_path / f"{id}.png", np.where(mask == 255, 0, mask))

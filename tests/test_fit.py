@@ -19,7 +19,7 @@ def make(id, rng):
     return {"x": torch.from_numpy(x), "y": torch.tensor([float(x.sum())])}
 
 
-def train(seed=0, workers=0, schedule=None, epochs=3, lr=0.02, step=None, batch_size=4, seen=None):
+def train(seed=0, workers=0, schedule=None, epochs=3, lr=0.02, step=None, batch_size=4, seen=None, **options):
     set_seed(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
 
@@ -30,7 +30,7 @@ def train(seed=0, workers=0, schedule=None, epochs=3, lr=0.02, step=None, batch_
 
     history = fit(net, step or squared, Samples(IDS, make, seed), optimizer=torch.optim.SGD(net.parameters(), lr),
                   schedule=schedule or constant(), epochs=epochs, batch_size=batch_size,
-                  runtime=runtime("cpu", seed, workers, "fp32", prefer_bf16=False), label="train")
+                  runtime=runtime("cpu", seed, workers, "fp32", prefer_bf16=False), label="train", **options)
     return net, history
 
 
@@ -69,3 +69,38 @@ def test_too_few_samples_and_a_loss_that_explodes():
         train(step=lambda net, batch: net(batch["x"]).sum() * math.nan)
     with pytest.raises(InputError, match="epochs"):
         train(epochs=0)
+
+
+def test_a_number_of_updates_instead_of_epochs():
+    seen = []
+    _, history = train(epochs=None, updates=7, batch_size=4, seen=seen)  # 2 batches an epoch
+    assert len(seen) == 7 and len(history.losses) == 4
+    whole = []
+    train(epochs=4, batch_size=4, seen=whole)
+    assert seen == whole[:7]
+    np.testing.assert_allclose(history.losses[0], train(epochs=4, batch_size=4)[1].losses[0])
+    workers = []
+    train(epochs=None, updates=3, batch_size=4, workers=2, seen=workers)
+    assert workers == seen[:3]
+    with pytest.raises(InputError, match="updates and batch size must be >= 1, got None and 4"):
+        train(epochs=None)
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
+    whole, parts = train(epochs=2), train(epochs=2, accumulate=2)
+    np.testing.assert_allclose(whole[1].losses, parts[1].losses, rtol=1e-5)
+    for a, b in zip(whole[0].parameters(), parts[0].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    seen = []
+    train(epochs=1, accumulate=2, seen=seen)
+    assert [len(part) for part in seen] == [2] * 4
+    with pytest.raises(InputError, match="a batch of 4 cannot be cut into 3 equal parts"):
+        train(accumulate=3)
+
+
+def test_stairs_hold_the_rate():
+    factor = poly(0.9, stairs=5)
+    rates = [factor(i / 50) for i in range(50)]
+    assert len(set(rates)) == 5 and all(rates[i] == (1 - i // 10 / 5) ** 0.9 for i in range(50))
+    every_ten = poly(stairs=2000)
+    assert all(every_ten(i / 20000) == (1 - i // 10 / 2000) ** 0.9 for i in range(20000))

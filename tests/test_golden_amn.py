@@ -1,13 +1,11 @@
 """Against the public implementations' stored outputs; needs the reference data that is not part of this repository."""
 
 import dataclasses
-import importlib.util
-import json
 
 import numpy as np
 import pytest
 import torch
-from golden import GOLDEN, cases, golden, needs_golden
+from golden import cases, filled, golden, needs_golden
 
 from wsss_fast import amn, cam, fit, nets
 from wsss_fast.data.images import write_labels
@@ -23,26 +21,6 @@ pytestmark = needs_golden
 
 
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
-
-
-def public_state(name):
-    """The complete state dict of a public checkpoint, with its repeated names, filled by the stored recipe."""
-    spec = importlib.util.spec_from_file_location("weight_recipe", GOLDEN / "weight_recipe.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    keys = json.loads((GOLDEN / "keys" / f"{name}.json").read_text())
-    state = {}
-    for key, entry in keys["canonical"].items():
-        value = recipe.weights_for(key, entry["shape"])
-        assert float(value.double().sum()) == pytest.approx(entry["sum"], abs=1e-4)
-        state.update(dict.fromkeys((key, *entry["aliases"]), value))
-    for key, entry in keys["state_dict"].items():
-        state.setdefault(key, torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"])))
-    return state
-
-
-def filled(net, name):
-    return nets.load_weights(net, public_state(name)).eval()
 
 
 @pytest.fixture(scope="module")

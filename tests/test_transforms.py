@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsss_fast import InputError
-from wsss_fast.data.transforms import Augment, normalise, resize_image, resize_labels
+from wsss_fast.data.transforms import Augment, normalise, resize_image, resize_labels, subtract_mean
 
 
 def scene(height=40, width=60):
@@ -75,3 +75,35 @@ def test_resizes_keep_what_has_the_size_already():
     image, labels = scene()
     assert resize_image(image, 40, 60) is image and resize_labels(labels, 40, 60) is labels
     assert set(np.unique(resize_labels(labels, 13, 17))) == {0, 1} and resize_image(image, 13, 17).shape == (13, 17, 3)
+
+
+def test_mean_colour_of_caffes_networks():
+    image = np.array([[[123, 117, 104], [255, 0, 10]]], np.uint8)  # RGB
+    expected = np.array([[104 - 104.008, 10 - 104.008], [117 - 116.669, -116.669], [123 - 122.675, 255 - 122.675]])
+    np.testing.assert_allclose(subtract_mean(image)[:, 0], expected, atol=1e-4)
+
+
+def test_upper_left_corner():
+    image = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    np.testing.assert_array_equal(Augment(crop=3).cropped(image, None, 0, 0)[0], image[:, :3, :3])
+    larger, labels = Augment(crop=7).cropped(image, np.ones((4, 5), np.uint8), 0, 0)
+    np.testing.assert_array_equal(larger[:, :4, :5], image)
+    assert larger.shape == (3, 7, 7) and larger.sum() == image.sum() and (labels == 255).sum() == 49 - 20
+
+
+def test_deeplabs_augmentation():
+    """One of the given factors, sizes rounded down, no antialias, small images in the corner."""
+    augment = Augment(crop=50, factors=(0.5, 0.8), linear=True, corner=True, flip=False, to_input=subtract_mean)
+    image, labels = scene(41, 61)
+    seen = set()
+    for seed in range(20):
+        cropped, moved = augment(image, labels, np.random.default_rng(seed))
+        inside = moved != 255
+        assert inside[0, 0] and (cropped[:, ~inside] == 0).all()
+        seen.add((int(inside[:, 0].sum()), int(inside[0].sum())))
+    assert seen == {(20, 30), (32, 48)}
+    checkers = np.indices((8, 8)).sum(0) % 2 * np.uint8(255)
+    shrunk, _ = Augment(crop=4, linear=True).resized(checkers[..., None].repeat(3, 2), None, 1 / 3)
+    assert shrunk.shape == (2, 2, 3) and np.isin(shrunk, [0, 255]).sum() == 0 and shrunk.dtype == np.float32
+    with pytest.raises(InputError, match="augment.factors"):
+        Augment(crop=8, factors=(0.5, 0.0))

@@ -14,9 +14,8 @@ from wsss_fast import cam, nets, report
 from wsss_fast.cam import MapsResult, TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
+from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
-from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, constant, fit, place, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.ops import pixel_cross_entropy
@@ -144,7 +143,7 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
-    folder = _check_seeds(Path(seeds), data)
+    folder = check_label_folder(Path(seeds), data, "seeds")
     set_seed(seed)
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
     if weights is not None:
@@ -192,13 +191,13 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    folder = _check_seeds(Path(seeds), data)
+    folder = check_label_folder(Path(seeds), data, "seeds")
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
-    place(nets.load_weights(net, weights), where.device).eval()
+    place(nets.load_weights(net, weights, complete=True), where.device).eval()
     out = Path(out)
 
     def work() -> dict[str, float]:
-        to_maps = scorer(net, lambda id: _read_seed(folder, data, id), recipe.present_only)
+        to_maps = scorer(net, lambda id: read_label(folder, data, id), recipe.present_only)
         speed = activate(data, to_maps, out / name, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
                          label=name)
         return {"images_per_second": speed}
@@ -258,23 +257,9 @@ def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
 
 def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
     def make(id: str, rng: np.random.Generator) -> Batch:
-        image, seed = augment(data.image(id), _read_seed(seeds, data, id), rng)
+        image, seed = augment(data.image(id), read_label(seeds, data, id), rng)
         return {"image": image, "seed": seed, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
     return make
-
-
-def _read_seed(folder: Path, data: Dataset, id: str) -> np.ndarray:
-    seed = read_labels(folder / f"{id}.png", len(data.classes))
-    if seed.shape != data.size(id):
-        raise InputError(f"{folder / f'{id}.png'}: is {seed.shape}, but its image {data.images[id]} is {data.size(id)}")
-    return seed
-
-
-def _check_seeds(folder: Path, data: Dataset) -> Path:
-    missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
-    if missing:
-        raise InputError(f"seeds: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
-    return folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,7 +174,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    net = nets.load_weights(nets.cam_resnet50(len(data.classes), backbone=backbone), weights)
+    net = nets.load_weights(nets.cam_resnet50(len(data.classes), backbone=backbone), weights, complete=True)
     place(net, where.device).eval()
     out = Path(out)
 

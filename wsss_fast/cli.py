@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, data, report
+from wsss_fast import _native, amn, bench, cam, data, irn, report, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -88,6 +88,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "amn run": amn.run, "amn train": amn.train, "amn infer": amn.infer,
     "cam train": cam.train, "cam infer": cam.infer,
     "seeds": seed_stage.make,
+    "irn train": irn.train, "irn infer": irn.infer,
+    "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
     "eval": evaluate,
     "shapes": shapes,
@@ -102,6 +104,8 @@ _SHORT = {"crf": {"out": "-o"}}
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
     "cam train": ("recipe", cam.RECIPES), "cam infer": ("recipe", cam.RECIPES),
+    "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
+    "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
 }
 
 
@@ -190,8 +194,8 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         elif parameter.annotation == data.Source | None:
             parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
-            recipes = _RECIPES[name][1]
-            default = recipes.get(_backbone(argv), recipes["resnet50"])
+            recipes, usual = _RECIPES[name][1], inspect.signature(function).parameters["backbone"].default
+            default = recipes.get(_backbone(argv) or usual, recipes[usual])
             parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
             annotation = _simple(parameter.annotation)
@@ -227,13 +231,13 @@ def _valued(annotation: Any) -> Any:
     return tyro.conf.FlagConversionOff[annotation]
 
 
-def _backbone(argv: Sequence[str]) -> str:
+def _backbone(argv: Sequence[str]) -> str | None:
     for place, word in enumerate(argv):
         if word == "--backbone" and place + 1 < len(argv):
             return argv[place + 1]
         if word.startswith("--backbone="):
             return word.partition("=")[2]
-    return "resnet50"
+    return None
 
 
 def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -40,13 +40,17 @@ class Samples(Dataset):
 
 
 class _Batches(Sampler):
-    """Positions of each batch of one epoch: a shuffle that depends on (seed, epoch); the last, short batch is dropped."""
+    """Positions of each batch of one epoch: a shuffle that depends on (seed, epoch); the last, short batch is dropped.
+
+    `limit` is how many batches the epoch at hand may have; the last one of a given number of updates has fewer.
+    """
 
     def __init__(self, count: int, batch_size: int, seed: int):
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.limit = self.whole = count // batch_size
 
     def __len__(self) -> int:
-        return self.count // self.batch_size
+        return min(self.limit, self.whole)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count) + self.epoch * self.count
@@ -62,12 +66,17 @@ class History:
     samples_per_second: float
 
 
-def poly(power: float = 0.9, warmup: float = 0.0) -> Callable[[float], float]:
+def poly(power: float = 0.9, warmup: float = 0.0, stairs: int | None = None) -> Callable[[float], float]:
     """Polynomial decay of the learning rate: factor (1 - progress)^power; progress = step / steps, before the update.
 
-    Over the first `warmup` share of training the factor also rises linearly from 0.
+    Over the first `warmup` share of training the factor also rises linearly from 0. With `stairs` it keeps its value over
+    that many equal parts of training: 2000 stairs of 20,000 updates change it every 10.
     """
-    return lambda progress: (1.0 - progress) ** power * (min(1.0, progress / warmup) if warmup else 1.0)
+    def factor(progress: float) -> float:
+        # step / steps * stairs may fall short of a whole number by rounding
+        reached = progress if stairs is None else math.floor(progress * stairs + 1e-6) / stairs
+        return (1.0 - reached) ** power * (min(1.0, progress / warmup) if warmup else 1.0)
+    return factor
 
 
 def one_cycle(warmup: float = 0.3, start: float = 0.04, end: float = 4e-6) -> Callable[[float], float]:
@@ -85,8 +94,8 @@ def constant() -> Callable[[float], float]:
 
 
 def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samples: Samples, *,
-        optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], epochs: int, batch_size: int,
-        runtime: Runtime, label: str) -> History:
+        optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], batch_size: int, runtime: Runtime, label: str,
+        epochs: int | None = None, updates: int | None = None, accumulate: int = 1) -> History:
     """Train `net` in place.
 
     Args:
@@ -95,17 +104,23 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
         samples: training samples.
         optimizer: over parameters of `net`, with the peak learning rate of each group.
         schedule: progress in [0, 1) -> factor on every group's learning rate, set before each update.
-        epochs: passes over the samples.
         batch_size: images an update; a short last batch is dropped.
         runtime: device, seed, workers, dtype.
         label: what the progress bar calls this.
+        epochs: passes over the samples; or
+        updates: of the weights, over as many passes as it takes.
+        accumulate: parts that a batch is cut into; their mean loss is differentiated part by part, to save memory.
 
     Raises:
         InputError: fewer samples than one batch, or an impossible number.
         RunError: the loss is not finite.
     """
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"{label}: epochs and batch size must be >= 1, got {epochs} and {batch_size}")
+    length = updates if epochs is None else epochs
+    if length is None or length < 1 or batch_size < 1:
+        raise InputError(f"{label}: {'updates' if epochs is None else 'epochs'} and batch size must be >= 1, "
+                         f"got {length} and {batch_size}")
+    if accumulate < 1 or batch_size % accumulate:
+        raise InputError(f"{label}: a batch of {batch_size} cannot be cut into {accumulate} equal parts")
     if len(samples) < batch_size:
         raise InputError(f"{label}: {len(samples)} images are fewer than one batch of {batch_size}")
     batches = _Batches(len(samples), batch_size, runtime.seed)
@@ -113,15 +128,16 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
                         persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda")
     place(net, runtime.device).train()
     peaks = [group["lr"] for group in optimizer.param_groups]
-    total, done, losses = epochs * len(batches), 0, []
+    total, done, losses = updates if epochs is None else epochs * len(batches), 0, []
+    epochs = -(-total // len(batches))
     with Bar(label, total * batch_size) as bar:
         for epoch in range(epochs):
-            batches.epoch = epoch
+            batches.epoch, batches.limit = epoch, total - done
             summed = torch.zeros((), device=runtime.device)
             for batch in loader:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * schedule(done / total)
-                summed += _update(net, step, to_device(batch, runtime.device), optimizer, runtime)
+                summed += _update(net, step, to_device(batch, runtime.device), optimizer, runtime, accumulate)
                 done += 1
                 bar.advance(batch_size, f"epoch {epoch + 1}/{epochs}" + (f" loss {losses[-1]:.4f}" if losses else ""))
             losses.append(_finite(summed.item() / len(batches), label, epoch))
@@ -130,13 +146,18 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
     return History(losses, total * batch_size / seconds)
 
 
-def _update(net: nn.Module, step, batch: Batch, optimizer: torch.optim.Optimizer, runtime: Runtime) -> torch.Tensor:
-    with runtime.autocast():
-        loss = step(net, batch)
+def _update(net: nn.Module, step, batch: Batch, optimizer: torch.optim.Optimizer, runtime: Runtime,
+            accumulate: int = 1) -> torch.Tensor:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    parts = {name: values.chunk(accumulate) for name, values in batch.items()}
+    summed = torch.zeros((), device=runtime.device)
+    for i in range(accumulate):
+        with runtime.autocast():
+            loss = step(net, {name: values[i] for name, values in parts.items()}) / accumulate
+        loss.backward()
+        summed += loss.detach()
     optimizer.step()
-    return loss.detach()
+    return summed
 
 
 def _finite(loss: float, label: str, epoch: int) -> float:

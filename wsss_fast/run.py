@@ -194,7 +194,7 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
     except BaseException:
         if not _has_results(folder):  # nothing to go on with, so leave nothing
             begun.unlink()
-            for empty in (folder, out):
+            for empty in (folder, *folder.parents[:len(Path(name).parts)]):  # up to `out`, those that are empty
                 with contextlib.suppress(OSError):
                     empty.rmdir()
         raise

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "class_tile.h"
+#include "nearest_map.h"
 
 #include "../math/saliency.h"
 
@@ -28,10 +29,10 @@ class SaliencyLossCpu {
                   const Inputs& in, const Outputs& out)
       : s_(shape), tau_(tau), lam_(lam), adaptive_(adaptive), in_(in), out_(out),
         chunks_((shape.pixels() + kChunk - 1) / kChunk),
+        saliency_(in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
         roles_(shape.images * shape.channels, Role::kNeither),
         counts_(tasks() * shape.channels),
         losses_(tasks()) {
-    for (int64_t x = 0; x < s_.width; ++x) columns_.push_back(nearest_below(x, s_.saliency_width, s_.width));
     for (int64_t b = 0; b < s_.images; ++b) {
       Role* roles = roles_.data() + b * s_.channels;
       roles[0] = Role::kBackground;
@@ -66,7 +67,7 @@ class SaliencyLossCpu {
         tile.softmax();
         tile.store(out_.grad + place, s_.pixels(), pixels);
         Real* salient = out_.estimate + image * s_.pixels() + at;
-        read_saliency(image, at, pixels, salient);
+        saliency_.read(image, at, pixels, salient);
         int32_t right = 1;
         for (int64_t x = 0; x < pixels; ++x) right &= (salient[x] >= 0) & (salient[x] <= 1);
         counts[0].area += !right;
@@ -161,26 +162,13 @@ class SaliencyLossCpu {
     for (int64_t at = first; at < last; at += kTile) visit(task / chunks_, at, std::min(kTile, last - at));
   }
 
-  void read_saliency(int64_t image, int64_t at, int64_t pixels, Real* to) const {
-    const Real* from = in_.saliency + image * s_.saliency_height * s_.saliency_width;
-    int64_t y = at / s_.width, x = at % s_.width;
-    const Real* row = from + nearest_below(y, s_.saliency_height, s_.height) * s_.saliency_width;
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i] = row[columns_[x]];
-      if (++x == s_.width) {
-        x = 0;
-        row = from + nearest_below(++y, s_.saliency_height, s_.height) * s_.saliency_width;
-      }
-    }
-  }
-
   const SaliencyShape s_;
   const double tau_, lam_;
   const bool adaptive_;
   const Inputs in_;
   const Outputs out_;
   const int64_t chunks_;
-  std::vector<int64_t> columns_;
+  const NearestMap<Real> saliency_;
   std::vector<Role> roles_;    // [B, K]
   std::vector<Count> counts_;  // [tasks, K]; of the background: tiles with saliency out of range
   std::vector<double> losses_;

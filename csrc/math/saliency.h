@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "nearest.h"
 #include "scalar.h"
 
 namespace wsss {
@@ -16,13 +17,6 @@ struct SaliencyShape {
 
 // What a channel's probability is part of.
 enum class Role : unsigned char { kNeither, kForeground, kBackground };
-
-// Index of the pixel that PyTorch's nearest resizing takes: rounded down, in float32.
-WSSS_HD int64_t nearest_below(int64_t i, int64_t source_size, int64_t size) {
-  const float scale = static_cast<float>(source_size) / static_cast<float>(size);
-  const int64_t at = static_cast<int64_t>(static_cast<float>(i) * scale);  // >= 0: truncation rounds down
-  return at < source_size ? at : source_size - 1;
-}
 
 // Whether enough of a class' area, where its probability exceeds 1/2, is salient. `area` and `both` are counts.
 WSSS_HD bool is_salient(int64_t area, int64_t both, int64_t pixels, double tau) {

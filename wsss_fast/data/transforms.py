@@ -1,11 +1,13 @@
 """Image transforms of the papers' recipes, on uint8 arrays, and the loader samples made with them.
 
-Images are resized by Pillow's bicubic filter (antialiased when shrinking) on uint8, labels by nearest, as in the public code.
+Images are resized by Pillow's bicubic filter (antialiased when shrinking) on uint8, labels by nearest, as in the public
+code; DeepLab's re-implementation resizes them bilinearly, without antialias.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from wsss_fast.errors import InputError
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])
+MEAN_BGR = np.array([104.008, 116.669, 122.675])  # of Caffe's ImageNet networks, in 0..255
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -23,11 +26,23 @@ def normalise(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
 
 
+def subtract_mean(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB [H, W, 3] -> float32 [3, H, W]: BGR in 0..255 minus the mean colour, as networks from Caffe take it."""
+    return np.ascontiguousarray((image[..., ::-1] - MEAN_BGR).astype(np.float32).transpose(2, 0, 1))
+
+
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic resize of uint8 [H, W, 3]."""
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resize of uint8 [H, W, 3] to float32, without antialias, as OpenCV's."""
+    x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -44,51 +59,71 @@ class Augment:
     Attributes:
         crop: side of the square crop, px; what the image does not fill is 0 after normalisation (the mean colour), label 255.
         scale: factor drawn uniformly from this range, or None.
+        factors: factor drawn from these, or None.
         long_side: the longer side is resized to a whole number of px drawn from this range, or None.
         flip: mirror left-right half of the time.
         jitter: brightness, contrast and saturation each scaled by a factor within 1 +- jitter; 0 is off.
+        linear: resize images bilinearly without antialias to sizes rounded down, as DeepLab's re-implementation.
+        corner: an image smaller than the crop lies in its upper left corner; otherwise its place is drawn.
+        to_input: image [H, W, 3] in 0..255 -> network input float32 [3, H, W].
     """
 
     crop: int
     scale: tuple[float, float] | None = None
+    factors: tuple[float, ...] | None = None
     long_side: tuple[int, int] | None = None
     flip: bool = True
     jitter: float = 0.0
+    linear: bool = False
+    corner: bool = False
+    to_input: Callable[[np.ndarray], np.ndarray] = normalise
 
     def __post_init__(self):
         for name in ("scale", "long_side"):
             low, high = getattr(self, name) or (1, 1)
             if not 0 < low <= high:
                 raise InputError(f"augment.{name}: got {(low, high)}, needs 0 < low <= high")
+        if self.factors is not None and (not self.factors or min(self.factors) <= 0):
+            raise InputError(f"augment.factors: got {self.factors}, needs numbers > 0")
         if self.crop < 1 or not 0 <= self.jitter < 1:
             raise InputError(f"augment: crop must be >= 1 and jitter in 0..1, got {self.crop} and {self.jitter}")
 
     def __call__(self, image: np.ndarray, labels: np.ndarray | None,
                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 [H, W, 3] and uint8 [H, W] or None -> float32 [3, crop, crop] and uint8 [crop, crop] or None."""
-        image, labels = self._resize(image, labels, rng)
+        image, labels = self.resized(image, labels, self._factor(*image.shape[:2], rng))
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
             labels = None if labels is None else labels[:, ::-1]
         if self.jitter:
             image = _jitter(image, self.jitter, rng)
-        return self._crop(normalise(image), labels, rng)
+        # Where the image is smaller than the crop its place inside is drawn instead, as in the public code.
+        room = [n - self.crop for n in image.shape[:2]]
+        top, left = (0 if n < 0 and self.corner else int(rng.integers(0, abs(n) + 1)) for n in room)
+        return self.cropped(self.to_input(image), labels, top, left)
 
-    def _resize(self, image, labels, rng):
-        height, width = image.shape[:2]
+    def _factor(self, height: int, width: int, rng: np.random.Generator) -> float:
         factor = 1.0
         if self.scale is not None:
             factor = rng.uniform(*self.scale)
+        if self.factors is not None:
+            factor *= self.factors[rng.integers(len(self.factors))]
         if self.long_side is not None:
             factor *= rng.integers(self.long_side[0], self.long_side[1], endpoint=True) / max(height, width)
-        size = max(1, int(np.round(height * factor))), max(1, int(np.round(width * factor)))
-        return resize_image(image, *size), None if labels is None else resize_labels(labels, *size)
+        return factor
 
-    def _crop(self, image, labels, rng):
+    def resized(self, image: np.ndarray, labels: np.ndarray | None, factor: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image and labels with their sides scaled by `factor`."""
+        whole = np.floor if self.linear else np.round
+        height, width = (max(1, int(whole(n * factor))) for n in image.shape[:2])
+        labels = None if labels is None else resize_labels(labels, height, width)
+        return (resize_linear if self.linear else resize_image)(image, height, width), labels
+
+    def cropped(self, image: np.ndarray, labels: np.ndarray | None, top: int,
+                left: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The crop at (top, left) of a network input; along a side shorter than the crop, the input lies there in the crop."""
         side = self.crop
         _, height, width = image.shape
-        # Where the image is smaller than the crop its place inside is drawn instead, as in the public code.
-        top, left = (int(rng.integers(0, abs(n - side) + 1)) for n in (height, width))
         source = tuple(slice(o, o + side) if n >= side else slice(0, n) for o, n in ((top, height), (left, width)))
         target = tuple(slice(0, side) if n >= side else slice(o, o + n) for o, n in ((top, height), (left, width)))
         out = np.zeros((3, side, side), np.float32)

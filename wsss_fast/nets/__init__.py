@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
 from wsss_fast.errors import InputError
+from wsss_fast.nets.deeplab import DeepLabV2
 from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet
-from wsss_fast.nets.resnet import ResNet50
+from wsss_fast.nets.irn import IrnNet
+from wsss_fast.nets.names import public_state_dict
+from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
 from wsss_fast.nets.small import SmallResNet
 from wsss_fast.nets.weights import fingerprint, load_weights, save_weights
 
-__all__ = ["AmnNet", "BACKBONES", "CamNet", "amn_resnet50", "cam_resnet50", "check", "fingerprint", "load_weights",
-           "save_weights"]
+__all__ = ["AmnNet", "BACKBONES", "CamNet", "DeepLabV2", "IrnNet", "SEGMENTATION_BACKBONES", "amn_resnet50", "cam_resnet50",
+           "check", "deeplabv2_resnet101", "fingerprint", "irn_resnet50", "load_weights", "public_state_dict", "save_weights"]
 
 SMALL_DILATIONS = (1, 2, 4, 6)  # a 128 px image has 16 cells a side at stride 8: the paper's would leave the map
+SMALL_WIDTHS = (32, 32, 64, 64)
 BACKBONES = {"resnet50": ResNet50, "small": SmallResNet}
+SEGMENTATION_BACKBONES = {"resnet101": CaffeResNet101, "small": SmallResNet}
 
 
-def check(backbone: str, weights: str | Path | None) -> None:
+def check(backbone: str, weights: str | Path | None, backbones: Mapping[str, type[nn.Module]] = BACKBONES) -> None:
     """Refuse an unknown backbone or a missing weights file, before a run is begun.
 
     Raises:
         InputError: naming what it got.
     """
-    if backbone not in BACKBONES:
-        raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(BACKBONES)}")
+    if backbone not in backbones:
+        raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(backbones)}")
     if weights is not None and not Path(weights).is_file():
         raise InputError(f"weights: {weights}: no such weights file")
 
 
-def _backbone(name: str) -> nn.Module:
-    check(name, None)
-    return BACKBONES[name]()
+def _backbone(name: str, backbones: Mapping[str, type[nn.Module]] = BACKBONES) -> nn.Module:
+    check(name, None, backbones)
+    return backbones[name]()
 
 
 def cam_resnet50(num_classes: int, *, backbone: str = "resnet50") -> CamNet:
@@ -58,3 +64,29 @@ def amn_resnet50(num_classes: int, *, backbone: str = "resnet50", condition_at: 
         return AmnNet(_backbone(backbone), num_classes, PAPER_DILATIONS, condition_at)
     # On 96 channels a random start cost 2 mIoU points of AMN+CRF on Shapes (benchmarks/RESULTS.md).
     return AmnNet(_backbone(backbone), num_classes, SMALL_DILATIONS, condition_at, neutral_scale=True)
+
+
+def irn_resnet50(*, backbone: str = "resnet50") -> IrnNet:
+    """IRN's network: forward(images [B,3,H,W]) -> (boundary logits [B,1,h,w], displacements [B,2,h,w]), both at stride 4.
+
+    Args:
+        backbone: "resnet50", or "small" (narrower displacement branch); frozen either way.
+    """
+    return IrnNet(_backbone(backbone), *(() if backbone == "resnet50" else (SMALL_WIDTHS,)))
+
+
+def deeplabv2_resnet101(num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)) -> DeepLabV2:
+    """DeepLabV2: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8, the maximum over the image's scales.
+
+    In train mode a list: the logits of the full size, those of each scale at their own size, and the maximum.
+
+    Args:
+        num_classes: C, without background.
+        backbone: "resnet101" (Caffe's layout; images are BGR in 0..255 minus the mean, `data.transforms.subtract_mean`;
+            dilations 6, 12, 18, 24) or "small" (images as everywhere else, `normalise`; dilations 1, 2, 4, 6).
+        scales: of the images that are looked at beside the full size, each > 0.
+    """
+    if not all(0 < s < float("inf") for s in scales):
+        raise InputError(f"scales: got {tuple(scales)}, needs numbers > 0")
+    dilations = PAPER_DILATIONS if backbone == "resnet101" else SMALL_DILATIONS
+    return DeepLabV2(_backbone(backbone, SEGMENTATION_BACKBONES), num_classes, dilations, scales)

@@ -65,7 +65,8 @@ class AmnNet(nn.Module):
     def __init__(self, backbone: nn.Module, num_classes: int, dilations: tuple[int, ...] = PAPER_DILATIONS,
                  condition_at: str | None = "layer4", neutral_scale: bool = False):
         super().__init__()
-        channels = {**getattr(backbone, "stage_channels", {}), "layer4": backbone.out_channels}
+        stages = {name: width for name, width in backbone.stage_channels.items() if name != "stem"}
+        channels = {**stages, "layer4": backbone.out_channels}
         if condition_at is not None and condition_at not in channels:
             raise ValueError(f"condition_at: got {condition_at!r}, this backbone has {', '.join(channels)} or None")
         self.backbone, self.num_classes = backbone, num_classes

@@ -1,6 +1,8 @@
-"""ResNet-50 as IRN and AMN use it: output stride 16, batch-norm on its stored statistics."""
+"""ResNet-50 as IRN and AMN use it, and ResNet-101 in Caffe's layout as DeepLabV2 does (He et al. 2016)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,16 +11,17 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (stride here, as torchvision), 1x1 with a shortcut."""
+    """1x1, 3x3, 1x1 with a shortcut; the stride is in the 3x3 (torchvision) or, `caffe`, in the first 1x1."""
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int):
+    def __init__(self, channels: int, width: int, stride: int, dilation: int = 1, caffe: bool = False):
         super().__init__()
         out = width * self.expansion
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        first, second = (stride, 1) if caffe else (1, stride)
+        self.conv1 = nn.Conv2d(channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
@@ -34,45 +37,88 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet50(nn.Module):
-    """ResNet-50 with the last stage's stride taken out (He et al. 2016, as modified by IRN, CVPR 2019).
+class ResNet(nn.Module):
+    """Bottleneck ResNet without its classifier. Parameter names are torchvision's.
 
-    Parameter names are torchvision's. The stem (conv1, bn1) is frozen; the other batch-norms train their affine part only.
+    Args:
+        blocks: bottlenecks of each of the four stages.
+        strides: of the first bottleneck of each stage.
+        dilations: of the 3x3 convolutions of each stage.
+        caffe: stride in the first 1x1, and a pooling that rounds sizes up.
 
     Attributes:
         out_channels: channels of the features, 2048.
-        stride: output stride, 16.
-        stage_channels: channels behind each stage.
+        stage_channels: channels of the stem and behind each stage.
+        stage_strides: pixels a cell of the same maps.
         frozen_statistics: batch-norm never uses batch statistics.
     """
 
-    out_channels, stride = 2048, 16
-    stage_channels = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
+    out_channels = 2048
+    stage_channels = {"stem": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
     frozen_statistics = True
 
-    def __init__(self):
+    def __init__(self, blocks: Sequence[int], strides: Sequence[int], dilations: Sequence[int] = (1, 1, 1, 1),
+                 caffe: bool = False):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=caffe)
         channels = 64
-        for name, width, blocks, stride in zip(STAGES, (64, 128, 256, 512), (3, 4, 6, 3), (1, 2, 2, 1), strict=True):
-            stage = [Bottleneck(channels if i == 0 else width * 4, width, stride if i == 0 else 1) for i in range(blocks)]
+        for name, width, count, stride, dilation in zip(STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True):
+            stage = [Bottleneck(channels if i == 0 else width * 4, width, stride if i == 0 else 1, dilation, caffe)
+                     for i in range(count)]
             setattr(self, name, nn.Sequential(*stage))
             channels = width * 4
-        for parameter in (*self.conv1.parameters(), *self.bn1.parameters()):
-            parameter.requires_grad_(False)
 
     def stem(self, images: torch.Tensor) -> torch.Tensor:
         """images [B, 3, H, W] -> [B, 64, H/4, W/4]."""
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """images [B, 3, H, W] -> the maps of the stem and of each stage, as `stage_channels` lists them."""
+        maps = [self.stem(images)]
+        for name in STAGES:
+            maps.append(getattr(self, name)(maps[-1]))
+        return maps
+
     def forward(self, images: torch.Tensor, detach_after: str | None = None) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 2048, H/16, W/16]; no gradient reaches `detach_after` or what is before it."""
+        """images [B, 3, H, W] -> features [B, 2048, h, w]; no gradient reaches `detach_after` or what is before it."""
         x = self.stem(images)
         for name in STAGES:
             x = getattr(self, name)(x)
             if name == detach_after:
                 x = x.detach()
         return x
+
+
+class ResNet50(ResNet):
+    """ResNet-50 with the last stage's stride taken out, as modified by IRN (CVPR 2019): output stride 16.
+
+    The stem (conv1, bn1) is frozen; the other batch-norms train their affine part only.
+    """
+
+    stride = 16
+    stage_strides = (4, 4, 8, 16, 16)
+
+    def __init__(self):
+        super().__init__((3, 4, 6, 3), (1, 2, 2, 1))
+        for parameter in (*self.conv1.parameters(), *self.bn1.parameters()):
+            parameter.requires_grad_(False)
+
+
+class CaffeResNet101(ResNet):
+    """ResNet-101 of DeepLabV2 (Chen et al. 2018): output stride 8, dilations 2 and 4 in the last stages, batch-norm frozen.
+
+    Its images are BGR in 0..255 minus the mean colour, see `data.transforms.subtract_mean`.
+    """
+
+    stride = 8
+    stage_strides = (4, 4, 8, 8, 8)
+
+    def __init__(self):
+        super().__init__((3, 4, 23, 3), (1, 2, 1, 1), (1, 1, 2, 4), caffe=True)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for parameter in module.parameters():
+                    parameter.requires_grad_(False)

@@ -36,17 +36,19 @@ class SmallResNet(nn.Module):
     Attributes:
         out_channels: channels of the features.
         stride: output stride, 8.
-        stage_channels: channels behind each stage.
+        stage_channels: channels of the stem and behind each stage.
+        stage_strides: pixels a cell of the same maps.
         frozen_statistics: False; from scratch there are no stored statistics worth freezing.
     """
 
     stride = 8
+    stage_strides = (2, 4, 8, 8)
     frozen_statistics = False
 
     def __init__(self, widths: tuple[int, int, int, int] = (32, 48, 64, 96), blocks: tuple[int, int, int] = (2, 1, 1)):
         super().__init__()
         self.out_channels = widths[-1]
-        self.stage_channels = {f"layer{i}": width for i, width in enumerate(widths[1:], 1)}
+        self.stage_channels = {"stem": widths[0], **{f"layer{i}": width for i, width in enumerate(widths[1:], 1)}}
         self.conv1 = nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
@@ -59,9 +61,13 @@ class SmallResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """images [B, 3, H, W] -> the maps of the stem (stride 2) and of each stage (4, 8, 8)."""
+        maps = [self.relu(self.bn1(self.conv1(images)))]
+        for name in list(self.stage_channels)[1:]:
+            maps.append(getattr(self, name)(maps[-1]))
+        return maps
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images [B, 3, H, W] -> features [B, out_channels, ceil(H/8), ceil(W/8)]."""
-        x = self.relu(self.bn1(self.conv1(images)))
-        for name in self.stage_channels:
-            x = getattr(self, name)(x)
-        return x
+        return self.stages(images)[-1]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD
 from wsss_fast.errors import InputError
+from wsss_fast.nets.names import from_public
+from wsss_fast.nets.resnet import CaffeResNet101
 from wsss_fast.run import atomic_write
-
-# The public nets register their modules several times; these prefixes only repeat `resnet50.*`, `classifier.*`, `label_enc.*`.
-_ALIASES = ("backbone.", "newly_added.", "stage1.", "stage2.", "stage3.", "stage4.", "stage5.")
-# public name -> ours; `classifier.1.cR.*` (one convolution a dilation) is stacked into `weight` and `bias`.
-_RENAMES = ((r"^resnet50\.", "backbone."), (r"^classifier\.weight$", "head.weight"), (r"^label_enc\.", "label_scale."))
-_ASPP = re.compile(r"^classifier\.1\.c(\d+)\.(weight|bias)$")
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -27,30 +23,36 @@ def save_weights(net: nn.Module, path: Path) -> None:
         torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, temporary)
 
 
-def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor]) -> nn.Module:
+def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:
     """Fill `net` in place from a file or state dict and return it.
 
-    Understood: this package's own files; the public `res50_cam` and `res50_amn` (with or without their repeated names
-    and a DataParallel "module." prefix); a torchvision ResNet-50, which fills the backbone and leaves the head as it is;
-    a CAM classifier of this package for an AMN, which fills the backbone.
+    Understood: this package's own files; the public `res50_cam`, `res50_amn`, `res50_irn` and DeepLabV2 ResNet-101 (with
+    or without their repeated names and a DataParallel "module." prefix). These fill the backbone and leave the head as it
+    is: torchvision's ResNet-50 and ResNet-101, DeepLab's COCO-initialised ResNet-101, a network of this package for
+    another task. torchvision's ResNet-101 expects RGB images with another normalisation than DeepLabV2; its first
+    convolution is converted, exactly but for the image's border.
+
+    Args:
+        net: as `nets` makes it.
+        source: a file that `torch.load` opens with weights_only, or a state dict.
+        complete: refuse weights that leave the head as it is; inference wants this.
 
     Raises:
         InputError: the file is missing or no state dict, or names or shapes do not fit; they are named.
     """
     name, state = _read(source)
     own = net.state_dict()
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    given = _to_own_names(state)
-    torchvision = "layer1.0.conv1.weight" in state
-    if torchvision or ("head.weight" in given and "head.weight" not in own):  # a backbone for another task's head
+    try:
+        given, headless = _to_own_names({k.removeprefix("module."): v for k, v in state.items()}, net)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    wanted = list(own)
+    if not complete and (headless or _of_another_task(given, own)):
         given = {k: v for k, v in given.items() if k.startswith("backbone.")}
         wanted = [k for k in own if k.startswith("backbone.")]
-    else:
-        wanted = list(own)
-    missing = [k for k in wanted if k not in given]
-    unexpected = [k for k in given if k not in own]
     # torch < 0.4 files lack this counter, and nothing here reads it
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in given if k not in own]
     wrong = [f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
              for k in given if k in own and given[k].shape != own[k].shape]
     problems = [f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
@@ -59,6 +61,12 @@ def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor]
         raise InputError(f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})")
     net.load_state_dict({**own, **given})
     return net
+
+
+def _of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
+    """Whether nothing of what is given beside the backbone has a place in the network."""
+    heads = [{k for k in names if not k.startswith("backbone.")} for names in (given, own)]
+    return bool(heads[0]) and not heads[0] & heads[1]
 
 
 def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping[str, torch.Tensor]]:
@@ -80,32 +88,28 @@ def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping
     return name, state
 
 
-def _to_own_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if any(k.startswith("resnet50.") for k in state):
-        return _from_public(state)
-    if "layer1.0.conv1.weight" in state:  # torchvision; fc is another task's head
-        return {f"backbone.{k}": v for k, v in state.items() if not k.startswith("fc.")}
-    return dict(state)
+def _to_own_names(state: Mapping[str, torch.Tensor], net: nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
+    """The state under our names, and whether it is of a kind that never has a head of ours."""
+    if "layer1.0.conv1.weight" in state:  # torchvision
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        if isinstance(net.backbone, CaffeResNet101):
+            state = _for_bgr(state)
+        return {f"backbone.{k}": v for k, v in state.items()}, True
+    if "layer1.conv1.conv.weight" in state:  # DeepLab's initialisation from COCO, which is its `base` without a head
+        return from_public({f"base.{k}": v for k, v in state.items()}), True
+    public = any(k.startswith(("resnet50.", "base.")) for k in state)
+    return (from_public(state) if public else dict(state)), False
 
 
-def _from_public(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    result, branches = {}, {"weight": {}, "bias": {}}
-    for key, value in state.items():
-        if key.startswith(_ALIASES):
-            continue
-        aspp = _ASPP.match(key)
-        if aspp:
-            branches[aspp[2]][int(aspp[1])] = value
-            continue
-        if key.startswith("resnet50.fc."):
-            continue
-        for pattern, new in _RENAMES:
-            key = re.sub(pattern, new, key)
-        result[key] = value
-    for name, parts in branches.items():
-        if parts:
-            result[name] = torch.stack([parts[i] for i in sorted(parts)])
-    return result
+def _for_bgr(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A network of (RGB / 255 - MEAN) / STD made one of BGR - MEAN_BGR: what the first convolution takes in is rescaled, and
+    the constant that remains is taken off the mean of the batch-norm behind it."""
+    scale = 1 / (255 * torch.from_numpy(STD))
+    offset = torch.from_numpy(MEAN_BGR[::-1].copy()) - 255 * torch.from_numpy(MEAN)  # [3], RGB levels
+    weight = state["conv1.weight"].double() * scale[:, None, None]  # [64, 3, 7, 7], RGB
+    mean = state["bn1.running_mean"].double() - (weight.sum(dim=(2, 3)) * offset).sum(dim=1)
+    dtype = state["conv1.weight"].dtype
+    return {**state, "conv1.weight": weight.flip(1).to(dtype), "bn1.running_mean": mean.to(dtype)}
 
 
 def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str | None:

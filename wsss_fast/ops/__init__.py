@@ -1,6 +1,7 @@
 """Operators on torch tensors; each has a native kernel or falls back to `ops.reference`."""
 
 from . import reference
+from .aamr_loss import aamr_loss
 from .dense_crf import dense_crf
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
@@ -10,7 +11,7 @@ from .saliency_loss import SaliencyLoss, saliency_loss
 from .unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
-    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "dense_crf", "label_conditioned_activation",
+    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "aamr_loss", "dense_crf", "label_conditioned_activation",
     "label_conditioned_logits", "permutohedral_filter", "pixel_bce", "pixel_cross_entropy", "random_walk", "reference",
     "saliency_loss", "unary_from_labels", "unary_from_probabilities",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
+from wsss_fast.data.label_folder import check_label_folder
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.progress import Bar, track
@@ -96,11 +97,8 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     Raises:
         InputError: no masks at all, a missing prediction, another size than its mask, an impossible label.
     """
-    folder, data = Path(predictions), opened(data).with_masks()
-    num_labels = len(data.classes) + 1
-    missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
-    if missing:
-        raise InputError(f"predictions: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+    data = opened(data).with_masks()
+    folder, num_labels = check_label_folder(Path(predictions), data, "predictions"), len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
     for id in track(data.ids, f"evaluate {folder.name}"):
         path = folder / f"{id}.png"

@@ -1,5 +1,6 @@
 """Every op in plain PyTorch: slow, short, float64-capable; what the kernels are tested against."""
 
+from .aamr_loss import aamr_loss, aamr_loss_grad
 from .dense_crf import dense_crf
 from .label_conditioned import (
     label_conditioned_activation,
@@ -13,7 +14,8 @@ from .random_walk import random_walk
 from .saliency_loss import saliency_loss, saliency_loss_grad
 
 __all__ = [
-    "dense_crf", "label_conditioned_activation", "label_conditioned_logits", "label_conditioned_logits_backward",
-    "lattice_filter", "permutohedral_filter", "permutohedral_lattice", "pixel_bce", "pixel_bce_grad", "pixel_cross_entropy",
-    "pixel_cross_entropy_grad", "random_walk", "resized_activation", "saliency_loss", "saliency_loss_grad",
+    "aamr_loss", "aamr_loss_grad", "dense_crf", "label_conditioned_activation", "label_conditioned_logits",
+    "label_conditioned_logits_backward", "lattice_filter", "permutohedral_filter", "permutohedral_lattice", "pixel_bce",
+    "pixel_bce_grad", "pixel_cross_entropy", "pixel_cross_entropy_grad", "random_walk", "resized_activation",
+    "saliency_loss", "saliency_loss_grad",
 ]

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .nearest import resized
+
 
 class SaliencyLoss(NamedTuple):
     """The loss, a scalar, and the maps that it compares with the saliency; these have the saliency's dimensions.
@@ -28,7 +30,7 @@ def saliency_loss(
     background_classes: Sequence[int] = (),
 ) -> SaliencyLoss:
     """The definition of `wsss_fast.ops.saliency_loss`: same arguments, float64-capable; NaN if saliency leaves 0..1."""
-    salient = _resized(saliency, logits)
+    salient = resized(saliency, logits)
     probabilities = logits.softmax(1)
     as_foreground, as_background = _roles(probabilities, salient, labels, tau, strategy, background_classes)
     foreground, background = (probabilities * as_foreground).sum(1), (probabilities * as_background).sum(1)
@@ -44,21 +46,13 @@ def saliency_loss_grad(
     background_classes: Sequence[int] = (),
 ) -> Tensor:
     """d loss / d logits in closed form: an op's default kernel runs below autograd, so it cannot ask autograd for this."""
-    salient = _resized(saliency, logits)
+    salient = resized(saliency, logits)
     probabilities = logits.softmax(1)
     roles = _roles(probabilities, salient, labels, tau, strategy, background_classes)
     slope = lam * roles[0].to(logits.dtype) - (1 - lam) * roles[1].to(logits.dtype)  # d estimate / d probability
     estimate = (slope * probabilities).sum(1) + 1 - lam
     pull = 2 * (estimate - salient) / max(salient.numel(), 1)
     return pull[:, None] * probabilities * (slope - (slope * probabilities).sum(1, keepdim=True))
-
-
-def _resized(saliency: Tensor, logits: Tensor) -> Tensor:
-    """[B, h, w] of the logits' size and dtype: PyTorch's nearest, whose indices are rounded down."""
-    planes = saliency.reshape(logits.shape[0], *saliency.shape[-2:]).to(logits.dtype)
-    if not logits.numel():
-        return planes.new_empty(logits.shape[0], *logits.shape[2:])
-    return torch.nn.functional.interpolate(planes[:, None], logits.shape[2:], mode="nearest")[:, 0]
 
 
 def _roles(probabilities, salient, labels, tau, strategy, background_classes) -> tuple[Tensor, Tensor]:
