@@ -167,6 +167,12 @@ def test_seeds_of_another_size_are_refused(shapes, finished, tmp_path):
         amn.train(shapes, tmp_path / "run", seeds=tmp_path / "seeds", backbone="small")
 
 
+def test_a_classifiers_weights_start_the_amn_but_do_not_make_its_maps(shapes, finished, tmp_path):
+    with pytest.raises(InputError, match=r"cam/weights\.pth: these weights do not fit AmnNet \(missing: .*label_scale"):
+        amn.infer(shapes, finished.out / "cam/weights.pth", tmp_path / "run", seeds=finished.out / "seeds", backbone="small")
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_input_stops_before_anything_is_written(shapes, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(InputError, match="no such weights file"):

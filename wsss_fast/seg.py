@@ -55,7 +55,7 @@ class Recipe:
         weight_decay: as the optimizer defines it.
         augment: of images and pseudo-masks; its `to_input` is used at inference too.
         scales: of the images that are looked at beside the full size, in training and at inference.
-        resize: what a loss brings to the other's size: "labels" as published, or "logits", which learns finer outlines.
+        resize: what a loss brings to the size of the other: "labels" as published, or "logits".
         flip: average the logits of the image and its mirror image at inference.
         crf: behind the network at inference; `gt_prob` is not used.
         infer_batch: images of equal size that share a pass at inference.
@@ -84,7 +84,7 @@ class Recipe:
 RECIPES = {
     "resnet101": Recipe(),
     "small": Recipe(updates=800, batch_size=16, accumulate=1, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
-                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), resize="logits", flip=True,
+                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), flip=True,
                     crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw,
                     schedule=one_cycle(), prefer_bf16=True),
 }
