@@ -31,8 +31,10 @@ WIDE = Console(highlight=False, width=200)  # for tables whose figures must not 
 
 # A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
-    "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
-    "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
+    "data": (str, inspect.Parameter.empty,
+             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED, the built-in benchmark"),
+    "split": (str, "train",
+              "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
 }
 
