@@ -112,6 +112,7 @@ def test_coco_id_lists(coco_root, tmp_path):
     expected = tuple(coco_id(n) for n in (36, 9, 25, 61))
     loaded = data.load(coco_root, ids=listed)
     assert loaded.ids == expected and tagged(loaded, coco_id(25)) == [24]
+    assert loaded.split == f"train: {listed}"  # a run folder tells lists apart by it
     assert data.load(coco_root, ids=[36, 9, "25", "61"]).ids == expected
     assert data.load(coco_root, split="val", ids=["42"]).ids == (coco_id(42, "val"),)
 

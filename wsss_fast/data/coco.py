@@ -66,7 +66,8 @@ def load_coco(root: Path, split: str, ids: Sequence[str] | Path | None, saliency
                          f"{path if ids is None else 'ids'} are missing)")
     tags = np.stack([tags_by_number[n] for n in numbers])
     return Dataset(
-        name=root.name, root=root, split=split, classes=classes, ids=tuple(images), tags=tags, images=images,
+        name=root.name, root=root, split=split if ids is None else f"{split}: {ids if isinstance(ids, Path) else 'ids'}",
+        classes=classes, ids=tuple(images), tags=tags, images=images,
         masks=_pngs([root / p for p in _MASK_PARENTS], folder, dict(zip(images, numbers, strict=True))),
         saliencies=_pngs([saliency_folder(root, saliency)], folder, dict(zip(images, numbers, strict=True))))
 
