@@ -24,7 +24,7 @@ from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
 from wsss_fast.stages import crf as crf_stage
-from wsss_fast.stages import evaluate as evaluation
+from wsss_fast.stages import evaluation
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
@@ -32,8 +32,10 @@ WIDE = Console(highlight=False, width=200)  # for tables whose figures must not 
 
 # A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
-    "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
-    "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
+    "data": (str, inspect.Parameter.empty,
+             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED, the built-in benchmark"),
+    "split": (str, "train",
+              "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
 }
 
@@ -78,13 +80,17 @@ def info() -> None:
     OUTPUT.print(table)
 
 
-def evaluate(predictions: Path, data: data.Source) -> evaluation.Metrics:
-    """Score a folder of label PNGs against the masks of a data set.
+def evaluate(data: data.Source, *, predictions: Path | None = None, maps: Path | None = None, pairs: tuple[str, ...] = (),
+             out: Path | None = None) -> evaluation.Evaluation:
+    """Score a folder of label PNGs, or of maps at every threshold, against the masks of a data set.
 
     Args:
         predictions: folder of <id>.png, labels 0..C.
+        maps: folder of <id>.npz maps instead; all but the curve is then at the best threshold.
+        pairs: target/coincident classes whose confusion ratio is wanted, as in train/rails boat/water.
+        out: folder for evaluation.json and evaluation.png.
     """
-    return evaluation.evaluate(predictions, data)
+    return evaluation.full(data, predictions=predictions, maps=maps, pairs=pairs, out=out)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -262,8 +268,8 @@ def _show(name: str, result: Any) -> None:
         OUTPUT.print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True)
-    elif isinstance(result, evaluation.Metrics):
-        OUTPUT.print(_metrics_table(result))
+    elif isinstance(result, evaluation.Evaluation):
+        _show_evaluation(result)
     elif isinstance(result, harness.Report):
         _show_benchmarks([result])
     elif isinstance(result, Iterator):
@@ -284,13 +290,26 @@ def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
         raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
 
 
-def _metrics_table(metrics: evaluation.Metrics) -> Table:
-    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images", title_justify="left")
+def _show_evaluation(found: evaluation.Evaluation) -> None:
+    metrics, curve = found.metrics, found.curve
+    at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
+    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}", title_justify="left")
     for column in ("class", "IoU", "precision", "recall"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name in metrics.iou:
         table.add_row(name, *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
-    return table
+    OUTPUT.print(table)
+    if curve is not None:
+        table = Table(title="mIoU (%) over the threshold", title_justify="left")
+        steps = range(0, len(curve.thresholds), 5)  # every tenth of the threshold's range; all of them are in the JSON
+        for step in steps:
+            table.add_column(f"{curve.thresholds[step]:.2f}", justify="right")
+        table.add_row(*(f"{100 * curve.miou[step]:.1f}" for step in steps))
+        OUTPUT.print(table)
+    for pair, ratio in found.confusion_ratios.items():
+        OUTPUT.print(f"confusion ratio {pair}: {ratio:.3f}", markup=False)
+    for path in found.files:
+        OUTPUT.print(str(path), soft_wrap=True, markup=False)
 
 
 if CONSOLE.is_dumb_terminal:
