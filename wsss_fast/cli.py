@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, data, irn, report, seg
+from wsss_fast import _native, amn, bench, cam, convert, data, irn, report, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -101,6 +101,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "irn train": irn.train, "irn infer": irn.infer,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
+    "convert from-pickles": convert.maps_from_pickles, "convert to-pickles": convert.maps_to_pickles,
     "eval": evaluate,
     "shapes": shapes,
     "bench": bench.contents, "bench all": bench.run_all,
@@ -108,7 +109,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
 }
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
-_POSITIONAL = {"crf": ("image", "labels")}
+_POSITIONAL = {"crf": ("image", "labels"), "convert from-pickles": ("source", "out"), "convert to-pickles": ("source", "out")}
 _SHORT = {"crf": {"out": "-o"}}
 # Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
