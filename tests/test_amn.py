@@ -16,7 +16,9 @@ from wsss_fast.maps import load_maps
 def quick(road, **changes):
     """One epoch of everything."""
     return dataclasses.replace(road, cam=dataclasses.replace(road.cam, epochs=1, batch_size=8),
-                               amn=dataclasses.replace(road.amn, epochs=1, batch_size=8, **changes))
+                               amn=dataclasses.replace(road.amn, epochs=1, batch_size=8, **changes),
+                               irn=dataclasses.replace(road.irn, epochs=1, batch_size=8, steps=16),
+                               seg=dataclasses.replace(road.seg, updates=2, batch_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,18 @@ def finished(shapes, tmp_path_factory):
 
 def test_the_run_folder_holds_everything(finished, shapes):
     out = finished.out
-    for folder, ending in (("cam/maps", "npz"), ("seeds", "png"), ("amn/maps", "npz"), ("masks", "png")):
+    for folder, ending in (("cam/maps", "npz"), ("seeds", "png"), ("amn/maps", "npz"), ("irn/seeds", "png"),
+                           ("irn/maps", "npz"), ("masks", "png")):
         assert {p.stem for p in (out / folder).glob(f"*.{ending}")} == set(shapes.ids), folder
     assert not list(out.rglob("*.tmp*")) and not list(out.rglob("begun.json"))
     config = json.loads((out / "config.json").read_text())
     assert config["arguments"]["road"]["amn"]["smoothing"] == 0.4 and config["versions"]["torch"] == torch.__version__
     records = {r["stage"]: r for r in json.loads((out / "metrics.json").read_text())["stages"]}
-    assert list(records) == ["cam", "cam+crf", "seeds", "amn", "amn+crf", "masks"]
+    assert list(records) == ["cam", "cam+crf", "seeds", "amn", "amn+crf", "irn/seeds", "irn", "irn+crf", "masks",
+                             "seg on val"]
+    val = data.load(shapes.root, split="val")
+    assert {p.stem for p in finished.predictions.glob("*.png")} == set(val.ids)
+    assert evaluate(finished.predictions, val).miou == finished.seg_metrics.miou == records["seg on val"]["miou"]
     assert 0 < records["cam"]["mean_ap"] <= 1 and len(records["cam"]["curve"]["miou"]) == 46
     assert records["amn"]["miou"] >= records["amn"]["miou_at_fixed"] > 0
 
@@ -69,7 +76,7 @@ def test_a_second_run_skips_and_agrees(finished, shapes, capfd):
     before = {p: p.stat().st_mtime_ns for p in finished.out.rglob("*.npz")}
     again = amn.run(shapes, finished.out, backbone="small", road=quick(amn.ROADS["small"]),
                     val=data.load(shapes.root, split="val"))
-    assert capfd.readouterr().err.count("skipped") == 6
+    assert capfd.readouterr().err.count("skipped") == 12
     assert before == {p: p.stat().st_mtime_ns for p in finished.out.rglob("*.npz")}
     assert again.metrics.miou == finished.metrics.miou
 
@@ -116,9 +123,31 @@ def test_the_papers_recipe_runs_with_the_full_network(shapes, tmp_path):
     of_cam = dataclasses.replace(paper.cam.augment, crop=64, long_side=(64, 80))
     of_amn = dataclasses.replace(paper.amn.augment, crop=64)
     road = dataclasses.replace(paper, cam=dataclasses.replace(paper.cam, augment=of_cam, **small_crop),
-                               amn=dataclasses.replace(paper.amn, augment=of_amn, **small_crop))
+                               amn=dataclasses.replace(paper.amn, augment=of_amn, **small_crop),
+                               irn=dataclasses.replace(paper.irn, augment=of_amn, epochs=1, batch_size=2, radius=5, steps=4,
+                                                       pad=1),
+                               seg=dataclasses.replace(paper.seg, updates=1, batch_size=2, scales=(0.5,),
+                                                       augment=dataclasses.replace(paper.seg.augment, crop=65)))
     result = amn.run(some, tmp_path / "run", road=road)
-    assert len(list(result.masks.glob("*.png"))) == 2
+    assert result.masks == tmp_path / "run/irn/masks" and len(list(result.masks.glob("*.png"))) == 2
+    assert len(list(result.predictions.glob("*.png"))) == 2  # of the training images: no others were given
+
+
+def test_the_road_may_end_with_masks_and_leave_irn_out(shapes, tmp_path):
+    road = dataclasses.replace(quick(amn.ROADS["small"]), refine="crf")
+    result = amn.run(shapes.only(shapes.ids[:8]), tmp_path / "run", preset="shapes", road=road, until="masks")
+    assert result.predictions is None and result.masks == tmp_path / "run/masks"
+    assert not (tmp_path / "run/irn").exists() and not (tmp_path / "run/seg").exists()
+
+
+def test_presets_are_named(shapes, tmp_path):
+    with pytest.raises(InputError, match="preset is 'voc2012'; must be one of voc, coco, shapes"):
+        amn.run(shapes, tmp_path / "run", preset="voc2012")
+    with pytest.raises(InputError, match="preset 'shapes' is for backbone 'small', got 'resnet50'"):
+        amn.run(shapes, tmp_path / "run", preset="shapes", backbone="resnet50")
+    assert not (tmp_path / "run").exists()
+    assert (amn.PRESETS["voc"].road.irn.threshold, amn.PRESETS["coco"].road.irn.threshold) == (0.25, 0.22)
+    assert amn.PRESETS["coco"].road.irn.pad == 1 and amn.PRESETS["voc"].road.seg.updates == 20_000
 
 
 def test_the_recipes_hold_the_published_numbers():
@@ -127,6 +156,7 @@ def test_the_recipes_hold_the_published_numbers():
     assert dataclasses.asdict(road.crf) == {"gaussian": (3, 3), "bilateral": (50, 5, 10), "iterations": 10, "gt_prob": 0.7}
     assert (road.cam.lr, road.cam.head_lr_scale, road.cam.weight_decay, road.cam.epochs) == (0.1, 10, 1e-4, 5)
     assert (road.amn.lr, road.amn.head_lr, road.amn.weight_decay, road.amn.smoothing) == (5e-6, 1e-4, 1e-4, 0.4)
+    assert (road.irn_fg_threshold, road.irn_bg_threshold, road.refine) == (0.45, 0.15, "irn")
     assert road.cam.scales == road.amn.scales == (1.0, 0.5, 1.5, 2.0)
 
 
@@ -135,6 +165,12 @@ def test_seeds_of_another_size_are_refused(shapes, finished, tmp_path):
         data.write_labels(tmp_path / "seeds" / f"{id}.png", np.zeros((32, 64)))
     with pytest.raises(InputError, match=r"train_\d+\.png: is \(32, 64\), but its image .* is \(64, 64\)"):
         amn.train(shapes, tmp_path / "run", seeds=tmp_path / "seeds", backbone="small")
+
+
+def test_a_classifiers_weights_start_the_amn_but_do_not_make_its_maps(shapes, finished, tmp_path):
+    with pytest.raises(InputError, match=r"cam/weights\.pth: these weights do not fit AmnNet \(missing: .*label_scale"):
+        amn.infer(shapes, finished.out / "cam/weights.pth", tmp_path / "run", seeds=finished.out / "seeds", backbone="small")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_input_stops_before_anything_is_written(shapes, tmp_path):

@@ -18,6 +18,7 @@ from wsss_fast.bench import (
     label_conditioned,
     memory,
     photos,
+    pixel_bce,
     pixel_cross_entropy,
     random_walk,
     saliency_loss,
@@ -34,6 +35,8 @@ TINY_HEADS = {
 }
 TINY_LOSSES = {key: (text, dataclasses.replace(loss, logits=(2, 5, 6, 6), labels=(17, 17)))
                for key, (text, loss) in pixel_cross_entropy.ROWS.items()}
+TINY_BCE = {key: (text, dataclasses.replace(loss, logits=(2, 5, 6, 6), labels=(17, 17)))
+            for key, (text, loss) in pixel_bce.ROWS.items()}
 TINY_SALIENCY = {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))}
 TINY_AAMR = {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))}
 TINY_WALKS = {key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")}
@@ -50,6 +53,7 @@ def small_buffers(monkeypatch):
 def tiny_rows(monkeypatch):
     monkeypatch.setattr(label_conditioned, "ROWS", TINY_HEADS)
     monkeypatch.setattr(pixel_cross_entropy, "ROWS", TINY_LOSSES)
+    monkeypatch.setattr(pixel_bce, "ROWS", TINY_BCE)
     monkeypatch.setattr(saliency_loss, "ROWS", TINY_SALIENCY)
     monkeypatch.setattr(aamr_loss, "ROWS", TINY_AAMR)
     monkeypatch.setattr(random_walk, "ROWS", TINY_WALKS)
@@ -292,9 +296,10 @@ def test_the_least_products_of_a_head():
     assert cam.work == 2 * 16 * 20 * 2048 * 32 * 32
 
 
-@pytest.mark.parametrize("key", TINY_LOSSES)
-def test_pixel_cross_entropy_agrees_with_torch(key, tmp_path, tiny_rows):
-    report = measure(tmp_path, pixel_cross_entropy.suite(), quick=True, rows=(key,))
+@pytest.mark.parametrize(("module", "key"), [*((pixel_cross_entropy, key) for key in TINY_LOSSES),
+                                             *((pixel_bce, key) for key in TINY_BCE)])
+def test_pixel_losses_agree_with_torch(module, key, tmp_path, tiny_rows):
+    report = measure(tmp_path, module.suite(), quick=True, rows=(key,))
     (row,) = report.rows
     assert not row.problems and {"ours", "eager", "torch"} == set(row.times)
     assert all(figures["error"] <= 2e-5 for figures in row.figures.values())
@@ -446,7 +451,7 @@ def test_help_explains_options_and_columns(capfd):
 def test_bench_all_runs_all(capfd, tmp_path, monkeypatch, tiny_rows):
     monkeypatch.setattr(crf, "ROWS", {"2": crf.ROWS["2"]})
     for module, rows in ((crf, ("2",)), (label_conditioned, ("logits",)), (pixel_cross_entropy, ("seg41",)),
-                         (saliency_loss, ()), (aamr_loss, ()), (random_walk, ())):
+                         (pixel_bce, ("bce41",)), (saliency_loss, ()), (aamr_loss, ()), (random_walk, ())):
         made = module.suite(**({"size": SIZE} if module is crf else {}))
         monkeypatch.setattr(module, "suite", lambda made=made, rows=rows: dataclasses.replace(made, quick=rows or made.quick))
     assert cli.run(["bench", "all", "--out", str(tmp_path), "--repeats", "1", "--quick", "--threads", "1"]) == 0

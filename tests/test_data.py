@@ -131,7 +131,7 @@ def test_masks_are_checked_as_a_whole(own_shapes):
 def test_wrong_folders(tmp_path):
     with pytest.raises(InputError, match="nowhere is no folder"):
         data.load(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="has no JPEGImages"):
+    with pytest.raises(InputError, match="has none of the known layouts: VOC12 has JPEGImages"):
         data.load(tmp_path)
     with pytest.raises(InputError, match="whole number"):
         data.load("shapes:x")

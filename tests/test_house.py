@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "_native"},
     {"ops", "compat", "progress"},
     {"nets", "data", "maps", "fit", "run"},
-    {"stages"},
+    {"stages", "convert"},
     {"report"},
     {"cam", "irn", "seg", "amn", "eps", "ccr"},
     {"cli", "bench"},

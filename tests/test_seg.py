@@ -100,7 +100,11 @@ def test_loss_is_the_sum_over_scales_and_their_maximum():
     for logits in net(images):
         resized = np.stack([resize_labels(m.numpy(), *logits.shape[-2:]) for m in mask])
         truth += F.cross_entropy(logits, torch.from_numpy(resized).long(), ignore_index=255)
-    assert_close(seg.step(net, {"image": images, "mask": mask}), truth)
+    batch = {"image": images, "mask": mask}
+    assert_close(seg._step(seg.RECIPES["resnet101"])(net, batch), truth)
+    enlarged = [F.interpolate(logits, (65, 65), mode="bilinear") for logits in net(images)]
+    fine = dataclasses.replace(SMALL, resize="logits")
+    assert_close(seg._step(fine)(net, batch), sum(F.cross_entropy(x, mask.long(), ignore_index=255) for x in enlarged))
 
 
 def test_accumulation_is_the_mean_of_the_parts_losses():
@@ -109,11 +113,12 @@ def test_accumulation_is_the_mean_of_the_parts_losses():
     net.backbone.eval()
     batch = {"image": torch.randn(4, 3, 64, 64), "mask": torch.randint(0, 4, (4, 64, 64), dtype=torch.uint8)}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    loss = _update(net, seg.step, batch, optimizer, CPU, 2)
+    step = seg._step(SMALL)
+    loss = _update(net, step, batch, optimizer, CPU, 2)
     gradient = net.aspp.weight.grad.clone()
     halves = [{k: v[i:i + 2] for k, v in batch.items()} for i in (0, 2)]
     net.zero_grad()
-    mean = sum(seg.step(net, half) for half in halves) / 2
+    mean = sum(step(net, half) for half in halves) / 2
     mean.backward()
     assert_close(loss, mean.detach())
     assert_close(net.aspp.weight.grad, gradient)

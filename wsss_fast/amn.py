@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from wsss_fast import cam, nets, report
+from wsss_fast import cam, irn, nets, report, seg
 from wsss_fast.cam import MapsResult, TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
+from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, constant, fit, place, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.ops import pixel_cross_entropy
@@ -74,7 +76,7 @@ def adam(net: nets.AmnNet, recipe: Recipe) -> torch.optim.Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Road:
-    """Every number of the whole road: classifier, seeds, AMN, pseudo-masks; the defaults are the published ones.
+    """Every number of the whole road, from the classifier to the segmentation network; the defaults are published for VOC.
 
     Attributes:
         cam: of the classifier.
@@ -85,8 +87,14 @@ class Road:
         crf: of the seeds.
         amn: of the AMN.
         amn_threshold: background score at which AMN maps are reported beside their best one.
-        mask_threshold: background score of the pseudo-masks, which are AMN maps behind the CRF.
-        mask_crf: of the pseudo-masks.
+        mask_threshold: background score of AMN maps behind the CRF.
+        mask_crf: of AMN maps.
+        irn_fg_threshold: of the seeds from AMN maps that IRN learns from.
+        irn_bg_threshold: likewise.
+        irn: of IRN, whose `threshold` makes the pseudo-masks.
+        irn_mask_threshold: background score of IRN's maps behind the CRF.
+        refine: what makes the pseudo-masks of AMN maps: "irn" as published, "irn+crf", or "crf", which leaves IRN out.
+        seg: of the segmentation network.
     """
 
     cam: cam.Recipe = cam.RECIPES["resnet50"]
@@ -99,6 +107,12 @@ class Road:
     amn_threshold: float = 0.25
     mask_threshold: float = 0.25
     mask_crf: Crf = Crf()
+    irn_fg_threshold: float = 0.45
+    irn_bg_threshold: float = 0.15
+    irn: irn.Recipe = irn.RECIPES["resnet50"]
+    irn_mask_threshold: float = 0.25
+    refine: Literal["irn", "irn+crf", "crf"] = "irn"
+    seg: seg.Recipe = seg.RECIPES["resnet101"]
 
 
 # 128 px images: appearance kernel scaled with the image, wider colour tolerance for its noise
@@ -113,7 +127,23 @@ ROADS = {
     "resnet50": Road(),
     "small": Road(cam=cam.RECIPES["small"], cam_threshold=0.42, cam_crf_threshold=0.30, fg_threshold=0.40,
                   bg_threshold=0.12, crf=_SMALL_CRF, amn=RECIPES["small"], amn_threshold=0.56, mask_threshold=0.50,
-                  mask_crf=_SMALL_CRF),
+                  mask_crf=_SMALL_CRF, irn_fg_threshold=0.55, irn_bg_threshold=0.30, irn=irn.RECIPES["small"],
+                  irn_mask_threshold=0.30, refine="irn+crf",                  seg=seg.RECIPES["small"]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published setting by name: the networks' backbone and every number."""
+
+    backbone: str
+    road: Road
+
+
+PRESETS = {
+    "voc": Preset("resnet50", ROADS["resnet50"]),
+    "coco": Preset("resnet50", Road(irn=dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1))),
+    "shapes": Preset("small", ROADS["small"]),
 }
 
 
@@ -271,29 +301,42 @@ class RunResult:
         masks: folder of pseudo-masks.
         metrics: of the pseudo-masks on the ids that have a true mask; None if there are none.
         report: the page of pictures.
+        predictions: folder of the segmentation network's masks; None if it was left out.
+        seg_metrics: of these; None without true masks.
     """
 
     out: Path
     masks: Path
     metrics: Metrics | None
     report: Path
+    predictions: Path | None = None
+    seg_metrics: Metrics | None = None
 
 
-def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: str | Path | None = None,
-        road: Road | None = None, val: Source | None = None, device: str = "auto", seed: int = 0, workers: int = 0,
-        precision: str = "auto") -> RunResult:
-    """From image tags to pseudo-masks: classifier, CAM, seeds, AMN, AMN maps, pseudo-masks; scored where masks exist.
+def run(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "shapes"] | None = None,
+        backbone: str | None = None, weights: str | Path | None = None, seg_weights: str | Path | None = None,
+        road: Road | None = None, until: Literal["masks", "seg"] = "seg", val: Source | None = None, device: str = "auto",
+        seed: int = 0, workers: int = 0, precision: str = "auto") -> RunResult:
+    """From image tags to a segmentation network: classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks, DeepLabV2.
 
-    Finished stages and figures are skipped: a second call only reads the true masks and writes the page again, and a
-    killed one goes on at the stage it was in (at the image, where that stage makes maps).
+    Every stage is scored where masks exist. Finished stages and figures are skipped: a second call only reads the true masks
+    and writes the page again, and a killed one goes on at the stage it was in (at the image, where that stage makes maps).
 
     Args:
         data: images and tags, a data set or what `data.load` opens; masks, where there are any, are only used to score.
-        out: run folder; gets cam/, seeds/, amn/, masks/, config.json, metrics.json and report.html.
-        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small images).
-        weights: where both nets start, ImageNet's ResNet-50 as published; without it the AMN starts from the classifier.
-        road: every number of the road; default: the backbone's.
-        val: tagged images on which the classifier's mean average precision is measured.
+        out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (those behind a CRF), seg/, config.json, metrics.json
+            and report.html.
+        preset: a published setting: "voc", "coco" or "shapes" (the embedded benchmark); gives `backbone` and `road`.
+        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small images); default: the
+            preset's, or "resnet50".
+        weights: where classifier, AMN and IRN start, ImageNet's ResNet-50 as published; without it AMN and IRN start from the
+            classifier.
+        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation as published; "small" starts from
+            the classifier without it.
+        road: every number of the road; default: the preset's, or the backbone's.
+        until: "seg" for the whole road, "masks" to end with the pseudo-masks.
+        val: tagged images on which the classifier's mean average precision is measured, and which the segmentation network
+            predicts; without it that predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: of initialisation, shuffling, augmentation and dropout.
         workers: loader processes; 0 loads in this one.
@@ -305,16 +348,18 @@ def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: s
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
-    data, out, road = opened(data), Path(out), road or ROADS.get(backbone, Road())
+    data, out = opened(data), Path(out)
+    backbone, road = _setting(preset, backbone, road)
     nets.check(backbone, weights)
     data.check_masks()
     shared = {"backbone": backbone, "device": device, "precision": precision}
     where = runtime(device, seed, workers, precision, prefer_bf16=False)
-    write_config(out, "amn.run", {"data": data.fingerprint(), "weights": weights, "road": road, "seed": seed,
-                                  "workers": workers, **shared})
+    write_config(out, "amn.run", {"data": data.fingerprint(), "weights": weights, "seg_weights": seg_weights, "road": road,
+                                  "until": until, "seed": seed, "workers": workers, **shared})
     crf_device = str(where.device)
 
     classifier = cam.train(data, out, weights=weights, recipe=road.cam, val=val, seed=seed, workers=workers, **shared)
+    start = weights or classifier.weights
     cams = cam.infer(data, classifier.weights, out, recipe=road.cam, **shared)
     score.maps(out, "cam", data, cams.maps, fixed=road.cam_threshold, crf=road.crf,
                fixed_crf=road.cam_crf_threshold, device=crf_device, extra={"mean_ap": classifier.mean_ap})
@@ -323,22 +368,62 @@ def run(data: Source, out: str | Path, *, backbone: str = "resnet50", weights: s
                             crf=road.crf, device=crf_device)
     score.seeds(out, "seeds", data, seeds.folder)
 
-    manipulated = train(data, out, seeds=seeds.folder, weights=weights or classifier.weights, recipe=road.amn,
-                        seed=seed, workers=workers, **shared)
+    manipulated = train(data, out, seeds=seeds.folder, weights=start, recipe=road.amn, seed=seed, workers=workers, **shared)
     amns = infer(data, manipulated.weights, out, seeds=seeds.folder, recipe=road.amn, **shared)
     score.maps(out, "amn", data, amns.maps, fixed=road.amn_threshold, crf=road.mask_crf, fixed_crf=road.mask_threshold,
                device=crf_device)
 
-    made = masks.make(data, amns.maps, out, threshold=road.mask_threshold, crf=road.mask_crf, device=crf_device)
-    metrics = score.masks(out, "masks", data, made.folder)
+    final, threshold = amns.maps, road.mask_threshold
+    if road.refine != "crf":
+        learned = seed_stage.make(data, amns.maps, out, fg_threshold=road.irn_fg_threshold, bg_threshold=road.irn_bg_threshold,
+                                  crf=road.mask_crf, name="irn/seeds", device=crf_device)
+        score.seeds(out, "irn/seeds", data, learned.folder)
+        boundaries = irn.train(data, out, seeds=learned.folder, weights=start, recipe=road.irn, seed=seed, workers=workers,
+                               **shared)
+        refined = irn.infer(data, boundaries.weights, out, maps=amns.maps, recipe=road.irn, **shared)
+        score.maps(out, "irn", data, refined.maps, fixed=road.irn.threshold, crf=road.mask_crf,
+                   fixed_crf=road.irn_mask_threshold, device=crf_device)
+        final, threshold = refined.maps, road.irn_mask_threshold
+    if road.refine == "irn":
+        made = refined.masks
+    else:
+        made = masks.make(data, final, out, threshold=threshold, crf=road.mask_crf, device=crf_device).folder
+    metrics = score.masks(out, "masks", data, made)
 
-    page = report.write(out, data, panels(data, out), title="AMN: from image tags to masks",
-                        curves={"CAM": "cam", "AMN": "amn"})
-    return RunResult(out, made.folder, metrics, page)
+    predictions = seg_metrics = None
+    if until == "seg":
+        predictions, seg_metrics = _segment(data, out, made, opened(val) if val is not None else data, backbone,
+                                            seg_weights or (start if backbone == "small" else None), road, seed, workers,
+                                            device, precision)
+    page = report.write(out, data, panels(data, out, made), title="AMN: from image tags to masks",
+                        curves={"CAM": "cam", "AMN": "amn", **({} if road.refine == "crf" else {"IRN": "irn"})})
+    return RunResult(out, made, metrics, page, predictions, seg_metrics)
 
 
-def panels(data: Dataset, out: Path) -> dict[str, report.Panel]:
-    """The columns of the picture grid of a run: title -> picture of an id."""
+def _setting(preset: str | None, backbone: str | None, road: Road | None) -> tuple[str, Road]:
+    if preset is not None and preset not in PRESETS:
+        raise InputError(f"amn.run: preset is {preset!r}; must be one of {', '.join(PRESETS)}")
+    if preset is None:
+        backbone = backbone or "resnet50"
+        return backbone, road or ROADS.get(backbone, Road())
+    chosen = PRESETS[preset]
+    if backbone not in (None, chosen.backbone):
+        raise InputError(f"amn.run: preset {preset!r} is for backbone {chosen.backbone!r}, got {backbone!r}")
+    return chosen.backbone, road or chosen.road
+
+
+def _segment(data: Dataset, out: Path, made: Path, unseen: Dataset, backbone: str, weights: str | Path | None, road: Road,
+             seed: int, workers: int, device: str, precision: str) -> tuple[Path, Metrics | None]:
+    """The segmentation network, trained on the pseudo-masks, and what it predicts."""
+    shared = {"backbone": "small" if backbone == "small" else "resnet101", "recipe": road.seg, "device": device,
+              "precision": precision}
+    trained = seg.train(data, out, masks=made, weights=weights, seed=seed, workers=workers, **shared)
+    predictions = seg.infer(unseen, trained.weights, out, **shared).predictions
+    return predictions, score.masks(out, f"seg on {unseen.split}", unseen, predictions)
+
+
+def panels(data: Dataset, out: Path, made: Path) -> dict[str, report.Panel]:
+    """The columns of the picture grid of a run whose pseudo-masks are in `made`: title -> picture of an id."""
     return {"image": report.photo(data), "truth": report.truth(data), "CAM": report.heat(data, out / "cam/maps"),
             "seed": report.labels(data, out / "seeds"), "AMN map": report.heat(data, out / "amn/maps"),
-            "mask": report.labels(data, out / "masks")}
+            "mask": report.labels(data, made)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 import io
@@ -17,13 +18,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, data, irn, report, seg
+from wsss_fast import _native, amn, bench, cam, convert, data, irn, report, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
 from wsss_fast.stages import crf as crf_stage
-from wsss_fast.stages import evaluate as evaluation
+from wsss_fast.stages import evaluation
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
@@ -31,15 +32,19 @@ WIDE = Console(highlight=False, width=200)  # for tables whose figures must not 
 
 # A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
-    "data": (str, inspect.Parameter.empty, "folder in VOC12 layout, or shapes / shapes:SEED for the built-in benchmark"),
-    "split": (str, "train", "id list in ImageSets/Segmentation, without .txt"),
+    "data": (str, inspect.Parameter.empty,
+             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED, the built-in benchmark"),
+    "split": (str, "train",
+              "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
 }
 
 
 def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
          precision: str = "auto") -> amn.RunResult:
-    """Make the Shapes benchmark, run the whole AMN road on it with the small network, and leave masks and a report.
+    """Make the Shapes benchmark, run the AMN road on it with the small network, and leave masks and a report.
+
+    IRN and the segmentation network follow in `wsss-fast amn run --preset shapes --data shapes --out DIR`.
 
     Args:
         out: run folder.
@@ -49,8 +54,9 @@ def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, 
         precision: fp32, bf16 (autocast), or auto.
     """
     name = f"shapes:{seed}"
-    return amn.run(data.load(name), out, backbone="small", val=data.load(name, split="val"), device=device, seed=seed,
-                   workers=workers, precision=precision)
+    road = dataclasses.replace(amn.ROADS["small"], refine="crf")  # as good on these small pictures, and three minutes
+    return amn.run(data.load(name), out, preset="shapes", road=road, until="masks", val=data.load(name, split="val"),
+                   device=device, seed=seed, workers=workers, precision=precision)
 
 
 def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128) -> Path:
@@ -74,13 +80,17 @@ def info() -> None:
     OUTPUT.print(table)
 
 
-def evaluate(predictions: Path, data: data.Source) -> evaluation.Metrics:
-    """Score a folder of label PNGs against the masks of a data set.
+def evaluate(data: data.Source, *, predictions: Path | None = None, maps: Path | None = None, pairs: tuple[str, ...] = (),
+             out: Path | None = None) -> evaluation.Evaluation:
+    """Score a folder of label PNGs, or of maps at every threshold, against the masks of a data set.
 
     Args:
         predictions: folder of <id>.png, labels 0..C.
+        maps: folder of <id>.npz maps instead; all but the curve is then at the best threshold.
+        pairs: target/coincident classes whose confusion ratio is wanted, as in train/rails boat/water.
+        out: folder for evaluation.json and evaluation.png.
     """
-    return evaluation.evaluate(predictions, data)
+    return evaluation.full(data, predictions=predictions, maps=maps, pairs=pairs, out=out)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -91,6 +101,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "irn train": irn.train, "irn infer": irn.infer,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
+    "convert from-pickles": convert.maps_from_pickles, "convert to-pickles": convert.maps_to_pickles,
     "eval": evaluate,
     "shapes": shapes,
     "bench": bench.contents, "bench all": bench.run_all,
@@ -98,7 +109,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
 }
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
-_POSITIONAL = {"crf": ("image", "labels")}
+_POSITIONAL = {"crf": ("image", "labels"), "convert from-pickles": ("source", "out"), "convert to-pickles": ("source", "out")}
 _SHORT = {"crf": {"out": "-o"}}
 # Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -194,8 +205,9 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         elif parameter.annotation == data.Source | None:
             parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
-            recipes, usual = _RECIPES[name][1], inspect.signature(function).parameters["backbone"].default
-            default = recipes.get(_backbone(argv) or usual, recipes[usual])
+            recipes, usual = _RECIPES[name][1], inspect.signature(function).parameters["backbone"].default or "resnet50"
+            preset = amn.PRESETS.get(_value(argv, "--preset") or "") if name == "amn run" else None
+            default = preset.road if preset else recipes.get(_value(argv, "--backbone") or usual, recipes[usual])
             parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
             annotation = _simple(parameter.annotation)
@@ -231,11 +243,11 @@ def _valued(annotation: Any) -> Any:
     return tyro.conf.FlagConversionOff[annotation]
 
 
-def _backbone(argv: Sequence[str]) -> str | None:
+def _value(argv: Sequence[str], option: str) -> str | None:
     for place, word in enumerate(argv):
-        if word == "--backbone" and place + 1 < len(argv):
+        if word == option and place + 1 < len(argv):
             return argv[place + 1]
-        if word.startswith("--backbone="):
+        if word.startswith(f"{option}="):
             return word.partition("=")[2]
     return None
 
@@ -255,9 +267,10 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
 def _show(name: str, result: Any) -> None:
     if isinstance(result, amn.RunResult):
         OUTPUT.print(report.text_table(result.out))
-        OUTPUT.print(f"masks: {result.masks}\nreport: {result.report}", soft_wrap=True)
-    elif isinstance(result, evaluation.Metrics):
-        OUTPUT.print(_metrics_table(result))
+        predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
+        OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True)
+    elif isinstance(result, evaluation.Evaluation):
+        _show_evaluation(result)
     elif isinstance(result, harness.Report):
         _show_benchmarks([result])
     elif isinstance(result, Iterator):
@@ -278,13 +291,26 @@ def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
         raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
 
 
-def _metrics_table(metrics: evaluation.Metrics) -> Table:
-    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images", title_justify="left")
+def _show_evaluation(found: evaluation.Evaluation) -> None:
+    metrics, curve = found.metrics, found.curve
+    at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
+    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}", title_justify="left")
     for column in ("class", "IoU", "precision", "recall"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name in metrics.iou:
         table.add_row(name, *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
-    return table
+    OUTPUT.print(table)
+    if curve is not None:
+        table = Table(title="mIoU (%) over the threshold", title_justify="left")
+        steps = range(0, len(curve.thresholds), 5)  # every tenth of the threshold's range; all of them are in the JSON
+        for step in steps:
+            table.add_column(f"{curve.thresholds[step]:.2f}", justify="right")
+        table.add_row(*(f"{100 * curve.miou[step]:.1f}" for step in steps))
+        OUTPUT.print(table)
+    for pair, ratio in found.confusion_ratios.items():
+        OUTPUT.print(f"confusion ratio {pair}: {ratio:.3f}", markup=False)
+    for path in found.files:
+        OUTPUT.print(str(path), soft_wrap=True, markup=False)
 
 
 if CONSOLE.is_dumb_terminal:

@@ -113,7 +113,7 @@ def _also(values: Mapping[str, Any]) -> str:
 
 def text_table(out: Path) -> Table:
     """The stage table for a terminal."""
-    table = Table(title=f"mIoU (%) on the training images of {out}", title_justify="left")
+    table = Table(title=f"mIoU (%) of the stages of {out}", title_justify="left")
     content = rows(out)
     for column in content[0] if content else ():
         table.add_column(column, justify="left" if column in ("stage", "also") else "right")

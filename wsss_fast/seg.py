@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,6 +55,7 @@ class Recipe:
         weight_decay: as the optimizer defines it.
         augment: of images and pseudo-masks; its `to_input` is used at inference too.
         scales: of the images that are looked at beside the full size, in training and at inference.
+        resize: what a loss brings to the size of the other: "labels" as published, or "logits".
         flip: average the logits of the image and its mirror image at inference.
         crf: behind the network at inference; `gt_prob` is not used.
         infer_batch: images of equal size that share a pass at inference.
@@ -70,6 +72,7 @@ class Recipe:
     weight_decay: float = 5e-4
     augment: Augment = Augment(crop=321, factors=(0.5, 0.75, 1.0, 1.25, 1.5), linear=True, corner=True, to_input=subtract_mean)
     scales: tuple[float, ...] = (0.5, 0.75)
+    resize: Literal["labels", "logits"] = "labels"
     flip: bool = False
     crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
     infer_batch: int = 1
@@ -82,7 +85,7 @@ RECIPES = {
     "resnet101": Recipe(),
     "small": Recipe(updates=800, batch_size=16, accumulate=1, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
                     augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), flip=True,
-                    crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 4.0)), infer_batch=16, optimizer=adamw,
+                    crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw,
                     schedule=one_cycle(), prefer_bf16=True),
 }
 
@@ -100,7 +103,7 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
     """Train DeepLabV2 on pseudo-masks; leaves `<out>/<name>/weights.pth`.
 
     The loss is the sum of the cross-entropies at every scale and of their maximum, at the resolution of the logits,
-    against masks resized by nearest; 255 counts nowhere.
+    against masks resized by nearest (or, `resize` "logits", at the masks' resolution); 255 counts nowhere.
 
     Args:
         data: images; a data set, or what `data.load` opens.
@@ -136,7 +139,7 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
     file = out / name / "weights.pth"
 
     def work() -> dict[str, object]:
-        history = fit(net, step, Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
+        history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
                       optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, updates=recipe.updates,
                       batch_size=recipe.batch_size, accumulate=recipe.accumulate, runtime=where, label=f"train {name}")
         nets.save_weights(net, file)
@@ -148,9 +151,10 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
     return TrainResult(file, notes["losses"])
 
 
-def step(net: nn.Module, batch: Batch) -> torch.Tensor:
-    """Sum of the cross-entropies of all logits of `batch["image"]` against `batch["mask"]`."""
-    return sum(pixel_cross_entropy(logits.float(), batch["mask"]) for logits in net(batch["image"]))
+def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    def step(net: nn.Module, batch: Batch) -> torch.Tensor:
+        return sum(pixel_cross_entropy(logits.float(), batch["mask"], resize=recipe.resize) for logits in net(batch["image"]))
+    return step
 
 
 def _sampler(data: Dataset, masks: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from wsss_fast.bench.floor import copy
 from wsss_fast.bench.suite import Contender, Input, Suite, differentiated, of_op
 
-_IGNORE = 255
+IGNORE = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,29 +53,39 @@ def make(loss: Loss, which: int) -> Input:
     logits = 3 * torch.randn(loss.logits, generator=generator)
     patches = torch.randint(0, num_labels + 1, (batch, 1, 8, 8), generator=generator).float()
     labels = torch.nn.functional.interpolate(patches, loss.labels, mode="nearest")[:, 0].to(torch.uint8)
-    return logits, labels.masked_fill_(labels == num_labels, _IGNORE), torch.ones(())
+    return logits, labels.masked_fill_(labels == num_labels, IGNORE), torch.ones(())
 
 
 def contenders(loss: Loss) -> dict[str, Contender]:
     """Ours, the eager and the compiled reference, and what torch offers for it."""
     options = {"smoothing": loss.smoothing, "balance": loss.balance, "resize": loss.resize}
     peer = Contender(differentiated(lambda logits, labels: torch_loss(logits, labels, loss), 1))
-    return {**of_op("pixel_cross_entropy", gradients=1, ignore_index=_IGNORE, **options), "torch": peer}
+    return {**of_op("pixel_cross_entropy", gradients=1, ignore_index=IGNORE, **options), "torch": peer}
 
 
 def torch_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """The same loss from torch's own functions, whose smoothing spreads over all K labels, the true one among them."""
+    logits, labels = same_size(logits, labels, loss)
+    num_labels = logits.shape[1]
+    smoothing = loss.smoothing * num_labels / (num_labels - 1)
+    options = {"ignore_index": IGNORE, "label_smoothing": smoothing}
+    if not loss.balance:
+        return torch.nn.functional.cross_entropy(logits, labels, **options)
+    return balanced(torch.nn.functional.cross_entropy(logits, labels, reduction="none", **options), labels)
+
+
+def same_size(logits: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Both at the size that the loss is taken at, by torch's own resizing; labels int64."""
     if loss.resize == "labels":
         labels = torch.nn.functional.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0]
     else:
         logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear")
-    labels, num_labels = labels.long(), logits.shape[1]
-    smoothing = loss.smoothing * num_labels / (num_labels - 1)
-    options = {"ignore_index": _IGNORE, "label_smoothing": smoothing}
-    if not loss.balance:
-        return torch.nn.functional.cross_entropy(logits, labels, **options)
-    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none", **options)
-    groups = labels == 0, (labels != 0) & (labels != _IGNORE)
+    return logits, labels.long()
+
+
+def balanced(each: Tensor, labels: Tensor) -> Tensor:
+    """Mean over background and mean over foreground, of equal weight."""
+    groups = labels == 0, (labels != 0) & (labels != IGNORE)
     return sum((each * group).sum() / group.sum() for group in groups) / 2
 
 

@@ -1,4 +1,4 @@
-"""Data sets: VOC12 layout on disk, and the embedded Shapes benchmark, read by the same code."""
+"""Data sets: folders in VOC12 or COCO14 layout or with a labels.csv, and the embedded Shapes benchmark (VOC12 layout)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsss_fast.data.cache import shapes_folder
+from wsss_fast.data.coco import is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.folder import is_folder, load_folder
 from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.data.shapes import make_shapes
 from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
 from wsss_fast.errors import InputError
 
 Source = Dataset | str | Path
+# The first that recognises the folder reads it: labels.csv is the user's own word, and COCO may lie below JPEGImages/ too.
+_LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
 
 __all__ = ["Dataset", "IGNORE", "Source", "VOC_CLASSES", "load", "make_shapes", "opened", "read_image", "read_labels",
            "write_labels"]
@@ -20,13 +24,17 @@ __all__ = ["Dataset", "IGNORE", "Source", "VOC_CLASSES", "load", "make_shapes", 
 
 def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path | None = None,
          ids: Sequence[str] | str | Path | None = None) -> Dataset:
-    """Open a data set: a folder in VOC12 layout, or "shapes" for the embedded benchmark (made once, then cached).
+    """Open a data set: a folder whose layout is recognised, or "shapes" for the embedded benchmark (made once, then cached).
+
+    A folder with `labels.csv` is read as such (`data/folder.py`), one with train2014/ or val2014/ as COCO14
+    (`data/coco.py`), one with JPEGImages/ as VOC12 (`data/voc.py`). Tags come from labels.csv, from the instances json, or
+    from Annotations/; masks (0 background, 1..C, 255 ignore) are for evaluation only and may be missing.
 
     Args:
-        path_or_name: folder with JPEGImages/ and Annotations/, or "shapes" / "shapes:SEED".
-        split: id list in ImageSets/Segmentation, without ".txt".
+        path_or_name: the folder, or "shapes" / "shapes:SEED".
+        split: VOC12: id list in ImageSets/Segmentation, without ".txt"; COCO14: train or val; labels.csv: `<split>.txt`.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
-        ids: ids, or a text file with one id a line (train_aug, say), instead of `split`.
+        ids: ids, or a text file with one id a line (train_aug, say), instead of the whole split; blank lines are skipped.
 
     Returns:
         The data set, with every image's header and end looked at.
@@ -44,11 +52,12 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
         root = Path(path_or_name)
     if not root.is_dir():
         raise InputError(f"data: {root} is no folder (and the only built-in set is 'shapes')")
-    if not is_voc(root):
-        raise InputError(f"data: {root} has no JPEGImages/ folder; expected the VOC12 layout "
-                         "(JPEGImages, Annotations, ImageSets/Segmentation)")
+    load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
+    if load_layout is None:
+        raise InputError(f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 train2014/ or val2014/, "
+                         "any other folder of images a labels.csv")
     own_ids = Path(ids) if isinstance(ids, str) else ids
-    return load_voc(root, split, own_ids, Path(saliency) if saliency is not None else None).check()
+    return load_layout(root, split, own_ids, Path(saliency) if saliency is not None else None).check()
 
 
 def opened(source: Source) -> Dataset:

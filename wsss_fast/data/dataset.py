@@ -61,11 +61,9 @@ class Dataset:
         return self
 
     def check_masks(self) -> Dataset:
-        """Read every mask, so that an impossible label or another size than the photo's is named before any work starts."""
+        """Read every mask, so that what `mask` refuses is named before any work starts."""
         for id in track(self.masks, "check masks"):
-            shape = self.mask(id).shape
-            if shape != self.size(id):
-                raise InputError(f"{self.masks[id]}: is {shape}, but its image {self.images[id]} is {self.size(id)}")
+            self.mask(id)
         return self
 
     def only(self, ids: Sequence[str]) -> Dataset:
@@ -104,10 +102,17 @@ class Dataset:
         return self._sizes[id]
 
     def mask(self, id: str) -> np.ndarray:
-        """The true label map, uint8 [H, W] of 0..C and 255. Raises InputError if there is none."""
+        """The true label map, uint8 [H, W] of 0..C and 255.
+
+        Raises:
+            InputError: there is none, an impossible label in it, or another size than the photo's.
+        """
         if id not in self.masks:
             raise InputError(f"{self.root}: no mask for id {id!r}")
-        return read_labels(self.masks[id], len(self.classes))
+        mask = read_labels(self.masks[id], len(self.classes))
+        if mask.shape != self.size(id):
+            raise InputError(f"{self.masks[id]}: is {mask.shape}, but its image {self.images[id]} is {self.size(id)}")
+        return mask
 
     def saliency(self, id: str) -> np.ndarray:
         """The saliency map, float32 [H, W] in 0..1. Raises InputError if there is none."""

@@ -1,0 +1,114 @@
+"""What the layouts share: id lists, class lists, and the PNGs that belong to listed ids; every problem names its line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wsss_fast.errors import InputError
+
+MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 ignore
+
+
+@dataclasses.dataclass(frozen=True)
+class IdList:
+    """Ids in their order, and where each of them stands.
+
+    Attributes:
+        ids: image ids, all different.
+        source: the list's file, or "ids" for a list that was passed as such.
+        places: what to call each id's place in an error: "train.txt, line 3".
+    """
+
+    ids: tuple[str, ...]
+    source: str
+    places: tuple[str, ...]
+
+
+def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -> IdList:
+    """Ids from a text file with one a line, or from a sequence.
+
+    Blank lines are skipped. A line may hold VOC's image/mask path pair: the image's name is the id.
+
+    Args:
+        source: the file or the ids.
+        normal: the id that an entry means; entries that mean the same id are duplicates. Its ValueError says what is
+            wrong with the entry, and is passed on with the entry's place.
+
+    Raises:
+        InputError: no such file, not text, no id in it, an id twice, or one that cannot be a file name.
+    """
+    if isinstance(source, Path):
+        entries = [(f"{source}, line {n}", line) for n, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
+        name = str(source)
+    else:
+        entries, name = [(f"ids[{n}]", str(id)) for n, id in enumerate(source)], "ids"
+    if not entries:
+        raise InputError(f"{name}: the id list is empty")
+    seen: dict[str, str] = {}
+    for place, entry in entries:
+        try:
+            id = normal(_id_of(entry))
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
+        check_id(id, place)
+        if id in seen:
+            raise InputError(f"{place}: id {id!r} stands there more than once, first at {seen[id]}")
+        seen[id] = place
+    return IdList(tuple(seen), name, tuple(seen.values()))
+
+
+def check_id(id: str, place: str) -> None:
+    """Refuse what cannot be an id: ids become file names in the run folder and must stay inside it."""
+    if not id or id != Path(id).name or id.startswith(".") or "\\" in id or "\0" in id:
+        raise InputError(f"{place}: {id!r} cannot be an id; ids are plain file names without extension")
+
+
+def _id_of(line: str) -> str:
+    """The id in a line of an id list: the line itself, or the stem of its first path ('/JPEGImages/x.jpg /…/x.png')."""
+    first = (line.split() or [""])[0]
+    return Path(first).stem if "/" in first and first.lower().endswith((".jpg", ".png")) else first
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        InputError: no such file, or it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable UTF-8 text ({error})") from None
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names, one a line; class c has label c + 1 in masks."""
+    return check_classes([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
+
+
+def check_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    """The class names found in `path`, refused if there are none, too many for a byte, or two alike."""
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise InputError(f"{path}: needs 1 to {MAX_CLASSES} classes, has {len(names)}")
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise InputError(f"{path}: class {twice[0]!r} stands there more than once")
+    return tuple(names)
+
+
+def saliency_folder(root: Path, saliency: Path | None) -> Path:
+    """The folder of saliency maps: the one asked for, which must exist, or `root/saliency`."""
+    if saliency is None:
+        return root / "saliency"
+    if not saliency.is_dir():
+        raise InputError(f"saliency: {saliency} is no folder")
+    return saliency
+
+
+def existing(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
+    """`<folder>/<id>.png` for the ids that have it; one listing of the folder instead of a stat an id."""
+    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    return {id: folder / f"{id}.png" for id in ids if f"{id}.png" in present}
