@@ -101,8 +101,8 @@ def test_the_road_behind_the_maps(capfd, shapes, tmp_path):
         ("irn", "infer", *common, "--maps", tmp_path / "maps", "--weights", tmp_path / "irn/weights.pth",
          "--recipe.threshold", "0.3", "--recipe.steps", "16"),
         ("seg", "train", *common, "--masks", tmp_path / "irn/masks", "--recipe.updates", "2", "--recipe.batch-size", "8"),
-        ("seg", "infer", *common, "--split", "val", "--weights", tmp_path / "seg/weights.pth", "--probabilities", "True",
-         "--crf", "False"),
+        ("seg", "infer", *common, "--split", "val", "--weights", tmp_path / "seg/weights.pth", "--probabilities",
+         "--no-crf"),
     ]
     for step in steps:
         code, _, err = run(capfd, *step)
