@@ -1,11 +1,11 @@
 """wsss-fast: pixel masks from image tags. See README.md; `wsss_fast.info()` says which kernels are in use."""
 
-from wsss_fast import amn, cam, compat, data, irn, nets, ops, seg
+from wsss_fast import amn, cam, compat, data, eps, irn, nets, ops, seg
 from wsss_fast._native import info
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.stages import seeds
 from wsss_fast.stages.evaluate import evaluate, threshold_curve
 
-__all__ = ["InputError", "RunError", "amn", "cam", "compat", "data", "evaluate", "info", "irn", "nets", "ops",
+__all__ = ["InputError", "RunError", "amn", "cam", "compat", "data", "eps", "evaluate", "info", "irn", "nets", "ops",
            "seeds", "seg", "threshold_curve"]
 __version__ = "0.1.0"
