@@ -88,6 +88,29 @@ def test_stages_by_hand(capfd, shapes_root, tmp_path):
     assert len(list((tmp_path / "amn/maps").glob("*.npz"))) == 24
 
 
+def test_eps_by_hand(capfd, shapes_root, tmp_path):
+    """Saliency from colours, a classifier, EPS on both, masks behind the CRF, scored."""
+    common = ("--data", shapes_root, "--out", tmp_path)
+    small = ("--backbone", "small", "--recipe.batch-size", "8")
+    steps = [
+        ("saliency", *common),
+        ("cam", "train", *common, *small, "--recipe.epochs", "1"),
+        ("cam", "infer", *common, *small, "--weights", tmp_path / "cam/weights.pth"),
+        ("eps", "train", *common, *small, "--recipe.updates", "2", "--saliency", tmp_path / "saliency",
+         "--maps", tmp_path / "cam/maps", "--recipe.strategy", "naive"),
+        ("eps", "infer", *common, *small, "--weights", tmp_path / "eps/weights.pth", "--crf"),
+    ]
+    for step in steps:
+        code, _, err = run(capfd, *step)
+        assert code == 0, err
+    code, out, _ = run(capfd, "eval", "--data", shapes_root, "--predictions", tmp_path / "eps/masks")
+    assert code == 0 and "mIoU" in out and "over 24 images" in out
+    code, _, err = run(capfd, "eps", "train", *common, *small, "--saliency", tmp_path / "nowhere")
+    assert code == 2 and "nowhere is no folder" in err and len(err.strip().splitlines()) == 1
+    code, _, err = run(capfd, "eps", "train", *common, *small, "--saliency", tmp_path / "cam/maps")
+    assert code == 2 and "saliency: no map for 24 of 24 ids" in err and len(err.strip().splitlines()) == 1
+
+
 def test_the_road_behind_the_maps(capfd, shapes, tmp_path):
     """IRN and the segmentation network from maps and seeds that are there, scored on images it has not seen."""
     for id in shapes.ids:

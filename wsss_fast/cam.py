@@ -14,6 +14,7 @@ from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
+from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.progress import say, track
@@ -47,13 +48,15 @@ class Recipe:
     """How the classifier is trained and its maps are made.
 
     Attributes:
-        epochs: passes over the images.
+        epochs: passes over the images; or
+        updates: of the weights, where it is not None.
         batch_size: images an update.
         lr: peak learning rate of the backbone.
         head_lr_scale: the head's rate over the backbone's.
         weight_decay: as the optimizer defines it.
         augment: of the training images.
         scales: of the views whose maps are summed, each with its mirror image.
+        align: maps are resized to the multiple of this many px above the image's sides, and cropped.
         infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
         optimizer: (net, recipe) -> optimizer.
         schedule: progress -> factor on the learning rates.
@@ -61,12 +64,14 @@ class Recipe:
     """
 
     epochs: int = 5
+    updates: int | None = None
     batch_size: int = 16
     lr: float = 0.1
     head_lr_scale: float = 10.0
     weight_decay: float = 1e-4
     augment: Augment = Augment(crop=512, long_side=(320, 640))
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    align: int = 16
     infer_batch: int = 1
     optimizer: Callable[[nets.CamNet, Recipe], torch.optim.Optimizer] = sgd
     schedule: Callable[[float], float] = dataclasses.field(default_factory=poly)
@@ -75,10 +80,21 @@ class Recipe:
 
 RECIPES = {
     "resnet50": Recipe(),  # as published, from ImageNet weights
+    "resnet38": Recipe(updates=20_000, batch_size=8, lr=0.01, weight_decay=5e-4, align=1, scales=(0.5, 1.0, 1.5, 2.0),
+                       augment=Augment(crop=448, long_side=(256, 512), jitter=0.3, hue=0.1)),  # EPS' baseline, VOC
     "small": Recipe(epochs=24, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2, optimizer=adamw, schedule=one_cycle(),
                     augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), infer_batch=16,
                     prefer_bf16=True),
 }
+
+
+_NETWORKS = {"resnet50": nets.cam_resnet50, "resnet38": nets.cam_resnet38, "small": nets.cam_resnet50}
+
+
+def _network(data: Dataset, backbone: str) -> nets.CamNet:
+    if backbone not in _NETWORKS:
+        raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(_NETWORKS)}")
+    return _NETWORKS[backbone](len(data.classes), backbone=backbone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +127,8 @@ def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights:
     Args:
         data: images and tags; a data set, or what `data.load` opens.
         out: run folder.
-        backbone: "resnet50" or "small".
-        weights: where the net starts, see `nets.load_weights`; the published recipe starts from ImageNet's ResNet-50.
+        backbone: "resnet50", "resnet38" (EPS' baseline, CCR's classifier) or "small".
+        weights: where the net starts, see `nets.load_weights`; the published recipe starts from ImageNet.
         recipe: numbers of the training; default: the backbone's.
         val: tagged images on which the mean average precision is measured.
         name: sub-folder of `out`.
@@ -130,18 +146,19 @@ def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights:
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
     set_seed(seed)
-    net = nets.cam_resnet50(len(data.classes), backbone=backbone)
+    net = _network(data, backbone)
     if weights is not None:
         nets.load_weights(net, weights)
-    elif backbone == "resnet50":
-        say("cam: no weights given, so the ResNet-50 starts from random ones; the published numbers start from ImageNet's")
+    elif backbone != "small":
+        say(f"cam: no weights given, so the {backbone} starts from random ones; the published numbers start from ImageNet's")
     out = Path(out)
     file = out / name / "weights.pth"
 
     def work() -> dict[str, object]:
         history = fit(net, _step, Samples(data.ids, _sampler(data, recipe.augment), seed),
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, epochs=recipe.epochs,
-                      batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
+                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, batch_size=recipe.batch_size,
+                      epochs=recipe.epochs if recipe.updates is None else None, updates=recipe.updates, runtime=where,
+                      label=f"train {name}")
         nets.save_weights(net, file)
         notes = {"losses": history.losses, "samples_per_second": history.samples_per_second}
         return notes if val is None else {**notes, "mean_ap": mean_ap(net, opened(val), where, recipe.batch_size)}
@@ -161,10 +178,10 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
 
     Args:
         data: images and tags; a data set, or what `data.load` opens.
-        weights: a trained classifier: ours, or the public `res50_cam.pth`.
+        weights: a trained classifier: ours, or the public `res50_cam.pth` or ResNet-38's.
         out: run folder.
-        backbone: "resnet50" or "small".
-        recipe: its `scales` and `infer_batch` are used; default: the backbone's.
+        backbone: "resnet50", "resnet38" (EPS' baseline, CCR's classifier) or "small".
+        recipe: its `scales`, `align` and `infer_batch` are used; default: the backbone's.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
@@ -174,33 +191,41 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    net = nets.load_weights(nets.cam_resnet50(len(data.classes), backbone=backbone), weights, complete=True)
+    net = nets.load_weights(_network(data, backbone), weights, complete=True)
     place(net, where.device).eval()
     out = Path(out)
 
     def work() -> dict[str, float]:
-        speed = activate(data, scorer(net), out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
+        speed = activate(data, scorer(net, recipe.align), out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
                          runtime=where, label=name)
         return {"images_per_second": speed}
 
     stage(out, name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                      "dtype": str(where.dtype)}, work)
+                      "align": recipe.align, "dtype": str(where.dtype)}, work)
     return MapsResult(out / name)
 
 
-def scorer(net: nets.CamNet) -> Scorer:
-    """CAM as a scorer for `stages.activate`."""
+def scorer(net: nets.CamNet, align: int = 16) -> Scorer:
+    """CAM as a scorer for `stages.activate`; `align` as in `merge`."""
     def score(views: Views) -> list[ClassMaps]:
         summed = []
         for scale in views.scales:
             images, mirrored = unflipped(net.maps(scale).float())
             summed.append(images + mirrored)  # [B, C, h_s, w_s]
-        return [_merge([view[i] for view in summed], tags, views.size) for i, tags in enumerate(views.tags)]
+        return [merge([view[i] for view in summed], tags, views.size, align) for i, tags in enumerate(views.tags)]
     return score
 
 
-def _merge(views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int]) -> ClassMaps:
-    """One image: views [C, h_s, w_s] -> maps of the present classes."""
+def merge(views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int], align: int = 1) -> ClassMaps:
+    """Maps of one image: the views of its present classes, resized bilinearly, summed, and divided by (maximum + 1e-5).
+
+    Args:
+        views: maps >= 0, [C, h_s, w_s] each.
+        tags: multi-hot [C].
+        size: (H, W) of the image.
+        align: views are resized to the multiple of this many px above H and W, and cropped; AMN's and IRN's public code
+            takes 16, so that map cells and pixels stay aligned, EPS' 1.
+    """
     present = tags.nonzero()[:, 0]
     height, width = size
     kept = [view[present] for view in views]
@@ -208,8 +233,7 @@ def _merge(views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int])
         return ClassMaps(np.zeros(0, np.int16), np.zeros((0, *strided_size(*size)), np.float32),
                          np.zeros((0, *size), np.float32))
     strided = merge_views(kept, *strided_size(height, width))
-    # The public code resizes to the multiple of 16 above and crops, so that map cells and pixels stay aligned.
-    high_res = merge_views(kept, -(-height // 16) * 16, -(-width // 16) * 16)[:, :height, :width]
+    high_res = merge_views(kept, -(-height // align) * align, -(-width // align) * align)[:, :height, :width]
     strided, high_res = (m / (m.amax(dim=(1, 2), keepdim=True) + 1e-5) for m in (strided, high_res))
     return ClassMaps((present + 1).cpu().numpy().astype(np.int16), strided.cpu().numpy(), high_res.cpu().numpy())
 

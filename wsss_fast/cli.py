@@ -18,13 +18,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, convert, data, irn, report, seg
+from wsss_fast import _native, amn, bench, cam, convert, data, eps, irn, report, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
 from wsss_fast.stages import crf as crf_stage
 from wsss_fast.stages import evaluation
+from wsss_fast.stages import saliency as saliency_stage
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
@@ -38,6 +39,9 @@ _DATA_HELP = {
               "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
 }
+# The commands that read saliency maps have a fourth.
+_SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
+_READS_SALIENCY = ("eps train",)
 
 
 def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
@@ -99,6 +103,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "cam train": cam.train, "cam infer": cam.infer,
     "seeds": seed_stage.make,
     "irn train": irn.train, "irn infer": irn.infer,
+    "eps train": eps.train, "eps infer": eps.infer,
+    "saliency": saliency_stage.make,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
     "convert from-pickles": convert.maps_from_pickles, "convert to-pickles": convert.maps_to_pickles,
@@ -116,6 +122,7 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
     "cam train": ("recipe", cam.RECIPES), "cam infer": ("recipe", cam.RECIPES),
     "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
+    "eps train": ("recipe", eps.RECIPES), "eps infer": ("recipe", eps.RECIPES),
     "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
 }
 
@@ -202,6 +209,8 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         parameter = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
         if parameter.annotation == data.Source:
             parameters += [_parameter(key, *_DATA_HELP[key]) for key in _DATA_HELP]
+            if name in _READS_SALIENCY:
+                parameters.append(_parameter("saliency", *_SALIENCY_HELP))
         elif parameter.annotation == data.Source | None:
             parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
@@ -257,8 +266,8 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
     if "split" not in arguments:
         return arguments
     source = {key: arguments.pop(key) for key in _DATA_HELP}
-    val_split = arguments.pop("val_split", None)
-    opened = data.load(source["data"], split=source["split"], ids=source["ids"])
+    val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)
+    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=saliency)
     if val_split is not None:
         arguments["val"] = data.load(source["data"], split=val_split)
     return {**arguments, "data": opened}

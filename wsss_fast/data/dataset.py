@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency
+from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency, saliency_of
 from wsss_fast.errors import InputError
 from wsss_fast.progress import track
 
@@ -114,11 +114,15 @@ class Dataset:
             raise InputError(f"{self.masks[id]}: is {mask.shape}, but its image {self.images[id]} is {self.size(id)}")
         return mask
 
-    def saliency(self, id: str) -> np.ndarray:
-        """The saliency map, float32 [H, W] in 0..1. Raises InputError if there is none."""
+    def saliency_levels(self, id: str) -> np.ndarray:
+        """The saliency map as its file has it, uint8 [h, w, 3], of any size. Raises InputError if there is none."""
         if id not in self.saliencies:
             raise InputError(f"{self.root}: no saliency map for id {id!r}")
         return read_saliency(self.saliencies[id])
+
+    def saliency(self, id: str) -> np.ndarray:
+        """The saliency map, float32 [h, w] in 0..1: the mean over channels. Raises InputError if there is none."""
+        return saliency_of(self.saliency_levels(id))
 
     def fingerprint(self) -> dict[str, object]:
         """What a stage's result depends on: folder, split, and how many ids and tags there are."""

@@ -100,8 +100,26 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """Read a saliency map as float32 [H, W] in 0..1: the mean over the channels of an 8-bit PNG."""
-    return read_image(path).mean(axis=2, dtype=np.float32) / np.float32(255)
+    """Read a saliency map as uint8 [H, W, 3]; 16-bit gray is reduced to 8 bits.
+
+    Raises:
+        InputError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # Pillow's modes of 16-bit gray PNGs
+                gray = np.rint(np.clip(np.array(image).astype(np.float64), 0, 65535) / 257).astype(np.uint8)
+                return np.repeat(gray[..., None], 3, axis=2)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such saliency map") from None
+    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be read as a saliency map ({error})") from None
+    return read_image(path)
+
+
+def saliency_of(levels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> saliency, float32 [H, W] in 0..1: the mean over channels, as the public code takes it."""
+    return (levels / 255.0).mean(axis=2).astype(np.float32)
 
 
 _PALETTE = voc_palette().tobytes()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss_fast.data.images import IGNORE
+from wsss_fast.data.images import IGNORE, saliency_of
 from wsss_fast.errors import InputError
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
@@ -54,7 +54,7 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random resize, flip, colour jitter and crop of one training image and its label map.
+    """Random resize, flip, colour jitter and crop of one training image and its label or saliency map.
 
     Attributes:
         crop: side of the square crop, px; what the image does not fill is 0 after normalisation (the mean colour), label 255.
@@ -63,6 +63,7 @@ class Augment:
         long_side: the longer side is resized to a whole number of px drawn from this range, or None.
         flip: mirror left-right half of the time.
         jitter: brightness, contrast and saturation each scaled by a factor within 1 +- jitter; 0 is off.
+        hue: moved by up to this share of the colour circle, 0..0.5, where there is jitter.
         linear: resize images bilinearly without antialias to sizes rounded down, as DeepLab's re-implementation.
         corner: an image smaller than the crop lies in its upper left corner; otherwise its place is drawn.
         to_input: image [H, W, 3] in 0..255 -> network input float32 [3, H, W].
@@ -74,6 +75,7 @@ class Augment:
     long_side: tuple[int, int] | None = None
     flip: bool = True
     jitter: float = 0.0
+    hue: float = 0.0
     linear: bool = False
     corner: bool = False
     to_input: Callable[[np.ndarray], np.ndarray] = normalise
@@ -87,20 +89,54 @@ class Augment:
             raise InputError(f"augment.factors: got {self.factors}, needs numbers > 0")
         if self.crop < 1 or not 0 <= self.jitter < 1:
             raise InputError(f"augment: crop must be >= 1 and jitter in 0..1, got {self.crop} and {self.jitter}")
+        if not 0 <= self.hue <= 0.5:
+            raise InputError(f"augment: hue must be in 0..0.5, got {self.hue}")
 
     def __call__(self, image: np.ndarray, labels: np.ndarray | None,
                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 [H, W, 3] and uint8 [H, W] or None -> float32 [3, crop, crop] and uint8 [crop, crop] or None."""
         image, labels = self.resized(image, labels, self._factor(*image.shape[:2], rng))
-        if self.flip and rng.random() < 0.5:
+        if self._flips(rng):
             image = image[:, ::-1]
             labels = None if labels is None else labels[:, ::-1]
-        if self.jitter:
-            image = _jitter(image, self.jitter, rng)
-        # Where the image is smaller than the crop its place inside is drawn instead, as in the public code.
-        room = [n - self.crop for n in image.shape[:2]]
-        top, left = (0 if n < 0 and self.corner else int(rng.integers(0, abs(n) + 1)) for n in room)
-        return self.cropped(self.to_input(image), labels, top, left)
+        image = self._coloured(image, rng)
+        return self.cropped(self.to_input(image), labels, *self._place(image, rng))
+
+    def with_saliency(self, image: np.ndarray, levels: np.ndarray,
+                      rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """An image and its saliency map, resized by the same bicubic filter as in EPS' public code.
+
+        Args:
+            image: uint8 [H, W, 3].
+            levels: saliency, uint8 [h, w, 3] of any size; it is stretched to the image.
+            rng: what is drawn from.
+
+        Returns:
+            float32 [3, crop, crop] and, in 0..1, float32 [1, crop, crop]; 0 where the image does not fill the crop.
+        """
+        image, _ = self.resized(image, None, self._factor(*image.shape[:2], rng))
+        levels = resize_image(levels, *image.shape[:2])
+        if self._flips(rng):
+            image, levels = image[:, ::-1], levels[:, ::-1]
+        image = self._coloured(image, rng)
+        top, left = self._place(image, rng)
+        saliency = self.placed(saliency_of(levels)[None], 0, top, left)
+        return self.cropped(self.to_input(image), None, top, left)[0], torch.from_numpy(saliency)
+
+    def _flips(self, rng: np.random.Generator) -> bool:
+        return self.flip and rng.random() < 0.5
+
+    def _coloured(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.jitter:
+            return image
+        image = _jitter(image, self.jitter, rng)
+        return _turn_hue(image, rng.uniform(-self.hue, self.hue)) if self.hue else image
+
+    def _place(self, image: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        """Where the crop begins in the image; along a side shorter than the crop, where the image begins in the crop."""
+        top, left = (0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
+                     for n in image.shape[:2])
+        return top, left
 
     def _factor(self, height: int, width: int, rng: np.random.Generator) -> float:
         factor = 1.0
@@ -122,17 +158,17 @@ class Augment:
     def cropped(self, image: np.ndarray, labels: np.ndarray | None, top: int,
                 left: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The crop at (top, left) of a network input; along a side shorter than the crop, the input lies there in the crop."""
-        side = self.crop
-        _, height, width = image.shape
+        cropped = torch.from_numpy(self.placed(image, 0, top, left))
+        return cropped, None if labels is None else torch.from_numpy(self.placed(labels, IGNORE, top, left))
+
+    def placed(self, array: np.ndarray, fill: float, top: int, left: int) -> np.ndarray:
+        """The crop at (top, left) of [..., H, W]; `fill` where the array does not reach."""
+        side, (height, width) = self.crop, array.shape[-2:]
         source = tuple(slice(o, o + side) if n >= side else slice(0, n) for o, n in ((top, height), (left, width)))
         target = tuple(slice(0, side) if n >= side else slice(o, o + n) for o, n in ((top, height), (left, width)))
-        out = np.zeros((3, side, side), np.float32)
-        out[:, target[0], target[1]] = image[:, source[0], source[1]]
-        if labels is None:
-            return torch.from_numpy(out), None
-        cropped = np.full((side, side), IGNORE, np.uint8)
-        cropped[target] = labels[source]
-        return torch.from_numpy(out), torch.from_numpy(cropped)
+        out = np.full((*array.shape[:-2], side, side), fill, array.dtype)
+        out[(..., *target)] = array[(..., *source)]
+        return out
 
 
 def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -142,3 +178,10 @@ def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.
     x = gray[..., None] + saturation * (x - gray[..., None])
     x = gray.mean() + contrast * (x - gray.mean())
     return np.clip(x + 0.5, 0, 255).astype(np.uint8)
+
+
+def _turn_hue(image: np.ndarray, share: float) -> np.ndarray:
+    """uint8 RGB with its hue moved by a share of the colour circle."""
+    hsv = np.array(Image.fromarray(image).convert("HSV"))
+    hsv[..., 0] += np.uint8(round(share * 255) % 256)  # wraps around as hues do
+    return np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"))

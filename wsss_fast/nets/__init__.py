@@ -9,19 +9,22 @@ from torch import nn
 
 from wsss_fast.errors import InputError
 from wsss_fast.nets.deeplab import DeepLabV2
-from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet
+from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet, EpsNet
 from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
 from wsss_fast.nets.small import SmallResNet
 from wsss_fast.nets.weights import fingerprint, load_weights, save_weights
+from wsss_fast.nets.wide_resnet38 import WideResNet38
 
-__all__ = ["AmnNet", "BACKBONES", "CamNet", "DeepLabV2", "IrnNet", "SEGMENTATION_BACKBONES", "amn_resnet50", "cam_resnet50",
-           "check", "deeplabv2_resnet101", "fingerprint", "irn_resnet50", "load_weights", "public_state_dict", "save_weights"]
+__all__ = ["AmnNet", "BACKBONES", "CamNet", "DeepLabV2", "EpsNet", "IrnNet", "SALIENCY_BACKBONES", "SEGMENTATION_BACKBONES",
+           "amn_resnet50", "cam_resnet38", "cam_resnet50", "check", "deeplabv2_resnet101", "eps_resnet38", "fingerprint",
+           "irn_resnet50", "load_weights", "public_state_dict", "save_weights"]
 
 SMALL_DILATIONS = (1, 2, 4, 6)  # a 128 px image has 16 cells a side at stride 8: the paper's would leave the map
 SMALL_WIDTHS = (32, 32, 64, 64)
 BACKBONES = {"resnet50": ResNet50, "small": SmallResNet}
+SALIENCY_BACKBONES = {"resnet38": WideResNet38, "small": SmallResNet}  # EPS' and its classifier baseline's
 SEGMENTATION_BACKBONES = {"resnet101": CaffeResNet101, "small": SmallResNet}
 
 
@@ -50,6 +53,26 @@ def cam_resnet50(num_classes: int, *, backbone: str = "resnet50") -> CamNet:
         backbone: "resnet50" (stride 16; no gradient before layer3), or "small" (stride 8, trained from scratch).
     """
     return CamNet(_backbone(backbone), num_classes, detach_after="layer2" if backbone == "resnet50" else None)
+
+
+def cam_resnet38(num_classes: int, *, backbone: str = "resnet38") -> CamNet:
+    """EPS' classifier baseline, which CCR uses too: forward(images [B,3,H,W]) -> scores [B,C]; `.maps(images)` -> [B,C,h,w].
+
+    Args:
+        num_classes: C, without background.
+        backbone: "resnet38" (stride 8, dropout before the head) or "small" (stride 8, trained from scratch, no dropout).
+    """
+    return CamNet(_backbone(backbone, SALIENCY_BACKBONES), num_classes, dropout=0.5 if backbone == "resnet38" else 0.0)
+
+
+def eps_resnet38(num_classes: int, *, backbone: str = "resnet38") -> EpsNet:
+    """EPS' network: forward(images [B,3,H,W]) -> (scores [B,C], maps [B,C+1,h,w]), background first, no ReLU.
+
+    Args:
+        num_classes: C, without background.
+        backbone: "resnet38" or "small"; both have stride 8.
+    """
+    return EpsNet(_backbone(backbone, SALIENCY_BACKBONES), num_classes)
 
 
 def amn_resnet50(num_classes: int, *, backbone: str = "resnet50", condition_at: str | None = "layer4") -> AmnNet:

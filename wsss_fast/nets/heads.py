@@ -1,4 +1,4 @@
-"""The CAM classifier and the activation manipulation network: a backbone and a head each."""
+"""The CAM classifier, the activation manipulation network and EPS' network: a backbone and a head each."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ class CamNet(nn.Module):
         backbone: module with `out_channels`; maps images [B, 3, H, W] to features [B, D, h, w].
         num_classes: classes without background.
         detach_after: stage behind which the gradient stops (ResNet-50: "layer2"), or None.
+        dropout: probability that a channel of the features is dropped before the head; ResNet-38: 0.5.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, detach_after: str | None = None):
+    def __init__(self, backbone: nn.Module, num_classes: int, detach_after: str | None = None, dropout: float = 0.0):
         super().__init__()
         self.backbone, self.num_classes, self.detach_after = backbone, num_classes, detach_after
+        self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
 
     def train(self, mode: bool = True) -> CamNet:
@@ -40,12 +42,40 @@ class CamNet(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images [B, 3, H, W] -> class scores (logits) [B, C]."""
-        pooled = self.features(images).mean(dim=(2, 3), keepdim=True)  # [B, D, 1, 1]
+        pooled = self.dropout(self.features(images)).mean(dim=(2, 3), keepdim=True)  # [B, D, 1, 1]
         return self.head(pooled).flatten(1)
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """images [B, 3, H, W] -> ReLU(W f), the class activation maps, [B, C, h, w]."""
         return torch.relu(self.head(self.features(images)))
+
+
+class EpsNet(nn.Module):
+    """EPS' network (CVPR 2021, section 3.1): one map a class and one of the background, none of them with a bias or a ReLU.
+
+    Args:
+        backbone: as for CamNet.
+        num_classes: classes without background.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int):
+        super().__init__()
+        self.backbone, self.num_classes = backbone, num_classes
+        self.map_head = nn.Conv2d(backbone.out_channels, num_classes + 1, 1, bias=False)
+
+    def train(self, mode: bool = True) -> EpsNet:
+        super().train(mode)
+        if self.backbone.frozen_statistics:
+            freeze_statistics(self.backbone)
+        return self
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """images [B, 3, H, W] -> class scores (logits) [B, C], maps (logits) [B, C+1, h, w], background first.
+
+        A class's score is the mean of its map, so the loss of the scores does not reach the background's map.
+        """
+        maps = self.map_head(self.backbone(images))
+        return maps[:, 1:].mean(dim=(2, 3)), maps
 
 
 class AmnNet(nn.Module):

@@ -14,9 +14,10 @@ from torch import nn
 
 from wsss_fast.errors import InputError
 from wsss_fast.nets.deeplab import DeepLabV2
-from wsss_fast.nets.heads import AmnNet, CamNet
+from wsss_fast.nets.heads import AmnNet, CamNet, EpsNet
 from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
+from wsss_fast.nets.wide_resnet38 import WideResNet38
 
 Prefixes = dict[str, tuple[str, ...]]  # own prefix -> public prefixes
 
@@ -49,11 +50,36 @@ _CAFFE_RESNET101 = {
        for stage, blocks in enumerate((3, 4, 23, 3), 1) for i in range(blocks) for own, public in _BOTTLENECK.items()},
 }
 
-_PREFIXES: dict[type, Prefixes] = {
-    CamNet: {**_STEM_WITH_LAYER1, "head.": ("classifier.", "newly_added.0.")},
-    AmnNet: {**_STEM_WITH_LAYER1, "label_scale.": ("label_enc.", "newly_added.1.")},
-    IrnNet: {**_STEM_ALONE, **_IRN_HEADS},
-    DeepLabV2: _CAFFE_RESNET101,
+_UNITS = {2: 3, 3: 3, 4: 6, 5: 3, 6: 1, 7: 1}  # residual units of each stage of ResNet-38
+_BRANCHES = {2: ("2a", "2b1"), 3: ("2a", "2b1", "2b2")}  # what their convolutions are called
+_RESNET38_UNITS = [(stage, i) for stage, count in _UNITS.items() for i in range(count)]
+_RESNET38 = {
+    "backbone.conv1.": ("conv1a.",), "backbone.bn.": ("bn7.",),
+    **{f"backbone.stage{stage}.{i}.{own}.": (f"b{stage}{f'_{i}' if i else ''}.{public}.",) for stage, i in _RESNET38_UNITS
+       for own, public in (("shortcut", "conv_branch1"),
+                           *((f"{kind}{n}", f"{kind}_branch{branch}") for kind in ("bn", "conv")
+                             for n, branch in enumerate(_BRANCHES[2 if stage < 6 else 3], 1)))},
+}
+
+# (network, backbone) -> its table
+_PREFIXES: dict[tuple[type, type], Prefixes] = {
+    (CamNet, ResNet50): {**_STEM_WITH_LAYER1, "head.": ("classifier.", "newly_added.0.")},
+    (CamNet, WideResNet38): {**_RESNET38, "head.": ("fc8.",)},
+    (EpsNet, WideResNet38): _RESNET38,
+    (AmnNet, ResNet50): {**_STEM_WITH_LAYER1, "label_scale.": ("label_enc.", "newly_added.1.")},
+    (IrnNet, ResNet50): {**_STEM_ALONE, **_IRN_HEADS},
+    (DeepLabV2, CaffeResNet101): _CAFFE_RESNET101,
+}
+# EPS' head is called like a classifier's, but has one map more, the background's, which stands last there and first here.
+_EPS_HEAD = ("map_head.weight", "fc8.weight")
+# MXNet's names of the same ResNet-38, trained on ImageNet
+_MXNET_SUFFIXES = {"weight": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+                   "moving_var": "running_var"}
+_MXNET_PREFIXES = {
+    "conv1a": "conv1a", "bn7": "bn7",
+    **{f"{kind}{stage}{f'b{i}' if i else 'a'}_branch{branch}": f"b{stage}{f'_{i}' if i else ''}.{public}_branch{branch}"
+       for stage, i in _RESNET38_UNITS for kind, public in (("res", "conv"), ("bn", "bn"))
+       for branch in ("1", *_BRANCHES[2 if stage < 6 else 3])},
 }
 # Ours in one tensor, theirs one convolution a dilation.
 _STACKED: dict[type, Prefixes] = {
@@ -62,11 +88,13 @@ _STACKED: dict[type, Prefixes] = {
 }
 # ImageNet's or COCO's classifier, and constants that IRN's training module stores.
 _UNUSED = ("resnet50.fc.", "base.fc.", "path_indices", "disp_target")
-_BACKBONES = {CamNet: ResNet50, AmnNet: ResNet50, IrnNet: ResNet50, DeepLabV2: CaffeResNet101}
 
 
-def from_public(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A public checkpoint under our names; a name of no network of ours stays, so that it will be named as unexpected."""
+def from_public(state: Mapping[str, torch.Tensor], num_classes: int | None = None) -> dict[str, torch.Tensor]:
+    """A public checkpoint under our names; a name of no network of ours stays, so that it will be named as unexpected.
+
+    `num_classes`, of the network to fill, tells EPS' head from a classifier's: both are called alike.
+    """
     tables = _PREFIXES.values()
     own_prefix = {public[0]: own for table in tables for own, public in table.items()}
     copies = tuple({p for table in (*tables, *_STACKED.values()) for public in table.values() for p in public[1:]})
@@ -87,28 +115,44 @@ def from_public(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if len({part.shape for part in parts.values()}) > 1:
             raise InputError(f"the dilated convolutions of {own} differ in shape")
         result[own] = torch.stack([parts[i] for i in sorted(parts)])
+    if _EPS_HEAD[1] in state and num_classes is not None and len(state[_EPS_HEAD[1]]) == num_classes + 1:
+        result[_EPS_HEAD[0]] = result.pop("head.weight").roll(1, dims=0)
     return result
+
+
+def from_mxnet(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """ResNet-38's features from the arrays of an MXNet file, under our names; ImageNet's classifier is left out."""
+    public = {}
+    for key, value in state.items():
+        name = key.removeprefix("arg:").removeprefix("aux:")
+        if name.startswith("linear1000_"):
+            continue
+        suffix = next((s for s in _MXNET_SUFFIXES if name.endswith(f"_{s}")), None)
+        prefix = name.removesuffix(f"_{suffix}")
+        known = suffix is not None and prefix in _MXNET_PREFIXES
+        public[f"{_MXNET_PREFIXES[prefix]}.{_MXNET_SUFFIXES[suffix]}" if known else name] = value
+    return from_public(public)
 
 
 def public_state_dict(net: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict of `net` under the names of the papers' repositories, with every repeated name, for their strict loaders.
 
     Args:
-        net: `cam_resnet50`, `amn_resnet50` (conditioned at layer4), `irn_resnet50` or `deeplabv2_resnet101` with its
-            published backbone.
+        net: `cam_resnet50`, `amn_resnet50` (conditioned at layer4), `irn_resnet50`, `deeplabv2_resnet101`, `cam_resnet38` or
+            `eps_resnet38` with its published backbone.
 
     Returns:
-        Names and tensors (shared with `net`), as `torch.save` takes them.
+        Names and tensors (shared with `net`, but for EPS' head), as `torch.save` takes them.
 
     Raises:
         InputError: the network has no public counterpart.
     """
     kind = type(net)
-    published = kind in _PREFIXES and type(net.backbone) is _BACKBONES[kind]
-    if not published or getattr(net, "condition_at", "layer4") != "layer4":
+    prefixes = _PREFIXES.get((kind, type(getattr(net, "backbone", None))))
+    if prefixes is None or getattr(net, "condition_at", "layer4") != "layer4":
         raise InputError(f"public_state_dict: this {kind.__name__} has no public counterpart; needs the published backbone, "
                          "and for an AMN condition_at='layer4'")
-    prefixes, stacked = _PREFIXES[kind], _STACKED.get(kind, {})
+    stacked = _STACKED.get(kind, {})
     result = {}
     for key, value in net.state_dict().items():
         for template in stacked.get(key, ()):
@@ -116,4 +160,6 @@ def public_state_dict(net: nn.Module) -> dict[str, torch.Tensor]:
         own = next((p for p in prefixes if key.startswith(p)), None)
         if own is not None:
             result.update({public + key.removeprefix(own): value for public in prefixes[own]})
+        if key == _EPS_HEAD[0]:
+            result[_EPS_HEAD[1]] = value.roll(-1, dims=0)
     return result

@@ -12,7 +12,8 @@ from torch import nn
 
 from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD
 from wsss_fast.errors import InputError
-from wsss_fast.nets.names import from_public
+from wsss_fast.nets import mxnet
+from wsss_fast.nets.names import from_mxnet, from_public
 from wsss_fast.nets.resnet import CaffeResNet101
 from wsss_fast.run import atomic_write
 
@@ -26,15 +27,15 @@ def save_weights(net: nn.Module, path: Path) -> None:
 def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:
     """Fill `net` in place from a file or state dict and return it.
 
-    Understood: this package's own files; the public `res50_cam`, `res50_amn`, `res50_irn` and DeepLabV2 ResNet-101 (with
-    or without their repeated names and a DataParallel "module." prefix). These fill the backbone and leave the head as it
-    is: torchvision's ResNet-50 and ResNet-101, DeepLab's COCO-initialised ResNet-101, a network of this package for
-    another task. torchvision's ResNet-101 expects RGB images with another normalisation than DeepLabV2; its first
-    convolution is converted, exactly but for the image's border.
+    Understood: this package's own files; the public `res50_cam`, `res50_amn`, `res50_irn`, DeepLabV2 ResNet-101, and
+    ResNet-38 of EPS and of its classifier (with or without their repeated names and a DataParallel "module." prefix). These
+    fill the backbone and leave the head as it is: torchvision's ResNet-50 and ResNet-101, DeepLab's COCO-initialised
+    ResNet-101, ImageNet's ResNet-38 in MXNet's format, a network for another task. torchvision's ResNet-101 expects RGB
+    images with another normalisation than DeepLabV2; its first convolution is converted, exactly but for the image's border.
 
     Args:
         net: as `nets` makes it.
-        source: a file that `torch.load` opens with weights_only, or a state dict.
+        source: a file that `torch.load` opens with weights_only, MXNet's `.params`, or a state dict.
         complete: refuse weights that leave the head as it is; inference wants this.
 
     Raises:
@@ -76,6 +77,8 @@ def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping
         name = str(source)
         if not Path(source).is_file():
             raise InputError(f"{name}: no such weights file")
+        if mxnet.is_params(Path(source)):
+            return name, mxnet.read_params(Path(source))
         try:
             state = torch.load(source, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -97,8 +100,10 @@ def _to_own_names(state: Mapping[str, torch.Tensor], net: nn.Module) -> tuple[di
         return {f"backbone.{k}": v for k, v in state.items()}, True
     if "layer1.conv1.conv.weight" in state:  # DeepLab's initialisation from COCO, which is its `base` without a head
         return from_public({f"base.{k}": v for k, v in state.items()}), True
-    public = any(k.startswith(("resnet50.", "base.")) for k in state)
-    return (from_public(state) if public else dict(state)), False
+    if any(k.startswith(("arg:", "aux:")) for k in state):  # MXNet's ImageNet classifier
+        return from_mxnet(state), True
+    public = any(k.startswith(("resnet50.", "base.", "conv1a.")) for k in state)
+    return (from_public(state, getattr(net, "num_classes", None)) if public else dict(state)), False
 
 
 def _for_bgr(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

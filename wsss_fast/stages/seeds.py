@@ -112,7 +112,7 @@ def refined_labels(data: Dataset, folder: Path, thresholds: Sequence[float], crf
         same = list(run)
         for start in range(0, len(same), batch_size):
             ids = same[start:start + batch_size]
-            loaded = [_tagged_maps(data, folder, i) for i in ids]
+            loaded = [tagged_maps(data, folder, i) for i in ids]
             index = np.stack([[label_index(m.at_size(*size), t) for t in thresholds] for m in loaded])  # [B, S, H, W]
             if crf is not None and count > 0:
                 images = np.stack([data.image(i) for i in ids])
@@ -120,7 +120,8 @@ def refined_labels(data: Dataset, folder: Path, thresholds: Sequence[float], crf
             yield ids, np.stack([to_labels(i, m.keys) for m, i in zip(loaded, index, strict=True)])
 
 
-def _tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
+def tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
+    """The maps of an image without a background row; InputError unless they are those of its tags."""
     maps, present = load_maps(folder, id).foreground(), np.flatnonzero(data.tags_of(id)) + 1
     if not np.array_equal(maps.keys, present):
         raise InputError(f"{maps_path(folder, id)}: maps of labels {maps.keys.tolist()}, "

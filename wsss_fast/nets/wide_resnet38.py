@@ -1,0 +1,91 @@
+"""Wide ResNet-38, model A1 (Wu, Shen and van den Hengel 2016), at output stride 8 as EPS, CCR and PSA use it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7")
+FROZEN = ("conv1", "stage2")
+
+
+class Unit(nn.Module):
+    """Pre-activated residual unit: batch-norm and ReLU come before each convolution, the sum is left as it is.
+
+    Args:
+        widths: channels of the input and behind each convolution.
+        kernels: sides of the convolutions, 3 or 1.
+        stride: of the first convolution and of the shortcut.
+        dilations: of the convolutions.
+        dropout: probability that a channel is dropped before the second and later convolutions.
+    """
+
+    def __init__(self, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int = 1,
+                 dilations: tuple[int, ...] = (1, 1), dropout: float = 0.0):
+        super().__init__()
+        self.count = len(kernels)
+        for i, (channels, width, kernel, dilation) in enumerate(zip(widths, widths[1:], kernels, dilations, strict=False), 1):
+            setattr(self, f"bn{i}", nn.BatchNorm2d(channels))
+            setattr(self, f"conv{i}", nn.Conv2d(channels, width, kernel, stride if i == 1 else 1, bias=False,
+                                                padding=dilation * (kernel // 2), dilation=dilation))
+        self.dropout = nn.Dropout2d(dropout)
+        self.shortcut = None
+        if stride != 1 or widths[0] != widths[-1]:
+            self.shortcut = nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        activated = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        x = self.conv1(activated)
+        for i in range(2, self.count + 1):
+            x = F.relu(getattr(self, f"bn{i}")(x))
+            x = getattr(self, f"conv{i}")(self.dropout(x))
+        return shortcut + x
+
+
+class WideResNet38(nn.Module):
+    """Wide ResNet-38 without its classifier; batch-norm runs on stored statistics and is not trained.
+
+    The first convolution and stage 2 are not trained either, as published.
+
+    Attributes:
+        out_channels: channels of the features, 4096.
+        stride: output stride, 8.
+        frozen_statistics: batch-norm never uses batch statistics.
+    """
+
+    out_channels = 4096
+    stride = 8
+    frozen_statistics = True
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.stage2 = _stage(3, (64, 128, 128), 2)
+        self.stage3 = _stage(3, (128, 256, 256), 2)
+        self.stage4 = _stage(6, (256, 512, 512), 2)
+        self.stage5 = _stage(3, (512, 512, 1024), 1, 2)
+        self.stage6 = nn.Sequential(_bottleneck(1024, 2048, dropout=0.3))
+        self.stage7 = nn.Sequential(_bottleneck(2048, 4096, dropout=0.5))
+        self.bn = nn.BatchNorm2d(4096)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d) or name in FROZEN:
+                module.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images [B, 3, H, W] -> features [B, 4096, ceil(H/8), ceil(W/8)]."""
+        x = self.conv1(images)
+        for name in STAGES:
+            x = getattr(self, name)(x)
+        return F.relu(self.bn(x))
+
+
+def _stage(count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1) -> nn.Sequential:
+    """Units of two 3x3 convolutions; the first convolution of the first unit strides and is not dilated."""
+    first = Unit(widths, (3, 3), stride, (1, dilation))
+    return nn.Sequential(first, *(Unit((widths[2], *widths[1:]), (3, 3), 1, (dilation, dilation)) for _ in range(count - 1)))
+
+
+def _bottleneck(channels: int, width: int, dropout: float) -> Unit:
+    return Unit((channels, width // 4, width // 2, width), (1, 3, 1), 1, (1, 4, 1), dropout)
