@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call on a machine with CUDA torch and nvcc; results under ${OUT:-./gpu-results}.
-# Each step has a time limit (together under 9 minutes), a failing step does not stop the others, the summary comes last.
+# Each step has a time limit (together under 10 minutes), a failing step does not stop the others, the summary comes last.
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-$PWD/gpu-results}
@@ -71,20 +71,22 @@ sys.exit(len(report.wrong()))
 '
 
 step machine 15 sh -c 'nvcc --version | tail -1; nvidia-smi -L'
-step build 120 "$PYTHON" -c 'from wsss_fast import _native; i = _native.info(); print(i); print("build", i["build_seconds"], "s for sm", i["cuda_archs"])'
-step small 30 "$PYTHON" -c "$SMALL"
-step tests 100 "$PYTHON" -m pytest -q tests/test_cuda_graph.py tests/test_*crf*.py tests/test_lattice*.py -k "cuda" -p no:cacheprovider
-step tests_head 60 "$PYTHON" -m pytest -q tests/test_label_conditioned.py tests/test_resized_activation.py -k "cuda" -p no:cacheprovider
+step build 100 "$PYTHON" -c 'from wsss_fast import _native; i = _native.info(); print(i); print("build", i["build_seconds"], "s for sm", i["cuda_archs"])'
+step small 20 "$PYTHON" -c "$SMALL"
+step tests 90 "$PYTHON" -m pytest -q tests/test_cuda_graph.py tests/test_*crf*.py tests/test_lattice*.py -k "cuda" -p no:cacheprovider
+step tests_head 40 "$PYTHON" -m pytest -q tests/test_label_conditioned.py tests/test_resized_activation.py -k "cuda" -p no:cacheprovider
+step tests_losses 60 "$PYTHON" -m pytest -q tests/test_pixel_loss.py tests/test_saliency_loss.py tests/test_aamr_loss.py tests/test_random_walk.py \
+  -k "cuda" -p no:cacheprovider
 for dtype in float32 bfloat16; do
-  step "head_$dtype" 40 "$PYTHON" -c "$BENCH" label_conditioned dtype="$dtype" amn16-train amn16-81-train amn-inference deeplab-train
+  step "head_$dtype" 30 "$PYTHON" -c "$BENCH" label_conditioned dtype="$dtype" amn16-train amn16-81-train amn-inference deeplab-train
 done
-step losses 30 "$PYTHON" -c "$BENCH" pixel_cross_entropy "" pcl32 pcl512
-step rates 90 "$PYTHON" benchmarks/gpu_crf.py --json "$OUT/gpu_crf.json"
-step memcheck 50 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
-step racecheck 50 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
+step losses 20 "$PYTHON" -c "$BENCH" pixel_cross_entropy "" pcl32 pcl512
+step rates 55 "$PYTHON" benchmarks/gpu_crf.py --json "$OUT/gpu_crf.json"
+step memcheck 35 compute-sanitizer --tool memcheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
+step racecheck 35 compute-sanitizer --tool racecheck --error-exitcode 9 "$PYTHON" -c "$SMALL"
 # The last iterations of the third call: splat, carries, six blurs, update.
 for row in "21 labels" "seed pair of 3 labels"; do
-  step "ncu_${row%% *}" 35 ncu --clock-control none --target-processes all --launch-skip 300 --launch-count 12 \
+  step "ncu_${row%% *}" 30 ncu --clock-control none --target-processes all --launch-skip 300 --launch-count 12 \
     --kernel-name 'regex:splat|add_carries|blur|update' --section SpeedOfLight --section Occupancy \
     "$PYTHON" benchmarks/gpu_crf.py --once "$row"
 done

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import _library, aamr_loss, reference
@@ -66,6 +67,12 @@ def by_loop(logits, saliency, response, salient=0.5, active=0.2, overlap=0.1):
             s = at(saliency, y, x)
             terms.append(-s * (1 - p[0, y, x]).log() - (1 - s) * p[0, y, x].log())
     return torch.stack(terms).mean() if terms else logits.sum() * 0, region
+
+
+def test_fake_tensors():
+    with FakeTensorMode():
+        loss, region = aamr_loss(torch.rand(2, 4, 5, 6), torch.rand(2, 1, 10, 12), torch.rand(2, 3, 9, 9), return_region=True)
+    assert loss.shape == () and region.shape == (2, 5, 6)
 
 
 @each_case

@@ -16,20 +16,6 @@
 
 namespace wsss {
 
-// The numbers that are computed together: 16 floats, or one double.
-template <class Real>
-struct Together;
-template <>
-struct Together<float> {
-  using V = Lanes;
-  static constexpr int64_t kCount = kLanes;
-};
-template <>
-struct Together<double> {
-  using V = double;
-  static constexpr int64_t kCount = 1;
-};
-
 template <class V, class Real>
 V read(const Real* p) {
   V v;

@@ -13,20 +13,6 @@ namespace wsss {
 
 inline double exp_negative(double x) { return std::exp(x); }
 
-// The numbers that are computed together: 16 floats, or one double.
-template <class Real>
-struct Together;
-template <>
-struct Together<float> {
-  using V = Lanes;
-  static constexpr int64_t kCount = kLanes;
-};
-template <>
-struct Together<double> {
-  using V = double;
-  static constexpr int64_t kCount = 1;
-};
-
 // Rows of the result of one image, in ascending order; each thread has its own.
 template <class Real>
 class ResizedRows {

@@ -37,6 +37,20 @@ inline void store(float* p, typename Vec<V>::Float v) {
 using Lanes = Vec<kLanes>::Float;
 using IntLanes = Vec<kLanes>::Int;
 
+// The numbers that are computed together: 16 floats, or one double.
+template <class Real>
+struct Together;
+template <>
+struct Together<float> {
+  using V = Lanes;
+  static constexpr int64_t kCount = kLanes;
+};
+template <>
+struct Together<double> {
+  using V = double;
+  static constexpr int64_t kCount = 1;
+};
+
 inline IntLanes to_int(Lanes x) { return __builtin_convertvector(x, IntLanes); }
 inline Lanes to_float(IntLanes x) { return __builtin_convertvector(x, Lanes); }
 inline IntLanes less(Lanes a, Lanes b) { return -(a < b); }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define, scaled_gradient
+from ._library import define, scaled_gradient, values_at_hand
 
 
 def _reference(logits, saliency, response, salient, active, overlap):
@@ -87,7 +87,7 @@ def aamr_loss(
     if answer.dim() == 4:
         answer = answer.amax(1)
     loss, region, _ = _op(logits, shown, answer, float(salient), float(active), float(overlap))
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling() and loss.isnan():
+    if values_at_hand(loss) and math.isnan(loss.item()):
         _check_values(saliency, response)
     return (loss, region.bool()) if return_region else loss
 
