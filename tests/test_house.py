@@ -18,7 +18,7 @@ FLOORS = [
     {"nets", "data", "maps", "fit", "run"},
     {"stages", "convert"},
     {"report"},
-    {"cam", "irn", "seg", "amn", "eps", "ccr"},
+    {"cam", "irn", "seg", "road", "amn", "eps", "ccr"},
     {"cli", "bench"},
     {"__init__", "__main__"},
 ]

@@ -12,19 +12,20 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
 from wsss_fast.ops import dense_crf, pixel_cross_entropy, unary_from_probabilities
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, stage
+from wsss_fast.stages import training
 from wsss_fast.stages.activate import same_size_batches
 from wsss_fast.stages.seeds import Crf
+from wsss_fast.stages.training import Length, TrainResult
 
 
 def sgd(net: nets.DeepLabV2, recipe: Recipe) -> torch.optim.Optimizer:
@@ -135,20 +136,12 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
     elif backbone == "resnet101":
         say(f"{name}: no weights given, so the ResNet-101, whose batch-norm is frozen, starts from random ones; "
             "the published numbers start from COCO's or ImageNet's")
-    out = Path(out)
-    file = out / name / "weights.pth"
-
-    def work() -> dict[str, object]:
-        history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, updates=recipe.updates,
-                      batch_size=recipe.batch_size, accumulate=recipe.accumulate, runtime=where, label=f"train {name}")
-        nets.save_weights(net, file)
-        return {"losses": history.losses, "samples_per_second": history.samples_per_second}
-
-    notes = stage(out, name, {"data": data.fingerprint(), "masks": provenance(folder), "backbone": backbone,
-                              "weights": nets.fingerprint(weights), "recipe": recipe, "seed": seed,
-                              "dtype": str(where.dtype)}, work)
-    return TrainResult(file, notes["losses"])
+    return training.train(
+        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, runtime=where,
+        length=Length(recipe.batch_size, updates=recipe.updates, accumulate=recipe.accumulate),
+        arguments={"data": data.fingerprint(), "masks": provenance(folder), "backbone": backbone,
+                   "weights": nets.fingerprint(weights), "recipe": training.part(recipe, "flip", "crf", "infer_batch")})
 
 
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
