@@ -87,7 +87,7 @@ RECIPES = {
     "small": Recipe(updates=800, batch_size=16, accumulate=1, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
                     augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), flip=True,
                     crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw,
-                    schedule=one_cycle(), prefer_bf16=True),
+                    schedule=one_cycle(), prefer_bf16=True, resize="logits"),
 }
 
 
