@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, convert, data, eps, irn, report, road, seg
+from wsss_fast import _native, amn, bench, cam, convert, data, eps, interrupt, irn, report, road, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -132,7 +132,8 @@ _PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.P
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 interrupted."""
+    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 or 143 stopped by a signal."""
+    interrupt.install()
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -150,10 +151,11 @@ def run(argv: Sequence[str]) -> int:
         return _fail(2, f"error: {error}")
     except RunError as error:
         return _fail(1, f"failed: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        stopped, code = (str(error), 128 + error.number) if isinstance(error, interrupt.Stopped) else ("interrupted", 130)
         if name.startswith("bench"):
-            return _fail(130, "interrupted; the rows that were finished are in the JSON file")
-        return _fail(130, "interrupted; the same command goes on behind the finished stages")
+            return _fail(code, f"{stopped}; the rows that were finished are in the JSON file")
+        return _fail(code, f"{stopped}; the same command goes on where it was")
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
+from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.fit import Batch, Samples, fit
 from wsss_fast.run import Runtime, stage
 
@@ -50,6 +51,8 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
           arguments: dict[str, Any], finish: Callable[[], dict[str, Any]] | None = None) -> TrainResult:
     """Train `net` and leave `<out>/<name>/weights.pth`; a training that is finished there already is not repeated.
 
+    One that was killed goes on behind its last checkpoint (every minute, and at SIGTERM or Ctrl-C), to the same weights.
+
     Args:
         net: trained in place.
         step: (net, batch) -> scalar loss.
@@ -70,11 +73,13 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
     file = out / name / "weights.pth"
 
     def work() -> dict[str, Any]:
+        checkpoints = Checkpoints(out / name)
         history = fit(net, step, samples, optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
                       epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
-                      label=f"train {name}")
+                      label=f"train {name}", checkpoints=checkpoints)
         notes = finish() if finish is not None else {}
         nets.save_weights(net, file)
+        checkpoints.clear()
         return {"losses": history.losses, "samples_per_second": history.samples_per_second, **notes}
 
     notes = stage(out, name, {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}, work)
