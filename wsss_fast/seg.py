@@ -23,7 +23,7 @@ from wsss_fast.ops import dense_crf, pixel_cross_entropy, unary_from_probabiliti
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, stage
 from wsss_fast.stages import training
-from wsss_fast.stages.activate import same_size_batches
+from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.seeds import Crf
 from wsss_fast.stages.training import Length, TrainResult
 
@@ -194,9 +194,10 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     folder, last = Path(out) / name, recipe.crf if crf else None
 
     def work() -> dict[str, float]:
-        todo = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
-        with Bar(name, len(todo)) as bar:
-            for ids in same_size_batches(data, todo, recipe.infer_batch):
+        batches = unfinished_batches(data, recipe.infer_batch, lambda id: (folder / f"{id}.png").is_file())
+        todo = sum(map(len, batches))
+        with Bar(name, len(data), done=len(data) - todo) as bar:
+            for ids in batches:
                 scores = predict(net, np.stack([data.image(i) for i in ids]), recipe, where, last)
                 for i, (id, labels) in enumerate(zip(ids, scores.argmax(dim=1).cpu().numpy(), strict=True)):
                     if probabilities:
@@ -204,7 +205,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
                             np.save(temporary, scores[i].half().cpu().numpy())
                     write_labels(folder / f"{id}.png", labels)  # last: where it is, everything of this image is
                 bar.advance(len(ids))
-            return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
+            return {"images_per_second": todo / max(bar.seconds(), 1e-9)}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
                             "flip": recipe.flip, "crf": last, "probabilities": probabilities,

@@ -17,6 +17,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.progress import Bar, say, track
 from wsss_fast.run import provenance, stage
+from wsss_fast.stages.seeds import missing_labels
 
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # share of the shorter side that counts as border
@@ -126,11 +127,12 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, float]:
-        with Bar(name, len(data)) as bar:
-            for id in data.ids:
+        todo = missing_labels(data, folder)
+        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+            for id in todo.ids:
                 write_labels(folder / f"{id}.png", np.rint(255 * border_contrast(data.image(id))), palette=b"")
                 bar.advance(1)
-            return {"images_per_second": len(data) / max(bar.seconds(), 1e-9)}
+            return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
 
     stage(Path(out), name, {"data": data.fingerprint()}, work)
     return SaliencyResult(folder)
