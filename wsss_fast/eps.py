@@ -240,7 +240,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     _check(recipe, data)
     net = nets.load_weights(nets.eps_resnet38(len(data.classes), backbone=backbone), weights, complete=True)
-    net = nets.prepared(net, where)
+    net = nets.prepared(net, where, split=True)
     out = Path(out)
     folder = out / name / "maps"
 

@@ -17,7 +17,7 @@ from wsss_fast.stages.activate import Scorer, Views
 
 CLASSES = 20
 _PRESENT = (3, 11)  # classes of the image
-_ERROR = 2e-5  # of the largest value, 1: what a float32 network's own roundings come to is about 1e-6
+_ERROR = 1e-5  # of the largest value, 1; a float32 network's own roundings come to about 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Method:
         network: -> the network.
         view: (network, images [B, 3, h, w]) -> maps of the classes [B, C, h', w'].
         scorer: the method's own, of a network.
+        split: as the method's `infer` asks `nets.prepared`.
     """
 
     network: Callable[[], nn.Module]
     view: Callable[[nn.Module, Tensor], Tensor]
     scorer: Callable[[nn.Module], Scorer]
+    split: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Pictures:
 
 
 METHODS = {
-    "eps": Method(lambda: nets.eps_resnet38(CLASSES), lambda net, x: net(x)[1].softmax(dim=1)[:, 1:], eps.scorer),
+    "eps": Method(lambda: nets.eps_resnet38(CLASSES), lambda net, x: net(x)[1].softmax(dim=1)[:, 1:], eps.scorer,
+                  split=True),
     "cam38": Method(lambda: nets.cam_resnet38(CLASSES), lambda net, x: net.maps(x),
                     lambda net: cam.scorer(net, cam.RECIPES["resnet38"].align)),
     "cam50": Method(lambda: nets.cam_resnet50(CLASSES), lambda net, x: net.maps(x), cam.scorer),
@@ -140,7 +143,7 @@ def _prepared(method: str, device: torch.device) -> nn.Module:
     net = METHODS[method].network()
     net.load_state_dict(_network(method, device).state_dict())
     _network.cache_clear()  # or the memory of ours would hold eager's weights, too
-    return nets.prepared(net, Runtime(device, 0, 0, torch.float32))
+    return nets.prepared(net, Runtime(device, 0, 0, torch.float32), split=METHODS[method].split)
 
 
 @functools.cache
