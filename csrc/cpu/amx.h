@@ -79,6 +79,10 @@ void tile_products_plain(TileStep at, int64_t steps, int64_t left_step, int64_t 
 #if defined(WSSS_AMX)
 #define WSSS_TILE_CODE __attribute__((target("amx-tile,amx-bf16")))
 
+// GCC's tile intrinsics do not say that they read memory (GCC 12: a configuration's first eight bytes only): without this,
+// what was written before may come after them, or never.
+inline void finish_writes() { __asm__ volatile("" : : : "memory"); }
+
 // Every tile has 16 rows of 64 bytes while this lives; other users of the tiles, oneDNN among them, configure their own.
 class TileConfiguration {
  public:
@@ -88,6 +92,7 @@ class TileConfiguration {
       bytes[16 + 2 * tile] = 64;
       bytes[48 + tile] = 16;
     }
+    __asm__ volatile("" : : "r"(bytes) : "memory");
     _tile_loadconfig(bytes);
   }
   WSSS_TILE_CODE ~TileConfiguration() { _tile_release(); }
@@ -98,6 +103,7 @@ template <int Parts>
 WSSS_TILE_CODE void tile_products_amx(TileStep at, int64_t steps, int64_t left_step, int64_t right_step, bool first,
                                       float* sums) {
   constexpr int kRow = 64;
+  finish_writes();
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -133,6 +139,7 @@ WSSS_TILE_CODE void tile_products_amx(TileStep at, int64_t steps, int64_t left_s
   _tile_stored(1, sums + kTileSums, kRow);
   _tile_stored(2, sums + 2 * kTileSums, kRow);
   _tile_stored(3, sums + 3 * kTileSums, kRow);
+  finish_writes();
 }
 #endif
 
