@@ -62,7 +62,7 @@ class Recipe:
 RECIPES = {
     "resnet38": Recipe(),
     "resnet50": Recipe(),
-    "small": Recipe(ask=Rounds(scales=(1.0, 0.75, 1.5)), batch_size=16, infer_batch=64, prefer_bf16=True),
+    "small": Recipe(ask=Rounds(scales=(1.0, 0.75, 1.5)), batch_size=8, infer_batch=128, prefer_bf16=True),
 }
 
 
