@@ -262,7 +262,7 @@ def test_bad_numbers_are_refused():
                   dict(masking="both"), dict(unit="pixel")):
         with pytest.raises(InputError, match="ccr: "):
             Rounds(**wrong)
-    for wrong in (dict(buffers=(0, 20)), dict(batch_size=0), dict(threshold=2.0)):
+    for wrong in (dict(buffers=(0, 20)), dict(batch_size=0)):
         with pytest.raises(InputError, match="ccr: "):
             ccr.Recipe(**wrong)
     for wrong in (dict(weight=-1.0), dict(salient=2.0), dict(overlap=-0.5), dict(active=float("nan"))):

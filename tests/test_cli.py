@@ -103,7 +103,7 @@ def test_eps_by_hand(capfd, shapes_root, tmp_path):
     for step in steps:
         code, _, err = run(capfd, *step)
         assert code == 0, err
-    code, out, _ = run(capfd, "eval", "--data", shapes_root, "--predictions", tmp_path / "eps/masks")
+    code, out, _ = run(capfd, "eval", "--data", shapes_root, "--predictions", tmp_path / "eps/crf-masks")
     assert code == 0 and "mIoU" in out and "over 24 images" in out
     code, _, err = run(capfd, "eps", "train", *common, *small, "--saliency", tmp_path / "nowhere")
     assert code == 2 and "nowhere is no folder" in err and len(err.strip().splitlines()) == 1

@@ -184,7 +184,7 @@ def test_three_steps_of_the_amn():
     batch = {"image": torch.from_numpy(file["img"]), "seed": torch.from_numpy(file["label"]),
              "tags": torch.from_numpy(file["label_cls"])}
     np.testing.assert_array_equal(nearest(batch["seed"], 6, 6), file["label_small"])
-    step = amn._step(recipe)
+    step = amn.method._step(recipe)
     for i in range(3):
         loss = fit._update(net, step, batch, optimizer, CPU)
         assert loss.item() == pytest.approx(file["losses_3_steps"][i], abs=1e-4)

@@ -88,7 +88,7 @@ def test_three_training_steps():
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * PAPER.schedule(i / 20)
         np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], row[2:], rtol=1e-6)
-        loss = fit._update(net, eps._step(PAPER), batch, optimizer, CPU)
+        loss = fit._update(net, eps.method._step(PAPER), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(row[0] + row[1], abs=1e-5)
         if i == 0:
             grads = [p.grad for p in net.parameters() if p.grad is not None]

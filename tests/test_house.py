@@ -14,11 +14,11 @@ PACKAGE = ROOT / "wsss_fast"
 # A module may import from its own floor and from the floors before it.
 FLOORS = [
     {"errors", "_native"},
-    {"ops", "compat", "progress"},
-    {"nets", "data", "maps", "fit", "run"},
+    {"ops", "compat", "progress", "interrupt"},
+    {"nets", "data", "maps", "fit", "run", "checkpoint"},
     {"stages", "convert"},
     {"report"},
-    {"cam", "irn", "seg", "amn", "eps", "ccr"},
+    {"cam", "irn", "seg", "road", "amn", "eps", "ccr"},
     {"cli", "bench"},
     {"__init__", "__main__"},
 ]

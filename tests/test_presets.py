@@ -35,3 +35,25 @@ def test_the_whole_road_and_its_evaluation(preset, tmp_path, capfd):
     shown = capfd.readouterr()
     assert code == 0 and f"over {len(val)} images" in shown.out, shown.err
     assert (tmp_path / "evaluation/evaluation.json").is_file() and (tmp_path / "evaluation/evaluation.png").is_file()
+
+
+EPS_FEW = {"cam.updates": 1, "cam.batch-size": 2, "cam.augment.crop": 64, "cam.augment.long-side": "64 80", "cam.scales": 1.0,
+           "eps.updates": 1, "eps.batch-size": 2, "eps.augment.crop": 64, "eps.augment.long-side": "64 80",
+           "eps.scales": "0.5 1.0", "seg.updates": 1, "seg.batch-size": 2, "seg.augment.crop": 65, "seg.scales": 0.5}
+
+
+@pytest.mark.parametrize("preset", MAKE)
+def test_eps_from_saliency_to_segmentation(preset, tmp_path, capfd):
+    make, _ = MAKE[preset]
+    root, out = make(tmp_path / preset), tmp_path / "run"
+    numbers = [word for key, value in EPS_FEW.items() for word in (f"--road.{key}", *str(value).split())]
+    code = cli.run(["eps", "run", "--preset", preset, "--data", str(root), "--val-split", "val", "--out", str(out),
+                    "--precision", "fp32", *numbers])
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    assert "seg on val" in shown.out and "cam masks" in shown.out
+    train, val = data.load(root), data.load(root, split="val")
+    for id in train.ids:
+        assert read_labels(out / "eps/masks" / f"{id}.png", len(train.classes)).shape == train.size(id)
+    for id in val.ids:
+        assert read_labels(out / "seg/predictions" / f"{id}.png", len(val.classes)).shape == val.size(id)

@@ -15,12 +15,14 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.progress import say, track
 from wsss_fast.run import Runtime, runtime, set_seed, stage
+from wsss_fast.stages import training
 from wsss_fast.stages.activate import Scorer, Views, activate, same_size_batches, unflipped
 from wsss_fast.stages.evaluate import average_precision
+from wsss_fast.stages.training import Length, TrainResult
 
 
 def sgd(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -99,21 +101,6 @@ def network(data: Dataset, backbone: str) -> nets.CamNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainResult:
-    """What training left.
-
-    Attributes:
-        weights: file of the trained weights.
-        losses: mean loss of each epoch.
-        mean_ap: mean average precision of the tags on the validation set, 0..1; None without one.
-    """
-
-    weights: Path
-    losses: list[float]
-    mean_ap: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class MapsResult:
     """What inference left: the folder of maps, one `<id>.npz` an image."""
 
@@ -152,21 +139,14 @@ def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights:
         nets.load_weights(net, weights)
     elif backbone != "small":
         say(f"cam: no weights given, so the {backbone} starts from random ones; the published numbers start from ImageNet's")
-    out = Path(out)
-    file = out / name / "weights.pth"
-
-    def work() -> dict[str, object]:
-        history = fit(net, _step, Samples(data.ids, _sampler(data, recipe.augment), seed),
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, batch_size=recipe.batch_size,
-                      epochs=recipe.epochs if recipe.updates is None else None, updates=recipe.updates, runtime=where,
-                      label=f"train {name}")
-        nets.save_weights(net, file)
-        notes = {"losses": history.losses, "samples_per_second": history.samples_per_second}
-        return notes if val is None else {**notes, "mean_ap": mean_ap(net, opened(val), where, recipe.batch_size)}
-
-    notes = stage(out, name, {"data": data.fingerprint(), "backbone": backbone, "weights": nets.fingerprint(weights),
-                              "recipe": recipe, "seed": seed, "dtype": str(where.dtype)}, work)
-    return TrainResult(file, notes["losses"], notes.get("mean_ap"))
+    tested = None if val is None else opened(val)
+    length = Length(recipe.batch_size, recipe.epochs if recipe.updates is None else None, recipe.updates)
+    return training.train(
+        net, _step, Samples(data.ids, _sampler(data, recipe.augment), seed), Path(out), name,
+        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, length=length, runtime=where,
+        finish=None if tested is None else lambda: {"mean_ap": mean_ap(net, tested, where, recipe.batch_size)},
+        arguments={"data": data.fingerprint(), "backbone": backbone, "weights": nets.fingerprint(weights),
+                   "recipe": training.part(recipe, "scales", "align", "infer_batch")})
 
 
 def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet50",

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, convert, data, eps, irn, report, seg
+from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, report, road, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -41,7 +41,7 @@ _DATA_HELP = {
 }
 # The commands that read saliency maps have a fourth.
 _SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
-_READS_SALIENCY = ("eps train",)
+_READS_SALIENCY = ("eps train", "eps run", "eps analyse", "ccr train", "ccr run")
 
 
 def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
@@ -103,7 +103,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "cam train": cam.train, "cam infer": cam.infer,
     "seeds": seed_stage.make,
     "irn train": irn.train, "irn infer": irn.infer,
-    "eps train": eps.train, "eps infer": eps.infer,
+    "eps run": eps.run, "eps train": eps.train, "eps infer": eps.infer, "eps analyse": eps.analyse,
+    "ccr run": ccr.run, "ccr infer": ccr.infer, "ccr train": ccr.train,
     "saliency": saliency_stage.make,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
@@ -122,13 +123,19 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
     "cam train": ("recipe", cam.RECIPES), "cam infer": ("recipe", cam.RECIPES),
     "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
+    "eps run": ("road", eps.ROADS), "eps analyse": ("road", eps.ROADS),
     "eps train": ("recipe", eps.RECIPES), "eps infer": ("recipe", eps.RECIPES),
+    "ccr run": ("road", ccr.ROADS), "ccr infer": ("recipe", ccr.RECIPES), "ccr train": ("recipe", ccr.REFINEMENTS),
     "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
 }
 
 
+_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS, "ccr run": ccr.PRESETS}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 interrupted."""
+    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 or 143 stopped by a signal."""
+    interrupt.install()
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -146,10 +153,11 @@ def run(argv: Sequence[str]) -> int:
         return _fail(2, f"error: {error}")
     except RunError as error:
         return _fail(1, f"failed: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        stopped, code = (str(error), 128 + error.number) if isinstance(error, interrupt.Stopped) else ("interrupted", 130)
         if name.startswith("bench"):
-            return _fail(130, "interrupted; the rows that were finished are in the JSON file")
-        return _fail(130, "interrupted; the same command goes on behind the finished stages")
+            return _fail(code, f"{stopped}; the rows that were finished are in the JSON file")
+        return _fail(code, f"{stopped}; the same command goes on where it was")
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
@@ -214,8 +222,9 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
         elif parameter.annotation == data.Source | None:
             parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
-            recipes, usual = _RECIPES[name][1], inspect.signature(function).parameters["backbone"].default or "resnet50"
-            preset = amn.PRESETS.get(_value(argv, "--preset") or "") if name == "amn run" else None
+            recipes = _RECIPES[name][1]
+            usual = inspect.signature(function).parameters["backbone"].default or next(iter(recipes))
+            preset = _PRESETS.get(name, {}).get(_value(argv, "--preset") or "")
             default = preset.road if preset else recipes.get(_value(argv, "--backbone") or usual, recipes[usual])
             parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
@@ -274,10 +283,13 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
 
 
 def _show(name: str, result: Any) -> None:
-    if isinstance(result, amn.RunResult):
+    if isinstance(result, road.RunResult):
         OUTPUT.print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True)
+    elif isinstance(result, eps.AnalysesResult):
+        OUTPUT.print(report.text_table(result.out))
+        OUTPUT.print(f"report: {result.report}", soft_wrap=True)
     elif isinstance(result, evaluation.Evaluation):
         _show_evaluation(result)
     elif isinstance(result, harness.Report):

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.errors import InputError, RunError
-from wsss_fast.progress import Bar
+from wsss_fast.interrupt import Stopped, shielded
+from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime
 
 Batch = Mapping[str, torch.Tensor]
@@ -42,19 +44,20 @@ class Samples(Dataset):
 class _Batches(Sampler):
     """Positions of each batch of one epoch: a shuffle that depends on (seed, epoch); the last, short batch is dropped.
 
-    `limit` is how many batches the epoch at hand may have; the last one of a given number of updates has fewer.
+    `limit` is how many batches the epoch at hand may have; the last one of a given number of updates has fewer. `skip` of
+    them were seen before the training was interrupted.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int):
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.count, self.batch_size, self.seed, self.epoch, self.skip = count, batch_size, seed, 0, 0
         self.limit = self.whole = count // batch_size
 
     def __len__(self) -> int:
-        return min(self.limit, self.whole)
+        return min(self.limit, self.whole - self.skip)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count) + self.epoch * self.count
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.skip * self.batch_size, (self.skip + len(self)) * self.batch_size, self.batch_size):
             yield order[start:start + self.batch_size].tolist()
 
 
@@ -95,8 +98,9 @@ def constant() -> Callable[[float], float]:
 
 def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samples: Samples, *,
         optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], batch_size: int, runtime: Runtime, label: str,
-        epochs: int | None = None, updates: int | None = None, accumulate: int = 1) -> History:
-    """Train `net` in place.
+        epochs: int | None = None, updates: int | None = None, accumulate: int = 1,
+        checkpoints: Checkpoints | None = None) -> History:
+    """Train `net` in place; with checkpoints, from the newest of them on, to the same weights as without interruption.
 
     Args:
         net: moved to the runtime's device and put in train mode.
@@ -110,6 +114,7 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
         epochs: passes over the samples; or
         updates: of the weights, over as many passes as it takes.
         accumulate: parts that a batch is cut into; their mean loss is differentiated part by part, to save memory.
+        checkpoints: where the state is kept now and then; removed by the caller once the weights are safe.
 
     Raises:
         InputError: fewer samples than one batch, or an impossible number.
@@ -125,25 +130,75 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
         raise InputError(f"{label}: {len(samples)} images are fewer than one batch of {batch_size}")
     batches = _Batches(len(samples), batch_size, runtime.seed)
     loader = DataLoader(samples, batch_sampler=batches, num_workers=runtime.workers,
-                        persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda")
+                        persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda",
+                        generator=torch.Generator())  # its own: it must not move the one that dropout draws from
     place(net, runtime.device).train()
     peaks = [group["lr"] for group in optimizer.param_groups]
-    total, done, losses = updates if epochs is None else epochs * len(batches), 0, []
-    epochs = -(-total // len(batches))
-    with Bar(label, total * batch_size) as bar:
-        for epoch in range(epochs):
-            batches.epoch, batches.limit = epoch, total - done
-            summed = torch.zeros((), device=runtime.device)
-            for batch in loader:
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = peak * schedule(done / total)
-                summed += _update(net, step, to_device(batch, runtime.device), optimizer, runtime, accumulate)
-                done += 1
-                bar.advance(batch_size, f"epoch {epoch + 1}/{epochs}" + (f" loss {losses[-1]:.4f}" if losses else ""))
-            losses.append(_finite(summed.item() / len(batches), label, epoch))
+    whole = len(batches)
+    total = updates if epochs is None else epochs * whole
+    epochs = -(-total // whole)
+    at = _Position(net, optimizer, torch.zeros((), device=runtime.device))
+    if checkpoints is not None and (kept := checkpoints.newest()) is not None:
+        at.load(kept)
+        if at.done % whole == 0 and len(at.losses) < at.done // whole:  # kept between an epoch's last update and its end
+            at.finish_epoch(at.done // whole - 1, whole, label)
+        say(f"{label}: goes on behind update {at.done} of {total}")
+    before = at.done
+    with Bar(label, total * batch_size, done=before * batch_size) as bar:
+        try:
+            for epoch in range(before // whole, epochs):
+                batches.epoch, batches.skip, batches.limit = epoch, at.done - epoch * whole, total - at.done
+                for batch in loader:
+                    with shielded():
+                        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                            group["lr"] = peak * schedule(at.done / total)
+                        at.summed += _update(net, step, to_device(batch, runtime.device), optimizer, runtime, accumulate)
+                        at.done += 1
+                    bar.advance(batch_size, f"epoch {epoch + 1}/{epochs}" + (f" loss {at.losses[-1]:.4f}" if at.losses else ""))
+                    if checkpoints is not None and checkpoints.due():
+                        checkpoints.save(at.done, at.state())
+                at.finish_epoch(epoch, at.done - epoch * whole, label)
+        except Stopped:
+            if checkpoints is not None and at.done > before:
+                checkpoints.save(at.done, at.state())
+            raise
+        except RunError:
+            if checkpoints is not None:
+                checkpoints.clear()  # going on from there would end the same way
+            raise
         seconds = bar.seconds()
     net.eval()
-    return History(losses, total * batch_size / seconds)
+    return History(at.losses, (total - before) * batch_size / seconds)
+
+
+class _Position:
+    """Where a training is: what has to be kept to go on from there to the very same weights.
+
+    Samples need no state, they depend on (seed, epoch, image); dropout draws from torch's global generators.
+    """
+
+    def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, summed: torch.Tensor):
+        self.net, self.optimizer, self.summed = net, optimizer, summed
+        self.done, self.losses = 0, []
+
+    def state(self) -> dict[str, Any]:
+        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.summed.device)] if self.summed.is_cuda else [])]
+        return {"done": self.done, "losses": self.losses, "summed": self.summed, "net": self.net.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "random": random}
+
+    def load(self, kept: dict[str, Any]) -> None:
+        self.net.load_state_dict(kept["net"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.summed.copy_(kept["summed"])
+        self.done, self.losses = kept["done"], list(kept["losses"])
+        torch.set_rng_state(kept["random"][0])
+        if self.summed.is_cuda:
+            torch.cuda.set_rng_state(kept["random"][1], self.summed.device)
+
+    def finish_epoch(self, epoch: int, count: int, label: str) -> None:
+        """Note the mean loss of an epoch of `count` updates. Raises RunError if it is not finite."""
+        self.losses.append(_finite(self.summed.item() / count, label, epoch))
+        self.summed.zero_()
 
 
 def _update(net: nn.Module, step, batch: Batch, optimizer: torch.optim.Optimizer, runtime: Runtime,

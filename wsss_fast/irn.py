@@ -12,20 +12,20 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
 from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_maps, strided_size
 from wsss_fast.nets.relations import relation_losses
 from wsss_fast.ops import random_walk
 from wsss_fast.progress import say, track
 from wsss_fast.run import Runtime, provenance, runtime, set_seed, stage
-from wsss_fast.stages import masks
+from wsss_fast.stages import masks, training
 from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.training import Length, TrainResult
 
 
 def sgd(net: nets.IrnNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -146,21 +146,18 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
     else:
         say(f"{name}: no weights given, so the backbone, which is not trained here, stays random; "
             "the published numbers have ImageNet's")
-    out = Path(out)
-    file = out / name / "weights.pth"
 
-    def work() -> dict[str, object]:
-        history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed),
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, epochs=recipe.epochs,
-                      batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
+    def finish() -> dict[str, object]:
         net.mean_displacement.copy_(mean_displacement(net, data, recipe.augment, recipe.batch_size, where))
-        nets.save_weights(net, file)
-        return {"losses": history.losses, "samples_per_second": history.samples_per_second}
+        return {}
 
-    notes = stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
-                              "weights": nets.fingerprint(weights), "recipe": recipe, "seed": seed,
-                              "dtype": str(where.dtype)}, work)
-    return TrainResult(file, notes["losses"])
+    return training.train(
+        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, length=Length(recipe.batch_size, recipe.epochs),
+        runtime=where, finish=finish,
+        arguments={"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
+                   "weights": nets.fingerprint(weights),
+                   "recipe": training.part(recipe, "power", "walk_radius", "beta", "steps", "pad", "threshold", "infer_batch")})
 
 
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:

@@ -22,9 +22,10 @@ class _Rate(ProgressColumn):
 
     def render(self, task):
         elapsed = task.elapsed or 0.0
-        if not task.completed or elapsed <= 0:
+        done = task.completed - task.fields["before"]
+        if not done or elapsed <= 0:
             return Text("")
-        return Text(f"{task.completed / elapsed:.1f} {task.fields['unit']}/s", style="cyan")
+        return Text(f"{done / elapsed:.1f} {task.fields['unit']}/s", style="cyan")
 
 
 class Bar:
@@ -33,9 +34,9 @@ class Bar:
     Off a terminal (CI, a log file) it writes a plain line about every 30 seconds instead of redrawing.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "img"):
+    def __init__(self, label: str, total: int, unit: str = "img", done: int = 0):
         self.label, self.total, self.unit = label, total, unit
-        self.done, self.note = 0, ""
+        self.done, self.note, self._before = done, "", done  # what an interrupted run did counts in no rate
         self._start = self._last_line = time.monotonic()
         self._progress: Progress | None = None
         self._task = None
@@ -51,7 +52,7 @@ class Bar:
             CONSOLE.print(self._line(seconds), soft_wrap=True)
 
     def _line(self, seconds: float) -> str:
-        rate = self.done / seconds if seconds > 0 else 0.0
+        rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
         left = (self.total - self.done) / rate if rate > 0 else 0.0
         tail = f", {left:.0f} s left" if self.done < self.total else ""
         note = f"  {self.note}" if self.note else ""
@@ -81,7 +82,8 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
                    _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
         self._progress = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=4)
-        self._task = self._progress.add_task(self.label, total=self.total, unit=self.unit, note="")
+        self._task = self._progress.add_task(self.label, total=self.total, unit=self.unit, note="",
+                                             before=self._before)
         self._progress.tasks[0].start_time = self._progress.get_time() - (time.monotonic() - self._start)
         self._progress.start()
 

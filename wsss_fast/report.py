@@ -16,13 +16,14 @@ from rich.table import Table
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
+from wsss_fast.data.transforms import resize_image
 from wsss_fast.maps import load_maps
 from wsss_fast.run import atomic_write, read_records
 
 Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 
 _PICTURE_HEIGHT = 144
-_INK = {"CAM": "#b45309", "AMN": "#1d4ed8"}
+_INK = {"CAM": "#b45309", "AMN": "#1d4ed8", "EPS": "#1d4ed8"}
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1c1917}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}p{max-width:75ch}
@@ -59,6 +60,11 @@ def truth(data: Dataset) -> Panel:
 def labels(data: Dataset, folder: Path) -> Panel:
     """Label PNGs of a folder over the image; 255 is light gray."""
     return lambda id: over(data.image(id), read_labels(folder / f"{id}.png", len(data.classes)))
+
+
+def salient(data: Dataset) -> Panel:
+    """The saliency map at its photo's size, white where something is salient."""
+    return lambda id: resize_image(data.saliency_levels(id), *data.size(id))
 
 
 def heat(data: Dataset, folder: Path) -> Panel:
@@ -101,13 +107,18 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
 def _at(threshold: float | None) -> str:
     return "" if threshold is None else f" @ {threshold:.2f}"
 
 
 def _also(values: Mapping[str, Any]) -> str:
     parts = [f"mAP {values['mean_ap']:.3f}" if values.get("mean_ap") is not None else "",
-             f"{100 * values['coverage']:.0f} % labelled" if values.get("coverage") is not None else ""]
+             f"{100 * values['coverage']:.0f} % labelled" if values.get("coverage") is not None else "",
+             *(f"{pair} confused {_number(ratio)}" for pair, ratio in values.get("confusion_ratios", {}).items())]
     return ", ".join(p for p in parts if p)
 
 
@@ -130,8 +141,9 @@ def pick(data: Dataset, count: int) -> list[str]:
 
 
 def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, curves: Mapping[str, str],
-          pictures: int = 18) -> Path:
-    """Write `<out>/report.html` from metrics.json and the artefacts.
+                pictures: int = 18, sections: Sequence[str] = (), ids: Sequence[str] | None = None,
+          name: str = "report.html") -> Path:
+    """Write `<out>/<name>` from metrics.json and the artefacts.
 
     Args:
         out: run folder.
@@ -140,6 +152,9 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
         title: of the page.
         curves: name in the plot -> record whose threshold curve is drawn.
         pictures: rows of the grid.
+        sections: more of the page, between curves and pictures; HTML, escaped already.
+        ids: the grid's images; default: evenly spread over the list.
+        name: of the file.
 
     Returns:
         The page's path. It loads nothing from elsewhere; text that comes from the data is escaped.
@@ -148,10 +163,10 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
              f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: {len(data)} images, "
              f"{len(data.classes)} classes, {len(data.masks)} true masks (used to score only)</small></p>",
              "<h2>Stages</h2>", _stage_table(out), _class_table(out, data), _curve_figure(out, curves),
-             "<h2>Pictures</h2>", _legend(data), _grid(data, panels, pick(data, pictures))]
+             *sections, "<h2>Pictures</h2>", _legend(data), _grid(data, panels, pick(data, pictures) if ids is None else ids)]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
     page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
-    path = out / "report.html"
+    path = out / name
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -169,26 +184,29 @@ def sheet(panels: Mapping[str, Panel], ids: Sequence[str], path: Path, height: i
         canvas.save(temporary, optimize=True)
 
 
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """HTML of a table; text is escaped."""
+    names = "".join(f"<th>{html.escape(column)}</th>" for column in head)
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
+    return f"<table><tr>{names}</tr>{cells}</table>"
+
+
 def _stage_table(out: Path) -> str:
     content = rows(out)
     if not content:
         return ""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in content[0])
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in content)
-    return (f"<table><tr>{head}</tr>{body}</table><p><small>mIoU in %, over background and classes, on the images with a "
-            "true mask. Fixed: at the threshold of the recipe. Best: at the threshold that the masks say is best. "
-            "+crf: the argmax behind a dense CRF.</small></p>")
+    shown = table(list(content[0]), [list(row.values()) for row in content])
+    return (f"{shown}<p><small>mIoU in %, over background and classes, on the images with a true mask. Fixed: at the "
+            "threshold of the recipe. Best: at the threshold that the masks say is best. +crf: the argmax "
+            "behind a dense CRF.</small></p>")
 
 
 def _class_table(out: Path, data: Dataset) -> str:
     records = {name: r["iou"] for name, r in read_records(out).items() if r.get("iou")}
     if not records:
         return ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in records)
-    body = "".join(
-        f"<tr><td>{html.escape(name)}</td>" + "".join(f"<td>{_share(iou.get(name))}</td>" for iou in records.values()) + "</tr>"
-        for name in ("background", *data.classes))
-    return f"<h2>IoU of each class (%)</h2><table><tr><th></th>{head}</tr>{body}</table>"
+    body = [[name, *(_share(iou.get(name)) for iou in records.values())] for name in ("background", *data.classes)]
+    return f"<h2>IoU of each class (%)</h2>{table(['', *records], body)}"
 
 
 def _curve_figure(out: Path, curves: Mapping[str, str]) -> str:
@@ -196,25 +214,33 @@ def _curve_figure(out: Path, curves: Mapping[str, str]) -> str:
     drawn = {name: records[key]["curve"] for name, key in curves.items() if records.get(key, {}).get("curve")}
     if not drawn:
         return ""
+    points = {name: list(zip(curve["thresholds"], curve["miou"], strict=True)) for name, curve in drawn.items()}
+    return ("<h2>mIoU over the threshold</h2><p>AMN's point is that the threshold should matter less: a flat curve is a good "
+            f"one.</p>{lines(points, 'background threshold', 'mIoU (%)')}")
+
+
+def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
+    """HTML of a plot of shares (0..1, shown in %) over `x`, one line a name; the highest point is marked."""
     import matplotlib  # 0.2 s of import that only a report needs
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for name, curve in drawn.items():
-        best = int(np.argmax(curve["miou"]))
-        axes.plot(curve["thresholds"], 100 * np.array(curve["miou"]), label=name, color=_INK.get(name))
-        axes.plot(curve["thresholds"][best], 100 * curve["miou"][best], "o", color=_INK.get(name))
-    axes.set(xlabel="background threshold", ylabel="mIoU (%)")
+    for name, points in curves.items():
+        places, shares = np.array(points).T
+        best = int(shares.argmax())
+        axes.plot(places, 100 * shares, label=name, color=_INK.get(name))
+        axes.plot(places[best], 100 * shares[best], "o", color=_INK.get(name))
+    axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "wsss-fast", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
-    return ("<h2>mIoU over the threshold</h2><p>AMN's point is that the threshold should matter less: a flat curve is a good "
-            f"one.</p><figure>{drawing[drawing.index('<svg'):]}</figure>")
+    return f"<figure>{drawing[drawing.index('<svg'):]}</figure>"
 
 
 def _legend(data: Dataset) -> str:

@@ -226,8 +226,16 @@ def _same_arguments(marker: Path, arguments: dict[str, Any]) -> None:
         earlier = json.loads(marker.read_text())["arguments"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{marker}: cannot be read; remove the folder {marker.parent} to redo this stage") from None
-    changed = [f"{k} was {earlier.get(k)!r}, now {arguments.get(k)!r}"
-               for k in sorted({*earlier, *arguments}) if earlier.get(k) != arguments.get(k)]
+    earlier, now = _flat(earlier), _flat(arguments)
+    changed = [f"{k} was {earlier.get(k)!r}, now {now.get(k)!r}"
+               for k in sorted({*earlier, *now}) if earlier.get(k) != now.get(k)]
     if changed:
         raise InputError(f"{marker.parent}: made with other arguments ({'; '.join(changed)}); "
                          "use another --out, or remove that folder to redo the stage")
+
+
+def _flat(arguments: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested arguments by dotted name, so that one changed number of a recipe is named alone."""
+    if not isinstance(arguments, dict) or not arguments:
+        return {prefix: arguments}
+    return {k: v for name, value in arguments.items() for k, v in _flat(value, f"{prefix}.{name}" if prefix else name).items()}

@@ -12,19 +12,20 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import TrainResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
 from wsss_fast.ops import dense_crf, pixel_cross_entropy, unary_from_probabilities
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, stage
-from wsss_fast.stages.activate import same_size_batches
+from wsss_fast.stages import training
+from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.seeds import Crf
+from wsss_fast.stages.training import Length, TrainResult
 
 Sampler = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
 Beside = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C+1, h, w], batch) -> a loss
@@ -89,7 +90,7 @@ RECIPES = {
     "small": Recipe(updates=800, batch_size=16, accumulate=1, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
                     augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), flip=True,
                     crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw,
-                    schedule=one_cycle(), prefer_bf16=True),
+                    schedule=one_cycle(), prefer_bf16=True, resize="logits"),
 }
 
 
@@ -156,21 +157,14 @@ def learn(data: Source, out: str | Path, *, masks: str | Path, backbone: str, we
     elif backbone == "resnet101":
         say(f"{name}: no weights given, so the ResNet-101, whose batch-norm is frozen, starts from random ones; "
             "the published numbers start from COCO's or ImageNet's")
-    out = Path(out)
-    file = out / name / "weights.pth"
-
-    def work() -> dict[str, object]:
-        samples = Samples(data.ids, (sampler or _sampler)(data, folder, recipe.augment), seed)
-        history = fit(net, _step(recipe, beside), samples,
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, updates=recipe.updates,
-                      batch_size=recipe.batch_size, accumulate=recipe.accumulate, runtime=where, label=f"train {name}")
-        nets.save_weights(net, file)
-        return {"losses": history.losses, "samples_per_second": history.samples_per_second}
-
-    notes = stage(out, name, {"data": data.fingerprint(), "masks": provenance(folder), "backbone": backbone,
-                              "weights": nets.fingerprint(weights), "recipe": recipe, "seed": seed,
-                              "dtype": str(where.dtype), **(depends or {})}, work)
-    return TrainResult(file, notes["losses"])
+    samples = Samples(data.ids, (sampler or _sampler)(data, folder, recipe.augment), seed)
+    return training.train(
+        net, _step(recipe, beside), samples, Path(out), name,
+        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, runtime=where,
+        length=Length(recipe.batch_size, updates=recipe.updates, accumulate=recipe.accumulate),
+        arguments={"data": data.fingerprint(), "masks": provenance(folder), "backbone": backbone,
+                   "weights": nets.fingerprint(weights), "recipe": training.part(recipe, "flip", "crf", "infer_batch"),
+                   **(depends or {})})
 
 
 def _step(recipe: Recipe, beside: Beside | None = None) -> Callable[[nn.Module, Batch], torch.Tensor]:
@@ -225,9 +219,10 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     folder, last = Path(out) / name, recipe.crf if crf else None
 
     def work() -> dict[str, float]:
-        todo = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
-        with Bar(name, len(todo)) as bar:
-            for ids in same_size_batches(data, todo, recipe.infer_batch):
+        batches = unfinished_batches(data, recipe.infer_batch, lambda id: (folder / f"{id}.png").is_file())
+        todo = sum(map(len, batches))
+        with Bar(name, len(data), done=len(data) - todo) as bar:
+            for ids in batches:
                 scores = predict(net, np.stack([data.image(i) for i in ids]), recipe, where, last)
                 for i, (id, labels) in enumerate(zip(ids, scores.argmax(dim=1).cpu().numpy(), strict=True)):
                     if probabilities:
@@ -235,7 +230,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
                             np.save(temporary, scores[i].half().cpu().numpy())
                     write_labels(folder / f"{id}.png", labels)  # last: where it is, everything of this image is
                 bar.advance(len(ids))
-            return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
+            return {"images_per_second": todo / max(bar.seconds(), 1e-9)}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
                             "flip": recipe.flip, "crf": last, "probabilities": probabilities,

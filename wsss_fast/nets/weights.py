@@ -20,8 +20,8 @@ from wsss_fast.run import atomic_write
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """Write the state dict of `net`, atomically, readable with `weights_only=True`."""
-    with atomic_write(path) as temporary:
-        torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, temporary)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:  # by path torch would put the temporary name inside
+        torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, file)
 
 
 def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:

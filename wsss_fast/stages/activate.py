@@ -83,15 +83,24 @@ def activate(data: Dataset, scorer: Scorer, folder: Path, *, scales: Sequence[fl
     if not scales or min(scales) <= 0 or batch_size < 1:
         raise InputError(f"{label}: scales must be > 0 and batch_size >= 1, got {tuple(scales)} and {batch_size}")
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    todo = [i for i in data.ids if maps_path(folder, i).name not in present]
-    with Bar(label, len(todo)) as bar, torch.inference_mode():
-        for ids in same_size_batches(data, todo, batch_size):
+    batches = unfinished_batches(data, batch_size, lambda id: maps_path(folder, id).name in present)
+    todo = sum(map(len, batches))
+    with Bar(label, len(data), done=len(data) - todo) as bar, torch.inference_mode():
+        for ids in batches:
             with runtime.autocast():
                 results = scorer(make_views(data, ids, scales, runtime.device))
             for id, maps in zip(ids, results, strict=True):
                 save_maps(folder, id, maps)
             bar.advance(len(ids))
-        return len(todo) / max(bar.seconds(), 1e-9)
+        return todo / max(bar.seconds(), 1e-9)
+
+
+def unfinished_batches(data: Dataset, batch_size: int, finished: Callable[[str], bool]) -> list[list[str]]:
+    """The batches of an uninterrupted run of which not all images are `finished`.
+
+    A network may give other last bits for another batch, so that a run that was killed does whole batches again.
+    """
+    return [ids for ids in same_size_batches(data, data.ids, batch_size) if not all(map(finished, ids))]
 
 
 def same_size_batches(data: Dataset, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ from wsss_fast.ops import dense_crf, unary_from_probabilities
 from wsss_fast.progress import Bar
 from wsss_fast.run import provenance, stage
 from wsss_fast.stages.masks import MasksResult
-from wsss_fast.stages.seeds import tagged_maps
+from wsss_fast.stages.seeds import missing_labels, tagged_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,9 @@ def make(data: Dataset, maps: Path, out: Path, *, crf: AlphaCrf, name: str = "ma
         return data.size(id), int(data.tags_of(id).sum())
 
     def work() -> dict[str, float]:
-        with Bar(name, len(data)) as bar:
-            for (size, count), run in itertools.groupby(sorted(data.ids, key=kind), key=kind):
+        todo = missing_labels(data, out / name)
+        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+            for (size, count), run in itertools.groupby(sorted(todo.ids, key=kind), key=kind):
                 same = list(run)
                 for start in range(0, len(same), batch_size):
                     ids = same[start:start + batch_size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.data.label_folder import check_label_folder
 from wsss_fast.errors import InputError
-from wsss_fast.maps import check_maps, load_maps
+from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
 from wsss_fast.progress import Bar, track
 from wsss_fast.stages.seeds import Crf, refined_labels
 
@@ -157,6 +157,14 @@ def threshold_curve(maps: str | Path, data: Source, *, thresholds: Sequence[floa
         confusion[:, 0] += below[t].sum(axis=1)
         matrices.append(confusion)
     return _curve(thresholds, matrices, data.classes, len(data))
+
+
+def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], np.ndarray]:
+    """id -> labels uint8 [H, W]: the argmax of its maps in `folder` against a constant background score."""
+    def labels(id: str) -> np.ndarray:
+        loaded = load_maps(folder, id).foreground()
+        return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
+    return labels
 
 
 def _best(scores: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,9 @@ import numpy as np
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import read_labels
 from wsss_fast.errors import InputError
-from wsss_fast.maps import label_index, load_maps, to_labels
 from wsss_fast.run import atomic_write, write_json
 from wsss_fast.stages.confusion_ratio import confusion_ratios, named_pairs
-from wsss_fast.stages.evaluate import Curve, Metrics, evaluate, threshold_curve
+from wsss_fast.stages.evaluate import Curve, Metrics, evaluate, labels_at, threshold_curve
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
 _MOST_NAMED = 30  # more names than this along an axis of the confusion matrix cannot be read
@@ -66,11 +65,7 @@ def full(data: Source, *, predictions: str | Path | None = None, maps: str | Pat
             return read_labels(folder / f"{id}.png", len(data.classes))
     else:
         curve = threshold_curve(folder, data)
-        metrics, best = curve.metrics, curve.best
-
-        def labels(id: str) -> np.ndarray:
-            loaded = load_maps(folder, id).foreground()
-            return to_labels(label_index(loaded.at_size(*data.size(id)), best), loaded.keys)
+        metrics, labels = curve.metrics, labels_at(folder, data, curve.best)
 
     found = Evaluation(f"{folder} on {data.name}, {data.split}", metrics, curve, confusion_ratios(data, pairs, labels))
     return found if out is None else _write(found, Path(out))

@@ -11,7 +11,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps
 from wsss_fast.progress import Bar
 from wsss_fast.run import provenance, stage
-from wsss_fast.stages.seeds import Crf, refined_labels
+from wsss_fast.stages.seeds import Crf, missing_labels, refined_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,9 @@ def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, c
     check_maps(folder, data)
 
     def work() -> dict[str, float]:
-        with Bar(name, len(data)) as bar:
-            for ids, labels in refined_labels(data, folder, (threshold,), crf, batch_size, device):
+        todo = missing_labels(data, out / name)
+        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+            for ids, labels in refined_labels(todo, folder, (threshold,), crf, batch_size, device):
                 for id, (mask,) in zip(ids, labels, strict=True):
                     write_labels(out / name / f"{id}.png", mask)
                 bar.advance(len(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from wsss_fast.data.transforms import resize_image
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.progress import Bar, say, track
-from wsss_fast.run import stage
+from wsss_fast.run import provenance, stage
+from wsss_fast.stages.seeds import missing_labels
 
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # share of the shorter side that counts as border
@@ -125,13 +127,47 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, float]:
-        with Bar(name, len(data)) as bar:
-            for id in data.ids:
+        todo = missing_labels(data, folder)
+        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+            for id in todo.ids:
                 write_labels(folder / f"{id}.png", np.rint(255 * border_contrast(data.image(id))), palette=b"")
                 bar.advance(1)
-            return {"images_per_second": len(data) / max(bar.seconds(), 1e-9)}
+            return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
 
     stage(Path(out), name, {"data": data.fingerprint()}, work)
+    return SaliencyResult(folder)
+
+
+def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float = 0.25,
+            name: str = "saliency-degraded") -> SaliencyResult:
+    """Worse saliency maps than those of `data`, to see what they are worth: `<out>/<name>/<id>.png`.
+
+    Args:
+        data: images with a saliency map for every id; a data set, or what `data.load` opens.
+        out: run folder.
+        blur: standard deviation of a Gaussian blur, share of the map's longer side, >= 0.
+        missed: share of the maps, chosen by their ids, that become black: nothing was found there; 0..1.
+        name: sub-folder of `out`.
+
+    Raises:
+        InputError: an argument or file that cannot be used.
+    """
+    if not (blur >= 0 and 0 <= missed <= 1):
+        raise InputError(f"saliency: blur must be >= 0 and missed in 0..1, got {blur} and {missed}")
+    data, folder = opened(data), Path(out) / name
+
+    def work() -> dict[str, int]:
+        black = 0
+        for id in track(data.ids, name):
+            levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
+            gone = int.from_bytes(hashlib.sha256(id.encode()).digest()[:4]) < missed * 2**32
+            blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
+            write_labels(folder / f"{id}.png", np.zeros_like(levels) if gone else np.asarray(blurred), palette=b"")
+            black += gone
+        return {"black": black}
+
+    source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
+    stage(Path(out), name, {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}, work)
     return SaliencyResult(folder)
 
 

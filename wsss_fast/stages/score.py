@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.images import read_labels
 from wsss_fast.run import jsonable, provenance, read_records, record
-from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve, evaluate, evaluate_seeds, metrics_of, threshold_curve
+from wsss_fast.stages.confusion_ratio import confusion_ratios
+from wsss_fast.stages.evaluate import (
+    Curve,
+    Metrics,
+    crf_curve,
+    evaluate,
+    evaluate_seeds,
+    labels_at,
+    metrics_of,
+    threshold_curve,
+)
 from wsss_fast.stages.seeds import Crf
 
 # Thresholds tried behind the CRF, relative to the best without it: a CRF removes what a low threshold lets through.
 _AROUND_BEST = (-0.24, -0.16, -0.08, 0.0, 0.08)
 
 
-def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf: Crf | None, fixed_crf: float,
-         device: str = "cpu", extra: dict[str, Any] | None = None) -> None:
+def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf: Crf | None, fixed_crf: float = 0.0,
+         device: str = "cpu", extra: dict[str, Any] | None = None, pairs: Sequence[str] = (),
+         pairs_at: float | None = None) -> None:
     """Record class maps: mIoU at the fixed and at the best threshold, the curve, and the same behind a dense CRF.
 
     Args:
@@ -32,12 +44,19 @@ def maps(out: Path, name: str, data: Dataset, folder: Path, *, fixed: float, crf
         fixed_crf: threshold chosen beforehand for the record behind the CRF.
         device: where the CRF runs.
         extra: more to put into the record.
+        pairs: "target/coincident" names whose confusion ratio is recorded too,
+        pairs_at: at this threshold; default: the fixed one. Ratios of different maps compare at equal thresholds only.
     """
+    shown_at = fixed if pairs_at is None else pairs_at
+
     def measure() -> dict[str, Any]:
         curve = threshold_curve(folder, data)
-        return {**_curve_record(curve, fixed, curve.at(fixed)), "curve": {"thresholds": curve.thresholds, "miou": curve.miou}}
+        ratios = confusion_ratios(data, pairs, labels_at(folder, data, shown_at))
+        return {**_curve_record(curve, fixed, curve.at(fixed)), **_ratios_record(ratios),
+                "curve": {"thresholds": curve.thresholds, "miou": curve.miou}}
 
-    plain = _once(out, name, data, folder, {"fixed": fixed}, measure, {**_cost(out, folder), **(extra or {})})
+    plain = _once(out, name, data, folder, _asked(pairs, pairs_at=shown_at, fixed=fixed), measure,
+                  {**_cost(out, folder), **(extra or {})})
     if crf is None or plain is None:
         return
 
@@ -54,18 +73,28 @@ def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
     _once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), _cost(out, folder))
 
 
-def masks(out: Path, name: str, data: Dataset, folder: Path) -> Metrics | None:
-    """Record label PNGs and return their metrics; None if no id has a mask."""
+def masks(out: Path, name: str, data: Dataset, folder: Path, *, pairs: Sequence[str] = ()) -> Metrics | None:
+    """Record label PNGs, with the confusion ratios of `pairs`, and return their metrics; None if no id has a mask."""
     def measure() -> dict[str, Any]:
         metrics = evaluate(folder, data)
-        return {**metrics.summary(), "confusion": metrics.confusion}
+        ratios = confusion_ratios(data, pairs, lambda id: read_labels(folder / f"{id}.png", len(data.classes)))
+        return {**metrics.summary(), **_ratios_record(ratios), "confusion": metrics.confusion}
 
-    kept = _once(out, name, data, folder, {}, measure, _cost(out, folder))
+    kept = _once(out, name, data, folder, _asked(pairs), measure, _cost(out, folder))
     return None if kept is None else metrics_of(np.array(kept["confusion"]), data.classes, kept["images"])
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:
     return {**curve.metrics.summary(), "best_threshold": curve.best, "fixed_threshold": fixed, "miou_at_fixed": at_fixed}
+
+
+def _ratios_record(ratios: dict[str, float]) -> dict[str, Any]:
+    return {"confusion_ratios": ratios} if ratios else {}
+
+
+def _asked(pairs: Sequence[str], **arguments: Any) -> dict[str, Any]:
+    """What a record depends on; without pairs as it was before there were any."""
+    return {**arguments, "pairs": list(pairs)} if pairs else {k: v for k, v in arguments.items() if k != "pairs_at"}
 
 
 def _once(out: Path, name: str, data: Dataset, folder: Path, arguments: dict[str, Any],

@@ -12,7 +12,7 @@ import torch
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, write_labels
+from wsss_fast.data.images import IGNORE, read_labels, write_labels
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
 from wsss_fast.ops import dense_crf, unary_from_labels
@@ -80,18 +80,31 @@ def make(data: Source, maps: str | Path, out: str | Path, *, fg_threshold: float
                  "bg_threshold": bg_threshold, "crf": crf}
 
     def work() -> dict[str, float]:
-        counts = np.zeros(3)
-        with Bar(name, len(data)) as bar:
-            for ids, labels in refined_labels(data, folder, (fg_threshold, bg_threshold), crf, batch_size, device):
+        todo = missing_labels(data, out / name)
+        there = [id for id in data.ids if id not in todo.images]
+        counts = sum((_counts(read_labels(out / name / f"{id}.png")) for id in there), np.zeros(3))
+        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+            for ids, labels in refined_labels(todo, folder, (fg_threshold, bg_threshold), crf, batch_size, device):
                 for id, (confident, loose) in zip(ids, labels, strict=True):
                     seed = combine(confident, loose)
                     write_labels(out / name / f"{id}.png", seed)
-                    counts += [(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()]
+                    counts += _counts(seed)
                 bar.advance(len(ids))
         return dict(zip(("foreground", "background", "ignored"), (counts / counts.sum()).round(4), strict=True))
 
     notes = stage(out, name, arguments, work)
     return SeedsResult(out / name, notes["foreground"], notes["background"], notes["ignored"])
+
+
+def _counts(seed: np.ndarray) -> np.ndarray:
+    """Pixels of a class, of background, and unsure ones."""
+    return np.array([(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()], np.float64)
+
+
+def missing_labels(data: Dataset, folder: Path) -> Dataset:
+    """`data` restricted to the ids that have no label PNG in `folder` yet: what a stage that was killed has left to do."""
+    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    return data.only([id for id in data.ids if f"{id}.png" not in present])
 
 
 def combine(confident: np.ndarray, loose: np.ndarray) -> np.ndarray:

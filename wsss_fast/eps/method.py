@@ -11,19 +11,20 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import TrainResult, merge
+from wsss_fast.cam import merge
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, fit, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
 from wsss_fast.maps import ClassMaps
 from wsss_fast.ops import saliency_loss
 from wsss_fast.progress import say
 from wsss_fast.run import provenance, runtime, set_seed, stage
-from wsss_fast.stages import alpha_crf, masks, saliency
+from wsss_fast.stages import alpha_crf, masks, saliency, training
 from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
 from wsss_fast.stages.alpha_crf import AlphaCrf
+from wsss_fast.stages.training import Length, TrainResult
 
 
 def sgd(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -96,7 +97,7 @@ class Recipe:
 RECIPES = {
     "resnet38": Recipe(),
     "small": Recipe(updates=1200, batch_size=16, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
-                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), threshold=0.42,
+                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), threshold=0.36,
                     crf=AlphaCrf(bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw, schedule=one_cycle(),
                     prefer_bf16=True),
 }
@@ -158,21 +159,14 @@ def train(data: Source, out: str | Path, *, maps: str | Path | None = None, back
             "the published numbers start from ImageNet's")
     black = saliency.check(data)
     agreement = saliency.overlap(data, Path(maps)) if maps is not None else None
-    out = Path(out)
-    file = out / name / "weights.pth"
-
-    def work() -> dict[str, object]:
-        history = fit(net, _step(recipe), Samples(data.ids, _sampler(data, recipe.augment), seed),
-                      optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, updates=recipe.updates,
-                      batch_size=recipe.batch_size, runtime=where, label=f"train {name}")
-        nets.save_weights(net, file)
-        return {"losses": history.losses, "samples_per_second": history.samples_per_second, "black_saliency": black,
-                "saliency_overlap": agreement}
-
-    notes = stage(out, name, {"data": data.fingerprint(), "saliency": provenance(data.saliencies[data.ids[0]].parent),
-                              "backbone": backbone, "weights": nets.fingerprint(weights), "recipe": recipe, "seed": seed,
-                              "dtype": str(where.dtype)}, work)
-    return TrainResult(file, notes["losses"])
+    return training.train(
+        net, _step(recipe), Samples(data.ids, _sampler(data, recipe.augment), seed), Path(out), name,
+        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule,
+        length=Length(recipe.batch_size, updates=recipe.updates), runtime=where,
+        finish=lambda: {"black_saliency": black, "saliency_overlap": agreement},
+        arguments={"data": data.fingerprint(), "saliency": provenance(data.saliencies[data.ids[0]].parent),
+                   "backbone": backbone, "weights": nets.fingerprint(weights),
+                   "recipe": training.part(recipe, "scales", "threshold", "crf", "infer_batch")})
 
 
 def _check(recipe: Recipe, data: Dataset) -> None:
@@ -214,7 +208,8 @@ def _sampler(data: Dataset, augment: Augment) -> Callable[[str, np.random.Genera
 
 def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet38", recipe: Recipe | None = None,
           crf: bool = False, name: str = "eps", device: str = "auto", precision: str = "auto") -> InferResult:
-    """EPS' maps and pseudo-masks; leaves `<out>/<name>/maps/<id>.npz` and `<out>/<name>/masks/<id>.png`.
+    """EPS' maps and pseudo-masks; leaves `<out>/<name>/maps/<id>.npz` and `<out>/<name>/masks/<id>.png`, behind a CRF
+    `<out>/<name>/crf-masks/<id>.png`.
 
     Softmax over classes and background of each scale and its mirror image, resized bilinearly and summed; present classes
     only, each divided by (its maximum + 1e-5). The mask is the argmax against `threshold`, or, with `crf`, of the dense CRF
@@ -251,11 +246,14 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
 
     stage(out, f"{name}/maps", {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
                                 "dtype": str(where.dtype)}, work)
+    return InferResult(folder, pseudo_masks(data, folder, out, recipe=recipe, crf=crf, name=name, device=str(where.device)))
+
+
+def pseudo_masks(data: Dataset, maps: Path, out: Path, *, recipe: Recipe, crf: bool, name: str, device: str = "cpu") -> Path:
+    """EPS' pseudo-masks of any class maps: the folder `<out>/<name>/masks`, or `<out>/<name>/crf-masks` behind the CRF."""
     if crf:
-        made = alpha_crf.make(data, folder, out, crf=recipe.crf, name=f"{name}/masks", device=str(where.device))
-    else:
-        made = masks.make(data, folder, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks")
-    return InferResult(folder, made.folder)
+        return alpha_crf.make(data, maps, out, crf=recipe.crf, name=f"{name}/crf-masks", device=device).folder
+    return masks.make(data, maps, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks").folder
 
 
 def scorer(net: nets.EpsNet) -> Scorer:

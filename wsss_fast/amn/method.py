@@ -1,0 +1,214 @@
+"""AMN, "Threshold Matters in WSSS" (Lee, Kim and Shim, CVPR 2022): activation manipulation network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsss_fast import nets
+from wsss_fast.cam import MapsResult
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.data.transforms import Augment, resize_labels
+from wsss_fast.fit import Batch, Samples, constant, place, poly
+from wsss_fast.maps import ClassMaps, resize_maps, strided_size
+from wsss_fast.ops import pixel_cross_entropy
+from wsss_fast.progress import say
+from wsss_fast.run import provenance, runtime, set_seed, stage
+from wsss_fast.stages import training
+from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.training import Length, TrainResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the AMN is trained and its maps are made; the defaults are the published numbers.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images an update.
+        lr: of the backbone.
+        head_lr: of the label scale and the dilated convolutions.
+        weight_decay: L2 in Adam.
+        smoothing: label smoothing, 0..1: the label gets 1 - smoothing, the rest is shared by the other classes.
+        balance: mean over background and mean over foreground pixels count the same.
+        condition_at: where the label scale acts: "layer4", "layer3", "layer2" or None (no label conditioning).
+        present_only: softmax over background and present classes instead of all.
+        augment: of images and seeds.
+        scales: of the views whose logits are averaged, each with its mirror image.
+        infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
+        schedule: progress -> factor on the learning rates.
+        prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    lr: float = 5e-6
+    head_lr: float = 1e-4
+    weight_decay: float = 1e-4
+    smoothing: float = 0.4
+    balance: bool = True
+    condition_at: str | None = "layer4"
+    present_only: bool = False
+    augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    infer_batch: int = 1
+    schedule: Callable[[float], float] = dataclasses.field(default_factory=constant)
+    prefer_bf16: bool = False
+
+
+def adam(net: nets.AmnNet, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam with weight decay as L2, as published: the backbone at `lr`, what is new at `head_lr`."""
+    groups = [{"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
+              {"params": net.head_parameters(), "lr": recipe.head_lr}]
+    return torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
+
+
+RECIPES = {
+    "resnet50": Recipe(),
+    "small": Recipe(epochs=8, lr=3e-4, head_lr=3e-3, augment=Augment(crop=128, scale=(0.8, 1.3)),
+                    scales=(1.0, 0.75, 1.5), infer_batch=16, schedule=poly(warmup=0.05), prefer_bf16=True),
+}
+
+
+def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+          weights: str | Path | None = None, recipe: Recipe | None = None, name: str = "amn", device: str = "auto",
+          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+    """Train the AMN on seeds by the per-pixel classification loss; leaves `<out>/<name>/weights.pth`.
+
+    Args:
+        data: images and tags; a data set, or what `data.load` opens.
+        out: run folder.
+        seeds: folder of seed PNGs (0 background, 1..C, 255 ignored), as `seeds.make` leaves them.
+        backbone: "resnet50" or "small".
+        weights: where the net starts, see `nets.load_weights`: ImageNet's ResNet-50 as published, or a CAM classifier.
+        recipe: numbers of the training; default: the backbone's.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of initialisation, shuffling, augmentation and dropout.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used, a missing seed.
+        RunError: the loss became infinite.
+
+    Source: AMN, section 3.2 and 3.3 (eq. 2-5).
+    """
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    folder = check_label_folder(Path(seeds), data, "seeds")
+    set_seed(seed)
+    net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
+    if weights is not None:
+        nets.load_weights(net, weights)
+    else:
+        say(f"{name}: no weights given, so the backbone starts from random ones; the published numbers start from ImageNet's")
+    return training.train(
+        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        optimizer=adam(net, recipe), schedule=recipe.schedule, length=Length(recipe.batch_size, recipe.epochs), runtime=where,
+        arguments={"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
+                   "weights": nets.fingerprint(weights),
+                   "recipe": training.part(recipe, "present_only", "scales", "infer_batch")})
+
+
+def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
+          recipe: Recipe | None = None, name: str = "amn/maps", device: str = "auto",
+          precision: str = "auto") -> MapsResult:
+    """AMN maps of every image; leaves `<out>/<name>/<id>.npz` with the background as row 0.
+
+    Logits of each scale, averaged with the mirror image's, resized bilinearly and averaged over scales; softmax over
+    all channels; background and present classes kept. Where the seed is not background, a row is replaced by
+    (x - min) / (max - min + 1e-5), min and max over the image. Dropout is off (the public code leaves it on).
+
+    Args:
+        data: images and tags; a data set, or what `data.load` opens.
+        weights: a trained AMN: ours, or the public `res50_amn.pth`.
+        out: run folder.
+        seeds: folder of seed PNGs.
+        backbone: "resnet50" or "small".
+        recipe: its `scales`, `present_only`, `condition_at` and `infer_batch` are used; default: the backbone's.
+        name: sub-folder of `out`.
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used.
+    """
+    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
+    folder = check_label_folder(Path(seeds), data, "seeds")
+    net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
+    place(nets.load_weights(net, weights, complete=True), where.device).eval()
+    out = Path(out)
+
+    def work() -> dict[str, float]:
+        to_maps = scorer(net, lambda id: read_label(folder, data, id), recipe.present_only)
+        speed = activate(data, to_maps, out / name, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
+                         label=name)
+        return {"images_per_second": speed}
+
+    stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "weights": nets.fingerprint(weights),
+                      "scales": recipe.scales, "present_only": recipe.present_only, "dtype": str(where.dtype)}, work)
+    return MapsResult(out / name)
+
+
+def scorer(net: nets.AmnNet, seed_of: Callable[[str], np.ndarray], present_only: bool = False) -> Scorer:
+    """AMN as a scorer for `stages.activate`; `seed_of` gives the seed of an id, uint8 [H, W]."""
+    def to_maps(views: Views) -> list[ClassMaps]:
+        labels = torch.cat([views.tags, views.tags])
+        logits = []
+        for scale in views.scales:
+            images, mirrored = unflipped(net(scale, labels).float())
+            logits.append((images + mirrored) / 2)  # [B, C+1, h_s, w_s]
+        return [merge_logits([view[i] for view in logits], tags, seed_of(id), views.size, present_only)
+                for i, (id, tags) in enumerate(zip(views.ids, views.tags, strict=True))]
+    return to_maps
+
+
+def merge_logits(views: list[torch.Tensor], tags: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
+                 present_only: bool = False) -> ClassMaps:
+    """Maps of one image from the logits of its scales.
+
+    Args:
+        views: logits [C+1, h_s, w_s] of each scale.
+        tags: multi-hot [C].
+        seed: uint8 [H, W].
+        size: (H, W).
+        present_only: softmax over background and present classes only.
+    """
+    kept = torch.cat([tags.new_ones(1), tags]).nonzero()[:, 0]
+    strided, high_res = (_normalised(views, kept, seed, each, present_only) for each in (strided_size(*size), size))
+    return ClassMaps(kept.cpu().numpy().astype(np.int16), strided, high_res)
+
+
+def _normalised(views: list[torch.Tensor], kept: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
+                present_only: bool) -> np.ndarray:
+    chosen = [view[kept] for view in views] if present_only else views
+    logits = torch.stack([resize_maps(view, *size) for view in chosen]).mean(dim=0)
+    scores = logits.softmax(dim=0)
+    scores = scores if present_only else scores[kept]
+    low, high = (f(scores, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
+    stretched = (scores - low) / (high - low + 1e-5)
+    uncertain = torch.from_numpy(resize_labels(seed, *size) != 0).to(scores.device)
+    return torch.where(uncertain, stretched, scores).cpu().numpy()
+
+
+def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    def step(net: nn.Module, batch: Batch) -> torch.Tensor:
+        logits = net(batch["image"], batch["tags"])
+        return pixel_cross_entropy(logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance)
+    return step
+
+
+def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
+    def make(id: str, rng: np.random.Generator) -> Batch:
+        image, seed = augment(data.image(id), read_label(seeds, data, id), rng)
+        return {"image": image, "seed": seed, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
+    return make
