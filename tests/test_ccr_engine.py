@@ -110,7 +110,7 @@ def test_a_network_that_is_not_local_still_gives_the_maps_of_the_plain_loop():
 
 
 def test_groups_hold_every_image_once_and_are_bounded():
-    sizes = [(33, 40), (34, 41), (64, 64), (35, 47), (33, 48), (64, 64)]
+    sizes = [(33, 40), (34, 41), (64, 64), (35, 47), (33, 65), (64, 64)]
     groups = UnequalMaps(classifier()).together(sizes, 2)
     assert sorted(i for group in groups for i in group) == list(range(6)) and max(map(len, groups)) == 2
     apart = UnequalMaps(Blurred().eval()).together(sizes, 8)

@@ -31,13 +31,14 @@ class UnequalMaps:
         self._canvas, self._inside = (0, 0), {}
         self.exact = self._tried()
 
-    def together(self, sizes: Sequence[tuple[int, int]], limit: int, cell: int = CELL) -> list[list[int]]:
+    def together(self, sizes: Sequence[tuple[int, int]], limit: int, cell: int = 2 * CELL) -> list[list[int]]:
         """Which images should share a pass: indices of at most `limit` whose canvas wastes little.
 
         Args:
             sizes: (h, w) of each image.
             limit: images a pass.
-            cell: px; sizes that are equal when rounded up to multiples of it share a pass.
+            cell: px; sizes that are equal when rounded up to multiples of it share a pass. Small cells waste less of a canvas,
+                large ones make fewer shapes, each of which costs a convolution library a start.
         """
         if not self.exact:
             cell = 1
