@@ -1,16 +1,17 @@
-"""`python -m benchmarks NAME [options]`: an op of `wsss-fast bench`, or `shapes` or `ccr`, the module of that name."""
+"""`python -m benchmarks NAME [options]`: an op of `wsss-fast bench`, or a module beside this file."""
 
 import sys
 
-from benchmarks import ccr, shapes
+from benchmarks import ccr, kill, shapes
 from wsss_fast import cli
 from wsss_fast.bench import BENCHMARKS
+
+MODULES = {"shapes": shapes, "kill": kill, "ccr": ccr}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]
     if name in BENCHMARKS:
         cli.main(["bench", name, *rest])
-    own = {"shapes": shapes, "ccr": ccr}
-    if name not in own:
-        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *own])}}} [--help]")
-    own[name].main(rest)
+    if name not in MODULES:
+        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *MODULES])}}} [--help]")
+    MODULES[name].main(rest)

@@ -18,9 +18,8 @@ from scipy import ndimage
 from benchmarks import ccr_direct
 from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg, threshold_curve
 from wsss_fast.data.images import read_labels
-from wsss_fast.fit import place
 from wsss_fast.nets.unequal import UnequalMaps
-from wsss_fast.run import write_json
+from wsss_fast.run import runtime, write_json
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import make_views, same_size_batches
 
@@ -104,8 +103,7 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
                 for maps in score(make_views(dataset, ids, scales, torch.device("cpu")))]
 
     expected, direct = _timed(plain)
-    place(net, torch.device("cpu"))
-    _timed(engine)
+    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False))
     found, seconds = _timed(engine)
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:

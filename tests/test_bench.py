@@ -15,6 +15,7 @@ from wsss_fast.bench import (
     crf,
     floor,
     harness,
+    inference,
     label_conditioned,
     memory,
     photos,
@@ -39,6 +40,7 @@ TINY_BCE = {key: (text, dataclasses.replace(loss, logits=(2, 5, 6, 6), labels=(1
             for key, (text, loss) in pixel_bce.ROWS.items()}
 TINY_SALIENCY = {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))}
 TINY_AAMR = {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))}
+TINY_NETS = {"eps_quick": ("EPS, tiny", inference.Pictures("eps", (32, 48), (1.0,)))}
 TINY_WALKS = {key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")}
 
 
@@ -57,6 +59,7 @@ def tiny_rows(monkeypatch):
     monkeypatch.setattr(saliency_loss, "ROWS", TINY_SALIENCY)
     monkeypatch.setattr(aamr_loss, "ROWS", TINY_AAMR)
     monkeypatch.setattr(random_walk, "ROWS", TINY_WALKS)
+    monkeypatch.setattr(inference, "ROWS", TINY_NETS)
 
 
 @pytest.fixture
@@ -451,7 +454,7 @@ def test_help_explains_options_and_columns(capfd):
 def test_bench_all_runs_all(capfd, tmp_path, monkeypatch, tiny_rows):
     monkeypatch.setattr(crf, "ROWS", {"2": crf.ROWS["2"]})
     for module, rows in ((crf, ("2",)), (label_conditioned, ("logits",)), (pixel_cross_entropy, ("seg41",)),
-                         (pixel_bce, ("bce41",)), (saliency_loss, ()), (aamr_loss, ()), (random_walk, ())):
+                         (pixel_bce, ("bce41",)), (saliency_loss, ()), (aamr_loss, ()), (random_walk, ()), (inference, ())):
         made = module.suite(**({"size": SIZE} if module is crf else {}))
         monkeypatch.setattr(module, "suite", lambda made=made, rows=rows: dataclasses.replace(made, quick=rows or made.quick))
     assert cli.run(["bench", "all", "--out", str(tmp_path), "--repeats", "1", "--quick", "--threads", "1"]) == 0

@@ -63,8 +63,8 @@ def test_bf16_is_near(finished, shapes, weights, tmp_path):
     once = dataclasses.replace(QUICK, ask=dataclasses.replace(QUICK.ask, rounds=1))  # a mask's edge may fall either way
     near, full = (ccr.infer(some, weights, tmp_path, backbone="small", recipe=once, precision=p, name=p).maps
                   for p in ("bf16", "fp32"))
-    for id in some.ids:
-        assert np.abs(load_maps(near, id).high_res - load_maps(full, id).high_res).mean() < 0.05
+    for id in some.ids:  # random weights: maps near 0 are divided by a maximum near 0
+        assert 0 < np.abs(load_maps(near, id).high_res - load_maps(full, id).high_res).mean() < 0.15
 
 
 def test_levels_of_a_sample(shapes, finished):

@@ -11,11 +11,13 @@ from benchmarks import ccr_direct
 from wsss_fast import InputError, ccr, nets
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.nets.unequal import UnequalMaps
+from wsss_fast.run import runtime
 from wsss_fast.stages.activate import Views, scaled_size
 from wsss_fast.stages.response import Rounds, cut, paste, respond
 from wsss_fast.stages.split import boxes, centres_of_mass
 
 SCALES = (1.0, 0.5, 1.5)
+CPU = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
 
 
 def classifier(classes=4, backbone="small"):
@@ -60,7 +62,7 @@ TAGS = [[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_batches_give_the_maps_of_the_plain_loop(batch_size):
-    net, images, seen = classifier(), photos(len(TAGS)), []
+    net, images, seen = nets.prepared(classifier(), CPU), photos(len(TAGS)), []
     ask = Rounds(scales=SCALES, masked_from=0.75)
     recipe = ccr.Recipe(ask=ask, batch_size=batch_size)
     with torch.inference_mode():
@@ -72,12 +74,17 @@ def test_batches_give_the_maps_of_the_plain_loop(batch_size):
                                    atol=1e-4)
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("backbone", ["small", "resnet50", "resnet38"])
 @torch.inference_mode()
-def test_unequal_images_together_are_as_alone(backbone):
+def test_unequal_images_together_are_as_alone(backbone, prepared):
     net = classifier(backbone=backbone)
+    if prepared:
+        net = nets.prepared(net, CPU)
     together = UnequalMaps(net)
-    assert together.exact
+    assert together.exact == (not prepared or backbone != "resnet38")
+    if not together.exact:  # its padded layers begin with a batch-norm, so it only takes images of one size
+        return
     generator = torch.Generator().manual_seed(3)
     images = [torch.randn(n, 3, h, w, generator=generator) for n, h, w in ((2, 33, 50), (1, 48, 17), (2, 1, 9))]
     kept = [image.clone() for image in images]

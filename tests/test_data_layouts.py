@@ -228,7 +228,7 @@ COCO_DAMAGE = [
 def test_coco_damage_is_one_line_and_nothing_is_written(coco, tmp_path, capfd, damage, said):
     damage(coco)
     out = tmp_path / "run"
-    code = cli.run(["cam", "train", "--data", str(coco), "--out", str(out), "--backbone", "small"])
+    code = cli.run(["cam", "train", "--data", str(coco), "--out", str(out), "--backbone", "small", "--strict"])
     err = capfd.readouterr().err
     assert code == 2 and re.search(said, err) and len(err.strip().splitlines()) == 1
     assert not out.exists()

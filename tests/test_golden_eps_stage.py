@@ -1,5 +1,6 @@
 """EPS' loader, training steps, inference and CRF against the public code's stored outputs."""
 
+import copy
 import dataclasses
 import random
 
@@ -135,12 +136,15 @@ def views_of(image, label, scales):
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["eps", "cls"])
 @pytest.mark.parametrize("name", ["i0", "i1"])
-def test_inference(networks, name, kind):
+@pytest.mark.parametrize("ready", [False, True], ids=["plain", "as infer runs it"])
+def test_inference(networks, name, kind, ready):
     file, net = golden("eps_infer"), networks[kind]
     views = views_of(file[f"{name}/img_u8"], file[f"{name}/label"], PAPER.scales)
     assert [list(v.shape[1:]) for v in views.scales] == file[f"{name}/scaled_shapes"][::2].tolist()
     classifier = cam.RECIPES["resnet38"]
     assert classifier.scales == PAPER.scales
+    if ready:
+        net = nets.prepared(copy.deepcopy(net), CPU, split=kind == "eps")
     (maps,) = (eps.scorer(net) if kind == "eps" else cam.scorer(net, classifier.align))(views)
     np.testing.assert_array_equal(maps.keys - 1, file[f"{kind}/{name}/keys"])
     np.testing.assert_allclose(maps.high_res, file[f"{kind}/{name}/cam"], atol=1e-4)

@@ -15,7 +15,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.progress import say, track
 from wsss_fast.run import Runtime, runtime, set_seed, stage
@@ -172,8 +172,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    net = nets.load_weights(network(data, backbone), weights, complete=True)
-    place(net, where.device).eval()
+    net = nets.prepared(nets.load_weights(network(data, backbone), weights, complete=True), where)
     out = Path(out)
 
     def work() -> dict[str, float]:

@@ -23,6 +23,7 @@ from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.progress import CONSOLE, say
+from wsss_fast.run import write_json
 from wsss_fast.stages import crf as crf_stage
 from wsss_fast.stages import evaluation
 from wsss_fast.stages import saliency as saliency_stage
@@ -31,13 +32,16 @@ from wsss_fast.stages import seeds as seed_stage
 OUTPUT = Console(highlight=False)
 WIDE = Console(highlight=False, width=200)  # for tables whose figures must not be cut where a terminal is narrow
 
-# A `data: Source` of the library is these three arguments on the command line, handed to `data.load`.
+_NAMED = 20  # broken images are named one by one up to this many
+
+# A `data: Source` of the library is these arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
     "data": (str, inspect.Parameter.empty,
              "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED, the built-in benchmark"),
     "split": (str, "train",
               "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
+    "strict": (bool, False, "stop at the first broken image; otherwise broken ones are left out and named at the end"),
 }
 # The commands that read saliency maps have a fourth.
 _SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
@@ -134,7 +138,7 @@ _PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.P
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 bad input, 1 a failed run, 130 or 143 stopped by a signal."""
+    """Run a command and exit: 0 done, 2 bad input, 1 a failed run or images left out, 130 or 143 stopped by a signal."""
     interrupt.install()
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
@@ -148,7 +152,9 @@ def run(argv: Sequence[str]) -> int:
         arguments = _parse(name, rest)
         if isinstance(arguments, int):
             return arguments
-        _show(name, COMMANDS[name](**_opened(COMMANDS[name], arguments)))
+        opened = _opened(COMMANDS[name], arguments)
+        _show(name, COMMANDS[name](**opened))
+        return _broken(opened)
     except InputError as error:
         return _fail(2, f"error: {error}")
     except RunError as error:
@@ -162,7 +168,21 @@ def run(argv: Sequence[str]) -> int:
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
         return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)")
-    return 0
+
+
+def _broken(arguments: dict[str, Any]) -> int:
+    """Name the images that were left out, leave them in `<out>/broken.json`, and say so in the exit code."""
+    broken = {id: why for value in arguments.values() if isinstance(value, data.Dataset) for id, why in value.broken.items()}
+    if not broken:
+        return 0
+    out = arguments.get("out")
+    if out is not None:
+        write_json(Path(out) / "broken.json", broken)
+    for why in list(broken.values())[:_NAMED]:
+        say(f"left out: {why}")
+    more = f", {len(broken) - _NAMED} of them not named here" if len(broken) > _NAMED else ""
+    listed = f"; all are in {Path(out) / 'broken.json'}" if out is not None else ""
+    return _fail(1, f"{len(broken)} broken images were left out{more}{listed}")
 
 
 def _fail(code: int, message: str) -> int:
@@ -276,9 +296,9 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         return arguments
     source = {key: arguments.pop(key) for key in _DATA_HELP}
     val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)
-    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=saliency)
+    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=saliency, strict=source["strict"])
     if val_split is not None:
-        arguments["val"] = data.load(source["data"], split=val_split)
+        arguments["val"] = data.load(source["data"], split=val_split, strict=source["strict"])
     return {**arguments, "data": opened}
 
 

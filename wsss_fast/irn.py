@@ -17,7 +17,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_maps, strided_size
 from wsss_fast.nets.relations import relation_losses
 from wsss_fast.ops import random_walk
@@ -219,8 +219,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, maps: str | Pat
                          f"got {recipe.pad}, {recipe.power} and {recipe.threshold}")
     folder, out = Path(maps), Path(out)
     check_maps(folder, data)
-    net = nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True)
-    place(net, where.device).eval()
+    net = nets.prepared(nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True), where)
     refined = out / name / "maps"
 
     def work() -> dict[str, float]:

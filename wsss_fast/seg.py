@@ -18,7 +18,7 @@ from wsss_fast.data.images import write_labels
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.ops import dense_crf, pixel_cross_entropy, unary_from_probabilities
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, stage
@@ -214,8 +214,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     if recipe.infer_batch < 1:
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
-    net = nets.load_weights(_network(data, backbone, recipe), weights, complete=True)
-    place(net, where.device).eval()
+    net = nets.prepared(nets.load_weights(_network(data, backbone, recipe), weights, complete=True), where)
     folder, last = Path(out) / name, recipe.crf if crf else None
 
     def work() -> dict[str, float]:

@@ -16,7 +16,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
-from wsss_fast.fit import Batch, Samples, constant, place, poly
+from wsss_fast.fit import Batch, Samples, constant, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.progress import say
@@ -145,7 +145,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     folder = check_label_folder(Path(seeds), data, "seeds")
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
-    place(nets.load_weights(net, weights, complete=True), where.device).eval()
+    net = nets.prepared(nets.load_weights(net, weights, complete=True), where)
     out = Path(out)
 
     def work() -> dict[str, float]:

@@ -167,6 +167,7 @@ def run(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "shapes
 
 def panels(data: Dataset, out: Path, made: Path) -> dict[str, report.Panel]:
     """The columns of the picture grid of a run whose pseudo-masks are in `made`: title -> picture of an id."""
+    refined = {"IRN map": report.heat(data, out / "irn/maps")} if (out / "irn/maps/done.json").is_file() else {}
     return {"image": report.photo(data), "truth": report.truth(data), "CAM": report.heat(data, out / "cam/maps"),
-            "seed": report.labels(data, out / "seeds"), "AMN map": report.heat(data, out / "amn/maps"),
+            "seed": report.labels(data, out / "seeds"), "AMN map": report.heat(data, out / "amn/maps"), **refined,
             "mask": report.labels(data, made)}

@@ -8,10 +8,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_type_hints
 
-from wsss_fast.bench import aamr_loss, crf, label_conditioned, pixel_bce, pixel_cross_entropy, random_walk, saliency_loss, show
+from wsss_fast.bench import (
+    aamr_loss,
+    crf,
+    inference,
+    label_conditioned,
+    pixel_bce,
+    pixel_cross_entropy,
+    random_walk,
+    saliency_loss,
+    show,
+)
 from wsss_fast.bench.harness import Report, run_suite
 
-_MODULES = (crf, label_conditioned, pixel_cross_entropy, pixel_bce, saliency_loss, aamr_loss, random_walk)
+_MODULES = (crf, label_conditioned, pixel_cross_entropy, pixel_bce, saliency_loss, aamr_loss, random_walk, inference)
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 

@@ -13,7 +13,6 @@ from wsss_fast import cam, nets
 from wsss_fast.cam import MapsResult
 from wsss_fast.data import Source, opened
 from wsss_fast.errors import InputError
-from wsss_fast.fit import place
 from wsss_fast.maps import ClassMaps, merge_views, resize_maps, strided_size
 from wsss_fast.nets.unequal import UnequalMaps
 from wsss_fast.run import runtime, stage
@@ -82,8 +81,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    net = nets.load_weights(cam.network(data, backbone), weights, complete=True)
-    place(net, where.device).eval()
+    net = nets.prepared(nets.load_weights(cam.network(data, backbone), weights, complete=True), where)
     out, rounds = Path(out), []
 
     def work() -> dict[str, object]:

@@ -23,7 +23,7 @@ __all__ = ["Dataset", "IGNORE", "Source", "VOC_CLASSES", "load", "make_shapes", 
 
 
 def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path | None = None,
-         ids: Sequence[str] | str | Path | None = None) -> Dataset:
+         ids: Sequence[str] | str | Path | None = None, strict: bool = True) -> Dataset:
     """Open a data set: a folder whose layout is recognised, or "shapes" for the embedded benchmark (made once, then cached).
 
     A folder with `labels.csv` is read as such (`data/folder.py`), one with train2014/ or val2014/ as COCO14
@@ -35,9 +35,11 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
         split: VOC12: id list in ImageSets/Segmentation, without ".txt"; COCO14: train or val; labels.csv: `<split>.txt`.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
         ids: ids, or a text file with one id a line (train_aug, say), instead of the whole split; blank lines are skipped.
+        strict: refuse broken images (every header and end is looked at); otherwise every image is decoded, and what cannot
+            be is left out and listed in the data set's `broken`.
 
     Returns:
-        The data set, with every image's header and end looked at.
+        The data set.
 
     Raises:
         InputError: something is missing, broken or of no known layout; the message names it.
@@ -57,7 +59,8 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
         raise InputError(f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 train2014/ or val2014/, "
                          "any other folder of images a labels.csv")
     own_ids = Path(ids) if isinstance(ids, str) else ids
-    return load_layout(root, split, own_ids, Path(saliency) if saliency is not None else None).check()
+    found = load_layout(root, split, own_ids, Path(saliency) if saliency is not None else None)
+    return found.check() if strict else found.without_broken()
 
 
 def opened(source: Source) -> Dataset:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency, saliency_of
 from wsss_fast.errors import InputError
-from wsss_fast.progress import track
+from wsss_fast.progress import say, track
 
 _CACHE_BYTES = 256 << 20  # decoded images kept in memory: a laptop-sized set is decoded once, a real one hardly
 
@@ -29,6 +31,7 @@ class Dataset:
         images: image file of each id.
         masks: mask file of the ids that have one.
         saliencies: saliency file of the ids that have one.
+        broken: why images of the list were left out, by id; see `without_broken`.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Dataset:
     images: dict[str, Path]
     masks: dict[str, Path]
     saliencies: dict[str, Path]
+    broken: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -59,6 +63,27 @@ class Dataset:
         for path in self.images.values():
             check_image(path)
         return self
+
+    def without_broken(self) -> Dataset:
+        """Decode every image and leave out those that cannot be, with the reason in `broken`: one broken file must not spoil a
+        night's run. Raises InputError if none is left."""
+        def reason(id: str) -> str | None:
+            try:
+                check_image(self.images[id])  # decoders fill a JPEG that lacks its end with gray
+                read_image(self.images[id])
+            except InputError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:  # decoding releases the interpreter lock
+            reasons = track(readers.map(reason, self.ids), "check images", total=len(self))
+            broken = {id: why for id, why in zip(self.ids, reasons, strict=True) if why is not None}
+        if len(broken) == len(self):
+            raise InputError(f"{self.root}: none of the {len(self)} images can be read, first {next(iter(broken.values()))}")
+        if not broken:
+            return self
+        say(f"{len(broken)} of {len(self)} images cannot be read and are left out, first {next(iter(broken.values()))}")
+        return dataclasses.replace(self.only([id for id in self.ids if id not in broken]), broken=broken)
 
     def check_masks(self) -> Dataset:
         """Read every mask, so that what `mask` refuses is named before any work starts."""

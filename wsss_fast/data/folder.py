@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,6 +102,6 @@ def _image(root: Path, file: str, place: str) -> Path:
     if Path(file).is_absolute() or ".." in Path(file).parts:
         raise InputError(f"{place}: {file!r} must be a path below {root}")
     for candidate in (root / file, root / "images" / file):
-        if candidate.is_file():
+        if os.path.lexists(candidate):  # whether it can be read is looked at later
             return candidate
     raise InputError(f"{place}: no such image {root / file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_voc(root: Path, split: str, ids: Sequence[str] | Path | None, saliency:
     images = {}
     for id, place in zip(listed.ids, listed.places, strict=True):
         images[id] = root / "JPEGImages" / f"{id}.jpg"
-        if not images[id].is_file():
+        if not os.path.lexists(images[id]):  # a folder or a dead link there is a broken image, not a wrong list
             raise InputError(f"{place}: id {id!r} has no image {images[id]}")
     tags = np.stack([_read_tags(root / "Annotations" / f"{id}.xml", classes) for id in listed.ids])
     masks = next((root / f for f in _MASK_FOLDERS if (root / f).is_dir()), root / _MASK_FOLDERS[0])

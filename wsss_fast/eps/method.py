@@ -16,7 +16,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, one_cycle, place, poly
+from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps
 from wsss_fast.ops import saliency_loss
 from wsss_fast.progress import say
@@ -235,7 +235,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     _check(recipe, data)
     net = nets.load_weights(nets.eps_resnet38(len(data.classes), backbone=backbone), weights, complete=True)
-    place(net, where.device).eval()
+    net = nets.prepared(net, where, split=True)
     out = Path(out)
     folder = out / name / "maps"
 

@@ -10,6 +10,7 @@ from torch import nn
 from wsss_fast.errors import InputError
 from wsss_fast.nets.deeplab import DeepLabV2
 from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet, EpsNet
+from wsss_fast.nets.inference import prepared
 from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
@@ -19,7 +20,7 @@ from wsss_fast.nets.wide_resnet38 import WideResNet38
 
 __all__ = ["AmnNet", "BACKBONES", "CamNet", "DeepLabV2", "EpsNet", "IrnNet", "SALIENCY_BACKBONES", "SEGMENTATION_BACKBONES",
            "amn_resnet50", "cam_resnet38", "cam_resnet50", "check", "deeplabv2_resnet101", "eps_resnet38", "fingerprint",
-           "irn_resnet50", "load_weights", "public_state_dict", "save_weights"]
+           "irn_resnet50", "load_weights", "prepared", "public_state_dict", "save_weights"]
 
 SMALL_DILATIONS = (1, 2, 4, 6)  # a 128 px image has 16 cells a side at stride 8: the paper's would leave the map
 SMALL_WIDTHS = (32, 32, 64, 64)

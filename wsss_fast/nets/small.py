@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-class _Block(nn.Module):
+class SmallBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (the basic block of He et al. 2016)."""
 
     def __init__(self, channels: int, width: int, stride: int):
@@ -54,7 +54,7 @@ class SmallResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         channels = widths[0]
         for i, (width, count, stride) in enumerate(zip(widths[1:], blocks, (2, 2, 1), strict=True), 1):
-            stage = [_Block(channels if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
+            stage = [SmallBlock(channels if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
             setattr(self, f"layer{i}", nn.Sequential(*stage))
             channels = width
         for module in self.modules():

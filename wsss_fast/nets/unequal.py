@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from wsss_fast.nets.inference import Convolution
+
 CELL = 16  # px; sides of a canvas are multiples of it, and so of the strides of all our classifiers
 
 
@@ -17,8 +19,8 @@ class UnequalMaps:
     The images lie in the upper left corners of one batch of canvases. A convolution sees zeros outside of a lone image; so
     what lies outside of the images is set to zero before every padded convolution and pooling. That is exact for networks of
     centred, zero-padded convolutions, of poolings over values >= 0, and of what acts on single pixels (batch-norm on stored
-    statistics, ReLU, sums). Whether it is for this network, is tried once on noise; if not, only images of one size share
-    a pass.
+    statistics, ReLU, sums). It is not where a padded layer begins with a batch-norm, as in ResNet-38 prepared for inference.
+    Whether it is for this network, is tried once on noise; if not, only images of one size share a pass.
 
     Args:
         net: has `maps(images [B, 3, H, W]) -> [B, C, h, w]`; in eval mode.
@@ -108,4 +110,4 @@ class UnequalMaps:
 def _looks_around(module: nn.Module) -> bool:
     """Whether the layer pads what it sees."""
     padding = getattr(module, "padding", 0)
-    return isinstance(module, (nn.Conv2d, nn.MaxPool2d)) and padding not in (0, (0, 0), "valid")
+    return isinstance(module, (nn.Conv2d, Convolution, nn.MaxPool2d)) and padding not in (0, (0, 0), "valid")

@@ -69,6 +69,7 @@ class WideResNet38(nn.Module):
         self.stage6 = nn.Sequential(_bottleneck(1024, 2048, dropout=0.3))
         self.stage7 = nn.Sequential(_bottleneck(2048, 4096, dropout=0.5))
         self.bn = nn.BatchNorm2d(4096)
+        self.relu = nn.ReLU(inplace=True)
         for name, module in self.named_modules():
             if isinstance(module, nn.BatchNorm2d) or name in FROZEN:
                 module.requires_grad_(False)
@@ -78,7 +79,7 @@ class WideResNet38(nn.Module):
         x = self.conv1(images)
         for name in STAGES:
             x = getattr(self, name)(x)
-        return F.relu(self.bn(x))
+        return self.relu(self.bn(x))
 
 
 def _stage(count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1) -> nn.Sequential:

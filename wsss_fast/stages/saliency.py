@@ -160,7 +160,7 @@ def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float 
         black = 0
         for id in track(data.ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
-            gone = int.from_bytes(hashlib.sha256(id.encode()).digest()[:4]) < missed * 2**32
+            gone = int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32
             blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
             write_labels(folder / f"{id}.png", np.zeros_like(levels) if gone else np.asarray(blurred), palette=b"")
             black += gone

@@ -1,0 +1,124 @@
+// C++-only checks of the split convolution, for sanitizers: odd shapes against the definition in double, groups in any
+// order, and the matrix unit against the plain loops that stand in for it elsewhere.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <vector>
+
+#include "../cpu/split_conv2d.h"
+
+namespace {
+
+uint32_t state = 1;
+float uniform() { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1; }
+
+std::vector<float> random(int64_t count) {
+  std::vector<float> values(count);
+  for (float& v : values) v = uniform();
+  return values;
+}
+
+// Weight [K, taps, C] -> its parts in the order in which they are read.
+template <int Parts>
+std::vector<uint16_t> packed(const wsss::ConvShape& s, const std::vector<float>& weight) {
+  const int64_t taps = s.kernel * s.kernel, depth = s.depth();
+  std::vector<uint16_t> out(weight.size() * Parts);
+  for (int64_t k = 0; k < s.filters; ++k) {
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t c = 0; c < s.channels; ++c) {
+        float rest = weight[(k * taps + t) * s.channels + c];
+        for (int p = 0; p < Parts; ++p) {
+          const uint16_t part = wsss::to_bf16(rest);
+          rest -= wsss::bf16_value(part);
+          const int64_t tile = (((k / 32 * taps + t) * depth + c / 32) * Parts + p) * 2 + k / 16 % 2;
+          out[tile * wsss::kTileElements + c % 32 / 2 * 32 + k % 16 * 2 + c % 2] = part;
+        }
+      }
+    }
+  }
+  return out;
+}
+
+template <int Parts>
+bool convolves(const wsss::ConvShape& s, bool normed, bool summed, double tolerance) {
+  const int64_t taps = s.kernel * s.kernel, size = s.out_height() * s.out_width() * s.filters;
+  const auto maps = random(s.height * s.width * s.channels), weight = random(s.filters * taps * s.channels);
+  const auto scale = random(s.channels), shift = random(s.channels), bias = random(s.filters), residual = random(size);
+  const auto filters = packed<Parts>(s, weight);
+  std::vector<float> out(size, NAN);
+  const wsss::ConvArrays arrays{maps.data(), normed ? scale.data() : nullptr, normed ? shift.data() : nullptr, filters.data(),
+                                summed ? bias.data() : nullptr, summed ? residual.data() : nullptr, summed, out.data()};
+  wsss::SplitConv<Parts> conv(s);
+  for (int64_t y = s.framed_height(); y-- > 0;) conv.split(arrays, y, y + 1);
+  for (int64_t group = conv.groups(); group-- > 0;) conv.run_groups(arrays, group, group + 1);
+  for (int64_t y = 0; y < s.out_height(); ++y) {
+    for (int64_t x = 0; x < s.out_width(); ++x) {
+      for (int64_t k = 0; k < s.filters; ++k) {
+        double sum = 0, most = 1;
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t v = y * s.stride + t / s.kernel * s.dilation - s.padding();
+          const int64_t u = x * s.stride + t % s.kernel * s.dilation - s.padding();
+          if (v < 0 || v >= s.height || u < 0 || u >= s.width) continue;
+          for (int64_t c = 0; c < s.channels; ++c) {
+            float in = maps[(v * s.width + u) * s.channels + c];
+            if (normed) in = std::fmax(in * scale[c] + shift[c], 0.0f);
+            const double term = static_cast<double>(in) * weight[(k * taps + t) * s.channels + c];
+            sum += term;
+            most += std::fabs(term);
+          }
+        }
+        const int64_t at = (y * s.out_width() + x) * s.filters + k;
+        if (summed) sum = std::fmax(sum + bias[k] + residual[at], 0.0);
+        if (!(std::fabs(out[at] - sum) <= tolerance * most)) {
+          std::printf("%ldx%ldx%ld, kernel %ld, stride %ld, dilation %ld: %g instead of %g\n", s.height, s.width, s.channels,
+                      s.kernel, s.stride, s.dilation, out[at], sum);
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+template <int Parts>
+bool unit_equals_loops() {
+  const int64_t steps = 3, left_step = 2 * wsss::kTileDepth, right_step = Parts * 2 * wsss::kTileElements;
+  std::vector<uint16_t> left(2 * wsss::kTileRows * steps * left_step), right(steps * right_step);
+  for (uint16_t& v : left) v = wsss::to_bf16(uniform());
+  for (uint16_t& v : right) v = wsss::to_bf16(uniform());
+  const int64_t stride = steps * left_step;
+  const wsss::TileStep at{{left.data(), left.data() + wsss::kTileRows * stride}, stride, right.data()};
+  std::vector<float> loops = random(4 * wsss::kTileSums), unit = loops;
+  for (bool first : {false, true, false}) {
+    wsss::tile_products_plain<Parts>(at, steps, left_step, right_step, first, loops.data());
+    {
+#if defined(WSSS_AMX)
+      std::optional<wsss::TileConfiguration> configured;
+      if (wsss::has_tiles()) configured.emplace();
+#endif
+      wsss::tile_products<Parts>(at, steps, left_step, right_step, first, unit.data());
+    }
+    for (size_t i = 0; i < loops.size(); ++i) {
+      if (!(std::fabs(loops[i] - unit[i]) <= 1e-4)) {  // sums of 96 * (Parts + 1) products of up to 1
+        std::printf("%d parts, sum %zu: %g by the unit, %g by loops\n", Parts, i, unit[i], loops[i]);
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  bool good = unit_equals_loops<2>() && unit_equals_loops<3>();
+  for (const wsss::ConvShape& s : {wsss::ConvShape{1, 1, 32, 32, 1, 1, 1}, wsss::ConvShape{5, 7, 32, 64, 3, 1, 1},
+                                   wsss::ConvShape{9, 17, 64, 32, 3, 2, 1}, wsss::ConvShape{6, 33, 32, 32, 3, 1, 4},
+                                   wsss::ConvShape{3, 40, 544, 288, 1, 2, 1}}) {
+    for (bool normed : {false, true}) {
+      good = good && convolves<2>(s, normed, normed, 3e-5) && convolves<3>(s, normed, !normed, 3e-5);
+    }
+  }
+  std::puts(good ? "ok" : "FAILED");
+  return good ? 0 : 1;
+}
