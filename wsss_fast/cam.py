@@ -93,7 +93,8 @@ RECIPES = {
 _NETWORKS = {"resnet50": nets.cam_resnet50, "resnet38": nets.cam_resnet38, "small": nets.cam_resnet50}
 
 
-def _network(data: Dataset, backbone: str) -> nets.CamNet:
+def network(data: Dataset, backbone: str) -> nets.CamNet:
+    """The classifier of a backbone, with random weights. Raises InputError for an unknown one."""
     if backbone not in _NETWORKS:
         raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(_NETWORKS)}")
     return _NETWORKS[backbone](len(data.classes), backbone=backbone)
@@ -133,7 +134,7 @@ def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights:
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
     set_seed(seed)
-    net = _network(data, backbone)
+    net = network(data, backbone)
     if weights is not None:
         nets.load_weights(net, weights)
     elif backbone != "small":
@@ -171,7 +172,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    net = nets.prepared(nets.load_weights(_network(data, backbone), weights, complete=True), where)
+    net = nets.prepared(nets.load_weights(network(data, backbone), weights, complete=True), where)
     out = Path(out)
 
     def work() -> dict[str, float]:

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, convert, data, eps, interrupt, irn, report, road, seg
+from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, report, road, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -45,7 +45,7 @@ _DATA_HELP = {
 }
 # The commands that read saliency maps have a fourth.
 _SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
-_READS_SALIENCY = ("eps train", "eps run", "eps analyse")
+_READS_SALIENCY = ("eps train", "eps run", "eps analyse", "ccr train", "ccr run")
 
 
 def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
@@ -108,6 +108,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "seeds": seed_stage.make,
     "irn train": irn.train, "irn infer": irn.infer,
     "eps run": eps.run, "eps train": eps.train, "eps infer": eps.infer, "eps analyse": eps.analyse,
+    "ccr run": ccr.run, "ccr infer": ccr.infer, "ccr train": ccr.train,
     "saliency": saliency_stage.make,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
@@ -128,11 +129,12 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
     "eps run": ("road", eps.ROADS), "eps analyse": ("road", eps.ROADS),
     "eps train": ("recipe", eps.RECIPES), "eps infer": ("recipe", eps.RECIPES),
+    "ccr run": ("road", ccr.ROADS), "ccr infer": ("recipe", ccr.RECIPES), "ccr train": ("recipe", ccr.REFINEMENTS),
     "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
 }
 
 
-_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS}
+_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS, "ccr run": ccr.PRESETS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

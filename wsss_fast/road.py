@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.errors import InputError
 from wsss_fast.stages import score
 from wsss_fast.stages.evaluate import Metrics
+from wsss_fast.stages.training import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,8 @@ def setting(command: str, presets: Mapping[str, Preset], roads: Mapping[str, Any
 
 
 def segment(data: Dataset, out: Path, masks: Path, unseen: Dataset, recipe: seg.Recipe, *, small: bool,
-            weights: str | Path | None, seed: int, workers: int, device: str,
-            precision: str) -> tuple[Path, Metrics | None]:
+            weights: str | Path | None, seed: int, workers: int, device: str, precision: str,
+            train: Callable[..., TrainResult] = seg.train) -> tuple[Path, Metrics | None]:
     """Train the segmentation network on pseudo-masks, predict and score.
 
     Args:
@@ -87,11 +88,12 @@ def segment(data: Dataset, out: Path, masks: Path, unseen: Dataset, recipe: seg.
         workers: loader processes.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16, or auto.
+        train: takes what `seg.train` takes.
 
     Returns:
         Folder of predictions, and their metrics; None without true masks.
     """
     shared = {"backbone": "small" if small else "resnet101", "recipe": recipe, "device": device, "precision": precision}
-    trained = seg.train(data, out, masks=masks, weights=weights, seed=seed, workers=workers, **shared)
+    trained = train(data, out, masks=masks, weights=weights, seed=seed, workers=workers, **shared)
     predictions = seg.infer(unseen, trained.weights, out, **shared).predictions
     return predictions, score.masks(out, f"seg on {unseen.split}", unseen, predictions)

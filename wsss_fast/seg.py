@@ -27,6 +27,9 @@ from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.seeds import Crf
 from wsss_fast.stages.training import Length, TrainResult
 
+Sampler = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
+Beside = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C+1, h, w], batch) -> a loss
+
 
 def sgd(net: nets.DeepLabV2, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum 0.9; the head's weights at `head_lr_scale` times the rate, its biases at twice that without decay."""
@@ -126,6 +129,24 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
 
     Source: Chen et al., PAMI 2018; recipe of its PyTorch re-implementation that the three papers use.
     """
+    return learn(data, out, masks=masks, backbone=backbone, weights=weights, recipe=recipe, name=name, device=device,
+                 seed=seed, workers=workers, precision=precision)
+
+
+def learn(data: Source, out: str | Path, *, masks: str | Path, backbone: str, weights: str | Path | None,
+          recipe: Recipe | None, name: str, device: str, seed: int, workers: int, precision: str,
+          sampler: Callable[[Dataset, Path, Augment], Sampler] | None = None, beside: Beside | None = None,
+          depends: dict[str, object] | None = None) -> TrainResult:
+    """`train`, with more in the samples and another loss beside the cross-entropy where a method asks for them.
+
+    Args:
+        sampler: (data, folder of masks, augmentation) -> (id, generator) -> a sample with `image`, `mask` and more; default:
+            these two.
+        beside: (largest logits over the scales [B, C+1, h, w], batch) -> the loss that is added.
+        depends: what the result depends on besides what `train` notes.
+
+    The others are those of `train`.
+    """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
     folder = check_label_folder(Path(masks), data, "masks")
@@ -136,21 +157,25 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
     elif backbone == "resnet101":
         say(f"{name}: no weights given, so the ResNet-101, whose batch-norm is frozen, starts from random ones; "
             "the published numbers start from COCO's or ImageNet's")
+    samples = Samples(data.ids, (sampler or _sampler)(data, folder, recipe.augment), seed)
     return training.train(
-        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        net, _step(recipe, beside), samples, Path(out), name,
         optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, runtime=where,
         length=Length(recipe.batch_size, updates=recipe.updates, accumulate=recipe.accumulate),
         arguments={"data": data.fingerprint(), "masks": provenance(folder), "backbone": backbone,
-                   "weights": nets.fingerprint(weights), "recipe": training.part(recipe, "flip", "crf", "infer_batch")})
+                   "weights": nets.fingerprint(weights), "recipe": training.part(recipe, "flip", "crf", "infer_batch"),
+                   **(depends or {})})
 
 
-def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
+def _step(recipe: Recipe, beside: Beside | None = None) -> Callable[[nn.Module, Batch], torch.Tensor]:
     def step(net: nn.Module, batch: Batch) -> torch.Tensor:
-        return sum(pixel_cross_entropy(logits.float(), batch["mask"], resize=recipe.resize) for logits in net(batch["image"]))
+        outputs = [logits.float() for logits in net(batch["image"])]
+        loss = sum(pixel_cross_entropy(logits, batch["mask"], resize=recipe.resize) for logits in outputs)
+        return loss if beside is None else loss + beside(outputs[-1], batch)
     return step
 
 
-def _sampler(data: Dataset, masks: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
+def _sampler(data: Dataset, masks: Path, augment: Augment) -> Sampler:
     def make(id: str, rng: np.random.Generator) -> Batch:
         image, mask = augment(data.image(id), read_label(masks, data, id), rng)
         return {"image": image, "mask": mask}

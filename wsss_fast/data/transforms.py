@@ -114,14 +114,38 @@ class Augment:
         Returns:
             float32 [3, crop, crop] and, in 0..1, float32 [1, crop, crop]; 0 where the image does not fill the crop.
         """
-        image, _ = self.resized(image, None, self._factor(*image.shape[:2], rng))
+        image, _, levels = self._together(image, None, levels, rng)
+        return image, torch.from_numpy(saliency_of(levels)[None])
+
+    def with_maps(self, image: np.ndarray, labels: np.ndarray, levels: np.ndarray,
+                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """An image, its label map, and three maps of pixel values, which are resized as `with_saliency` resizes saliency.
+
+        Args:
+            image: uint8 [H, W, 3].
+            labels: uint8 [H, W].
+            levels: the maps, uint8 [h, w, 3] of any size; they are stretched to the image.
+            rng: what is drawn from.
+
+        Returns:
+            float32 [3, crop, crop], uint8 [crop, crop] and, in 0..1, float32 [3, crop, crop]; 0, 255 and 0 where the image
+            does not fill the crop.
+        """
+        image, labels, levels = self._together(image, labels, levels, rng)
+        return image, labels, torch.from_numpy((levels / 255.0).astype(np.float32).transpose(2, 0, 1).copy())
+
+    def _together(self, image: np.ndarray, labels: np.ndarray | None, levels: np.ndarray,
+                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
+        """As `__call__`, with uint8 [crop, crop, 3] of `levels` besides."""
+        image, labels = self.resized(image, labels, self._factor(*image.shape[:2], rng))
         levels = resize_image(levels, *image.shape[:2])
         if self._flips(rng):
             image, levels = image[:, ::-1], levels[:, ::-1]
+            labels = None if labels is None else labels[:, ::-1]
         image = self._coloured(image, rng)
         top, left = self._place(image, rng)
-        saliency = self.placed(saliency_of(levels)[None], 0, top, left)
-        return self.cropped(self.to_input(image), None, top, left)[0], torch.from_numpy(saliency)
+        image, labels = self.cropped(self.to_input(image), labels, top, left)
+        return image, labels, self.placed(levels.transpose(2, 0, 1), 0, top, left).transpose(1, 2, 0)
 
     def _flips(self, rng: np.random.Generator) -> bool:
         return self.flip and rng.random() < 0.5

@@ -39,13 +39,19 @@ class Views:
 Scorer = Callable[[Views], list[ClassMaps]]
 
 
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(H, W) of a view: rounded as the public code does, at least one px."""
+    height, width = (max(1, int(np.round(n * scale))) for n in size)
+    return height, width
+
+
 def make_views(data: Dataset, ids: Sequence[str], scales: Sequence[float], device: torch.device) -> Views:
     """Load images of one size and resize them to `scales` (bicubic on uint8, rounded size, as the public code)."""
     images = [data.image(i) for i in ids]
     height, width = images[0].shape[:2]
     views = []
     for scale in scales:
-        size = int(np.round(height * scale)), int(np.round(width * scale))
+        size = scaled_size((height, width), scale)
         batch = torch.from_numpy(np.stack([normalise(resize_image(image, *size)) for image in images])).to(device)
         views.append(torch.cat([batch, batch.flip(-1)]).contiguous(memory_format=torch.channels_last))
     tags = torch.from_numpy(np.stack([data.tags_of(i) for i in ids]).astype(np.float32)).to(device)
