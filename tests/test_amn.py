@@ -67,7 +67,7 @@ def test_maps_are_normalised_and_carry_the_background_first(finished, shapes):
 def test_the_report_stands_alone(finished, shapes):
     page = finished.report.read_text()
     assert not re.search(r"(src|href)=['\"](?!data:|#)|url\((?!#)|@import|<script|<link", page)
-    assert page.count("<img ") == 6 * 18 and "<svg" in page and "mIoU over the threshold" in page
+    assert page.count("<img ") == 7 * 18 and "<svg" in page and "mIoU over the threshold" in page
     for name in shapes.classes:
         assert name in page
 

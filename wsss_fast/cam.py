@@ -18,9 +18,9 @@ from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.progress import say, track
-from wsss_fast.run import Runtime, runtime, set_seed, stage
+from wsss_fast.run import Runtime, runtime, set_seed
 from wsss_fast.stages import training
-from wsss_fast.stages.activate import Scorer, Views, activate, same_size_batches, unflipped
+from wsss_fast.stages.activate import Scorer, Views, maps_stage, same_size_batches, unflipped
 from wsss_fast.stages.evaluate import average_precision
 from wsss_fast.stages.training import Length, TrainResult
 
@@ -173,16 +173,9 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     net = nets.prepared(nets.load_weights(network(data, backbone), weights, complete=True), where)
-    out = Path(out)
-
-    def work() -> dict[str, float]:
-        speed = activate(data, scorer(net, recipe.align), out / name, scales=recipe.scales, batch_size=recipe.infer_batch,
-                         runtime=where, label=name)
-        return {"images_per_second": speed}
-
-    stage(out, name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                      "align": recipe.align, "dtype": str(where.dtype)}, work)
-    return MapsResult(out / name)
+    return MapsResult(maps_stage(
+        Path(out), name, data, scorer(net, recipe.align), scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
+        arguments={"weights": nets.fingerprint(weights), "align": recipe.align}))
 
 
 def scorer(net: nets.CamNet, align: int = 16) -> Scorer:

@@ -22,9 +22,9 @@ from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_m
 from wsss_fast.nets.relations import relation_losses
 from wsss_fast.ops import random_walk
 from wsss_fast.progress import say, track
-from wsss_fast.run import Runtime, provenance, runtime, set_seed, stage
+from wsss_fast.run import Runtime, provenance, runtime, set_seed
 from wsss_fast.stages import masks, training
-from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
 from wsss_fast.stages.training import Length, TrainResult
 
 
@@ -220,18 +220,11 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, maps: str | Pat
     folder, out = Path(maps), Path(out)
     check_maps(folder, data)
     net = nets.prepared(nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True), where)
-    refined = out / name / "maps"
-
-    def work() -> dict[str, float]:
-        to_maps = scorer(net, lambda id: _walkable(folder, data, id), recipe)
-        speed = activate(data, to_maps, refined, scales=(1.0,), batch_size=recipe.infer_batch, runtime=where,
-                         label=f"{name}/maps")
-        return {"images_per_second": speed}
-
-    stage(out, f"{name}/maps", {
-        "data": data.fingerprint(), "maps": provenance(folder), "weights": nets.fingerprint(weights), "power": recipe.power,
-        "walk_radius": recipe.walk_radius, "beta": recipe.beta, "steps": recipe.steps, "pad": recipe.pad,
-        "dtype": str(where.dtype)}, work)
+    to_maps = scorer(net, lambda id: _walkable(folder, data, id), recipe)
+    refined = maps_stage(
+        out, f"{name}/maps", data, to_maps, scales=(1.0,), batch_size=recipe.infer_batch, runtime=where,
+        arguments={"maps": provenance(folder), "weights": nets.fingerprint(weights), "power": recipe.power,
+                   "walk_radius": recipe.walk_radius, "beta": recipe.beta, "steps": recipe.steps, "pad": recipe.pad})
     made = masks.make(data, refined, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks")
     return RefineResult(refined, made.folder)
 

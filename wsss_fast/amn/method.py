@@ -20,9 +20,9 @@ from wsss_fast.fit import Batch, Samples, constant, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.progress import say
-from wsss_fast.run import provenance, runtime, set_seed, stage
+from wsss_fast.run import provenance, runtime, set_seed
 from wsss_fast.stages import training
-from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
 from wsss_fast.stages.training import Length, TrainResult
 
 
@@ -146,17 +146,10 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     folder = check_label_folder(Path(seeds), data, "seeds")
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
     net = nets.prepared(nets.load_weights(net, weights, complete=True), where)
-    out = Path(out)
-
-    def work() -> dict[str, float]:
-        to_maps = scorer(net, lambda id: read_label(folder, data, id), recipe.present_only)
-        speed = activate(data, to_maps, out / name, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
-                         label=name)
-        return {"images_per_second": speed}
-
-    stage(out, name, {"data": data.fingerprint(), "seeds": provenance(folder), "weights": nets.fingerprint(weights),
-                      "scales": recipe.scales, "present_only": recipe.present_only, "dtype": str(where.dtype)}, work)
-    return MapsResult(out / name)
+    to_maps = scorer(net, lambda id: read_label(folder, data, id), recipe.present_only)
+    return MapsResult(maps_stage(
+        Path(out), name, data, to_maps, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
+        arguments={"seeds": provenance(folder), "weights": nets.fingerprint(weights), "present_only": recipe.present_only}))
 
 
 def scorer(net: nets.AmnNet, seed_of: Callable[[str], np.ndarray], present_only: bool = False) -> Scorer:

@@ -20,9 +20,9 @@ from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps
 from wsss_fast.ops import saliency_loss
 from wsss_fast.progress import say
-from wsss_fast.run import provenance, runtime, set_seed, stage
+from wsss_fast.run import provenance, runtime, set_seed
 from wsss_fast.stages import alpha_crf, masks, saliency, training
-from wsss_fast.stages.activate import Scorer, Views, activate, unflipped
+from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
 from wsss_fast.stages.alpha_crf import AlphaCrf
 from wsss_fast.stages.training import Length, TrainResult
 
@@ -237,15 +237,8 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     net = nets.load_weights(nets.eps_resnet38(len(data.classes), backbone=backbone), weights, complete=True)
     net = nets.prepared(net, where, split=True)
     out = Path(out)
-    folder = out / name / "maps"
-
-    def work() -> dict[str, float]:
-        speed = activate(data, scorer(net), folder, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
-                         label=f"{name}/maps")
-        return {"images_per_second": speed}
-
-    stage(out, f"{name}/maps", {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                                "dtype": str(where.dtype)}, work)
+    folder = maps_stage(out, f"{name}/maps", data, scorer(net), scales=recipe.scales, batch_size=recipe.infer_batch,
+                        runtime=where, arguments={"weights": nets.fingerprint(weights)})
     return InferResult(folder, pseudo_masks(data, folder, out, recipe=recipe, crf=crf, name=name, device=str(where.device)))
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, maps_path, save_maps
 from wsss_fast.progress import Bar
-from wsss_fast.run import Runtime
+from wsss_fast.run import Runtime, stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,32 @@ def activate(data: Dataset, scorer: Scorer, folder: Path, *, scales: Sequence[fl
                 save_maps(folder, id, maps)
             bar.advance(len(ids))
         return todo / max(bar.seconds(), 1e-9)
+
+
+def maps_stage(out: Path, name: str, data: Dataset, scorer: Scorer, *, scales: Sequence[float], batch_size: int,
+               runtime: Runtime, arguments: dict[str, Any], notes: Callable[[], dict[str, Any]] = dict) -> Path:
+    """`activate` as a stage of a run: the folder `<out>/<name>` of maps, made once.
+
+    Args:
+        out: run folder.
+        name: sub-folder of `out`.
+        data: images and tags.
+        scorer: the method.
+        scales: of the views.
+        batch_size: images of equal size that share a pass.
+        runtime: device and dtype.
+        arguments: everything else that the maps depend on.
+        notes: more to note when all maps are there.
+
+    Raises:
+        InputError: the stage was made with other arguments, or an image, a scale or the batch size cannot be used.
+    """
+    def work() -> dict[str, Any]:
+        speed = activate(data, scorer, out / name, scales=scales, batch_size=batch_size, runtime=runtime, label=name)
+        return {"images_per_second": speed, **notes()}
+
+    stage(out, name, {"data": data.fingerprint(), "scales": scales, "dtype": str(runtime.dtype), **arguments}, work)
+    return out / name
 
 
 def unfinished_batches(data: Dataset, batch_size: int, finished: Callable[[str], bool]) -> list[list[str]]:
