@@ -197,3 +197,12 @@ def test_impossible_labels_are_refused(tmp_path):
     Image.new("RGB", (3, 3)).save(tmp_path / "colour.png")
     with pytest.raises(InputError, match=r"colour\.png: label maps are palette"):
         images.read_labels(tmp_path / "colour.png", 20)
+
+
+def test_a_png_whose_header_chunk_is_cut_short(tmp_path):
+    """Pillow says ValueError there, not OSError; found by fuzzing."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x04IHDR" + b"\0" * 8)
+    for read in (images.check_image, images.read_image, images.read_labels, images.read_saliency):
+        with pytest.raises(InputError, match="a.png: cannot be read"):
+            read(path)

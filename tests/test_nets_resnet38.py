@@ -73,7 +73,9 @@ def test_other_damage(tmp_path):
     struct.pack_into("<i", sparse, 28, 1)
     negative = bytearray(params(SOME))
     struct.pack_into("<q", negative, 36, -1)
-    for data, said in ((sparse, "storage 1"), (negative, "shape"), (params(SOME) + b"x", "1 bytes behind"),
+    empty = bytearray(params({"a": np.zeros((2, 3), np.float32)}))
+    struct.pack_into("<qq", empty, 36, 0, 2**62)
+    for data, said in ((sparse, "storage 1"), (negative, "shape"), (empty, "shape"), (params(SOME) + b"x", "1 bytes behind"),
                        (params(SOME)[:-1] + b"\xff", "no text"), (bytes(24), "no MXNet parameter file")):
         path.write_bytes(data)
         with pytest.raises(InputError, match=said):

@@ -104,4 +104,4 @@ def _image(root: Path, file: str, place: str) -> Path:
     for candidate in (root / file, root / "images" / file):
         if os.path.lexists(candidate):  # whether it can be read is looked at later
             return candidate
-    raise InputError(f"{place}: no such image {root / file}")
+    raise InputError(f"{place}: no such image {str(root / file)!r}")

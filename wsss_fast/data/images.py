@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from wsss_fast.run import atomic_write
 IGNORE = 255
 _EXIF_ORIENTATION = 0x0112
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "PA", "CMYK", "YCbCr", "1")
+# What Pillow raises for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
+_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
+               struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def voc_palette() -> np.ndarray:
@@ -41,7 +46,9 @@ def check_image(path: Path) -> None:
             tail = file.read()
         with Image.open(path) as image:
             _check_mode(path, image)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
     if head == b"\xff\xd8" and b"\xff\xd9" not in tail:
         raise InputError(f"{path}: truncated JPEG (its end marker is missing)")
@@ -73,7 +80,9 @@ def read_image(path: Path) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
@@ -90,7 +99,9 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
             labels = np.array(image).astype(np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a label map ({error})") from None
     if num_classes is not None:
         bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])
@@ -112,7 +123,9 @@ def read_saliency(path: Path) -> np.ndarray:
                 return np.repeat(gray[..., None], 3, axis=2)
     except FileNotFoundError:
         raise InputError(f"{path}: no such saliency map") from None
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as a saliency map ({error})") from None
     return read_image(path)
 

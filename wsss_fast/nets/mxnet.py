@@ -23,6 +23,7 @@ _V1, _V2 = 0xF993FAC8, 0xF993FAC9
 _TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 4096
+_MOST_ELEMENTS = 2**40  # also of an empty array: numpy refuses shapes whose product overflows
 
 
 def is_params(path: Path) -> bool:
@@ -93,7 +94,7 @@ def _array(reader: _Reader) -> torch.Tensor:
         raise reader.error(f"an array of {dimensions} dimensions")
     shape = reader.numbers(("q" if magic in (_V1, _V2) else "I") * dimensions)
     _, _, kind = reader.numbers("iii")
-    if kind not in _TYPES or min(shape) < 0:
+    if kind not in _TYPES or min(shape) < 0 or math.prod(max(n, 1) for n in shape) > _MOST_ELEMENTS:
         raise reader.error(f"an array of type {kind} and shape {shape}")
     dtype = np.dtype(_TYPES[kind]).newbyteorder("<")
     data = reader.bytes(math.prod(shape) * dtype.itemsize)
