@@ -169,3 +169,24 @@ def test_maps_of_another_size_are_named(shapes, masks, tmp_path):
         save_maps(tmp_path / "maps", id, ClassMaps(keys, np.zeros((len(keys), 4, 4)), np.zeros((len(keys), 9, 9))))
     with pytest.raises(InputError, match=r"maps are \(9, 9\), but the image is \(64, 64\)"):
         ccr.train(shapes, tmp_path / "run", masks=masks, maps=tmp_path / "maps", backbone="small", recipe=REFINED)
+
+
+def test_analyses(shapes, weights, tmp_path):
+    road = dataclasses.replace(ccr.ROADS["small"], ccr=QUICK, refine="crf", seg=REFINED)
+    call = {"weights": weights, "backbone": "small", "road": road, "val": data.load(shapes.root, split="val"),
+            "precision": "fp32"}
+    found = ccr.analyse(shapes, tmp_path, **call)
+    assert list(found.miou) == ["cam", "ccr", "after-1", "masking-class", "unit-image", "seg-none", "seg-everywhere",
+                                "seg-aamr"]
+    records = read_records(tmp_path)
+    assert all(records[name]["miou"] == value for name, value in found.miou.items())
+    one, whole = (load_maps(tmp_path / folder, shapes.ids[0]).high_res for folder in ("analyses/after-1/maps", "ccr/maps"))
+    assert (whole >= one - 1e-3).all() and found.report.name == "analyses.html"
+    page = found.report.read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("cam", "after-1", "masking-class", "everywhere", "aamr"))
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "analyses").rglob("*") if p.suffix in (".npz", ".pth", ".png")}
+    assert ccr.analyse(shapes, tmp_path, **call).miou == found.miou
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    with pytest.raises(InputError, match="parts holds 'colour'"):
+        ccr.analyse(shapes, tmp_path / "other", parts=("colour",), backbone="small")
+    assert not (tmp_path / "other").exists()

@@ -45,7 +45,7 @@ _DATA_HELP = {
 }
 # The commands that read saliency maps have a fourth.
 _SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
-_READS_SALIENCY = ("eps train", "eps run", "eps analyse", "ccr train", "ccr run")
+_READS_SALIENCY = ("eps train", "eps run", "eps analyse", "ccr train", "ccr run", "ccr analyse")
 
 
 def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
@@ -108,7 +108,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "seeds": seed_stage.make,
     "irn train": irn.train, "irn infer": irn.infer,
     "eps run": eps.run, "eps train": eps.train, "eps infer": eps.infer, "eps analyse": eps.analyse,
-    "ccr run": ccr.run, "ccr infer": ccr.infer, "ccr train": ccr.train,
+    "ccr run": ccr.run, "ccr infer": ccr.infer, "ccr train": ccr.train, "ccr analyse": ccr.analyse,
     "saliency": saliency_stage.make,
     "seg train": seg.train, "seg infer": seg.infer,
     "crf": crf_stage.refine,
@@ -129,12 +129,14 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
     "eps run": ("road", eps.ROADS), "eps analyse": ("road", eps.ROADS),
     "eps train": ("recipe", eps.RECIPES), "eps infer": ("recipe", eps.RECIPES),
-    "ccr run": ("road", ccr.ROADS), "ccr infer": ("recipe", ccr.RECIPES), "ccr train": ("recipe", ccr.REFINEMENTS),
+    "ccr run": ("road", ccr.ROADS), "ccr analyse": ("road", ccr.ROADS),
+    "ccr infer": ("recipe", ccr.RECIPES), "ccr train": ("recipe", ccr.REFINEMENTS),
     "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
 }
 
 
-_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS, "ccr run": ccr.PRESETS}
+_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS, "ccr run": ccr.PRESETS,
+            "ccr analyse": ccr.PRESETS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -307,7 +309,7 @@ def _show(name: str, result: Any) -> None:
         OUTPUT.print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True)
-    elif isinstance(result, eps.AnalysesResult):
+    elif isinstance(result, road.AnalysesResult):
         OUTPUT.print(report.text_table(result.out))
         OUTPUT.print(f"report: {result.report}", soft_wrap=True)
     elif isinstance(result, evaluation.Evaluation):

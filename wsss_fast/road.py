@@ -44,6 +44,21 @@ class RunResult:
     seg_metrics: Metrics | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class AnalysesResult:
+    """What the analyses left.
+
+    Attributes:
+        out: the run folder; metrics.json has a record for each variant.
+        report: the page.
+        miou: of each variant, 0..1, by record; of maps at their best threshold.
+    """
+
+    out: Path
+    report: Path
+    miou: dict[str, float]
+
+
 def setting(command: str, presets: Mapping[str, Preset], roads: Mapping[str, Any], preset: str | None, backbone: str | None,
             road: Any) -> tuple[str, Any]:
     """Backbone and numbers of a run: the caller's own where given, else the preset's, else the backbone's.

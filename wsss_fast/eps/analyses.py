@@ -16,7 +16,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.eps.method import Recipe, infer, train
 from wsss_fast.eps.road import PRESETS, ROADS, Road, pairs_of, run
 from wsss_fast.errors import InputError
-from wsss_fast.road import setting
+from wsss_fast.road import AnalysesResult, setting
 from wsss_fast.run import read_records, record, runtime
 from wsss_fast.stages import saliency, score
 from wsss_fast.stages.confusion_ratio import confusion_ratios
@@ -24,21 +24,6 @@ from wsss_fast.stages.evaluate import labels_at
 from wsss_fast.stages.trimap import trimap_miou
 
 Part = Literal["strategies", "lam", "tau", "saliency"]
-
-
-@dataclasses.dataclass(frozen=True)
-class AnalysesResult:
-    """What the analyses left.
-
-    Attributes:
-        out: the run folder; metrics.json has a record for each variant.
-        report: the page.
-        miou: of the maps of each variant at its best threshold, 0..1, by record.
-    """
-
-    out: Path
-    report: Path
-    miou: dict[str, float]
 
 
 def analyse(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "shapes"] | None = None,

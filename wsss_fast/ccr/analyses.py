@@ -1,0 +1,139 @@
+"""What CCR's procedure does, on any data set with masks: growth over rounds, masking, unit, saliency beside the masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from wsss_fast import report, seg
+from wsss_fast.ccr.method import infer
+from wsss_fast.ccr.refinement import train
+from wsss_fast.ccr.road import PRESETS, ROADS, Road, run
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.errors import InputError
+from wsss_fast.road import AnalysesResult, setting
+from wsss_fast.run import read_records
+from wsss_fast.stages import score
+from wsss_fast.stages.response import Rounds
+
+PARTS = ("rounds", "masking", "unit", "saliency")
+Part = Literal["rounds", "masking", "unit", "saliency"]
+
+
+def analyse(data: Source, out: str | Path, *, weights: str | Path | None = None, parts: tuple[Part, ...] = PARTS,
+            preset: Literal["voc", "shapes"] | None = None, backbone: str | None = None,
+            seg_weights: str | Path | None = None, road: Road | None = None, val: Source | None = None, device: str = "auto",
+            seed: int = 0, workers: int = 0, precision: str = "auto") -> AnalysesResult:
+    """How the response grows over the rounds, what its masking and its unit do, and what saliency beside the masks does.
+
+    The run itself comes first (`ccr.run` until its masks, in `out`), then `<out>/analyses/<variant>/`: maps of the same
+    classifier by changed procedures, and segmentation networks trained on the same masks. What is finished is skipped.
+
+    Args:
+        data: images, tags, masks, and for "saliency" a saliency map for every id; a data set, or what `data.load` opens.
+        out: run folder of `ccr.run`.
+        weights: of the trained classifier, as in `ccr.run`.
+        parts: which: "rounds" (stopped after each), "masking" (each class on its own beside joint), "unit" (the whole image's
+            maximum beside each crop's), "saliency" (none, everywhere and AAMR in the segmentation training).
+        preset: as in `ccr.run`.
+        backbone: as in `ccr.run`.
+        seg_weights: as in `ccr.run`.
+        road: as in `ccr.run`.
+        val: images that the segmentation networks of "saliency" predict; without it they predict `data`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: of every training.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file that cannot be used, no masks.
+        RunError: a loss became infinite.
+    """
+    data, out = opened(data), Path(out)
+    backbone, road = setting("ccr.analyse", PRESETS, ROADS, preset, backbone, road)
+    unknown = [p for p in parts if p not in PARTS]
+    if unknown:
+        raise InputError(f"ccr.analyse: parts holds {unknown[0]!r}; must be of {', '.join(PARTS)}")
+    data.with_masks()
+    shared = {"backbone": backbone, "device": device, "precision": precision}
+    made = run(data, out, weights=weights, road=road, until="masks", val=val, seed=seed, workers=workers, **shared).masks
+    weights = weights or out / "cam/weights.pth"
+
+    folders = {"cam": out / "cam/maps", "ccr": out / "ccr/maps"}
+    for name, ask in _variants(road.ccr.ask, parts).items():
+        folders[name] = infer(data, weights, out, recipe=dataclasses.replace(road.ccr, ask=ask), name=f"analyses/{name}/maps",
+                              **shared).maps
+        score.maps(out, name, data, folders[name], fixed=road.ccr_threshold, crf=None)
+    if "saliency" in parts:
+        unseen = opened(val) if val is not None else data
+        start = seg_weights or (weights if backbone == "small" else None)
+        net = {"backbone": "small" if backbone == "small" else "resnet101", "device": device, "precision": precision}
+        for name, recipe in (("seg-none", dataclasses.replace(road.seg, weight=0.0)),
+                             ("seg-everywhere", road.seg.everywhere()), ("seg-aamr", road.seg)):
+            trained = train(data, out, masks=made, maps=folders["ccr"], weights=start, recipe=recipe, seed=seed,
+                            workers=workers, name=f"analyses/{name}", **net)
+            predicted = seg.infer(unseen, trained.weights, out, recipe=recipe.seg, name=f"analyses/{name}/predictions", **net)
+            score.masks(out, name, unseen, predicted.predictions)
+    records = read_records(out)
+    networks = [name for name in ("seg-none", "seg-everywhere", "seg-aamr") if name in records]
+    page = _write(out, data, folders, records, networks)
+    return AnalysesResult(out, page, {name: records[name]["miou"] for name in (*folders, *networks) if "miou" in records[name]})
+
+
+def _variants(ask: Rounds, parts: Sequence[str]) -> dict[str, Rounds]:
+    """Name -> procedure, of those that differ from the road's own."""
+    found: dict[str, Rounds] = {}
+    if "rounds" in parts:
+        found.update({f"after-{n}": dataclasses.replace(ask, rounds=n) for n in range(1, ask.rounds)})
+    if "masking" in parts:
+        other = "class" if ask.masking == "joint" else "joint"
+        found[f"masking-{other}"] = dataclasses.replace(ask, masking=other)
+    if "unit" in parts:
+        other = "image" if ask.unit == "crop" else "crop"
+        found[f"unit-{other}"] = dataclasses.replace(ask, unit=other)
+    return found
+
+
+def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], networks: Sequence[str]) -> Path:
+    """The page: maps by variant with their curves, by the number of classes an image has, and the networks."""
+    counts = {"1 class": 1, "2 classes": 2}
+    groups = {name: [i for i in data.ids if i in data.masks and int(data.tags_of(i).sum()) == n] for name, n in counts.items()}
+    groups["3 and more"] = [i for i in data.ids if i in data.masks and data.tags_of(i).sum() > 2]
+    groups = {name: ids for name, ids in groups.items() if ids}
+    rows = []
+    for name, folder in folders.items():
+        values = records[name]
+        each = [_at(data.only(ids), folder, values["best_threshold"]) for ids in groups.values()]
+        rows.append([name, f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
+                     f"{100 * (values['miou'] - records['cam']['miou']):+.1f}", *each])
+    sections = ["<h2>Maps</h2>", "<p>mIoU in % of the maps at each one's best threshold, then at that threshold on the images "
+                "with so many classes. after-N: the procedure stopped after N rounds; ccr: as the run made them.</p>",
+                report.table(["variant", "mIoU", "to CAM", *groups], rows),
+                "<h2>mIoU over the threshold</h2>", report.lines({
+                    name: list(zip(records[name]["curve"]["thresholds"], records[name]["curve"]["miou"], strict=True))
+                    for name in folders}, "background threshold", "mIoU (%)")]
+    if networks:
+        sections += ["<h2>Saliency beside the masks</h2>", "<p>Segmentation networks trained on the same masks, in %: without "
+                     "saliency, pulled to the saliency everywhere, and only where the response maps do not contradict it "
+                     "(AAMR). Recall: mean over the classes.</p>",
+                     report.table(["saliency", "mIoU", "recall"], [
+                         [name.removeprefix("seg-"), f"{100 * records[name]['miou']:.1f}", _recall(records[name])]
+                         for name in networks if "miou" in records[name]])]
+    grown = {name.replace("after-", "round "): report.heat(data, folder) for name, folder in folders.items()}
+    panels = {"image": report.photo(data), "truth": report.truth(data), **grown}
+    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, sections=sections, pictures=12,
+                        name="analyses.html")
+
+
+def _at(data: Dataset, folder: Path, threshold: float) -> str:
+    return f"{100 * score.threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou:.1f}"
+
+
+def _recall(values: dict) -> str:
+    known = [r for name, r in values["recall"].items() if name != "background" and r is not None]
+    return f"{100 * np.mean(known):.1f}" if known else ""
