@@ -22,7 +22,7 @@ from wsss_fast.run import Runtime, runtime, set_seed
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import Scorer, Views, maps_stage, same_size_batches, unflipped
 from wsss_fast.stages.evaluate import average_precision
-from wsss_fast.stages.training import Length, TrainResult
+from wsss_fast.stages.training import Length, TrainResult, adamw
 
 
 def sgd(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -36,13 +36,6 @@ def sgd(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
     for group in groups:
         group["params"] = [p for p in group["params"] if p.requires_grad]
     return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
-
-
-def adamw(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, for a small net from scratch."""
-    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
-              {"params": list(net.head.parameters()), "lr": recipe.lr * recipe.head_lr_scale}]
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, 
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.seeds import Crf
-from wsss_fast.stages.training import Length, TrainResult
+from wsss_fast.stages.training import Length, TrainResult, adamw
 
 Sampler = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
 Beside = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C+1, h, w], batch) -> a loss
@@ -37,13 +37,6 @@ def sgd(net: nets.DeepLabV2, recipe: Recipe) -> torch.optim.Optimizer:
               {"params": [net.aspp.weight], "lr": recipe.lr * recipe.head_lr_scale},
               {"params": [net.aspp.bias], "lr": recipe.lr * recipe.head_lr_scale * 2, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
-
-
-def adamw(net: nets.DeepLabV2, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, for the small network."""
-    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
-              {"params": list(net.aspp.parameters()), "lr": recipe.lr * recipe.head_lr_scale}]
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from wsss_fast.run import provenance, runtime, set_seed
 from wsss_fast.stages import alpha_crf, masks, saliency, training
 from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
 from wsss_fast.stages.alpha_crf import AlphaCrf
-from wsss_fast.stages.training import Length, TrainResult
+from wsss_fast.stages.training import Length, TrainResult, adamw
 
 
 def sgd(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -39,13 +39,6 @@ def sgd(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
         groups += [{"params": [p for name, p in trained if not name.endswith("bias")], "lr": lr},
                    {"params": [p for name, p in trained if name.endswith("bias")], "lr": 2 * lr, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
-
-
-def adamw(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, for the small network."""
-    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
-              {"params": list(net.map_head.parameters()), "lr": recipe.lr * recipe.head_lr_scale}]
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)

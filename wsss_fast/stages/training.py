@@ -41,6 +41,14 @@ class Length:
     accumulate: int = 1
 
 
+def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
+    """AdamW, for small networks from scratch: what is not the `backbone` at `head_lr_scale` times the recipe's `lr`."""
+    head = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
+    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
+              {"params": head, "lr": recipe.lr * recipe.head_lr_scale}]
+    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+
+
 def part(recipe: Any, *without: str) -> dict[str, Any]:
     """The numbers of a recipe that its training depends on: all but those named, which only inference reads."""
     return {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in without}
