@@ -110,11 +110,12 @@ def test_analyses(finished, shapes):
     found = eps.analyse(shapes, out, **call)
     names = ["cam", "eps", "naive", "predefined", "lam-0.9", "saliency-degraded", "saliency-classical"]
     assert list(found.miou) == names
-    records = records_of(out)
+    assert found.out == out / "analyses" and list(records_of(out))[0] == "cam" and "naive" not in records_of(out)
+    records = {**records_of(out), **records_of(found.out)}
     for name in names:
         assert records[name]["miou"] == found.miou[name] and set(records[name]["trimap"]) == {"1", "2", "4", "8", "16"}
     page = found.report.read_text()
-    assert found.report.name == "analyses.html" and "mIoU over lam" in page and "mIoU over tau" not in page
+    assert found.report == out / "analyses/report.html" and "mIoU over lam" in page and "mIoU over tau" not in page
     assert all(f"<td>{name}</td>" in page for name in names)
     before = {p: p.stat().st_mtime_ns for p in (out / "analyses").rglob("*.pth")}
     assert len(before) == 5 and eps.analyse(shapes, out, **call).miou == found.miou

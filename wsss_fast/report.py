@@ -141,9 +141,8 @@ def pick(data: Dataset, count: int) -> list[str]:
 
 
 def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, curves: Mapping[str, str],
-                pictures: int = 18, sections: Sequence[str] = (), ids: Sequence[str] | None = None,
-          name: str = "report.html") -> Path:
-    """Write `<out>/<name>` from metrics.json and the artefacts.
+                pictures: int = 18, sections: Sequence[str] = (), ids: Sequence[str] | None = None) -> Path:
+    """Write `<out>/report.html` from metrics.json and the artefacts.
 
     Args:
         out: run folder.
@@ -154,7 +153,6 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
         pictures: rows of the grid.
         sections: more of the page, between curves and pictures; HTML, escaped already.
         ids: the grid's images; default: evenly spread over the list.
-        name: of the file.
 
     Returns:
         The page's path. It loads nothing from elsewhere; text that comes from the data is escaped.
@@ -166,7 +164,7 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
              *sections, "<h2>Pictures</h2>", _legend(data), _grid(data, panels, pick(data, pictures) if ids is None else ids)]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
     page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
-    path = out / name
+    path = out / "report.html"
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
@@ -215,8 +213,8 @@ def _curve_figure(out: Path, curves: Mapping[str, str]) -> str:
     if not drawn:
         return ""
     points = {name: list(zip(curve["thresholds"], curve["miou"], strict=True)) for name, curve in drawn.items()}
-    return ("<h2>mIoU over the threshold</h2><p>AMN's point is that the threshold should matter less: a flat curve is a good "
-            f"one.</p>{lines(points, 'background threshold', 'mIoU (%)')}")
+    return ("<h2>mIoU over the threshold</h2><p>The flatter a curve, the less the choice of the threshold matters.</p>"
+            + lines(points, "background threshold", "mIoU (%)"))
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:

@@ -49,7 +49,7 @@ class AnalysesResult:
     """What the analyses left.
 
     Attributes:
-        out: the run folder; metrics.json has a record for each variant.
+        out: `<run folder>/analyses`; its metrics.json has a record for each variant.
         report: the page.
         miou: of each variant, 0..1, by record; of maps at their best threshold.
     """

@@ -32,7 +32,8 @@ def analyse(data: Source, out: str | Path, *, weights: str | Path | None = None,
     """How the response grows over the rounds, what its masking and its unit do, and what saliency beside the masks does.
 
     The run itself comes first (`ccr.run` until its masks, in `out`), then `<out>/analyses/<variant>/`: maps of the same
-    classifier by changed procedures, and segmentation networks trained on the same masks. What is finished is skipped.
+    classifier by changed procedures, and segmentation networks trained on the same masks; `<out>/analyses/report.html` is the
+    page. What is finished is skipped.
 
     Args:
         data: images, tags, masks, and for "saliency" a saliency map for every id; a data set, or what `data.load` opens.
@@ -64,25 +65,26 @@ def analyse(data: Source, out: str | Path, *, weights: str | Path | None = None,
     made = run(data, out, weights=weights, road=road, until="masks", val=val, seed=seed, workers=workers, **shared).masks
     weights = weights or out / "cam/weights.pth"
 
-    folders = {"cam": out / "cam/maps", "ccr": out / "ccr/maps"}
+    folders, side = {"cam": out / "cam/maps", "ccr": out / "ccr/maps"}, out / "analyses"
     for name, ask in _variants(road.ccr.ask, parts).items():
-        folders[name] = infer(data, weights, out, recipe=dataclasses.replace(road.ccr, ask=ask), name=f"analyses/{name}/maps",
+        folders[name] = infer(data, weights, side, recipe=dataclasses.replace(road.ccr, ask=ask), name=f"{name}/maps",
                               **shared).maps
-        score.maps(out, name, data, folders[name], fixed=road.ccr_threshold, crf=None)
+        score.maps(side, name, data, folders[name], fixed=road.ccr_threshold, crf=None)
     if "saliency" in parts:
         unseen = opened(val) if val is not None else data
         start = seg_weights or (weights if backbone == "small" else None)
         net = {"backbone": "small" if backbone == "small" else "resnet101", "device": device, "precision": precision}
         for name, recipe in (("seg-none", dataclasses.replace(road.seg, weight=0.0)),
                              ("seg-everywhere", road.seg.everywhere()), ("seg-aamr", road.seg)):
-            trained = train(data, out, masks=made, maps=folders["ccr"], weights=start, recipe=recipe, seed=seed,
-                            workers=workers, name=f"analyses/{name}", **net)
-            predicted = seg.infer(unseen, trained.weights, out, recipe=recipe.seg, name=f"analyses/{name}/predictions", **net)
-            score.masks(out, name, unseen, predicted.predictions)
-    records = read_records(out)
+            trained = train(data, side, masks=made, maps=folders["ccr"], weights=start, recipe=recipe, seed=seed,
+                            workers=workers, name=name, **net)
+            predicted = seg.infer(unseen, trained.weights, side, recipe=recipe.seg, name=f"{name}/predictions", **net)
+            score.masks(side, name, unseen, predicted.predictions)
+    records = {**read_records(out), **read_records(side)}
     networks = [name for name in ("seg-none", "seg-everywhere", "seg-aamr") if name in records]
-    page = _write(out, data, folders, records, networks)
-    return AnalysesResult(out, page, {name: records[name]["miou"] for name in (*folders, *networks) if "miou" in records[name]})
+    page = _write(side, data, folders, records, networks)
+    scored = [name for name in (*folders, *networks) if "miou" in records[name]]
+    return AnalysesResult(side, page, {name: records[name]["miou"] for name in scored})
 
 
 def _variants(ask: Rounds, parts: Sequence[str]) -> dict[str, Rounds]:
@@ -126,8 +128,7 @@ def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str
                          for name in networks if "miou" in records[name]])]
     grown = {name.replace("after-", "round "): report.heat(data, folder) for name, folder in folders.items()}
     panels = {"image": report.photo(data), "truth": report.truth(data), **grown}
-    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, sections=sections, pictures=12,
-                        name="analyses.html")
+    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, sections=sections, pictures=12)
 
 
 def _at(data: Dataset, folder: Path, threshold: float) -> str:

@@ -34,7 +34,8 @@ def analyse(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "sh
             workers: int = 0, precision: str = "auto") -> AnalysesResult:
     """The paper's analyses as one page: EPS is trained again for each variant, and all are scored alike.
 
-    The run itself comes first (`eps.run` until its masks, in `out`), then `<out>/analyses/<variant>/`. Every variant that
+    The run itself comes first (`eps.run` until its masks, in `out`), then `<out>/analyses/<variant>/` and, with the page,
+    `<out>/analyses/report.html`. Every variant that
     is finished is skipped, so a killed call goes on when repeated. Beside mIoU at the best threshold each variant has its
     mIoU near boundaries (trimap) and the confusion ratio of the road's pairs.
 
@@ -73,18 +74,18 @@ def analyse(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "sh
     run(data, out, weights=weights, road=dataclasses.replace(road, pairs=pairs), until="masks", val=val,
         seed=seed, workers=workers, **shared)
 
-    folders = {**({"cam": out / "cam/maps"} if road.baseline else {}), "eps": out / "eps/maps"}
-    for name, (changed, source) in _variants(data, out, road.eps, parts, lams, taus, background_classes).items():
+    own, side = {**({"cam": out / "cam/maps"} if road.baseline else {}), "eps": out / "eps/maps"}, out / "analyses"
+    folders = dict(own)
+    for name, (changed, source) in _variants(data, side, road.eps, parts, lams, taus, background_classes).items():
         variant = dataclasses.replace(data, saliencies=source) if source else data
-        trained = train(variant, out, weights=weights, recipe=changed, name=f"analyses/{name}", seed=seed, workers=workers,
-                        **shared)
-        folders[name] = infer(data, trained.weights, out, recipe=changed, name=f"analyses/{name}", **shared).maps
-        score.maps(out, name, data, folders[name], fixed=changed.threshold, crf=None, pairs=pairs)
+        trained = train(variant, side, weights=weights, recipe=changed, name=name, seed=seed, workers=workers, **shared)
+        folders[name] = infer(data, trained.weights, side, recipe=changed, name=name, **shared).maps
+        score.maps(side, name, data, folders[name], fixed=changed.threshold, crf=None, pairs=pairs)
     for name, folder in folders.items():
-        _boundaries(out, name, data, folder)
-    records = read_records(out)
-    page = _write(out, data, folders, records, road, pairs)
-    return AnalysesResult(out, page, {name: records[name]["miou"] for name in folders})
+        _boundaries(out if name in own else side, name, data, folder)
+    records = {**read_records(out), **read_records(side)}
+    page = _write(side, data, folders, records, road, pairs)
+    return AnalysesResult(side, page, {name: records[name]["miou"] for name in folders})
 
 
 def _check(parts: Sequence[str], lams: Sequence[float], taus: Sequence[float]) -> None:
@@ -112,8 +113,8 @@ def _variants(data: Dataset, out: Path, recipe: Recipe, parts: Sequence[str], la
     if "tau" in parts:
         found.update({f"tau-{tau:g}": plain(tau=tau) for tau in taus if tau != recipe.tau})
     if "saliency" in parts:
-        for name, made in (("saliency-degraded", saliency.degrade(data, out, name="analyses/degraded")),
-                           ("saliency-classical", saliency.make(data, out, name="analyses/classical"))):
+        for name, made in (("saliency-degraded", saliency.degrade(data, out, name="degraded")),
+                           ("saliency-classical", saliency.make(data, out, name="classical"))):
             found[name] = recipe, {id: made.folder / f"{id}.png" for id in data.ids}
     return found
 
@@ -155,8 +156,7 @@ def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str
              **{name: report.heat(data, folder) for name, folder in folders.items()
                 if name in ("cam", "naive", "eps", "saliency-degraded", "saliency-classical")}}
     ids = _most_confused(data, folders, records, pairs) if road.baseline and pairs else None
-    return report.write(out, data, shown, title="EPS: the paper's analyses", curves={}, sections=sections, ids=ids,
-                        name="analyses.html")
+    return report.write(out, data, shown, title="EPS: the paper's analyses", curves={}, sections=sections, ids=ids)
 
 
 def _percent(value: float | None) -> str:
