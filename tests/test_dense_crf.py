@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import PermutohedralLattice, dense_crf, reference, unary_from_labels
@@ -560,3 +561,9 @@ def test_as_close_to_exact_as_pydensecrf(kind):
     assert np.abs(ours - exact).mean() <= np.abs(theirs - exact).mean() + 1e-5
     assert np.abs(ours - exact).max() <= np.abs(theirs - exact).max() + 1e-4
     assert (ours.argmax(0) == exact.argmax(0)).mean() > 0.9  # the lattice approximates, it does not invent
+
+
+def test_fake_tensors():
+    with FakeTensorMode():
+        q = dense_crf(torch.rand(1, 3, 6, 7) * 255, torch.rand(1, 2, 4, 6, 7))
+    assert q.shape == (1, 2, 4, 6, 7)

@@ -227,8 +227,8 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
     for name, points in curves.items():
         places, shares = np.array(points).T
         best = int(shares.argmax())
-        axes.plot(places, 100 * shares, label=name, color=_INK.get(name))
-        axes.plot(places[best], 100 * shares[best], "o", color=_INK.get(name))
+        (line,) = axes.plot(places, 100 * shares, label=name, color=_INK.get(name))
+        axes.plot(places[best], 100 * shares[best], "o", color=line.get_color())
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -66,8 +66,12 @@ def call(overload, *args):
 
 def values_at_hand(tensor: torch.Tensor) -> bool:
     """Whether a look at the values costs nothing: it waits for no device, breaks no graph, and there are values."""
-    real = type(tensor) in (torch.Tensor, torch.nn.Parameter)  # not a FakeTensor
-    return real and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return holds_values(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def holds_values(tensor: torch.Tensor) -> bool:
+    """Whether there are values at all: a FakeTensor has a shape only."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
 
 def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:

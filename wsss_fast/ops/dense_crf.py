@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import call, define
+from ._library import call, define, holds_values
 from .lattice import MAX_DIMENSIONS, check_sigmas, coordinates_fit
 from .mean_field import mean_field_gradient
 
@@ -121,7 +121,7 @@ def dense_crf(
     if not torch.compiler.is_compiling():
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
-        if unary.device.type != "cpu" and not _is_capturing(unary):  # the CPU kernel looks while it reads them
+        if unary.device.type != "cpu" and holds_values(unary) and not _is_capturing(unary):  # the CPU kernel looks while it reads them
             _check_unary(unary)
     energies = unary.to(torch.float32)
     if unary.dim() == 4:
@@ -181,7 +181,8 @@ def _is_capturing(tensor: Tensor) -> bool:
 
 def _levels(image: Tensor) -> list[float]:
     """Bounds of the image's values, from which the lattice's key layout follows; they hold 0, the lattice's origin."""
-    if image.dtype == torch.uint8 or not image.numel() or torch.compiler.is_compiling() or _is_capturing(image):
+    unseen = not holds_values(image) or torch.compiler.is_compiling() or _is_capturing(image)
+    if image.dtype == torch.uint8 or not image.numel() or unseen:
         return [0.0, 255.0]
     low, high = (v.item() for v in image.detach().to(torch.float32).aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
