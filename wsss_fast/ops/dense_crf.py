@@ -121,7 +121,8 @@ def dense_crf(
     if not torch.compiler.is_compiling():
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
-        if unary.device.type != "cpu" and holds_values(unary) and not _is_capturing(unary):  # the CPU kernel looks while it reads them
+        # The CPU kernel looks while it reads them.
+        if unary.device.type != "cpu" and holds_values(unary) and not _is_capturing(unary):
             _check_unary(unary)
     energies = unary.to(torch.float32)
     if unary.dim() == 4:
