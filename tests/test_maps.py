@@ -1,5 +1,7 @@
 """Map files, and labels from maps."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,18 @@ def test_background_wins_ties_and_float32_is_compared():
 def test_views_are_resized_then_summed():
     views = [torch.full((2, 3, 4), 1.0), torch.full((2, 5, 7), 2.0)]
     np.testing.assert_allclose(merge_views(views, 6, 8), np.full((2, 6, 8), 3.0))
+
+
+def test_damage_that_fuzzing_found(tmp_path):
+    """A member without numpy's magic comes back as bytes; zipfile says NotImplementedError to an unknown compression."""
+    with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
+        file.writestr("keys.npy", b"no array")
+        file.writestr("strided.npy", b"no array")
+    save_maps(tmp_path, "zip", ClassMaps(np.array([1], np.int16), np.ones((1, 2, 2), np.float32)))
+    content = bytearray((tmp_path / "zip.npz").read_bytes())
+    for place in (content.find(b"PK\x03\x04") + 8, content.find(b"PK\x01\x02") + 10):
+        content[place] = 77  # compression method of the first member
+    (tmp_path / "zip.npz").write_bytes(bytes(content))
+    for id, said in (("bytes", "something else than arrays"), ("zip", "cannot be read as maps")):
+        with pytest.raises(InputError, match=said):
+            load_maps(tmp_path, id)

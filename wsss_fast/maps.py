@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import torch
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.errors import InputError
 from wsss_fast.run import atomic_write
+
+# What numpy and zipfile raise for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
+_UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, KeyError, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +88,11 @@ def load_maps(folder: Path, id: str) -> ClassMaps:
             arrays = {name: file[name] for name in ("keys", "strided", "high_res") if name in file}
     except FileNotFoundError:
         raise InputError(f"{path}: no maps for id {id!r}") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as maps ({error})") from None
     keys, strided, high_res = arrays.get("keys"), arrays.get("strided"), arrays.get("high_res")
+    if any(not isinstance(a, np.ndarray) or a.dtype.kind not in "iuf" for a in arrays.values()):  # bytes, if no array is in it
+        raise InputError(f"{path}: holds something else than arrays of numbers")
     if keys is None or strided is None or strided.ndim != 3 or len(keys) != len(strided):
         raise InputError(f"{path}: needs keys [K] and strided [K,h,w]")
     return ClassMaps(keys, strided.astype(np.float32), None if high_res is None else high_res.astype(np.float32))
