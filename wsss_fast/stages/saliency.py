@@ -157,14 +157,12 @@ def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float 
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, int]:
-        black = 0
-        for id in track(data.ids, name):
+        gone = {id for id in data.ids if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32}
+        for id in track(missing_labels(data, folder).ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
-            gone = int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32
             blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
-            write_labels(folder / f"{id}.png", np.zeros_like(levels) if gone else np.asarray(blurred), palette=b"")
-            black += gone
-        return {"black": black}
+            write_labels(folder / f"{id}.png", np.zeros_like(levels) if id in gone else np.asarray(blurred), palette=b"")
+        return {"black": len(gone)}
 
     source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
     stage(Path(out), name, {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}, work)
