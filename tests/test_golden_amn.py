@@ -13,6 +13,7 @@ from wsss_fast.data.transforms import normalise
 from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
+from wsss_fast.parallel import Stepped
 from wsss_fast.run import Runtime
 from wsss_fast.stages.activate import Views
 from wsss_fast.stages.seeds import Crf, combine, refine
@@ -167,7 +168,7 @@ def test_three_steps_of_the_classifier():
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * recipe.schedule(i / 5)
         np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], file["lrs"][i], rtol=1e-6)
-        loss = fit._update(net, cam._step, batch, optimizer, CPU)
+        loss = fit._update(Stepped(net, cam._step), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(file["losses"][i], abs=1e-4)
     np.testing.assert_allclose(net.head.weight[:, :256, 0, 0].detach(), file["classifier_after"], atol=1e-4)
     layer4 = net.backbone.layer4[2].conv3.weight[:64, :64, 0, 0].detach()
@@ -186,7 +187,7 @@ def test_three_steps_of_the_amn():
     np.testing.assert_array_equal(nearest(batch["seed"], 6, 6), file["label_small"])
     step = amn.method._step(recipe)
     for i in range(3):
-        loss = fit._update(net, step, batch, optimizer, CPU)
+        loss = fit._update(Stepped(net, step), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(file["losses_3_steps"][i], abs=1e-4)
         if i == 0:
             check_amn(net, file, "grad", lambda p: p.grad, rtol=2e-3)

@@ -13,6 +13,7 @@ from wsss_fast import cam, eps, fit, nets
 from wsss_fast.data.transforms import Augment, normalise, resize_image
 from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops.reference.pixel_loss import nearest
+from wsss_fast.parallel import Stepped
 from wsss_fast.run import Runtime
 from wsss_fast.stages.activate import Views
 from wsss_fast.stages.alpha_crf import AlphaCrf, refine
@@ -89,7 +90,7 @@ def test_three_training_steps():
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * PAPER.schedule(i / 20)
         np.testing.assert_allclose([group["lr"] for group in optimizer.param_groups], row[2:], rtol=1e-6)
-        loss = fit._update(net, eps.method._step(PAPER), batch, optimizer, CPU)
+        loss = fit._update(Stepped(net, eps.method._step(PAPER)), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(row[0] + row[1], abs=1e-5)
         if i == 0:
             grads = [p.grad for p in net.parameters() if p.grad is not None]

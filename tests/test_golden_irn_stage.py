@@ -12,6 +12,7 @@ from wsss_fast import fit, irn, nets
 from wsss_fast.data.transforms import normalise, resize_labels
 from wsss_fast.maps import ClassMaps, label_index, to_labels
 from wsss_fast.nets.relations import offsets, pairs, relation_losses
+from wsss_fast.parallel import Stepped
 from wsss_fast.run import Runtime
 
 pytestmark = needs_golden
@@ -90,7 +91,7 @@ def test_one_training_step():
                (net.displacement_out[3].weight, file["grad_dp7_last"], lambda p: p, 1.0)]
     before = [part(p.detach()).clone() for p, _, part, _ in watched]
     frozen = {k: v.clone() for k, v in net.backbone.state_dict().items()}
-    loss = fit._update(net, irn._step(recipe), sample, recipe.optimizer(net, recipe), CPU)
+    loss = fit._update(Stepped(net, irn._step(recipe)), sample, recipe.optimizer(net, recipe), CPU)
     assert loss.item() == pytest.approx(float(file["loss_total"]), abs=1e-5)
     for (p, stored, part, lr), old in zip(watched, before, strict=True):
         assert_close(part(p.grad), torch.from_numpy(stored), rtol=1e-4, atol=1e-6)

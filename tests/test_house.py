@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wsss_fast"
 # A module may import from its own floor and from the floors before it.
 FLOORS = [
-    {"errors", "_native"},
+    {"errors", "_native", "ranks"},
     {"ops", "compat", "progress", "interrupt"},
-    {"nets", "data", "maps", "fit", "run", "checkpoint"},
+    {"nets", "data", "maps", "fit", "parallel", "run", "checkpoint"},
     {"stages", "convert"},
     {"report"},
     {"cam", "irn", "seg", "road", "amn", "eps", "ccr"},

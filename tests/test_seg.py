@@ -13,6 +13,7 @@ from wsss_fast.data import read_labels
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.fit import _update
+from wsss_fast.parallel import Stepped
 from wsss_fast.run import runtime
 
 SMALL = seg.RECIPES["small"]
@@ -115,7 +116,7 @@ def test_accumulation_is_the_mean_of_the_parts_losses():
     batch = {"image": torch.randn(4, 3, 64, 64), "mask": torch.randint(0, 4, (4, 64, 64), dtype=torch.uint8)}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     step = seg._step(SMALL)
-    loss = _update(net, step, batch, optimizer, CPU, 2)
+    loss = _update(Stepped(net, step), batch, optimizer, CPU, 2)
     gradient = net.aspp.weight.grad.clone()
     halves = [{k: v[i:i + 2] for k, v in batch.items()} for i in (0, 2)]
     net.zero_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss_fast import nets
+from wsss_fast import nets, ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
@@ -207,15 +207,15 @@ def merge(views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int], 
 def mean_ap(net: nn.Module, data: Dataset, where: Runtime, batch_size: int) -> float:
     """Mean over classes of the average precision of the tags on `data`, one unscaled view an image; 0..1."""
     net.to(where.device).eval()
-    scores, order = [], []
+    scores: dict[str, np.ndarray] = {}
     with torch.inference_mode():
-        for ids in track(list(same_size_batches(data, data.ids, batch_size)), "mAP", unit="batch"):
+        for ids in track(ranks.share(list(same_size_batches(data, data.ids, batch_size))), "mAP", unit="batch"):
             images = torch.from_numpy(np.stack([normalise(data.image(i)) for i in ids])).to(where.device)
             with where.autocast():
-                scores.append(net(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
-            order += ids
-    tags = np.stack([data.tags_of(i) for i in order])
-    return float(np.nanmean(average_precision(np.concatenate(scores), tags)))
+                found = net(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+            scores.update(zip(ids, found, strict=True))
+    scores = {id: found for part in ranks.gathered(scores) for id, found in part.items()}
+    return float(np.nanmean(average_precision(np.stack([scores[i] for i in data.ids]), data.tags)))
 
 
 def _sampler(data: Dataset, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wsss_fast import ranks
 from wsss_fast.progress import say
 from wsss_fast.run import atomic_write
 
@@ -32,8 +33,11 @@ class Checkpoints:
         return time.monotonic() >= self._next
 
     def save(self, update: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint. A full disk costs the checkpoint, not the training; it is said."""
+        """Write a checkpoint; the main process does. A full disk costs the checkpoint, not the training; it is said."""
         start = time.monotonic()
+        if not ranks.is_main():
+            self._next = start + self.every
+            return
         path = self.folder / f"checkpoint-{update:09d}.pth"
         try:
             with atomic_write(path) as temporary:
@@ -56,7 +60,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all of them: the training is finished, or must not go on."""
-        for path in self._files():
+        for path in self._files() if ranks.is_main() else ():
             path.unlink()
 
     def _files(self) -> list[Path]:

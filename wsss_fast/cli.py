@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, report, road, seg
+from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, ranks, report, road, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
 from wsss_fast.errors import InputError, RunError
@@ -119,6 +119,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     **{f"bench {name}": bench.command(module) for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
+# What has no parts to divide: of several processes the main one does it.
+_ALONE = ("convert", "shapes", "bench", "info")
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
 _POSITIONAL = {"crf": ("image", "labels"), "convert from-pickles": ("source", "out"), "convert to-pickles": ("source", "out")}
 _SHORT = {"crf": {"out": "-o"}}
@@ -150,17 +152,23 @@ def run(argv: Sequence[str]) -> int:
     name, rest = _split(argv)
     if name is None:
         return rest
+    if name.split()[0] in _ALONE and not ranks.is_main():
+        return 0
     try:
         arguments = _parse(name, rest)
         if isinstance(arguments, int):
             return arguments
         opened = _opened(COMMANDS[name], arguments)
-        _show(name, COMMANDS[name](**opened))
-        return _broken(opened)
+        result = COMMANDS[name](**opened)
+        if ranks.is_main():
+            _show(name, result)
+        code = _broken(opened)
+        ranks.leave()
+        return code
     except InputError as error:
-        return _fail(2, f"error: {error}")
+        return _fail(2, f"error: {error}", every=True)
     except RunError as error:
-        return _fail(1, f"failed: {error}")
+        return _fail(1, f"failed: {error}", every=True)
     except KeyboardInterrupt as error:
         stopped, code = (str(error), 128 + error.number) if isinstance(error, interrupt.Stopped) else ("interrupted", 130)
         if name.startswith("bench"):
@@ -169,7 +177,7 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
-        return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)")
+        return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)", every=True)
 
 
 def _broken(arguments: dict[str, Any]) -> int:
@@ -178,7 +186,7 @@ def _broken(arguments: dict[str, Any]) -> int:
     if not broken:
         return 0
     out = arguments.get("out")
-    if out is not None:
+    if out is not None and ranks.is_main():
         write_json(Path(out) / "broken.json", broken)
     for why in list(broken.values())[:_NAMED]:
         say(f"left out: {why}")
@@ -187,8 +195,8 @@ def _broken(arguments: dict[str, Any]) -> int:
     return _fail(1, f"{len(broken)} broken images were left out{more}{listed}")
 
 
-def _fail(code: int, message: str) -> int:
-    say(" ".join(message.split()))
+def _fail(code: int, message: str, *, every: bool = False) -> int:
+    say(" ".join(message.split()), every=every)
     return code
 
 
@@ -200,7 +208,8 @@ def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
         if name in COMMANDS and len(argv) >= words and not mistyped:
             return name, argv[words:]
     if not argv or argv[0] in ("-h", "--help"):
-        _overview()
+        if ranks.is_main():
+            _overview()
         return None, 0
     tried = " ".join(a for a in argv[:2] if not a.startswith("-"))
     group = [c for c in COMMANDS if c.split()[0] == argv[0]]
@@ -221,7 +230,7 @@ def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
     """Arguments of a command, or the exit code if tyro printed help or refused them (said in one line)."""
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(sys.stdout if ranks.is_main() else io.StringIO()):
             return tyro.cli(_signature(name, argv), args=list(argv), prog=f"wsss-fast {name}",
                             config=(tyro.conf.SuppressFixed,))
     except SystemExit as stop:

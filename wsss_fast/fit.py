@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from wsss_fast import ranks
 from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.errors import InputError, RunError
-from wsss_fast.interrupt import Stopped, shielded
+from wsss_fast.interrupt import Stopped, asked_to_stop, shielded, stop
+from wsss_fast.parallel import Stepped, distributed, shared_statistics, without_exchange
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime
 
@@ -45,11 +47,11 @@ class _Batches(Sampler):
     """Positions of each batch of one epoch: a shuffle that depends on (seed, epoch); the last, short batch is dropped.
 
     `limit` is how many batches the epoch at hand may have; the last one of a given number of updates has fewer. `skip` of
-    them were seen before the training was interrupted.
+    them were seen before the training was interrupted. Of each of the `parts` of a batch a process gets its share.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int):
-        self.count, self.batch_size, self.seed, self.epoch, self.skip = count, batch_size, seed, 0, 0
+    def __init__(self, count: int, batch_size: int, seed: int, parts: int):
+        self.count, self.batch_size, self.seed, self.epoch, self.skip, self.parts = count, batch_size, seed, 0, 0, parts
         self.limit = self.whole = count // batch_size
 
     def __len__(self) -> int:
@@ -58,7 +60,8 @@ class _Batches(Sampler):
     def __iter__(self) -> Iterator[list[int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count) + self.epoch * self.count
         for start in range(self.skip * self.batch_size, (self.skip + len(self)) * self.batch_size, self.batch_size):
-            yield order[start:start + self.batch_size].tolist()
+            parts = order[start:start + self.batch_size].reshape(self.parts, ranks.count(), -1)
+            yield parts[:, ranks.rank()].ravel().tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
         samples: training samples.
         optimizer: over parameters of `net`, with the peak learning rate of each group.
         schedule: progress in [0, 1) -> factor on every group's learning rate, set before each update.
-        batch_size: images an update; a short last batch is dropped.
+        batch_size: images an update, of all processes together; a short last batch is dropped.
         runtime: device, seed, workers, dtype.
         label: what the progress bar calls this.
         epochs: passes over the samples; or
@@ -124,11 +127,12 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
     if length is None or length < 1 or batch_size < 1:
         raise InputError(f"{label}: {'updates' if epochs is None else 'epochs'} and batch size must be >= 1, "
                          f"got {length} and {batch_size}")
-    if accumulate < 1 or batch_size % accumulate:
-        raise InputError(f"{label}: a batch of {batch_size} cannot be cut into {accumulate} equal parts")
+    if accumulate < 1 or batch_size % (accumulate * ranks.count()):
+        processes = f" for each of {ranks.count()} processes" if ranks.count() > 1 else ""
+        raise InputError(f"{label}: a batch of {batch_size} cannot be cut into {accumulate} equal parts{processes}")
     if len(samples) < batch_size:
         raise InputError(f"{label}: {len(samples)} images are fewer than one batch of {batch_size}")
-    batches = _Batches(len(samples), batch_size, runtime.seed)
+    batches = _Batches(len(samples), batch_size, runtime.seed, accumulate)
     loader = DataLoader(samples, batch_sampler=batches, num_workers=runtime.workers,
                         persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda",
                         generator=torch.Generator())  # its own: it must not move the one that dropout draws from
@@ -137,31 +141,37 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
     whole = len(batches)
     total = updates if epochs is None else epochs * whole
     epochs = -(-total // whole)
-    at = _Position(net, optimizer, torch.zeros((), device=runtime.device))
+    at = _Position(net, optimizer, runtime.device)
     if checkpoints is not None and (kept := checkpoints.newest()) is not None:
         at.load(kept)
         if at.done % whole == 0 and len(at.losses) < at.done // whole:  # kept between an epoch's last update and its end
             at.finish_epoch(at.done // whole - 1, whole, label)
         say(f"{label}: goes on behind update {at.done} of {total}")
     before = at.done
-    with Bar(label, total * batch_size, done=before * batch_size) as bar:
+    with Bar(label, total * batch_size, done=before * batch_size) as bar, shared_statistics(net):
+        module = distributed(Stepped(net, step), optimizer, runtime.device)
         try:
-            for epoch in range(before // whole, epochs):
-                batches.epoch, batches.skip, batches.limit = epoch, at.done - epoch * whole, total - at.done
-                for batch in loader:
-                    with shielded():
+            with shielded():  # a signal waits until all processes have made an update
+                for epoch in range(before // whole, epochs):
+                    batches.epoch, batches.skip, batches.limit = epoch, at.done - epoch * whole, total - at.done
+                    for batch in loader:
+                        _seed_dropout(runtime.seed, at.done)
                         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                             group["lr"] = peak * schedule(at.done / total)
-                        at.summed += _update(net, step, to_device(batch, runtime.device), optimizer, runtime, accumulate)
-                        at.done += 1
-                    bar.advance(batch_size, f"epoch {epoch + 1}/{epochs}" + (f" loss {at.losses[-1]:.4f}" if at.losses else ""))
-                    if checkpoints is not None and checkpoints.due():
-                        checkpoints.save(at.done, at.state())
-                at.finish_epoch(epoch, at.done - epoch * whole, label)
+                        at.update(module, to_device(batch, runtime.device), runtime, accumulate)
+                        bar.advance(batch_size,
+                                    f"epoch {epoch + 1}/{epochs}" + (f" loss {at.losses[-1]:.4f}" if at.losses else ""))
+                        if checkpoints is not None and checkpoints.due():
+                            checkpoints.save(at.done, at.state())
+                        if at.told_to_stop():
+                            stop()
+                    at.finish_epoch(epoch, at.done - epoch * whole, label)
         except Stopped:
-            if checkpoints is not None and at.done > before:
+            if checkpoints is not None and at.done > before and not at.updating:
                 checkpoints.save(at.done, at.state())
             raise
+        except ranks.Lost:
+            raise  # the last checkpoint is good
         except RunError:
             if checkpoints is not None:
                 checkpoints.clear()  # going on from there would end the same way
@@ -171,29 +181,45 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
     return History(at.losses, (total - before) * batch_size / seconds)
 
 
+def _seed_dropout(seed: int, update: int) -> None:
+    """Let dropout depend on (seed, update, process) only: so it needs no state to go on from, and differs between processes."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, update, ranks.rank()]).generate_state(1)[0]))
+
+
 class _Position:
     """Where a training is: what has to be kept to go on from there to the very same weights.
 
-    Samples need no state, they depend on (seed, epoch, image); dropout draws from torch's global generators.
+    Nothing random has a state: samples depend on (seed, epoch, image), dropout on (seed, update, process).
     """
 
-    def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, summed: torch.Tensor):
-        self.net, self.optimizer, self.summed = net, optimizer, summed
-        self.done, self.losses = 0, []
+    def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
+        self.net, self.optimizer = net, optimizer
+        self.summed = torch.zeros((), device=device)  # of the losses of the epoch at hand
+        self.done, self.losses, self.updating = 0, [], False
+        self._stops = torch.zeros((), device=device)
 
     def state(self) -> dict[str, Any]:
-        random = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.summed.device)] if self.summed.is_cuda else [])]
         return {"done": self.done, "losses": self.losses, "summed": self.summed, "net": self.net.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "random": random}
+                "optimizer": self.optimizer.state_dict()}
 
     def load(self, kept: dict[str, Any]) -> None:
         self.net.load_state_dict(kept["net"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.summed.copy_(kept["summed"])
         self.done, self.losses = kept["done"], list(kept["losses"])
-        torch.set_rng_state(kept["random"][0])
-        if self.summed.is_cuda:
-            torch.cuda.set_rng_state(kept["random"][1], self.summed.device)
+
+    def update(self, module: nn.Module, batch: Batch, runtime: Runtime, accumulate: int) -> None:
+        """One update of the weights. A process that is interrupted in its middle has nothing worth keeping."""
+        self.updating = True
+        loss = _update(module, batch, self.optimizer, runtime, accumulate)
+        asked = torch.full_like(loss, asked_to_stop())
+        loss, self._stops = ranks.mean(torch.stack([loss, asked])).unbind()
+        self.summed += loss
+        self.done, self.updating = self.done + 1, False
+
+    def told_to_stop(self) -> bool:
+        """Whether any process was, when all made the last update; all say the same."""
+        return asked_to_stop() if ranks.count() == 1 else bool(self._stops)
 
     def finish_epoch(self, epoch: int, count: int, label: str) -> None:
         """Note the mean loss of an epoch of `count` updates. Raises RunError if it is not finite."""
@@ -201,15 +227,16 @@ class _Position:
         self.summed.zero_()
 
 
-def _update(net: nn.Module, step, batch: Batch, optimizer: torch.optim.Optimizer, runtime: Runtime,
+def _update(module: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, runtime: Runtime,
             accumulate: int = 1) -> torch.Tensor:
     optimizer.zero_grad(set_to_none=True)
     parts = {name: values.chunk(accumulate) for name, values in batch.items()}
     summed = torch.zeros((), device=runtime.device)
     for i in range(accumulate):
-        with runtime.autocast():
-            loss = step(net, {name: values[i] for name, values in parts.items()}) / accumulate
-        loss.backward()
+        with without_exchange(module, wanted=i + 1 < accumulate):
+            with runtime.autocast():
+                loss = module({name: values[i] for name, values in parts.items()}) / accumulate
+            loss.backward()
         summed += loss.detach()
     optimizer.step()
     return summed

@@ -36,6 +36,17 @@ def _handle(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
+def asked_to_stop() -> bool:
+    """Whether a signal is held back by `shielded`."""
+    return _State.pending is not None
+
+
+def stop() -> None:
+    """Raise what is held back, or, where another process of the run was asked to stop, a `Stopped` of its own."""
+    number, _State.pending = _State.pending or signal.SIGTERM, None
+    raise Stopped(number)
+
+
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
     """Hold a signal back until the block has ended; `Stopped` is raised then."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss_fast import nets
+from wsss_fast import nets, ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
@@ -180,12 +180,12 @@ def mean_displacement(net: nets.IrnNet, data: Dataset, augment: Augment, batch_s
     net.eval().mean_displacement.zero_()
     batches = [data.ids[i:i + batch_size] for i in range(0, len(data), batch_size)]
     summed = torch.zeros(2, dtype=torch.float64)
-    for ids in track(batches, "mean displacement", unit="batch"):
+    for ids in track(ranks.share(batches), "mean displacement", unit="batch"):
         images = torch.stack([augment.cropped(augment.to_input(data.image(i)), None, 0, 0)[0] for i in ids]).to(where.device)
         with where.autocast():
             _, displacement = net(images.contiguous(memory_format=torch.channels_last))
         summed += displacement.double().mean(dim=(2, 3)).sum(dim=0).cpu()
-    return (summed / len(data)).float()
+    return torch.from_numpy(ranks.summed(summed.numpy()) / len(data)).float()
 
 
 def infer(data: Source, weights: str | Path, out: str | Path, *, maps: str | Path, backbone: str = "resnet50",

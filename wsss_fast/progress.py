@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from wsss_fast import ranks
+
 T = TypeVar("T")
 
 CONSOLE = Console(stderr=True, highlight=False)
@@ -31,11 +33,14 @@ class _Rate(ProgressColumn):
 class Bar:
     """One labelled bar; it appears after two seconds, and leaves one summary line when the work was long.
 
+    Of several processes the main one shows its own.
+
     Off a terminal (CI, a log file) it writes a plain line about every 30 seconds instead of redrawing.
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", done: int = 0):
         self.label, self.total, self.unit = label, total, unit
+        self._hidden = not ranks.is_main()
         self.done, self.note, self._before = done, "", done  # what an interrupted run did counts in no rate
         self._start = self._last_line = time.monotonic()
         self._progress: Progress | None = None
@@ -48,7 +53,7 @@ class Bar:
         seconds = time.monotonic() - self._start
         if self._progress is not None:
             self._progress.stop()
-        if kind is None and seconds >= _QUIET_SECONDS:
+        if kind is None and seconds >= _QUIET_SECONDS and not self._hidden:
             CONSOLE.print(self._line(seconds), soft_wrap=True)
 
     def _line(self, seconds: float) -> str:
@@ -67,7 +72,7 @@ class Bar:
         self.done += count
         self.note = note or self.note
         now = time.monotonic()
-        if now - self._start < _QUIET_SECONDS:
+        if self._hidden or now - self._start < _QUIET_SECONDS:
             return
         if not CONSOLE.is_terminal:
             if now - self._last_line > 30 and self.done < self.total:
@@ -97,7 +102,14 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
             bar.advance()
 
 
-def say(message: str) -> None:
-    """One line for the person who watches, on stderr so that stdout stays machine-readable."""
+def say(message: str, *, every: bool = False) -> None:
+    """One line for the person who watches, on stderr so that stdout stays machine-readable.
+
+    Of several processes only the main one says what they all would; with `every` each does, with its number.
+    """
+    if every and ranks.count() > 1:
+        message = f"[process {ranks.rank()}] {message}"
+    elif not ranks.is_main():
+        return
     CONSOLE.print(message, soft_wrap=True, markup=False)
     sys.stderr.flush()

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
+from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.data.transforms import resize_image
@@ -157,17 +158,20 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
     Returns:
         The page's path. It loads nothing from elsewhere; text that comes from the data is escaped.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>",
-             f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: {len(data)} images, "
-             f"{len(data.classes)} classes, {len(data.masks)} true masks (used to score only)</small></p>",
-             "<h2>Stages</h2>", _stage_table(out), _class_table(out, data), _curve_figure(out, curves),
-             *sections, "<h2>Pictures</h2>", _legend(data), _grid(data, panels, pick(data, pictures) if ids is None else ids)]
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
-    page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
-    path = out / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    def made() -> Path:
+        chosen = pick(data, pictures) if ids is None else ids
+        parts = [f"<h1>{html.escape(title)}</h1>",
+                 f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: {len(data)} images, "
+                 f"{len(data.classes)} classes, {len(data.masks)} true masks (used to score only)</small></p>",
+                 "<h2>Stages</h2>", _stage_table(out), _class_table(out, data), _curve_figure(out, curves),
+                 *sections, "<h2>Pictures</h2>", _legend(data), _grid(data, panels, chosen)]
+        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
+        page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
+        with atomic_write(out / "report.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        return out / "report.html"
+
+    return ranks.by_main(made)
 
 
 def sheet(panels: Mapping[str, Panel], ids: Sequence[str], path: Path, height: int = 160, gap: int = 4) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import PIL
 import torch
 
+from wsss_fast import ranks
 from wsss_fast.errors import InputError
 from wsss_fast.progress import say
 
@@ -104,7 +105,7 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
         raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
     if seed < 0 or workers < 0:
         raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
-    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    name = ranks.device(device)
     bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
     return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
 
@@ -136,9 +137,11 @@ def versions() -> dict[str, str]:
 
 
 def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
-    """Leave `out/config.json`: the command, every argument, versions and time."""
+    """Leave `out/config.json`: the command, every argument, versions, number of processes and time."""
+    if not ranks.is_main():
+        return
     write_json(out / "config.json", {"command": command, "arguments": arguments, "versions": versions(),
-                                     "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+                                     "processes": ranks.count(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
 
 def record(out: Path, stage: str, values: dict[str, Any]) -> None:
@@ -175,8 +178,33 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
     Raises:
         InputError: the stage was finished or begun with other arguments.
     """
-    folder = out / name
-    arguments = jsonable(arguments)
+    folder, arguments = out / name, jsonable(arguments)
+    notes = ranks.by_main(lambda: _begin(folder, name, arguments))
+    if notes is not None:
+        return notes
+    start = time.monotonic()
+    try:
+        notes = jsonable(work())
+        ranks.gathered(None)  # all are here, so all that was to be written is
+    except BaseException:
+        if ranks.is_main() and not _has_results(folder):  # nothing to go on with, so leave nothing
+            (folder / "begun.json").unlink()
+            for empty in (folder, *folder.parents[:len(Path(name).parts)]):  # up to `out`, those that are empty
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
+        raise
+    notes["seconds"] = round(time.monotonic() - start, 2)
+
+    def finish() -> dict[str, Any]:
+        write_json(folder / "done.json", {"arguments": arguments, "notes": notes})
+        (folder / "begun.json").unlink()
+        return notes
+
+    return ranks.by_main(finish)
+
+
+def _begin(folder: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The notes of a stage that is finished; None for one that is to be done, whose marker is written."""
     begun, done = folder / "begun.json", folder / "done.json"
     if begun.exists() and _has_results(folder):
         _same_arguments(begun, arguments)
@@ -188,20 +216,7 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
     for half_written in folder.glob(".*.tmp*"):  # of a run that was killed in the middle of a file
         half_written.unlink()
     write_json(begun, {"arguments": arguments})
-    start = time.monotonic()
-    try:
-        notes = jsonable(work())
-    except BaseException:
-        if not _has_results(folder):  # nothing to go on with, so leave nothing
-            begun.unlink()
-            for empty in (folder, *folder.parents[:len(Path(name).parts)]):  # up to `out`, those that are empty
-                with contextlib.suppress(OSError):
-                    empty.rmdir()
-        raise
-    notes["seconds"] = round(time.monotonic() - start, 2)
-    write_json(done, {"arguments": arguments, "notes": notes})
-    begun.unlink()
-    return notes
+    return None
 
 
 def _has_results(folder: Path) -> bool:

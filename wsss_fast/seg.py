@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsss_fast import nets
+from wsss_fast import nets, ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import write_labels
@@ -19,11 +19,12 @@ from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch, Samples, one_cycle, poly
-from wsss_fast.ops import dense_crf, pixel_cross_entropy, unary_from_probabilities
+from wsss_fast.ops import dense_crf, unary_from_probabilities
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime, atomic_write, provenance, runtime, set_seed, stage
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import unfinished_batches
+from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.seeds import Crf
 from wsss_fast.stages.training import Length, TrainResult, adamw
 
@@ -163,7 +164,7 @@ def learn(data: Source, out: str | Path, *, masks: str | Path, backbone: str, we
 def _step(recipe: Recipe, beside: Beside | None = None) -> Callable[[nn.Module, Batch], torch.Tensor]:
     def step(net: nn.Module, batch: Batch) -> torch.Tensor:
         outputs = [logits.float() for logits in net(batch["image"])]
-        loss = sum(pixel_cross_entropy(logits, batch["mask"], resize=recipe.resize) for logits in outputs)
+        loss = sum(cross_entropy(logits, batch["mask"], resize=recipe.resize) for logits in outputs)
         return loss if beside is None else loss + beside(outputs[-1], batch)
     return step
 
@@ -211,9 +212,9 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     folder, last = Path(out) / name, recipe.crf if crf else None
 
     def work() -> dict[str, float]:
-        batches = unfinished_batches(data, recipe.infer_batch, lambda id: (folder / f"{id}.png").is_file())
+        batches, own = unfinished_batches(data, recipe.infer_batch, lambda id: (folder / f"{id}.png").is_file())
         todo = sum(map(len, batches))
-        with Bar(name, len(data), done=len(data) - todo) as bar:
+        with Bar(name, own, done=own - todo) as bar:
             for ids in batches:
                 scores = predict(net, np.stack([data.image(i) for i in ids]), recipe, where, last)
                 for i, (id, labels) in enumerate(zip(ids, scores.argmax(dim=1).cpu().numpy(), strict=True)):
@@ -222,7 +223,8 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
                             np.save(temporary, scores[i].half().cpu().numpy())
                     write_labels(folder / f"{id}.png", labels)  # last: where it is, everything of this image is
                 bar.advance(len(ids))
-            return {"images_per_second": todo / max(bar.seconds(), 1e-9)}
+            speed = todo / max(bar.seconds(), 1e-9)
+        return {"images_per_second": sum(ranks.gathered(speed))}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
                             "flip": recipe.flip, "crf": last, "probabilities": probabilities,

@@ -18,11 +18,11 @@ from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.fit import Batch, Samples, constant, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
-from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.progress import say
 from wsss_fast.run import provenance, runtime, set_seed
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
+from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.training import Length, TrainResult
 
 
@@ -196,7 +196,7 @@ def _normalised(views: list[torch.Tensor], kept: torch.Tensor, seed: np.ndarray,
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
     def step(net: nn.Module, batch: Batch) -> torch.Tensor:
         logits = net(batch["image"], batch["tags"])
-        return pixel_cross_entropy(logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance)
+        return cross_entropy(logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance)
     return step
 
 

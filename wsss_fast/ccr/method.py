@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsss_fast import cam, nets
+from wsss_fast import cam, nets, ranks
 from wsss_fast.cam import MapsResult
 from wsss_fast.data import Source, opened
 from wsss_fast.errors import InputError
@@ -89,7 +89,7 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
         scales=recipe.ask.scales, batch_size=recipe.infer_batch, runtime=where,
         arguments={"weights": nets.fingerprint(weights), "ask": recipe.ask, "buffers": recipe.buffers,
                    "wrap_crops": recipe.wrap_crops},
-        notes=lambda: {"rounds": np.bincount(rounds, minlength=recipe.ask.rounds + 1)[1:]}))
+        notes=lambda: {"rounds": ranks.summed(np.bincount(rounds, minlength=recipe.ask.rounds + 1))[1:]}))
 
 
 def scorer(net: UnequalMaps, image_of: Callable[[str], np.ndarray], recipe: Recipe,

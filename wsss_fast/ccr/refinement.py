@@ -16,9 +16,9 @@ from wsss_fast.data.transforms import Augment, resize_image
 from wsss_fast.errors import InputError
 from wsss_fast.fit import Batch
 from wsss_fast.maps import check_maps, load_maps
-from wsss_fast.ops import aamr_loss
 from wsss_fast.run import provenance
 from wsss_fast.stages import saliency
+from wsss_fast.stages.batch_losses import aamr
 from wsss_fast.stages.training import TrainResult
 
 
@@ -108,8 +108,8 @@ def train(data: Source, out: str | Path, *, masks: str | Path, maps: str | Path,
 def _refinement(recipe: Refinement) -> seg.Beside:
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         salient, silent, _ = batch["maps"].unbind(1)
-        return recipe.weight * aamr_loss(logits, salient, 1 - silent, salient=recipe.salient, active=recipe.active,
-                                         overlap=recipe.overlap)
+        return recipe.weight * aamr(logits, salient, 1 - silent, salient=recipe.salient, active=recipe.active,
+                                    overlap=recipe.overlap)
     return loss
 
 

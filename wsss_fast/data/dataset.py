@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast import ranks
 from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency, saliency_of
 from wsss_fast.errors import InputError
 from wsss_fast.progress import say, track
@@ -76,8 +77,10 @@ class Dataset:
             return None
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:  # decoding releases the interpreter lock
-            reasons = track(readers.map(reason, self.ids), "check images", total=len(self))
-            broken = {id: why for id, why in zip(self.ids, reasons, strict=True) if why is not None}
+            own = ranks.share(self.ids)
+            reasons = dict(zip(own, track(readers.map(reason, own), "check images", total=len(own)), strict=True))
+        reasons = {id: why for part in ranks.gathered(reasons) for id, why in part.items() if why is not None}
+        broken = {id: reasons[id] for id in self.ids if id in reasons}
         if len(broken) == len(self):
             raise InputError(f"{self.root}: none of the {len(self)} images can be read, first {next(iter(broken.values()))}")
         if not broken:

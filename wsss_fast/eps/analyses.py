@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from wsss_fast import nets, report
+from wsss_fast import nets, ranks, report
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.eps.method import Recipe, infer, train
@@ -121,11 +121,11 @@ def _variants(data: Dataset, out: Path, recipe: Recipe, parts: Sequence[str], la
 
 def _boundaries(out: Path, name: str, data: Dataset, folder: Path) -> None:
     """Put the mIoU near boundaries into the record, unless it is there for these maps."""
-    kept = read_records(out)[name]
+    kept = ranks.by_main(lambda: read_records(out)[name])
     best = kept["best_threshold"]
     if kept.get("trimap_source") != [kept["source"]["made_from"], best]:
         near = trimap_miou(data, labels_at(folder, data, best))
-        record(out, name, {"trimap": near, "trimap_source": [kept["source"]["made_from"], best]})
+        ranks.by_main(lambda: record(out, name, {"trimap": near, "trimap_source": [kept["source"]["made_from"], best]}))
 
 
 def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], road: Road,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from wsss_fast import ranks
 from wsss_fast.data.images import IGNORE
 from wsss_fast.errors import InputError
 from wsss_fast.ops.reference.random_walk import path
@@ -127,5 +128,6 @@ def relation_losses(edge_logits: Tensor, displacement: Tensor, labels: Tensor, r
                  (off_zero, background))
         sums = sums + torch.stack([values.masked_fill(~mask, 0).sum() for values, mask in terms])
         counts = counts + torch.stack([mask.sum() for _, mask in terms])
+    counts = ranks.mean(counts)  # of several processes, so that the mean of their losses is that of the whole batch
     background, foreground, negative, off_truth, off_zero = sums / (counts * counts.new_tensor([1, 1, 1, 2, 2]) + _EPSILON)
     return RelationLosses((background + foreground) / 2, negative, off_truth, off_zero)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.errors import InputError
@@ -67,7 +68,7 @@ def unflipped(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def activate(data: Dataset, scorer: Scorer, folder: Path, *, scales: Sequence[float], batch_size: int,
              runtime: Runtime, label: str) -> float:
-    """Write the maps of every image that has none yet to `folder`.
+    """Write the maps of every image that has none yet to `folder`; each process does its share.
 
     Args:
         data: images and tags.
@@ -79,21 +80,22 @@ def activate(data: Dataset, scorer: Scorer, folder: Path, *, scales: Sequence[fl
         label: what the progress bar calls this.
 
     Returns:
-        Images a second.
+        Images a second, of all processes together.
     """
     if not scales or min(scales) <= 0 or batch_size < 1:
         raise InputError(f"{label}: scales must be > 0 and batch_size >= 1, got {tuple(scales)} and {batch_size}")
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    batches = unfinished_batches(data, batch_size, lambda id: maps_path(folder, id).name in present)
+    batches, own = unfinished_batches(data, batch_size, lambda id: maps_path(folder, id).name in present)
     todo = sum(map(len, batches))
-    with Bar(label, len(data), done=len(data) - todo) as bar, torch.inference_mode():
+    with Bar(label, own, done=own - todo) as bar, torch.inference_mode():
         for ids in batches:
             with runtime.autocast():
                 results = scorer(make_views(data, ids, scales, runtime.device))
             for id, maps in zip(ids, results, strict=True):
                 save_maps(folder, id, maps)
             bar.advance(len(ids))
-        return todo / max(bar.seconds(), 1e-9)
+        speed = todo / max(bar.seconds(), 1e-9)
+    return sum(ranks.gathered(speed))
 
 
 def maps_stage(out: Path, name: str, data: Dataset, scorer: Scorer, *, scales: Sequence[float], batch_size: int,
@@ -122,12 +124,13 @@ def maps_stage(out: Path, name: str, data: Dataset, scorer: Scorer, *, scales: S
     return out / name
 
 
-def unfinished_batches(data: Dataset, batch_size: int, finished: Callable[[str], bool]) -> list[list[str]]:
-    """The batches of an uninterrupted run of which not all images are `finished`.
+def unfinished_batches(data: Dataset, batch_size: int, finished: Callable[[str], bool]) -> tuple[list[list[str]], int]:
+    """This process' batches of which not all images are `finished`; and how many images its share of all batches holds.
 
-    A network may give other last bits for another batch, so that a run that was killed does whole batches again.
+    The batches are those of an uninterrupted run on one process: a network may give other last bits for another batch.
     """
-    return [ids for ids in same_size_batches(data, data.ids, batch_size) if not all(map(finished, ids))]
+    batches = ranks.share(list(same_size_batches(data, data.ids, batch_size)))
+    return [ids for ids in batches if not all(map(finished, ids))], sum(map(len, batches))
 
 
 def same_size_batches(data: Dataset, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import write_labels
 from wsss_fast.errors import InputError
@@ -62,8 +63,9 @@ def make(data: Dataset, maps: Path, out: Path, *, crf: AlphaCrf, name: str = "ma
         return data.size(id), int(data.tags_of(id).sum())
 
     def work() -> dict[str, float]:
-        todo = missing_labels(data, out / name)
-        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+        own = data.only(ranks.share(data.ids))
+        todo = missing_labels(own, out / name)
+        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for (size, count), run in itertools.groupby(sorted(todo.ids, key=kind), key=kind):
                 same = list(run)
                 for start in range(0, len(same), batch_size):

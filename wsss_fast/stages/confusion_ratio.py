@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.data.listing import read_classes
@@ -40,7 +41,7 @@ def confusion_ratios(data: Dataset, pairs: Sequence[str], labels: Callable[[str]
     named = named_pairs(data, pairs)
     confused, hit = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
     contexts = any(context is not None for _, _, context in named)
-    for id in data.ids:
+    for id in ranks.share(data.ids):
         truth, predicted = data.mask(id), labels(id)
         around = _context(data, id, truth) if contexts else truth
         for n, (target, coincident, context) in enumerate(named):
@@ -48,6 +49,7 @@ def confusion_ratios(data: Dataset, pairs: Sequence[str], labels: Callable[[str]
             there = truth == coincident if context is None else around == context
             confused[n] += int((as_target & there).sum())
             hit[n] += int((as_target & (truth == target)).sum())
+    confused, hit = ranks.summed(np.stack([confused, hit]))
     with np.errstate(divide="ignore", invalid="ignore"):
         return dict(zip(pairs, (confused / hit).tolist(), strict=True))
 

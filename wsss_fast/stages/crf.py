@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wsss_fast import ranks
 from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import dense_crf, unary_from_labels, unary_from_probabilities
@@ -100,7 +101,8 @@ def _folders(images: Path, labels: Path, out: Path, finished: Callable[[Path], b
     if unmatched:
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         say(f"crf: {len(unmatched)} without a partner: {', '.join(map(str, unmatched[:3]))}{more}")
-    todo = [(photo, map_, target) for photo, map_ in pairs if not finished(target := out / f"{map_.stem}.png")]
+    own = [(photo, map_, out / f"{map_.stem}.png") for photo, map_ in ranks.share(pairs)]
+    todo = [(photo, map_, target) for photo, map_, target in own if not finished(target)]
     problems = []
     with Bar("crf", len(todo)) as bar:
         for photo, map_, target in todo:
@@ -108,12 +110,13 @@ def _folders(images: Path, labels: Path, out: Path, finished: Callable[[Path], b
                 one(photo, map_, target)
             except InputError as error:
                 problems.append(str(error))
-                say(f"crf: {error}")
+                say(f"crf: {error}", every=True)
             bar.advance()
+    problems = [problem for part in ranks.gathered(problems) for problem in part]
+    done = sum(ranks.gathered(len(todo)))
     if problems:
-        raise RunError(f"{len(problems)} of {len(todo)} maps could not be refined (the others are in {out}); "
-                       f"first: {problems[0]}")
-    return CrfResult(out, len(todo), len(pairs) - len(todo), tuple(unmatched))
+        raise RunError(f"{len(problems)} of {done} maps could not be refined (the others are in {out}); first: {problems[0]}")
+    return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
 
 
 def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:

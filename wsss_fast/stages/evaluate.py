@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels
@@ -100,7 +101,7 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     data = opened(data).with_masks()
     folder, num_labels = check_label_folder(Path(predictions), data, "predictions"), len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
-    for id in track(data.ids, f"evaluate {folder.name}"):
+    for id in track(ranks.share(data.ids), f"evaluate {folder.name}"):
         path = folder / f"{id}.png"
         prediction, truth = read_labels(path, len(data.classes)), data.mask(id)
         if prediction.shape != truth.shape:
@@ -108,19 +109,20 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
         if (prediction == IGNORE).any():
             raise InputError(f"{path}: holds {IGNORE} (ignore); a prediction must name a class for every pixel")
         confusion += confusion_matrix(truth, prediction, num_labels)
-    return metrics_of(confusion, data.classes, len(data))
+    return metrics_of(ranks.summed(confusion), data.classes, len(data))
 
 
 def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     """Quality of seeds: mIoU with 255 as not counted, and the share of pixels that got a label; both 0..1."""
     num_labels, data = len(data.classes) + 1, data.with_masks()
-    confusion, labelled, pixels = np.zeros((num_labels, num_labels), np.int64), 0, 0
-    for id in data.ids:
+    confusion, labelled = np.zeros((num_labels, num_labels), np.int64), np.zeros(2, np.int64)
+    for id in ranks.share(data.ids):
         seed, truth = read_labels(Path(seeds) / f"{id}.png", len(data.classes)), data.mask(id)
         known = seed != IGNORE
         confusion += confusion_matrix(np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels)
-        labelled, pixels = labelled + int(known.sum()), pixels + known.size
-    return {"miou": metrics_of(confusion, data.classes, len(data)).miou, "coverage": labelled / pixels}
+        labelled += known.sum(), known.size
+    labelled = ranks.summed(labelled)
+    return {"miou": metrics_of(ranks.summed(confusion), data.classes, len(data)).miou, "coverage": labelled[0] / labelled[1]}
 
 
 def threshold_curve(maps: str | Path, data: Source, *, thresholds: Sequence[float] = THRESHOLDS) -> Curve:
@@ -142,14 +144,14 @@ def threshold_curve(maps: str | Path, data: Source, *, thresholds: Sequence[floa
     bounds = np.asarray(thresholds, np.float32)
     # passed[t, g, p]: pixels of truth g whose best class p lies above exactly t of the thresholds
     passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
-    for id in track(data.ids, f"curve {folder.parent.name}"):
+    for id in track(ranks.share(data.ids), f"curve {folder.parent.name}"):
         truth = data.mask(id)
         loaded = load_maps(folder, id).foreground()
         best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
         valid = truth != IGNORE
         above = np.searchsorted(bounds, score[valid], side="left")  # score > threshold, ties to the background
         passed += np.bincount((above * num_labels + truth[valid]) * num_labels + best[valid], minlength=passed.size)
-    passed = passed.reshape(steps + 1, num_labels, num_labels)
+    passed = ranks.summed(passed).reshape(steps + 1, num_labels, num_labels)
     total, matrices = passed.sum(axis=0), []
     below = np.cumsum(passed, axis=0)
     for t in range(steps):
@@ -179,13 +181,14 @@ def crf_curve(maps: str | Path, data: Dataset, crf: Crf, *, thresholds: Sequence
     folder, num_labels, data = Path(maps), len(data.classes) + 1, data.with_masks()
     check_maps(folder, data)
     matrices = np.zeros((len(thresholds), num_labels, num_labels), np.int64)
-    with Bar(label, len(data)) as bar:
-        for ids, stack in refined_labels(data, folder, thresholds, crf, batch_size, device):
+    own = data.only(ranks.share(data.ids))
+    with Bar(label, len(own)) as bar:
+        for ids, stack in refined_labels(own, folder, thresholds, crf, batch_size, device):
             for id, labels in zip(ids, stack, strict=True):
                 truth = data.mask(id)
                 matrices += np.stack([confusion_matrix(truth, one, num_labels) for one in labels])
             bar.advance(len(ids))
-    return _curve(thresholds, list(matrices), data.classes, len(data))
+    return _curve(thresholds, list(ranks.summed(matrices)), data.classes, len(data))
 
 
 def _curve(thresholds: Sequence[float], matrices: list[np.ndarray], classes: Sequence[str], images: int) -> Curve:

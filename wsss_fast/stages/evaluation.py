@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import read_labels
 from wsss_fast.errors import InputError
@@ -68,10 +69,10 @@ def full(data: Source, *, predictions: str | Path | None = None, maps: str | Pat
         metrics, labels = curve.metrics, labels_at(folder, data, curve.best)
 
     found = Evaluation(f"{folder} on {data.name}, {data.split}", metrics, curve, confusion_ratios(data, pairs, labels))
-    return found if out is None else _write(found, Path(out))
+    return found if out is None else dataclasses.replace(found, files=ranks.by_main(lambda: _write(found, Path(out))))
 
 
-def _write(found: Evaluation, out: Path) -> Evaluation:
+def _write(found: Evaluation, out: Path) -> tuple[Path, ...]:
     files = out / "evaluation.json", out / "evaluation.png"
     curve = None if found.curve is None else {"thresholds": found.curve.thresholds, "miou": found.curve.miou,
                                               "best": found.curve.best}
@@ -80,7 +81,7 @@ def _write(found: Evaluation, out: Path) -> Evaluation:
                           "curve": curve, "confusion": found.metrics.confusion})
     with atomic_write(files[1]) as temporary:
         picture.savefig(temporary, dpi=110)
-    return dataclasses.replace(found, files=files)
+    return files
 
 
 def _picture(found: Evaluation) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import write_labels
 from wsss_fast.errors import InputError
@@ -44,8 +45,9 @@ def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, c
     check_maps(folder, data)
 
     def work() -> dict[str, float]:
-        todo = missing_labels(data, out / name)
-        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+        own = data.only(ranks.share(data.ids))
+        todo = missing_labels(own, out / name)
+        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for ids, labels in refined_labels(todo, folder, (threshold,), crf, batch_size, device):
                 for id, (mask,) in zip(ids, labels, strict=True):
                     write_labels(out / name / f"{id}.png", mask)

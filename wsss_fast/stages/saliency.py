@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import saliency_of, write_labels
@@ -48,7 +49,10 @@ def check(data: Dataset) -> int:
     if missing:
         raise InputError(f"saliency: no map for {len(missing)} of {len(data)} ids, first {missing[0]!r}; needs <id>.png in "
                          f"{data.root / 'saliency'} or in the folder named by saliency")
-    highest = np.array([data.saliency_levels(i).max() for i in track(data.ids, "check saliency")])
+    own = ranks.share(data.ids)
+    own = {id: int(data.saliency_levels(id).max()) for id in track(own, "check saliency")}
+    found = {id: level for part in ranks.gathered(own) for id, level in part.items()}
+    highest = np.array([found[id] for id in data.ids])
     folder = data.saliencies[data.ids[0]].parent
     if highest.max() <= 1:
         what = "all maps are black" if highest.max() == 0 else "the maps hold 0 and 1 only; write binary ones as 0 and 255"
@@ -127,12 +131,14 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, float]:
-        todo = missing_labels(data, folder)
-        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+        own = data.only(ranks.share(data.ids))
+        todo = missing_labels(own, folder)
+        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for id in todo.ids:
                 write_labels(folder / f"{id}.png", np.rint(255 * border_contrast(data.image(id))), palette=b"")
                 bar.advance(1)
-            return {"images_per_second": len(todo) / max(bar.seconds(), 1e-9)}
+            speed = len(todo) / max(bar.seconds(), 1e-9)
+        return {"images_per_second": sum(ranks.gathered(speed))}
 
     stage(Path(out), name, {"data": data.fingerprint()}, work)
     return SaliencyResult(folder)
@@ -158,7 +164,7 @@ def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float 
 
     def work() -> dict[str, int]:
         gone = {id for id in data.ids if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32}
-        for id in track(missing_labels(data, folder).ids, name):
+        for id in track(missing_labels(data.only(ranks.share(data.ids)), folder).ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
             blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
             write_labels(folder / f"{id}.png", np.zeros_like(levels) if id in gone else np.asarray(blurred), palette=b"")

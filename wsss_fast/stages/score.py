@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import read_labels
 from wsss_fast.run import jsonable, provenance, read_records, record
@@ -101,12 +102,16 @@ def _once(out: Path, name: str, data: Dataset, folder: Path, arguments: dict[str
           measure: Callable[[], dict[str, Any]], extra: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Record what `measure` finds and `extra`, unless the record already holds it for this artefact and these arguments."""
     source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
-    earlier = read_records(out).get(name)
-    if earlier is not None and earlier.get("source") == source:
-        return earlier if data.masks else None
-    measured = measure() if data.masks else {}
-    record(out, name, {**measured, **(extra or {}), "source": source})
-    return read_records(out)[name] if data.masks else None
+    kept = ranks.by_main(lambda: read_records(out).get(name))
+    if kept is None or kept.get("source") != source:
+        measured = measure() if data.masks else {}
+
+        def write() -> dict[str, Any]:
+            record(out, name, {**measured, **(extra or {}), "source": source})
+            return read_records(out)[name]
+
+        kept = ranks.by_main(write)
+    return kept if data.masks else None
 
 
 def _cost(out: Path, folder: Path) -> dict[str, Any]:

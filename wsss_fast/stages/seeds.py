@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels, write_labels
@@ -80,16 +81,18 @@ def make(data: Source, maps: str | Path, out: str | Path, *, fg_threshold: float
                  "bg_threshold": bg_threshold, "crf": crf}
 
     def work() -> dict[str, float]:
-        todo = missing_labels(data, out / name)
-        there = [id for id in data.ids if id not in todo.images]
+        own = data.only(ranks.share(data.ids))
+        todo = missing_labels(own, out / name)
+        there = [id for id in own.ids if id not in todo.images]
         counts = sum((_counts(read_labels(out / name / f"{id}.png")) for id in there), np.zeros(3))
-        with Bar(name, len(data), done=len(data) - len(todo)) as bar:
+        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for ids, labels in refined_labels(todo, folder, (fg_threshold, bg_threshold), crf, batch_size, device):
                 for id, (confident, loose) in zip(ids, labels, strict=True):
                     seed = combine(confident, loose)
                     write_labels(out / name / f"{id}.png", seed)
                     counts += _counts(seed)
                 bar.advance(len(ids))
+        counts = ranks.summed(counts)
         return dict(zip(("foreground", "background", "ignored"), (counts / counts.sum()).round(4), strict=True))
 
     notes = stage(out, name, arguments, work)

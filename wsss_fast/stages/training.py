@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsss_fast import nets
+from wsss_fast import nets, ranks
 from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.fit import Batch, Samples, fit
 from wsss_fast.run import Runtime, stage
@@ -86,7 +86,8 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
                       epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
                       label=f"train {name}", checkpoints=checkpoints)
         notes = finish() if finish is not None else {}
-        nets.save_weights(net, file)
+        if ranks.is_main():
+            nets.save_weights(net, file)
         checkpoints.clear()
         return {"losses": history.losses, "samples_per_second": history.samples_per_second, **notes}
 

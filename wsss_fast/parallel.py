@@ -1,0 +1,105 @@
+"""What training on several processes needs so that it computes what one process would on the whole batch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wsss_fast import ranks
+
+
+class Stepped(nn.Module):
+    """A network with the step that makes its loss, as one module: DistributedDataParallel sees nothing but `forward`."""
+
+    def __init__(self, net: nn.Module, step: Callable[[nn.Module, Any], torch.Tensor]):
+        super().__init__()
+        self.net, self.step = net, step
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.step(self.net, batch)
+
+
+def distributed(module: Stepped, optimizer: torch.optim.Optimizer, device: torch.device) -> nn.Module:
+    """The module such that its gradients are the means over all processes; alone, the module itself."""
+    if ranks.count() == 1:
+        return module
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for parameter in module.parameters():  # DistributedDataParallel waits for the gradients of all that ask for one
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in trained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 renames `broadcast_buffers`, which 2.10 knows as this only
+        # Buffers need no broadcast: batch-norm's statistics are of the whole batch on every process (`shared_statistics`).
+        return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None,
+                                       broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@contextlib.contextmanager
+def without_exchange(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Let gradients add up on each process where `wanted`, for all parts of a batch but the last."""
+    with module.no_sync() if wanted and isinstance(module, DistributedDataParallel) else contextlib.nullcontext():
+        yield
+
+
+def mean_over_batch(loss: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    """Weigh a loss that is a mean over `number` things of this process, so that its mean over processes is the mean over all.
+
+    Args:
+        loss: scalar; 0 where `number` is.
+        number: how many things it is the mean of, a scalar on the loss' device.
+    """
+    if ranks.count() == 1:
+        return loss
+    number = number.to(loss.dtype)
+    return loss * (number / ranks.mean(number).clamp_min(1e-12))
+
+
+@contextlib.contextmanager
+def shared_statistics(net: nn.Module) -> Iterator[None]:
+    """Let batch-norms in train mode normalise by mean and variance of the whole batch, not of this process' share of it.
+
+    torch's SyncBatchNorm does this on GPUs only. Shares are of equal size.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)] if ranks.count() > 1 else []
+    for norm in norms:
+        norm.forward = functools.partial(_normalised, norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
+def _normalised(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    if not norm.training:
+        return nn.BatchNorm2d.forward(norm, x)
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.float()
+        mean = _Mean.apply(wide.mean(dim=(0, 2, 3)))
+        centred = wide - mean[:, None, None]
+        variance = _Mean.apply(centred.square().mean(dim=(0, 2, 3)))
+        with torch.no_grad():
+            number = ranks.count() * x.numel() // x.shape[1]
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (number / max(number - 1, 1)), norm.momentum)
+        factor = norm.weight * (variance + norm.eps).rsqrt()
+        return (centred * factor[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
+
+
+class _Mean(torch.autograd.Function):
+    """Mean over processes, differentiable: each process' loss depends on all processes' values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        return ranks.mean(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return ranks.mean(grad)

@@ -1,0 +1,132 @@
+"""The processes of one run, as `torchrun` or `accelerate launch` start them: who this one is, and what they do together.
+
+Every function of this package is called by all processes alike. What belongs to single images is divided among them
+(`share`), what belongs to the run is done by the main one (`by_main`). Alone, all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from wsss_fast.errors import InputError, RunError
+
+T = TypeVar("T")
+
+# A process that has died is the launcher's to notice; what the main one does alone may take as long as it takes.
+_PATIENCE = datetime.timedelta(days=2)
+_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Lost(RunError):
+    """Another process of this run has ended, so that this one cannot go on; that one said why."""
+
+
+def count() -> int:
+    """Processes of this run; 1 if no launcher started it."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _LAUNCHED) else 1
+
+
+def rank() -> int:
+    """Which of them this one is, 0 .. count - 1."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this process speaks, and writes what belongs to the run as a whole."""
+    return rank() == 0
+
+
+def device(asked: str) -> str:
+    """The device of this process, "cuda:N" or "cpu", where `asked` is what the user said.
+
+    Raises:
+        InputError: one device for several processes, or the CPU where they meet on GPUs.
+    """
+    if count() == 1:
+        return asked if asked != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    own = _joined().device
+    if asked.startswith("cuda:"):
+        raise InputError(f"device: got {asked!r} for {count()} processes; each takes its own, say cuda")
+    if asked == "cpu" and own.type != "cpu":
+        raise InputError("device: got 'cpu' for several processes on a machine with GPUs; hide them with CUDA_VISIBLE_DEVICES=")
+    return str(own)
+
+
+@functools.cache
+def _joined() -> Any:
+    """accelerate's view of the process group, which is joined at the first call."""
+    try:
+        from accelerate import PartialState  # takes a second to import, and most runs are alone
+    except ImportError:
+        raise InputError("several processes need accelerate: pip install accelerate") from None
+    with _lost():
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+def leave() -> None:
+    """Wait for the others and part from them, at the end of a command."""
+    if count() > 1 and dist.is_initialized():
+        with _lost():
+            dist.barrier()
+        dist.destroy_process_group()
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """The items that are this process' to do: every `count`-th. All processes must ask for the same items."""
+    return list(items[rank()::count()])
+
+
+def gathered(value: T) -> list[T]:
+    """What each process has, in the order of their ranks."""
+    if count() == 1:
+        return [value]
+    _joined()
+    values: list[Any] = [None] * count()
+    with _lost():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def summed(values: np.ndarray) -> np.ndarray:
+    """Sum over all processes."""
+    return sum(gathered(values))
+
+
+def by_main(work: Callable[[], T]) -> T:
+    """Let the main process do `work` while the others wait; all get what it returns."""
+    if count() == 1:
+        return work()
+    _joined()
+    result = [work() if is_main() else None]
+    with _lost():
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean over all processes, elementwise; not differentiable."""
+    if count() == 1:
+        return values
+    _joined()
+    total = values.detach().clone()
+    with _lost():
+        dist.all_reduce(total)
+    return total / count()
+
+
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # the other end of a connection is gone
+        raise Lost(f"process {rank()} of {count()} cannot reach the others, one of which has ended; see its message "
+                   f"({str(error).splitlines()[0][:120]})") from None
