@@ -18,8 +18,7 @@ def shapes_folder(name: str) -> Path:
     _, _, seed = name.partition(":")
     if seed and not seed.isdigit():
         raise InputError(f"data: got {name!r}; the benchmark is called 'shapes' or 'shapes:SEED' with a whole number")
-    base = os.environ.get("WSSS_FAST_DATA") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss_fast"
-    folder = Path(base) / f"shapes-v{VERSION}-{int(seed or 0)}"
+    folder = Path(os.environ.get("WSSS_FAST_DATA") or _user_cache() / "wsss_fast") / f"shapes-v{VERSION}-{int(seed or 0)}"
     if not (folder / "shapes.json").exists():
         say(f"making the Shapes benchmark (seed {int(seed or 0)}) in {folder}")
         try:
@@ -28,3 +27,10 @@ def shapes_folder(name: str) -> Path:
             if not (folder / "shapes.json").exists():  # otherwise another process was first, with the same pictures
                 raise
     return folder
+
+
+def _user_cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise InputError("data: this user has no home to keep the benchmark in; set WSSS_FAST_DATA to a folder") from None
