@@ -30,11 +30,11 @@ def torchrun(*command, **options):
 def runs(shapes_root, tmp_path_factory):
     """Run folders of one process and of two, which read what the one process made."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    script = ROOT / "tests/several_processes.py"
-    alone = subprocess.run([sys.executable, script, shapes_root, one, one], capture_output=True, text=True, timeout=300,
-                           check=False, env=environment())
+    script, numbers = ROOT / "benchmarks/every_stage.py", ["--crop", "64", "--batch", "8", "--updates", "4", "--exact"]
+    alone = subprocess.run([sys.executable, script, shapes_root, one, one, *numbers], capture_output=True, text=True,
+                           timeout=300, check=False, env=environment())
     assert alone.returncode == 0, alone.stderr
-    together = torchrun(script, shapes_root, two, one)
+    together = torchrun(script, shapes_root, two, one, *numbers)
     assert together.returncode == 0, together.stderr
     return one, two
 
