@@ -124,6 +124,17 @@ def mean(values: torch.Tensor) -> torch.Tensor:
     return total / count()
 
 
+def stacked(values: torch.Tensor) -> torch.Tensor:
+    """What each process has, [count, ...]; not differentiable."""
+    if count() == 1:
+        return values[None]
+    _joined()
+    found = [torch.empty_like(values) for _ in range(count())]
+    with together():
+        dist.all_gather(found, values.contiguous())
+    return torch.stack(found)
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what needs all processes: raises `Lost` where another one is gone."""
