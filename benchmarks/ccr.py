@@ -103,7 +103,7 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
                 for maps in score(make_views(dataset, ids, scales, torch.device("cpu")))]
 
     expected, direct = _timed(plain)
-    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False))
+    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), split=True)
     found, seconds = _timed(engine)
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from wsss_fast.nets.resnet import Bottleneck, ResNet
 from wsss_fast.nets.small import SmallBlock, SmallResNet
 from wsss_fast.nets.wide_resnet38 import Unit, WideResNet38
-from wsss_fast.ops.split_conv2d import fits, pack, pays, split_conv2d
+from wsss_fast.ops.split_conv2d import BLOCK, fits, pack, pays, split_conv2d
 from wsss_fast.run import Runtime
 
 
@@ -93,20 +93,27 @@ class Convolution(nn.Module):
         self.relu = relu
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         same = (conv.kernel_size[0] // 2 * conv.dilation[0],) * 2 == tuple(conv.padding)
-        self.split = (split and fits(weight) and conv.groups == 1 and same and conv.padding_mode == "zeros"
-                      and len({*conv.stride}) == len({*conv.dilation}) == 1)
+        # The op takes channels and filters by 32: of three, or a few classes, it would mostly multiply zeros.
+        self.split = (split and fits(weight) and min(weight.shape[:2]) >= BLOCK and conv.groups == 1 and same
+                      and conv.padding_mode == "zeros" and len({*conv.stride}) == len({*conv.dilation}) == 1)
         made = pack(weight) if self.split else weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+        self.filters = len(weight)
         self.register_buffer("weight", made)
         self.register_buffer("bias", None if bias is None else bias.to(conv.weight.dtype))
         affine = (None, None) if before is None else (v.to(conv.weight.dtype) for v in _affine(before))
         for name, value in zip(("scale", "shift"), affine, strict=True):
             self.register_buffer(name, value)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """x [B, C, H, W], residual [B, K, H', W'] or None -> [B, K, H', W']; neither is changed."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None,
+                inside: torch.Tensor | None = None) -> torch.Tensor:
+        """x [B, C, H, W], residual [B, K, H', W'] or None -> [B, K, H', W']; neither is changed.
+
+        `inside`, only where `split`: see there.
+        """
         if self.split:
-            return split_conv2d(x, self.weight, scale=self.scale, shift=self.shift, bias=self.bias, residual=residual,
-                                stride=self.stride[0], dilation=self.dilation[0], relu=self.relu)
+            return split_conv2d(x, self.weight, self.filters, scale=self.scale, shift=self.shift, bias=self.bias,
+                                residual=residual, inside=inside, stride=self.stride[0], dilation=self.dilation[0],
+                                relu=self.relu)
         if self.scale is not None:
             x = torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]).relu_()
         out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
