@@ -25,26 +25,26 @@ const float* vector(const std::optional<Tensor>& given, const char* name, int64_
 // which share what is read of the filters.
 constexpr int64_t kPassBytes = int64_t{1} << 20, kPassPixels = 1024;
 
-int64_t images_a_pass(const ConvShape& s, int64_t threads) {
+int64_t passes_of(const ConvShape& s, int64_t threads) {
   const int64_t pixels = s.out_height() * s.out_width(), bytes = s.height * s.width * s.planes() * wsss::kMapPixel * 2;
   const int64_t most = std::max({kPassBytes / bytes, (kPassPixels + pixels - 1) / pixels, int64_t{1}});
-  const int64_t passes = ((s.batch + most - 1) / most + threads - 1) / threads * threads;
-  return (s.batch + passes - 1) / passes;
+  const int64_t rounds = ((s.batch + most - 1) / most + threads - 1) / threads;
+  return std::min(rounds * threads, s.batch);
 }
 
 // Parallel over passes where there is one for each thread, else inside of them.
 template <int Parts>
 void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays) {
-  const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
-  const int64_t each = images_a_pass(all, threads), passes = (all.batch + each - 1) / each;
+  const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1), passes = passes_of(all, threads);
   const auto pass = [&](int64_t i, auto share) {
+    const int64_t first_image = all.batch * i / passes;
     ConvShape shape = all;
-    shape.batch = std::min(each, all.batch - i * each);
+    shape.batch = all.batch * (i + 1) / passes - first_image;
     MapArrays m = maps;
-    m.maps += i * each * all.height * all.width * all.channels;
-    if (m.inside) m.inside += 2 * i * each;
+    m.maps += first_image * all.height * all.width * all.channels;
+    if (m.inside) m.inside += 2 * first_image;
     ConvArrays a = arrays;
-    const int64_t results = i * each * all.out_height() * all.out_width() * all.filters;
+    const int64_t results = first_image * all.out_height() * all.out_width() * all.filters;
     a.out += results;
     if (a.residual) a.residual += results;
     wsss::SplitConv<Parts> conv(shape);

@@ -13,6 +13,7 @@
 
 #include "amx.h"
 #include "buffer.h"
+#include "simd.h"
 #include "split_map.h"
 
 namespace wsss {
@@ -155,36 +156,17 @@ class SplitConv {
 
   // 16 pixels and up to 32 filters.
   void finish(const ConvArrays& a, int64_t tile, int64_t block, const float* sums) const {
-    const int64_t k = block * kBlock, filters = std::min(kBlock, s_.filters - k);
-    float bias[kBlock] = {};
-    if (a.bias) std::memcpy(bias, a.bias + k, filters * sizeof(float));
-    tiles_.rows(tile, [&](int64_t row, int64_t pixel) {
-      const int64_t at = pixel * s_.filters + k;
-      const float *sum = sums + row * kTileRows, *residual = a.residual ? a.residual + at : nullptr;
-      if (filters == kBlock) {
-        finish_pixel(sum, bias, residual, a.relu, kBlock, a.out + at);
-      } else if (filters == kTileRows) {
-        finish_pixel(sum, bias, residual, a.relu, kTileRows, a.out + at);
-      } else {
-        finish_pixel(sum, bias, residual, a.relu, filters, a.out + at);
-      }
-    });
-  }
-
-  // Inlined with a constant number of filters, these are loops for the vector unit.
-  static inline __attribute__((always_inline)) void finish_pixel(const float* sums, const float* bias, const float* residual,
-                                                                 bool relu, int64_t filters, float* out) {
-    float values[kBlock];
-    std::memcpy(values, sums, std::min(filters, kTileRows) * sizeof(float));
-    if (filters > kTileRows) std::memcpy(values + kTileRows, sums + kTileSums, (filters - kTileRows) * sizeof(float));
-    for (int64_t i = 0; i < filters; ++i) values[i] += bias[i];
-    if (residual) {
-      for (int64_t i = 0; i < filters; ++i) values[i] += residual[i];
+    for (int64_t half = 0; half < 2; ++half, sums += kTileSums) {
+      const int64_t k = block * kBlock + half * kLanes, filters = s_.filters - k;
+      if (filters <= 0) return;
+      const Lanes bias = a.bias ? load_some(a.bias + k, filters) : Lanes{};
+      tiles_.rows(tile, [&](int64_t row, int64_t pixel) {
+        const int64_t at = pixel * s_.filters + k;
+        Lanes values = load<kLanes>(sums + row * kTileRows) + bias;
+        if (a.residual) values += load_some(a.residual + at, filters);
+        store_some(a.out + at, filters, a.relu ? positive(values) : values);
+      });
     }
-    if (relu) {
-      for (int64_t i = 0; i < filters; ++i) values[i] = std::max(values[i], 0.0f);
-    }
-    std::memcpy(out, values, filters * sizeof(float));
   }
 
   const ConvShape s_;

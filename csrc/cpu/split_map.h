@@ -11,6 +11,7 @@
 
 #include "amx.h"
 #include "buffer.h"
+#include "simd.h"
 
 namespace wsss {
 
@@ -47,6 +48,30 @@ inline uint16_t to_bf16(float value) {
   std::memcpy(&bits, &value, sizeof(bits));
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+
+typedef uint32_t BitLanes __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t HalfLanes __attribute__((vector_size(2 * kLanes)));
+
+// The same for 16 numbers; what is left of them is kept.
+inline HalfLanes take_bf16(Lanes& values) {
+  const BitLanes bits = reinterpret_cast<BitLanes>(values), rounded = bits + 0x7fff + (bits >> 16 & 1);
+  values -= reinterpret_cast<Lanes>(rounded & 0xffff0000);
+  return __builtin_convertvector(rounded >> 16, HalfLanes);
+}
+
+// The first `count` of 16 numbers, zeros for the others; and back.
+inline Lanes load_some(const float* p, int64_t count) {
+  if (count >= kLanes) return load<kLanes>(p);
+  float values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+  return load<kLanes>(values);
+}
+inline void store_some(float* p, int64_t count, Lanes values) {
+  if (count >= kLanes) return store<kLanes>(p, values);
+  for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+}
+
+inline Lanes positive(Lanes x) { return x < Lanes{} ? Lanes{} : x; }  // a NaN stays
 
 class SplitMap {
  public:
@@ -96,35 +121,23 @@ class SplitMap {
     to += (around + (image * (height_ + frame) + y) * pitch()) * kMapPixel;
     const float* from = a.maps + (image * s_.height + y * every_) * s_.width * s_.channels + plane * kTileDepth;
     const int64_t channels = std::min(kTileDepth, s_.channels - plane * kTileDepth);
-    const float *scale = a.scale ? a.scale + plane * kTileDepth : nullptr, *shift = a.scale ? a.shift + plane * kTileDepth : nullptr;
-    const int64_t ahead = 16 * every_ * s_.channels;
+    const float* scale = a.scale ? a.scale + plane * kTileDepth : nullptr;
+    const float* shift = a.scale ? a.shift + plane * kTileDepth : nullptr;
+    const int64_t ahead = 16 * every_ * s_.channels;  // the processor foresees no jumps of a pixel
     for (int64_t x = 0; x < width; ++x, from += every_ * s_.channels, to += kMapPixel) {
       __builtin_prefetch(from + ahead);
       __builtin_prefetch(from + ahead + 16);
-      if (channels == kTileDepth) {
-        split_pixel(from, scale, shift, kTileDepth, to);
-      } else if (channels == kTileDepth / 2) {
-        split_pixel(from, scale, shift, kTileDepth / 2, to);
-      } else {
-        split_pixel(from, scale, shift, channels, to);
+      for (int64_t c = 0; c < kTileDepth; c += kLanes) {
+        Lanes values = load_some(from + c, channels - c);
+        if (scale) values = positive(values * load_some(scale + c, channels - c) + load_some(shift + c, channels - c));
+        for (int64_t part = 0; part < kMapParts; ++part) {
+          const HalfLanes taken = take_bf16(values);
+          std::memcpy(to + part * kTileDepth + c, &taken, sizeof(taken));
+        }
       }
     }
     const int64_t below = y + 1 < height_ ? 0 : frame * pitch();
     std::memset(to, 0, (width_ - width + frame + below) * kMapPixel * sizeof(uint16_t));
-  }
-
-  // Inlined with a constant number of channels, these are loops for the vector unit.
-  static inline __attribute__((always_inline)) void split_pixel(const float* from, const float* scale, const float* shift,
-                                                                int64_t channels, uint16_t* to) {
-    float value[kTileDepth] = {};
-    std::memcpy(value, from, channels * sizeof(float));
-    if (scale) {
-      for (int64_t i = 0; i < channels; ++i) value[i] = std::max(value[i] * scale[i] + shift[i], 0.0f);
-    }
-    for (int64_t i = 0; i < kTileDepth; ++i) {
-      to[i] = to_bf16(value[i]);
-      to[kTileDepth + i] = to_bf16(value[i] - bf16_value(to[i]));
-    }
   }
 
   const ConvShape s_;

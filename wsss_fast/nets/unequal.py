@@ -30,8 +30,9 @@ class UnequalMaps:
 
     def __init__(self, net: nn.Module, device: torch.device | str = "cpu"):
         self.net, self.device = net, torch.device(device)
+        self._padded = [module for module in net.modules() if _looks_around(module)]
         self._canvas: torch.Tensor | None = None
-        self._sizes, self._inside, self._masks = torch.zeros(0, 2, dtype=torch.int64), {}, {}
+        self._sizes, self._inside, self._masks = [], {}, {}
         self.exact = self._tried()
 
     def together(self, sizes: Sequence[tuple[int, int]], limit: int, cell: int = 2 * CELL) -> list[list[int]]:
@@ -57,8 +58,8 @@ class UnequalMaps:
             maps = self.net.maps(torch.cat(list(images)).contiguous(memory_format=torch.channels_last))
             return list(maps.split([len(image) for image in images]))
         height, width = (-(-max(side) // CELL) * CELL for side in zip(*sizes, strict=True))
-        canvas = torch.zeros(sum(map(len, images)), 3, height, width, device=self.device)
-        canvas = canvas.contiguous(memory_format=torch.channels_last)
+        canvas = torch.empty(sum(map(len, images)), 3, height, width, device=self.device,
+                             memory_format=torch.channels_last).zero_()
         start = 0
         for image, (h, w) in zip(images, sizes, strict=True):
             canvas[start:start + len(image), :, :h, :w] = image
@@ -72,9 +73,9 @@ class UnequalMaps:
 
     @contextlib.contextmanager
     def _zeros_outside(self, sizes: list[tuple[int, int]], canvas: torch.Tensor) -> Iterator[None]:
-        self._canvas, self._sizes, self._inside, self._masks = canvas, torch.tensor(sizes), {}, {}
+        self._canvas, self._sizes, self._inside, self._masks = canvas, sizes, {}, {}
         handles = [m.register_forward_pre_hook(self._bound, with_kwargs=True) if isinstance(m, Convolution) and m.split else
-                   m.register_forward_pre_hook(self._clear) for m in self.net.modules() if _looks_around(m)]
+                   m.register_forward_pre_hook(self._clear) for m in self._padded]
         try:
             yield
         finally:
@@ -104,8 +105,8 @@ class UnequalMaps:
             canvas = tuple(self._canvas.shape[-2:])
             if any(whole % part for whole, part in zip(canvas, size, strict=True)):
                 raise RuntimeError(f"maps of {size} do not divide a canvas of {canvas}")
-            strides = torch.tensor([whole // part for whole, part in zip(canvas, size, strict=True)])
-            self._inside[size] = (self._sizes + strides - 1) // strides
+            down, across = (whole // part for whole, part in zip(canvas, size, strict=True))
+            self._inside[size] = torch.tensor([(-(-h // down), -(-w // across)) for h, w in self._sizes])
         return self._inside[size]
 
     @torch.inference_mode()
