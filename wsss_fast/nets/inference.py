@@ -69,14 +69,15 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
-def _worth(weight: torch.Tensor) -> bool:
+def _worth(weight: torch.Tensor, normed: bool) -> bool:
     """Whether a weight [K, C, k, k] has enough products for the split convolution.
 
     It takes channels and filters by 32: of three, or of a few classes, it would mostly multiply zeros. And what it does to
     each number of a map must be paid by the products that it is part of (measured: 51 of them are not enough, 85 are).
+    Where the map is normed first, torch must write it again as well.
     """
     filters, channels = weight.shape[:2]
-    return min(filters, channels) >= BLOCK and weight.numel() >= 80 * (filters + channels)
+    return min(filters, channels) >= BLOCK and (normed or weight.numel() >= 80 * (filters + channels))
 
 
 class Convolution(nn.Module):
@@ -103,7 +104,7 @@ class Convolution(nn.Module):
         self.relu = relu
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         same = (conv.kernel_size[0] // 2 * conv.dilation[0],) * 2 == tuple(conv.padding)
-        self.split = (split and fits(weight) and _worth(weight) and conv.groups == 1 and same
+        self.split = (split and fits(weight) and _worth(weight, before is not None) and conv.groups == 1 and same
                       and conv.padding_mode == "zeros" and len({*conv.stride}) == len({*conv.dilation}) == 1)
         # Three parts: two are no faster by more than a tenth, and bring CCR's maps up to three times as far from float32's.
         made = (pack(weight, parts=3) if self.split else
