@@ -24,6 +24,7 @@ VARIANTS = {
     "three rounds": dataclasses.replace(_JOINT, rounds=3),
     "each class, three rounds": dataclasses.replace(_JOINT, masking="class", rounds=3),
 }
+_SPARSE_AT = 0.4  # one threshold for all: at its best one, which is lower, a sparse map covers no less than another
 _BELOW_BEST = (0.20, 0.16, 0.12, 0.08, 0.04, 0.0)  # behind a CRF, the best threshold is this far below the one without
 SPLIT = ("published", "each class")  # the variants that get a CRF, and are scored on kinds of images
 
@@ -58,7 +59,9 @@ def map_rows(dataset: data.Dataset, made: dict[str, Path], seed: int, crf: bool)
     rows: list[Row] = []
     for name, folder in made.items():
         curve = threshold_curve(folder, dataset)
-        row: Row = {"seed": seed, "maps": name, **_figures(curve, rows, ""), **_covered(curve.metrics)}
+        row: Row = {"seed": seed, "maps": name, **_figures(curve, rows, ""), **_covered(curve.metrics),
+                    f"recall at {_SPARSE_AT}": _covered(threshold_curve(folder, dataset,
+                                                                        thresholds=(_SPARSE_AT,)).metrics)["recall"]}
         if crf and name in ("CAM", *SPLIT):
             row |= _figures(crf_curve(folder, dataset, amn.ROADS["small"].crf, thresholds=thresholds_behind(curve.best),
                                       label=f"{name} + CRF"), rows, " + CRF")
@@ -98,8 +101,10 @@ def kind_rows(dataset: data.Dataset, made: dict[str, Path], seed: int) -> list[R
     for name, fits in (("one class", lambda n: n == 1), ("two classes", lambda n: n == 2), ("three and more", lambda n: n > 2)):
         ids = [i for i in dataset.ids if fits(count[i])]
         middle = float(np.median([share[i] for i in ids])) if ids else 0.0
-        kinds |= {name: ids, f"{name}, larger half": [i for i in ids if share[i] > middle],
-                  f"{name}, smaller half": [i for i in ids if share[i] <= middle]}
+        kinds[name] = ids
+        if name != "three and more":  # too few to be halved
+            kinds |= {f"{name}, larger half": [i for i in ids if share[i] > middle],
+                      f"{name}, smaller half": [i for i in ids if share[i] <= middle]}
     rows: list[Row] = []
     for kind, ids in kinds.items():
         if ids:

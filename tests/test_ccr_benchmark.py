@@ -52,6 +52,8 @@ def test_rows_of_maps(shapes, made, tmp_path):
         assert row["precision"] == pytest.approx(100 * hits / max(predicted, 1))
         tried = ccr_maps.thresholds_behind(row["at"])
         assert row["at + CRF"] in tried and list(row["curve + CRF"]) == [str(t) for t in tried] and max(tried) == row["at"]
+        low = threshold_curve(folder, shapes, thresholds=(0.4,)).metrics.confusion
+        assert row["recall at 0.4"] == pytest.approx(100 * np.diag(low)[1:].sum() / low[1:].sum())
         assert row["mIoU + CRF"] == 100 * max(row["curve + CRF"].values())
     assert "mIoU + CRF" not in ccr_maps.map_rows(shapes, {"CAM": made["CAM"]}, 7, crf=False)[0]
 
