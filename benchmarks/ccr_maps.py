@@ -25,7 +25,7 @@ VARIANTS = {
     "each class, three rounds": dataclasses.replace(_JOINT, masking="class", rounds=3),
 }
 _SPARSE_AT = 0.4  # one threshold for all: at its best one, which is lower, a sparse map covers no less than another
-_BELOW_BEST = (0.20, 0.16, 0.12, 0.08, 0.04, 0.0)  # behind a CRF, the best threshold is this far below the one without
+_FROM_BEST = (-0.20, -0.16, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08)  # where the best threshold behind a CRF is looked for
 SPLIT = ("published", "each class")  # the variants that get a CRF, and are scored on kinds of images
 
 Row = dict[str, object]
@@ -73,7 +73,7 @@ def map_rows(dataset: data.Dataset, made: dict[str, Path], seed: int, crf: bool)
 
 def thresholds_behind(best: float) -> list[float]:
     """Thresholds to try behind a CRF, ascending, where `best` is the best one without it."""
-    return sorted({round(max(best - step, 0.0), 2) for step in _BELOW_BEST})
+    return sorted({round(min(max(best + step, 0.0), 1.0), 2) for step in _FROM_BEST})
 
 
 def _figures(curve: Curve, rows: list[Row], behind: str) -> Row:
