@@ -2,11 +2,11 @@
 
 import sys
 
-from benchmarks import ccr, fuzz, kill, shapes
+from benchmarks import ccr, fuzz, kill, processes, shapes
 from wsss_fast import cli
 from wsss_fast.bench import BENCHMARKS
 
-MODULES = {"shapes": shapes, "kill": kill, "fuzz": fuzz, "ccr": ccr}
+MODULES = {"shapes": shapes, "kill": kill, "fuzz": fuzz, "ccr": ccr, "processes": processes}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]

@@ -1,10 +1,11 @@
 """CCR on the Shapes benchmark: its maps against CAM without re-training, its speed, and saliency beside the masks.
 
-The classifiers are those of `python -m benchmarks shapes`; nothing here trains one.
+The classifiers are those of `python -m benchmarks shapes`, or made as it makes them; none is trained for CCR.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from pathlib import Path
@@ -15,23 +16,16 @@ import torch
 import tyro
 from scipy import ndimage
 
-from benchmarks import ccr_direct
-from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg, threshold_curve
+from benchmarks import ccr_direct, ccr_maps
+from benchmarks.ccr_maps import SMALL, Row
+from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg
 from wsss_fast.data.images import read_labels
 from wsss_fast.nets.unequal import UnequalMaps
 from wsss_fast.run import runtime, write_json
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import make_views, same_size_batches
 
-SMALL = ccr.RECIPES["small"]
-VARIANTS = {
-    "published": SMALL.ask,
-    "one round": dataclasses.replace(SMALL.ask, rounds=1),
-    "two rounds": dataclasses.replace(SMALL.ask, rounds=2),
-    "each class": dataclasses.replace(SMALL.ask, masking="class"),
-    "unit of the image": dataclasses.replace(SMALL.ask, unit="image"),
-    "each class, unit of the image": dataclasses.replace(SMALL.ask, masking="class", unit="image"),
-}
+_MASKS = "published", 0.74  # variant and threshold behind the masks that the saliency part trains on
 _SMALL_SHARE = 0.03  # of the picture: an object of less is small
 _UNSEEN = 0.25  # mean saliency: an object of less is not salient
 
@@ -41,50 +35,74 @@ def main(argv: list[str]) -> None:
     tyro.cli(measure, args=argv, prog="python -m benchmarks ccr")
 
 
-def measure(runs: Path, out: Path = Path("bench-ccr"), *, part: Literal["maps", "speed", "saliency"] = "maps",
-            seeds: tuple[int, ...] = (0, 1, 2), images: int = 300, variants: tuple[str, ...] = ("published",),
-            updates: int = 800) -> None:
-    """Print the table of a part, and leave it in `<out>/<part>.json`; finished stages are read back.
+def measure(runs: Path, out: Path = Path("bench-ccr"), *, part: Literal["maps", "kinds", "speed", "saliency"] = "maps",
+            benchmark: Literal["shapes", "shapes-sparse"] = "shapes", seeds: tuple[int, ...] = (0, 1, 2), images: int = 300,
+            variants: tuple[str, ...] = ("published", "each class"), crf: bool = True, updates: int = 800) -> None:
+    """Print the table of a part, and leave it in `<out>/<benchmark>-<part>.json`; finished stages are read back.
 
     Args:
-        runs: folder of `python -m benchmarks shapes`, whose classifiers and CAMs are taken.
+        runs: folder of `python -m benchmarks shapes`, whose classifiers and CAMs are taken; where it has none, they are made.
         out: folder of the maps.
-        part: "maps" scores variants against CAM, "speed" times the engine against the plain loop, "saliency" trains the
-            segmentation network without saliency, with saliency everywhere, and with AAMR.
+        part: "maps" scores variants against CAM, "kinds" does so on parts of the images, "speed" times the engine against the
+            plain loop, "saliency" trains the segmentation network without saliency, with saliency everywhere, and with AAMR.
+        benchmark: which preset of it.
         seeds: of the benchmark and of its classifiers.
         images: the first ones of the training split that are used.
-        variants: of the procedure, see VARIANTS.
+        variants: of the procedure, see `ccr_maps.VARIANTS`; "kinds" takes published and each class.
+        crf: score "maps" behind a dense CRF, too.
         updates: of each segmentation network.
     """
-    rows = []
+    rows: list[Row] = []
     for seed in seeds:
-        dataset = data.load(f"shapes:{seed}")
-        dataset, run, own = dataset.only(dataset.ids[:images]), runs / f"seed{seed}", out / f"seed{seed}"
+        whole = data.load(f"{benchmark}:{seed}")
+        dataset, run, own = whole.only(whole.ids[:images]), runs / f"seed{seed}", out / f"{benchmark}-seed{seed}"
+        ccr_maps.classifier(whole, run, seed)
         if part == "maps":
-            rows += [maps_row(dataset, run, own, seed, variant) for variant in variants]
+            rows += ccr_maps.map_rows(dataset, ccr_maps.folders(dataset, run, own, variants), seed, crf)
+        elif part == "kinds":
+            rows += ccr_maps.kind_rows(dataset, ccr_maps.folders(dataset, run, own, ccr_maps.SPLIT), seed)
         elif part == "speed":
             rows.append(speed_row(dataset, run, seed))
         else:
-            rows += saliency_rows(dataset, run, own, seed, updates)
-        write_json(out / f"{part}.json", {"date": time.strftime("%Y-%m-%d"), "images": images, "rows": rows})
-    head = list(rows[0])
-    print("\n".join(["| " + " | ".join(cells) + " |" for cells in
-                     (head, ["---"] * len(head), *([_cell(row[key]) for key in head] for row in rows))]))
+            rows += saliency_rows(dataset, run, own, f"{benchmark}:{seed}", seed, updates)
+        write_json(out / f"{benchmark}-{part}.json", {"date": time.strftime("%Y-%m-%d"), "images": images, "rows": rows})
+    print(_table(rows))
+    label = {"maps": "maps", "kinds": "images"}.get(part)
+    if label and len(seeds) > 1:
+        print("\n" + _table(over_seeds(rows, label)))
+
+
+def over_seeds(rows: list[Row], label: str) -> list[Row]:
+    """Rows with the same label as one: mean ± half the range over the seeds; of gains the mean, and that of each seed."""
+    found = []
+    for name in dict.fromkeys(row[label] for row in rows):
+        own = [row for row in rows if row[label] == name]
+        figures = {key: [row[key] for row in own] for key in own[0] if key not in ("seed", label)}
+        found.append({label: name, **{key: _spread(values, key.startswith("gain")) for key, values in figures.items()
+                                      if isinstance(values[0], (int, float))}})
+    return found
+
+
+def _spread(values: list[float], signed: bool) -> str:
+    if np.isnan(values).any():
+        return ""
+    if signed:
+        return f"{np.mean(values):+.1f} ({', '.join(f'{v:+.1f}' for v in values)})"
+    digits = 2 if max(values) <= 1 else 1  # thresholds, and figures in %
+    return f"{np.mean(values):.{digits}f} ± {np.ptp(values) / 2:.{digits}f}"
+
+
+def _table(rows: list[Row]) -> str:
+    """Markdown; curves are left to the JSON."""
+    head = [key for key, value in rows[0].items() if not isinstance(value, dict)]
+    body = [[_cell(row[key]) for key in head] for row in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
 
 
 def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def maps_row(dataset: data.Dataset, run: Path, out: Path, seed: int, variant: str) -> dict[str, object]:
-    """mIoU (%) of CAM and of a variant at the best threshold of each, on the same images."""
-    recipe = dataclasses.replace(SMALL, ask=VARIANTS[variant])
-    made = ccr.infer(dataset, run / "cam/weights.pth", out, backbone="small", recipe=recipe,
-                     name=f"{variant.replace(', ', '-').replace(' ', '-')}/maps").maps
-    before, after = threshold_curve(run / "cam/maps", dataset), threshold_curve(made, dataset)
-    return {"seed": seed, "variant": variant, "CAM": 100 * before.metrics.miou, "at": before.best,
-            "CCR": 100 * after.metrics.miou, "best at": after.best,
-            "gain": 100 * (after.metrics.miou - before.metrics.miou)}
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.2f}"
+    return str(value)
 
 
 @torch.inference_mode()
@@ -97,19 +115,20 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
         return [ccr_direct.maps(net, image, dataset.tags_of(id), scales=scales)
                 for id, image in zip(dataset.ids, images, strict=True)]
 
-    def engine() -> list[np.ndarray]:
-        score = ccr.scorer(UnequalMaps(net), dataset.image, SMALL)
+    def engine(own: torch.nn.Module) -> list[np.ndarray]:
+        score = ccr.scorer(UnequalMaps(own), dataset.image, SMALL)
         return [maps.high_res for ids in same_size_batches(dataset, dataset.ids, SMALL.infer_batch)
                 for maps in score(make_views(dataset, ids, scales, torch.device("cpu")))]
 
     expected, direct = _timed(plain)
-    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False))
-    found, seconds = _timed(engine)
+    half_net = nets.prepared(copy.deepcopy(net), runtime("cpu", 0, 0, "bf16", prefer_bf16=False))
+    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), split=True)
+    found, seconds = _timed(lambda: engine(net))
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:
         raise SystemExit(f"the engine's maps differ by {worst:.2g}: no time")
     with torch.autocast("cpu", torch.bfloat16):
-        _, half = _timed(engine)
+        _, half = _timed(lambda: engine(half_net))
     count = len(dataset)
     return {"seed": seed, "images": count, "threads": torch.get_num_threads(), "plain loop, ms an image": 1e3 * direct / count,
             "engine": 1e3 * seconds / count, "ratio": direct / seconds, "engine, bf16": 1e3 * half / count,
@@ -122,12 +141,13 @@ def _timed(call) -> tuple[list[np.ndarray], float]:
     return results, time.perf_counter() - start
 
 
-def saliency_rows(dataset: data.Dataset, run: Path, out: Path, seed: int, updates: int) -> list[dict[str, object]]:
+def saliency_rows(dataset: data.Dataset, run: Path, out: Path, benchmark: str, seed: int, updates: int) -> list[Row]:
     """mIoU and recall of small, not salient objects (%) on validation images, by what saliency the training was given."""
-    unseen = data.load(f"shapes:{seed}", split="val")
-    made = out / "published/maps"
+    unseen = data.load(benchmark, split="val")
+    variant, threshold = _MASKS
+    made = ccr_maps.folders(dataset, run, out, (variant,))[variant]
     crf = amn.ROADS["small"].crf
-    labels = masks.make(dataset, made, out, threshold=ccr.ROADS["small"].ccr_crf_threshold, crf=crf).folder
+    labels = masks.make(dataset, made, out, threshold=threshold, crf=crf).folder
     base = ccr.Refinement(seg=dataclasses.replace(seg.RECIPES["small"], updates=updates))
     rows = []
     for name, recipe in (("none", dataclasses.replace(base, weight=0.0)), ("everywhere", base.everywhere()), ("AAMR", base)):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +29,7 @@ def main(argv: list[str]) -> None:
 
 
 def measure(out: Path = Path("bench-kill"), *, times: int = 20, kills: int = 1, train: int = 64, size: int = 64,
-            seed: int = 0) -> None:
+            processes: int = 1, seed: int = 0) -> None:
     """Run the whole road once alone, then `times` times with SIGKILL; print a line each, leave `<out>/kill.json`.
 
     Args:
@@ -36,18 +38,20 @@ def measure(out: Path = Path("bench-kill"), *, times: int = 20, kills: int = 1, 
         kills: of each run, at moments drawn uniformly over the time that the run alone took.
         train: training images of the benchmark it runs on.
         size: side of the images, px.
+        processes: of each run, all killed at once; more than one by torchrun.
         seed: of the moments.
     """
     shapes = data.make_shapes(out / "shapes", train=train, val=16, size=size)
     start = time.monotonic()
-    command = _command(shapes, out / "alone")
+    command = _command(shapes, out / "alone", processes)
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     alone, seconds = result(out / "alone"), time.monotonic() - start
     print(f"alone: {len(alone) - 1} files, {seconds:.1f} s")
     moments, rows = random.Random(seed), []
     for n in range(times):
         folder = out / f"killed{n:02d}"
-        rows.append(one_run(_command(shapes, folder), folder, [moments.uniform(0, seconds) for _ in range(kills)], alone))
+        chosen = [moments.uniform(0, seconds) for _ in range(kills)]
+        rows.append(one_run(_command(shapes, folder, processes), folder, chosen, alone))
         print(f"{n + 1}/{times}: {rows[-1]}", flush=True)
         shutil.rmtree(folder)
     same = sum(row["same"] for row in rows)
@@ -62,12 +66,13 @@ def one_run(command: list[str], folder: Path, moments: list[float], alone: dict[
     """Start, kill after each of `moments` seconds, start again; where it was hit, and whether it ended as `alone`."""
     hit = []
     for moment in moments:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             process.wait(moment)
             hit.append("finished")
         except subprocess.TimeoutExpired:
-            process.kill()
+            for id in (process.pid, *_children(process.pid)):  # torchrun gives its workers sessions of their own
+                os.kill(id, signal.SIGKILL)
             process.wait()
             begun = sorted(folder.rglob("begun.json"))
             hit.append(str(begun[0].parent.relative_to(folder)) if begun else "between stages")
@@ -79,6 +84,11 @@ def one_run(command: list[str], folder: Path, moments: list[float], alone: dict[
             "different": different[:5], "same": not different and not left}
 
 
+def _children(parent: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
 def result(folder: Path) -> dict[str, Any]:
     """Bytes of every artefact by name, and metrics.json without what the clock says."""
     files: dict[str, Any] = {str(p.relative_to(folder)): p.read_bytes()
@@ -88,7 +98,8 @@ def result(folder: Path) -> dict[str, Any]:
     return files
 
 
-def _command(shapes: Path, out: Path) -> list[str]:
+def _command(shapes: Path, out: Path, processes: int) -> list[str]:
     numbers = [word for key, value in _QUICK.items() for word in (f"--road.{key}", str(value))]
-    return [sys.executable, "-m", "wsss_fast", "amn", "run", "--preset", "shapes", "--data", str(shapes), "--val-split", "val",
-            "--out", str(out), *numbers]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    return [sys.executable, *launcher, "-m", "wsss_fast", "amn", "run", "--preset", "shapes", "--data", str(shapes),
+            "--val-split", "val", "--out", str(out), *numbers]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -176,14 +177,19 @@ def test_analyses(shapes, weights, tmp_path):
     call = {"weights": weights, "backbone": "small", "road": road, "val": data.load(shapes.root, split="val"),
             "precision": "fp32"}
     found = ccr.analyse(shapes, tmp_path, **call)
-    assert list(found.miou) == ["cam", "ccr", "after-1", "masking-class", "unit-image", "seg-none", "seg-everywhere",
+    assert list(found.miou) == ["cam", "ccr", "after-1", "masking-joint", "unit-image", "seg-none", "seg-everywhere",
                                 "seg-aamr"]
     records = {**read_records(tmp_path), **read_records(found.out)}
     assert all(records[name]["miou"] == value for name, value in found.miou.items())
     one, whole = (load_maps(tmp_path / folder, shapes.ids[0]).high_res for folder in ("analyses/after-1/maps", "ccr/maps"))
     assert (whole >= one - 1e-3).all() and found.report == tmp_path / "analyses/report.html"
     page = found.report.read_text()
-    assert all(f"<td>{name}</td>" in page for name in ("cam", "after-1", "masking-class", "everywhere", "aamr"))
+    named = ("CAM", "1 round", "CCR, 2 rounds", "all classes masked together", "maps divided by their maximum in the image",
+             "everywhere", "aamr")
+    assert all(f"<td>{name}</td>" in page for name in named)
+    assert page.index("<td>CAM</td>") < page.index("<td>1 round</td>") < page.index("<td>CCR, 2 rounds</td>")
+    widths = [sum(map(int, re.findall("<img width=(\\d+)", row))) for row in page.split("<tr>") if "<img" in row]
+    assert len(widths) == 12 and max(widths) <= 1040  # all columns in sight
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "analyses").rglob("*") if p.suffix in (".npz", ".pth", ".png")}
     assert ccr.analyse(shapes, tmp_path, **call).miou == found.miou
     assert before == {p: p.stat().st_mtime_ns for p in before}

@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks import ccr_direct
 from wsss_fast import InputError, ccr, nets
 from wsss_fast.data.transforms import normalise, resize_image
+from wsss_fast.nets import inference
 from wsss_fast.nets.unequal import UnequalMaps
 from wsss_fast.run import runtime
 from wsss_fast.stages.activate import Views, scaled_size
@@ -60,9 +61,16 @@ def maps_of(net, images, tags, ask, **numbers):
 TAGS = [[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
 
 
+@pytest.fixture
+def unit(monkeypatch):
+    """The split convolution's kernel, or its reference where there is none."""
+    monkeypatch.setattr(inference, "pays", lambda: True)
+
+
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_batches_give_the_maps_of_the_plain_loop(batch_size):
-    net, images, seen = nets.prepared(classifier(), CPU), photos(len(TAGS)), []
+def test_batches_give_the_maps_of_the_plain_loop(batch_size, split, unit):
+    net, images, seen = nets.prepared(classifier(), CPU, split=split), photos(len(TAGS)), []
     ask = Rounds(scales=SCALES, masked_from=0.75)
     recipe = ccr.Recipe(ask=ask, batch_size=batch_size)
     with torch.inference_mode():
@@ -74,15 +82,15 @@ def test_batches_give_the_maps_of_the_plain_loop(batch_size):
                                    atol=1e-4)
 
 
-@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("prepared", ["no", "yes", "split"])
 @pytest.mark.parametrize("backbone", ["small", "resnet50", "resnet38"])
 @torch.inference_mode()
-def test_unequal_images_together_are_as_alone(backbone, prepared):
+def test_unequal_images_together_are_as_alone(backbone, prepared, unit):
     net = classifier(backbone=backbone)
-    if prepared:
-        net = nets.prepared(net, CPU)
+    if prepared != "no":
+        net = nets.prepared(net, CPU, split=prepared == "split")
     together = UnequalMaps(net)
-    assert together.exact == (not prepared or backbone != "resnet38")
+    assert together.exact == (prepared != "yes" or backbone != "resnet38")
     if not together.exact:  # its padded layers begin with a batch-norm, so it only takes images of one size
         return
     generator = torch.Generator().manual_seed(3)

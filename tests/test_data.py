@@ -135,21 +135,28 @@ def test_wrong_folders(tmp_path):
         data.load(tmp_path)
     with pytest.raises(InputError, match="whole number"):
         data.load("shapes:x")
+    with pytest.raises(InputError, match="'shapes-sparse' or 'shapes-sparse:SEED' with a whole number"):
+        data.load("shapes-sparse:x")
+    with pytest.raises(InputError, match="shapes-dense:1 is no folder .*only built-in sets are shapes, shapes-sparse"):
+        data.load("shapes-dense:1")
 
 
 def test_the_benchmark_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_FAST_DATA", str(tmp_path))
     made = []
 
-    def few(out, *, seed):
-        made.append(seed)
-        return data.make_shapes(out, seed=seed, train=2, val=1, size=48)
+    def few(out, *, seed, preset):
+        made.append((seed, preset))
+        return data.make_shapes(out, seed=seed, train=2, val=1, size=48, preset=preset)
 
     monkeypatch.setattr("wsss_fast.data.cache.make_shapes", few)
     assert shapes_folder("shapes:7") == shapes_folder("shapes:7")
-    assert made == [7] and len(data.load("shapes:7")) == 2
+    assert made == [(7, "standard")] and len(data.load("shapes:7")) == 2
     again = data.load("shapes:7")
     assert data.opened("shapes:7").ids == again.ids and data.opened(again) is again
+    sparse = data.load("shapes-sparse:7")
+    assert made == [(7, "standard"), (7, "sparse")] and sparse.root != again.root
+    assert not np.array_equal(sparse.image(sparse.ids[0]), again.image(again.ids[0]))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])

@@ -112,6 +112,7 @@ def test_rounds_and_maps(networks, kind, names):
 def test_published_numbers():
     paper = ccr.RECIPES["resnet38"]
     assert (paper.ask.scales, paper.ask.rounds, paper.ask.masked_from, paper.ask.stop) == ((1.0, 0.5, 1.5, 2.0), 5, 0.7, 0.02)
+    assert ccr.RECIPES["small"].ask.masking == "class"  # measured on Shapes; the paper's networks keep the published way
     assert paper.buffers == (10, 20) and not paper.wrap_crops and paper.ask.masking == "joint" and paper.ask.unit == "crop"
     assert paper.ask.mirror_mask and not paper.ask.chain_masks
     assert set(ccr.RECIPES) == set(cam.RECIPES)

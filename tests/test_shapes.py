@@ -13,7 +13,7 @@ from PIL import Image
 from wsss_fast.data import shapes
 from wsss_fast.data.shapes import make_shapes
 from wsss_fast.data.shapes_draw import CONTEXTS, FIGURES
-from wsss_fast.data.shapes_scene import IGNORE, SceneOptions, make_scene
+from wsss_fast.data.shapes_scene import IGNORE, PRESETS, SceneOptions, make_scene
 from wsss_fast.errors import InputError
 
 TRAIN, VAL, SIZE = 12, 4, 64
@@ -158,3 +158,33 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_shapes(tmp_path / "half", train=20, val=0, size=SIZE)
     assert not any(tmp_path.iterdir())
+
+
+def test_sparse_objects_are_large_beside_their_part():
+    """Twice the area, the part's size in pixels as before, mostly alone."""
+    found = {}
+    for name, options in PRESETS.items():
+        made = [make_scene(np.random.default_rng([7, i]), 96, options) for i in range(150)]
+        objects = [o for s in made for o in s.objects if o.salient]
+        part = np.mean(options.part) * np.mean(options.radius_alone)
+        found[name] = np.mean([o.visible.mean() for o in objects]), part, np.mean([len(s.objects) == 1 for s in made])
+    standard, sparse = found["standard"], found["sparse"]
+    assert 1.7 < sparse[0] / standard[0] < 3 and 0.9 < sparse[1] / standard[1] < 1.1
+    assert standard[2] < 0.55 < sparse[2] < 0.8
+    assert PRESETS["standard"] == SceneOptions()
+
+
+def test_a_preset_of_the_benchmark(tmp_path):
+    arguments = {"train": 2, "val": 0, "size": SIZE}
+    sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
+    same = make_shapes(tmp_path / "same", options=PRESETS["sparse"], **arguments)
+    usual = make_shapes(tmp_path / "usual", **arguments)
+    about = json.loads((sparse / "shapes.json").read_text())
+    assert about["preset"] == "sparse" and about["options"]["part"] == list(PRESETS["sparse"].part)
+    for name in ids(sparse, "train"):
+        own = pixels(sparse, "SegmentationClass", name)
+        assert np.array_equal(own, pixels(same, "SegmentationClass", name))
+        assert not np.array_equal(own, pixels(usual, "SegmentationClass", name))
+    with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
+        make_shapes(tmp_path / "bad", preset="dense", **arguments)
+    assert not (tmp_path / "bad").exists()

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 from rich.console import Console
@@ -38,7 +38,8 @@ _NAMED = 20  # broken images are named one by one up to this many
 # A `data: Source` of the library is these arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
     "data": (str, inspect.Parameter.empty,
-             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED, the built-in benchmark"),
+             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / shapes-sparse:SEED, the "
+             "built-in benchmark"),
     "split": (str, "train",
               "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
@@ -68,7 +69,8 @@ def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, 
                    device=device, seed=seed, workers=workers, precision=precision)
 
 
-def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128) -> Path:
+def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128,
+           preset: Literal["standard", "sparse"] = "standard") -> Path:
     """Write the Shapes benchmark in VOC12 layout.
 
     Args:
@@ -77,8 +79,9 @@ def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: 
         train: training images.
         val: validation images.
         size: side of the images, px.
+        preset: sparse has objects that are large beside the part that tells them apart.
     """
-    return data.make_shapes(out, seed=seed, train=train, val=val, size=size)
+    return data.make_shapes(out, seed=seed, train=train, val=val, size=size, preset=preset)
 
 
 def info() -> None:

@@ -211,7 +211,8 @@ class _Position:
     def update(self, module: nn.Module, batch: Batch, runtime: Runtime, accumulate: int) -> None:
         """One update of the weights. A process that is interrupted in its middle has nothing worth keeping."""
         self.updating = True
-        loss = _update(module, batch, self.optimizer, runtime, accumulate)
+        with ranks.together():
+            loss = _update(module, batch, self.optimizer, runtime, accumulate)
         asked = torch.full_like(loss, asked_to_stop())
         loss, self._stops = ranks.mean(torch.stack([loss, asked])).unbind()
         self.summed += loss

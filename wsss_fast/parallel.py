@@ -80,26 +80,42 @@ def _normalised(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
     if not norm.training:
         return nn.BatchNorm2d.forward(norm, x)
     with torch.autocast(x.device.type, enabled=False):
-        wide = x.float()
-        mean = _Mean.apply(wide.mean(dim=(0, 2, 3)))
-        centred = wide - mean[:, None, None]
-        variance = _Mean.apply(centred.square().mean(dim=(0, 2, 3)))
-        with torch.no_grad():
-            number = ranks.count() * x.numel() // x.shape[1]
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (number / max(number - 1, 1)), norm.momentum)
-        factor = norm.weight * (variance + norm.eps).rsqrt()
-        return (centred * factor[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
+        out, mean, variance = _Normalised.apply(x.float(), norm.weight, norm.bias, norm.eps)
+    with torch.no_grad():
+        number = ranks.count() * x.numel() // x.shape[1]
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (number / max(number - 1, 1)), norm.momentum)
+    return out.to(x.dtype)
 
 
-class _Mean(torch.autograd.Function):
-    """Mean over processes, differentiable: each process' loss depends on all processes' values."""
+class _Normalised(torch.autograd.Function):
+    """Batch-norm by the statistics of all processes' shares; one exchange forward and one backward.
 
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        return ranks.mean(values)
+    With x_hat = (x - mean) / std, means over all shares: d x = w / std (dy - mean(dy) - x_hat mean(dy x_hat)).
+    """
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        return ranks.mean(grad)
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        shares = ranks.stacked(torch.stack([mean, variance]))  # [count, 2, C]
+        mean = shares[:, 0].mean(dim=0)
+        variance = (shares[:, 1] + (shares[:, 0] - mean).square()).mean(dim=0)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return nn.functional.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        deviation = (variance + ctx.eps).rsqrt()
+        straight, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, variance, mean, deviation, False, ctx.eps, [True, True, True])
+        factor = weight * deviation
+        number = x.numel() // x.shape[1]
+        along, level = ranks.mean(torch.stack([of_weight, of_bias])) / number  # means of dy x_hat and of dy
+        slope = factor * deviation * along
+        offset = factor * level - slope * mean
+        own = straight.addcmul_(x, -slope[:, None, None]).sub_(offset[:, None, None])
+        return own, of_weight, of_bias, None

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -68,14 +69,14 @@ def _joined() -> Any:
         from accelerate import PartialState  # takes a second to import, and most runs are alone
     except ImportError:
         raise InputError("several processes need accelerate: pip install accelerate") from None
-    with _lost():
+    with together():
         return PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
 def leave() -> None:
     """Wait for the others and part from them, at the end of a command."""
     if count() > 1 and dist.is_initialized():
-        with _lost():
+        with together():
             dist.barrier()
         dist.destroy_process_group()
 
@@ -91,7 +92,7 @@ def gathered(value: T) -> list[T]:
         return [value]
     _joined()
     values: list[Any] = [None] * count()
-    with _lost():
+    with together():
         dist.all_gather_object(values, value)
     return values
 
@@ -107,7 +108,7 @@ def by_main(work: Callable[[], T]) -> T:
         return work()
     _joined()
     result = [work() if is_main() else None]
-    with _lost():
+    with together():
         dist.broadcast_object_list(result, src=0)
     return result[0]
 
@@ -118,15 +119,29 @@ def mean(values: torch.Tensor) -> torch.Tensor:
         return values
     _joined()
     total = values.detach().clone()
-    with _lost():
+    with together():
         dist.all_reduce(total)
     return total / count()
 
 
+def stacked(values: torch.Tensor) -> torch.Tensor:
+    """What each process has, [count, ...]; not differentiable."""
+    if count() == 1:
+        return values[None]
+    _joined()
+    found = [torch.empty_like(values) for _ in range(count())]
+    with together():
+        dist.all_gather(found, values.contiguous())
+    return torch.stack(found)
+
+
 @contextlib.contextmanager
-def _lost() -> Iterator[None]:
+def together() -> Iterator[None]:
+    """Around what needs all processes: raises `Lost` where another one is gone."""
     try:
         yield
-    except RuntimeError as error:  # the other end of a connection is gone
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not re.search("gloo|nccl|connection", str(error), re.IGNORECASE):
+            raise  # gloo's errors are of no class of their own
         raise Lost(f"process {rank()} of {count()} cannot reach the others, one of which has ended; see its message "
                    f"({str(error).splitlines()[0][:120]})") from None

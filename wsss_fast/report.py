@@ -24,7 +24,7 @@ from wsss_fast.run import atomic_write, read_records
 
 Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 
-_PICTURE_HEIGHT = 144
+_PICTURE_HEIGHT, _GRID_WIDTH = 144, 1040  # px; where a row would be wider, its pictures are smaller
 _INK = {"CAM": "#b45309", "AMN": "#1d4ed8", "EPS": "#1d4ed8"}
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1c1917}
@@ -143,7 +143,7 @@ def pick(data: Dataset, count: int) -> list[str]:
 
 
 def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, curves: Mapping[str, str],
-                pictures: int = 18, sections: Sequence[str] = (), ids: Sequence[str] | None = None) -> Path:
+          pictures: int = 18, lead: Sequence[str] = (), sections: Sequence[str] = (), ids: Sequence[str] | None = None) -> Path:
     """Write `<out>/report.html` from metrics.json and the artefacts.
 
     Args:
@@ -153,6 +153,7 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
         title: of the page.
         curves: name in the plot -> record whose threshold curve is drawn.
         pictures: rows of the grid.
+        lead: what the page is about, above the stage table; HTML, escaped already.
         sections: more of the page, between curves and pictures; HTML, escaped already.
         ids: the grid's images; default: evenly spread over the list.
 
@@ -164,7 +165,7 @@ def write(out: Path, data: Dataset, panels: Mapping[str, Panel], *, title: str, 
         parts = [f"<h1>{html.escape(title)}</h1>",
                  f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: {len(data)} images, "
                  f"{len(data.classes)} classes, {len(data.masks)} true masks (used to score only)</small></p>",
-                 "<h2>Stages</h2>", _stage_table(out), _class_table(out, data), _curve_figure(out, curves),
+                 *lead, "<h2>Stages</h2>", _stage_table(out), _class_table(out, data), _curve_figure(out, curves),
                  *sections, "<h2>Pictures</h2>", _legend(data), _grid(data, panels, chosen)]
         head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
         page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
@@ -255,10 +256,10 @@ def _legend(data: Dataset) -> str:
 
 def _grid(data: Dataset, panels: Mapping[str, Panel], ids: Sequence[str]) -> str:
     head = "<th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in panels)
-    lines = []
+    lines, widest = [], _GRID_WIDTH // len(panels)
     for id in ids:
         names = ", ".join(data.classes[c] for c in np.flatnonzero(data.tags_of(id)))
-        cells = "".join(f"<td>{_inline(panel(id), f'{name} of {id}')}</td>" for name, panel in panels.items())
+        cells = "".join(f"<td>{_inline(panel(id), f'{name} of {id}', widest)}</td>" for name, panel in panels.items())
         lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(names)}</td>{cells}</tr>")
     return f"<table class=grid><tr>{head}</tr>{''.join(lines)}</table>"
 
@@ -268,8 +269,9 @@ def _resized(picture: np.ndarray, height: int) -> Image.Image:
     return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
 
 
-def _inline(picture: np.ndarray, alt: str) -> str:
-    image = _resized(picture, _PICTURE_HEIGHT)
+def _inline(picture: np.ndarray, alt: str, widest: int) -> str:
+    height, width = picture.shape[:2]
+    image = _resized(picture, max(1, min(_PICTURE_HEIGHT, height * widest // width)))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

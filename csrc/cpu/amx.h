@@ -18,6 +18,7 @@ namespace wsss {
 constexpr int64_t kTileRows = 16, kTileDepth = 32;           // of a left tile; a right one is [kTileDepth, kTileRows]
 constexpr int64_t kTileElements = kTileRows * kTileDepth;    // bfloat16, one kilobyte
 constexpr int64_t kTileSums = kTileRows * kTileRows;         // float32, one kilobyte
+constexpr int64_t kLineElements = 32;                        // bfloat16 in a line of the cache
 
 // Whether processor and system let this process use the tiles; asks the system once.
 inline bool has_tiles() {
@@ -36,13 +37,18 @@ inline bool has_tiles() {
 #endif
 }
 
-// The two tiles of pixels, in two parts each, and the two of filters, in `Parts`, of one step: element (row, k) of left tile i
-// and part p is at left[i] + row * stride + p * kTileDepth + k, that of the right one, (k, column), at
-// right + ((p * 2 + i) * 16 + k / 2) * 32 + 2 * column + k % 2.
-struct TileStep {
-  const uint16_t* left[2];
+// What one call multiplies, step by step of kTileDepth channels: two tiles on either side, or four on the left with the
+// first one on the right. Element (row, k) of left tile i and part p is at
+// left[i] + offsets[step] + row * stride + p * kTileDepth + k, that of right tile i, (k, column), at
+// right + (((step * Parts + p) * 2 + i) * 16 + k / 2) * 32 + 2 * column + k % 2.
+struct TileOperands {
+  const uint16_t* left[4];
   int64_t stride;  // elements from one row of a left tile to the next
+  const int64_t* offsets;
+  int64_t steps;
   const uint16_t* right;
+  const uint16_t* soon;  // brought into the second cache meanwhile, `soon_lines` cache lines a step
+  int64_t soon_lines;
 };
 
 inline float bf16_value(uint16_t bits) {
@@ -52,17 +58,18 @@ inline float bf16_value(uint16_t bits) {
   return value;
 }
 
-// sums[2][2][16][16] (+)= the products of `steps` steps, each further by `left_step` and `right_step` elements: of the first
-// part on the left with all on the right, and of the second with the first. The second with the second is left out.
-template <int Parts>
-void tile_products_plain(TileStep at, int64_t steps, int64_t left_step, int64_t right_step, bool first, float* sums) {
+// sums[Lefts][4 / Lefts][16][16] (+)= the products of all steps: of the first part on the left with all on the right, and of
+// the second with the first. The second with the second is left out.
+template <int Parts, int Lefts>
+void tile_products_plain(const TileOperands& at, bool first, float* sums) {
+  constexpr int kRights = 4 / Lefts;
   if (first) std::memset(sums, 0, 4 * kTileSums * sizeof(float));
-  for (int64_t step = 0; step < steps; ++step) {
+  for (int64_t step = 0; step < at.steps; ++step) {
     for (int product = 0; product <= Parts; ++product) {
       const int p = product / Parts, q = product % Parts;
       for (int64_t tile = 0; tile < 4; ++tile) {
-        const uint16_t* left = at.left[tile / 2] + step * left_step + p * kTileDepth;
-        const uint16_t* right = at.right + step * right_step + (q * 2 + tile % 2) * kTileElements;
+        const uint16_t* left = at.left[tile / kRights] + at.offsets[step] + p * kTileDepth;
+        const uint16_t* right = at.right + ((step * Parts + q) * 2 + tile % kRights) * kTileElements;
         for (int64_t row = 0; row < kTileRows; ++row) {
           float* out = sums + tile * kTileSums + row * kTileRows;
           for (int64_t k = 0; k < kTileDepth; ++k) {
@@ -78,6 +85,8 @@ void tile_products_plain(TileStep at, int64_t steps, int64_t left_step, int64_t 
 
 #if defined(WSSS_AMX)
 #define WSSS_TILE_CODE __attribute__((target("amx-tile,amx-bf16")))
+
+constexpr int64_t kTileRow = 64;  // bytes
 
 // GCC's tile intrinsics do not say that they read memory (GCC 12: a configuration's first eight bytes only): without this,
 // what was written before may come after them, or never.
@@ -100,9 +109,52 @@ class TileConfiguration {
 
 // Tiles 0..3 hold sums, 4 and 5 a part of the left, 6 and 7 one of the right.
 template <int Parts>
-WSSS_TILE_CODE void tile_products_amx(TileStep at, int64_t steps, int64_t left_step, int64_t right_step, bool first,
-                                      float* sums) {
-  constexpr int kRow = 64;
+WSSS_TILE_CODE inline void two_by_two(const uint16_t* a, const uint16_t* b, int64_t stride, const uint16_t* right) {
+  _tile_loadd(4, a, stride);
+  _tile_loadd(5, b, stride);
+  for (int part = Parts - 1; part >= 0; --part) {  // the first part last: the left's second meets it in its tiles
+    _tile_loadd(6, right + part * 2 * kTileElements, kTileRow);
+    _tile_loadd(7, right + (part * 2 + 1) * kTileElements, kTileRow);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_loadd(4, a + kTileDepth, stride);
+  _tile_loadd(5, b + kTileDepth, stride);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// To sums 0 and 1, or to 2 and 3.
+template <bool Second>
+WSSS_TILE_CODE inline void multiply_by_one() {
+  if constexpr (Second) {
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  } else {
+    _tile_dpbf16ps(0, 4, 7);
+    _tile_dpbf16ps(1, 5, 7);
+  }
+}
+
+template <int Parts, bool Second>
+WSSS_TILE_CODE inline void two_by_one(const uint16_t* a, const uint16_t* b, int64_t stride, const uint16_t* right) {
+  _tile_loadd(4, a, stride);
+  _tile_loadd(5, b, stride);
+  for (int part = Parts - 1; part >= 0; --part) {
+    _tile_loadd(7, right + part * 2 * kTileElements, kTileRow);
+    multiply_by_one<Second>();
+  }
+  _tile_loadd(4, a + kTileDepth, stride);
+  _tile_loadd(5, b + kTileDepth, stride);
+  multiply_by_one<Second>();
+}
+
+template <int Parts, int Lefts>
+WSSS_TILE_CODE void tile_products_amx(const TileOperands& at, bool first, float* sums) {
   finish_writes();
   if (first) {
     _tile_zero(0);
@@ -110,45 +162,37 @@ WSSS_TILE_CODE void tile_products_amx(TileStep at, int64_t steps, int64_t left_s
     _tile_zero(2);
     _tile_zero(3);
   } else {
-    _tile_loadd(0, sums, kRow);
-    _tile_loadd(1, sums + kTileSums, kRow);
-    _tile_loadd(2, sums + 2 * kTileSums, kRow);
-    _tile_loadd(3, sums + 3 * kTileSums, kRow);
+    _tile_loadd(0, sums, kTileRow);
+    _tile_loadd(1, sums + kTileSums, kTileRow);
+    _tile_loadd(2, sums + 2 * kTileSums, kTileRow);
+    _tile_loadd(3, sums + 3 * kTileSums, kTileRow);
   }
   const int64_t stride = at.stride * 2;  // bytes
-  const uint16_t *a = at.left[0], *b = at.left[1], *right = at.right;
-  for (int64_t step = 0; step < steps; ++step, a += left_step, b += left_step, right += right_step) {
-    _tile_loadd(4, a, stride);
-    _tile_loadd(5, b, stride);
-    for (int part = Parts - 1; part >= 0; --part) {  // the first part last: the left's second meets it in its tiles
-      _tile_loadd(6, right + part * 2 * kTileElements, kRow);
-      _tile_loadd(7, right + (part * 2 + 1) * kTileElements, kRow);
-      _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+  const uint16_t *right = at.right, *soon = at.soon;
+  for (int64_t step = 0; step < at.steps; ++step, right += Parts * 2 * kTileElements) {
+    for (int64_t line = 0; line < at.soon_lines; ++line, soon += kLineElements) _mm_prefetch(soon, _MM_HINT_T1);
+    const int64_t offset = at.offsets[step];
+    if constexpr (Lefts == 2) {
+      two_by_two<Parts>(at.left[0] + offset, at.left[1] + offset, stride, right);
+    } else {
+      two_by_one<Parts, false>(at.left[0] + offset, at.left[1] + offset, stride, right);
+      two_by_one<Parts, true>(at.left[2] + offset, at.left[3] + offset, stride, right);
     }
-    _tile_loadd(4, a + kTileDepth, stride);
-    _tile_loadd(5, b + kTileDepth, stride);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_stored(0, sums, kRow);
-  _tile_stored(1, sums + kTileSums, kRow);
-  _tile_stored(2, sums + 2 * kTileSums, kRow);
-  _tile_stored(3, sums + 3 * kTileSums, kRow);
+  _tile_stored(0, sums, kTileRow);
+  _tile_stored(1, sums + kTileSums, kTileRow);
+  _tile_stored(2, sums + 2 * kTileSums, kTileRow);
+  _tile_stored(3, sums + 3 * kTileSums, kTileRow);
   finish_writes();
 }
 #endif
 
-template <int Parts>
-void tile_products(TileStep at, int64_t steps, int64_t left_step, int64_t right_step, bool first, float* sums) {
+template <int Parts, int Lefts>
+void tile_products(const TileOperands& at, bool first, float* sums) {
 #if defined(WSSS_AMX)
-  if (has_tiles()) return tile_products_amx<Parts>(at, steps, left_step, right_step, first, sums);
+  if (has_tiles()) return tile_products_amx<Parts, Lefts>(at, first, sums);
 #endif
-  tile_products_plain<Parts>(at, steps, left_step, right_step, first, sums);
+  tile_products_plain<Parts, Lefts>(at, first, sums);
 }
 
 }  // namespace wsss

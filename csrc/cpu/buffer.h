@@ -3,6 +3,7 @@
 // before the first touch.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -18,6 +19,8 @@ namespace wsss {
 
 class Memory {
  public:
+  static constexpr size_t kHuge = size_t{1} << 21;  // bytes from which an array is large
+
   struct Piece {
     void* address = nullptr;
     size_t bytes = 0;
@@ -60,7 +63,7 @@ class Memory {
   }
 
  private:
-  static constexpr size_t kHuge = size_t{1} << 21, kLine = 64;
+  static constexpr size_t kLine = 64;
   static constexpr size_t kMostKept = size_t{128} << 20;
 
   struct Kept {
@@ -97,6 +100,9 @@ class Buffer {
     if (piece_.address != nullptr) Memory::give(std::exchange(piece_, {}));
     piece_ = Memory::take(bytes);
   }
+
+  // The same for arrays of short calls, which would spend their time on fresh pages: always a large one.
+  void reserve_large(int64_t count) { reserve(std::max(count, static_cast<int64_t>(Memory::kHuge / sizeof(T)))); }
 
  private:
   Memory::Piece piece_;

@@ -1,183 +1,178 @@
 // A convolution of float32 maps whose products are made of bfloat16 parts, by the matrix unit, which does several of them in
 // the time of one float32 product. A map's number is taken as the sum of two parts (16 bits), a filter's of two or three (24).
 //
-// Maps lie as [h, w, channel]. An image is first written as parts, framed by its zero padding, so that each tap of the
-// kernel is a shift of addresses and no patches are made: [Hp, Wp, C / 32, part, 32]. The filters come packed as
-// [K / 32, taps, C / 32, part, 2, 16, 16, 2], in the order in which they are read.
+// The maps come as `SplitMap` has them. The filters come packed as [K / 32, C / 32, taps, part, 2, 16, 16, 2], in the order in
+// which they are read, and zero beyond the last filter and channel.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "amx.h"
 #include "buffer.h"
+#include "simd.h"
+#include "split_map.h"
 
 namespace wsss {
 
-constexpr int64_t kMapParts = 2;
-
-struct ConvShape {
-  int64_t height, width, channels, filters, kernel, stride, dilation;
-
-  int64_t padding() const { return dilation * (kernel / 2); }
-  int64_t out_height() const { return (height - 1) / stride + 1; }  // of an odd kernel with that padding
-  int64_t out_width() const { return (width - 1) / stride + 1; }
-  int64_t framed_height() const { return height + 2 * padding(); }
-  int64_t framed_width() const { return width + 2 * padding(); }
-  int64_t depth() const { return channels / kTileDepth; }
-  int64_t blocks() const { return filters / (2 * kTileRows); }
-};
-
-// What happens to a map before and to the result behind the products; null: nothing.
+// The filters, and what happens to the result; null: nothing.
 struct ConvArrays {
-  const float* maps;         // [H, W, C]
-  const float *scale, *shift;  // [C]: relu(maps * scale + shift) is convolved
   const uint16_t* filters;
   const float* bias;      // [K]
-  const float* residual;  // [H', W', K]
+  const float* residual;  // [B, H', W', K]
   bool relu;
-  float* out;  // [H', W', K]
+  float* out;  // [B, H', W', K]
 };
 
-// Nearest bfloat16 of a finite number, ties to even.
-inline uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
+// Tiles of 16 neighbouring pixels of the result. Those of a short line would be mostly empty: with stride 1 they run on from
+// line to line instead, over the zeros between them, if that makes fewer tiles; sums that lie between lines are dropped.
+class OutputTiles {
+ public:
+  OutputTiles(const ConvShape& s, const SplitMap& map) : height_(s.out_height()), width_(s.out_width()) {
+    pitch_ = (width_ + kTileRows - 1) / kTileRows * kTileRows;
+    if (map.stride() == 1 && count(map.pitch()) <= count(pitch_)) pitch_ = map.pitch();
+    each_ = count(pitch_);
+    all_ = s.batch * each_;
+  }
+
+  int64_t all() const { return all_; }
+
+  OutputPixel first(int64_t tile) const {
+    const int64_t at = tile % each_ * kTileRows;
+    return {tile / each_, at / pitch_, at % pitch_};
+  }
+
+  // Calls use(row, pixel), pixels counted over all images, for each row of the tile that is a result.
+  template <class Use>
+  void rows(int64_t tile, Use use) const {
+    auto [image, y, x] = first(tile);
+    for (int64_t row = 0; row < kTileRows && y < height_; ++row) {
+      if (x < width_) use(row, (image * height_ + y) * width_ + x);
+      if (++x == pitch_) x = 0, ++y;
+    }
+  }
+
+ private:
+  int64_t count(int64_t pitch) const { return ((height_ - 1) * pitch + width_ + kTileRows - 1) / kTileRows; }
+
+  int64_t height_, width_, pitch_, each_, all_;
+};
 
 template <int Parts>
 class SplitConv {
  public:
-  explicit SplitConv(const ConvShape& shape) : s_(shape) {
-    // A tile's rows may run over the end of the last line; those sums are dropped.
-    parts_.reserve((s_.framed_height() * s_.framed_width() + kTileRows * s_.stride) * pixel());
-  }
-
-  // Lines [first, last) of the framed image.
-  void split(const ConvArrays& a, int64_t first, int64_t last) {
-    const int64_t frame = s_.padding();
-    for (int64_t y = first; y < last; ++y) {
-      uint16_t* line = parts_.get() + y * s_.framed_width() * pixel();
-      if (y < frame || y >= frame + s_.height) {
-        std::memset(line, 0, s_.framed_width() * pixel() * sizeof(uint16_t));
-        continue;
-      }
-      std::memset(line, 0, frame * pixel() * sizeof(uint16_t));
-      std::memset(line + (frame + s_.width) * pixel(), 0, frame * pixel() * sizeof(uint16_t));
-      const float* from = a.maps + (y - frame) * s_.width * s_.channels;
-      for (int64_t x = 0; x < s_.width; ++x) split_pixel(a, from + x * s_.channels, line + (frame + x) * pixel());
+  explicit SplitConv(const ConvShape& shape) : s_(shape), map_(shape), tiles_(shape, map_) {
+    for (int64_t plane = 0; plane < std::min(kPlanes, s_.planes()); ++plane) {
+      for (int64_t tap = 0; tap < s_.taps(); ++tap) offsets_.push_back(plane * map_.plane() + map_.shift(tap));
     }
   }
 
-  // Groups of tiles of 16 neighbouring pixels, which share what is read of the filters.
-  int64_t groups() const { return (tiles() + kGroup - 1) / kGroup; }
+  SplitMap& map() { return map_; }
 
-  // Groups [first, last).
-  void run_groups(const ConvArrays& a, int64_t first, int64_t last) const {
+  // Pieces of the result, as work can be shared out: neighbours are the same filters for other tiles.
+  int64_t pieces() const { return groups() * ((s_.blocks() + wide() - 1) / wide()); }
+
+  // Pieces [first, last).
+  void run(const ConvArrays& a, int64_t first, int64_t last) const {
 #if defined(WSSS_AMX)
     std::optional<TileConfiguration> configured;
     if (has_tiles()) configured.emplace();
 #endif
     Buffer<float> sums;
-    sums.reserve(kGroup / 2 * kWide * 4 * kTileSums);
-    for (int64_t tile = first * kGroup; tile < std::min(last * kGroup, tiles()); tile += kGroup) {
-      const int64_t count = std::min(kGroup, tiles() - tile);
-      for (int64_t block = 0; block < s_.blocks(); block += kWide) {
-        const int64_t wide = std::min(kWide, s_.blocks() - block);
-        products(a.filters, tile, count, block, wide, sums.get());
-        for (int64_t i = 0; i < count; ++i) {
-          for (int64_t j = 0; j < wide; ++j) {
-            finish(a, tile + i, (block + j) * 2 * kTileRows, sums.get() + place(i / 2, j) + i % 2 * 2 * kTileSums);
-          }
-        }
-      }
+    sums.reserve_large(kGroup / 4 * wide() * kFour);
+    for (int64_t piece = first; piece < last; ++piece) {
+      const int64_t tile = piece % groups() * kGroup, block = piece / groups() * wide();
+      multiply(a, {tile, std::min(tile + kGroup, tiles_.all())}, {block, std::min(block + wide(), s_.blocks())}, sums.get());
     }
   }
 
  private:
-  // Tiles of a group, and blocks of 32 filters that they meet while they are in the second cache: 512 channels of 256 pixels
-  // take 512 KiB, the sums 256 KiB, a chunk of filters 64 or 96 KiB.
-  static constexpr int64_t kGroup = 16, kWide = 8;
-  static constexpr int64_t kChunk = 16;  // steps of 32 channels
+  // Of a piece, the sums (512 KiB or 1 MiB), the filters of kPlanes planes (576 KiB with nine taps and two parts, 128 KiB with
+  // one tap) and the pixels of those planes (512 KiB) lie in a second cache of 2 MiB. Many tiles in a piece, because each
+  // piece reads its filters from the third cache, at a fifth of the speed.
+  static constexpr int64_t kGroup = 64;  // tiles of 16 neighbouring pixels
+  static constexpr int64_t kPlanes = 4;  // of 32 channels
+  int64_t wide() const { return s_.kernel == 1 ? 8 : 4; }  // blocks of 32 filters
+  static constexpr int64_t kFour = 8 * kTileSums;          // sums of four tiles and a block
 
-  static int64_t place(int64_t pair, int64_t block) { return (pair * kWide + block) * 4 * kTileSums; }
+  struct Range {
+    int64_t first, last;
+  };
 
-  int64_t pixel() const { return s_.channels * kMapParts; }  // elements
-  int64_t tiles_across() const { return (s_.out_width() + kTileRows - 1) / kTileRows; }
-  int64_t tiles() const { return s_.out_height() * tiles_across(); }
+  // Some planes of channels, all taps.
+  struct Chunk {
+    int64_t plane, steps;
+    bool last;
+    int64_t soon_lines;  // cache lines of the next chunk's filters that a step fetches
+  };
 
-  void split_pixel(const ConvArrays& a, const float* from, uint16_t* to) const {
-    for (int64_t block = 0; block < s_.channels; block += kTileDepth, to += kMapParts * kTileDepth) {
-      for (int64_t i = 0; i < kTileDepth; ++i) {
-        float value = from[block + i];
-        if (a.scale) {
-          value = value * a.scale[block + i] + a.shift[block + i];
-          value = value > 0 ? value : 0;
-        }
-        for (int p = 0; p < kMapParts; ++p) {
-          const uint16_t part = to_bf16(value);
-          to[p * kTileDepth + i] = part;
-          value -= bf16_value(part);
-        }
-      }
-    }
-  }
+  int64_t groups() const { return (tiles_.all() + kGroup - 1) / kGroup; }
 
-  const uint16_t* corner(int64_t tile) const {
-    const int64_t y = tile / tiles_across() * s_.stride, x = tile % tiles_across() * kTileRows * s_.stride;
-    return parts_.get() + (y * s_.framed_width() + x) * pixel();
-  }
-
-  void products(const uint16_t* filters, int64_t first, int64_t count, int64_t block, int64_t wide, float* sums) const {
-    constexpr int64_t kLeft = kMapParts * kTileDepth, kRight = Parts * 2 * kTileElements;
-    const int64_t taps = s_.kernel * s_.kernel;
-    for (int64_t step = 0; step < s_.depth(); step += kChunk) {
-      const int64_t steps = std::min(kChunk, s_.depth() - step);
-      for (int64_t tap = 0; tap < taps; ++tap) {
-        const int64_t shift = (tap / s_.kernel * s_.framed_width() + tap % s_.kernel) * s_.dilation * pixel() + step * kLeft;
-        for (int64_t j = 0; j < wide; ++j) {
-          const uint16_t* right = filters + (((block + j) * taps + tap) * s_.depth() + step) * kRight;
-          for (int64_t i = 0; i < count; i += 2) {
-            // A single last tile is computed twice.
-            const int64_t other = std::min(i + 1, count - 1);
-            const TileStep at{{corner(first + i) + shift, corner(first + other) + shift}, s_.stride * pixel(), right};
-            tile_products<Parts>(at, steps, kLeft, kRight, step == 0 && tap == 0, sums + place(i / 2, j));
-          }
+  // Sums of two tiles and 32 filters stay in the unit's registers over a chunk. Meanwhile the filters are read in the order in
+  // which they lie, and the pixels come from the first cache, for each block again.
+  void multiply(const ConvArrays& a, Range tiles, Range blocks, float* sums) const {
+    const int64_t fours = (tiles.last - tiles.first + 3) / 4;
+    for (int64_t plane = 0; plane < s_.planes(); plane += kPlanes) {
+      const bool last = plane + kPlanes >= s_.planes();
+      const int64_t lines = Parts * 2 * kTileElements / kLineElements, calls = 2 * fours;
+      const Chunk chunk{plane, std::min(kPlanes, s_.planes() - plane) * s_.taps(), last, last ? 0 : (lines + calls - 1) / calls};
+      for (int64_t four = 0; four < fours; ++four) {
+        const int64_t tile = tiles.first + 4 * four, count = std::min<int64_t>(4, tiles.last - tile);
+        const uint16_t* left[4];  // the last tile again where there are fewer
+        for (int64_t i = 0; i < 4; ++i) left[i] = map_.at(tiles_.first(tile + std::min(i, count - 1))) + plane * map_.plane();
+        for (int64_t block = blocks.first; block < blocks.last; ++block) {
+          multiply_block(a, chunk, four, left, tile, count, block, sums + (four * wide() + block - blocks.first) * kFour);
         }
       }
     }
   }
 
-  // 16 pixels, 32 filters from `k` on.
-  void finish(const ConvArrays& a, int64_t tile, int64_t k, const float* sums) const {
-    const int64_t y = tile / tiles_across(), x = tile % tiles_across() * kTileRows;
-    const int64_t rows = std::min(kTileRows, s_.out_width() - x);
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t place = (y * s_.out_width() + x + row) * s_.filters + k;
-      for (int64_t half = 0; half < 2; ++half) {
-        const float* sum = sums + half * kTileSums + row * kTileRows;
-        const int64_t at = place + half * kTileRows;
-        float values[kTileRows];
-        std::memcpy(values, sum, sizeof(values));
-        if (a.bias) {
-          for (int64_t i = 0; i < kTileRows; ++i) values[i] += a.bias[k + half * kTileRows + i];
-        }
-        if (a.residual) {
-          for (int64_t i = 0; i < kTileRows; ++i) values[i] += a.residual[at + i];
-        }
-        if (a.relu) {
-          for (int64_t i = 0; i < kTileRows; ++i) values[i] = values[i] > 0 ? values[i] : 0;
-        }
-        std::memcpy(a.out + at, values, sizeof(values));
-      }
+  // Up to four tiles, up to 32 filters.
+  void multiply_block(const ConvArrays& a, const Chunk& chunk, int64_t four, const uint16_t* const* left, int64_t tile,
+                      int64_t count, int64_t block, float* sums) const {
+    constexpr int64_t kRight = Parts * 2 * kTileElements;
+    const uint16_t* right = a.filters + (block * s_.planes() + chunk.plane) * s_.taps() * kRight;
+    const int64_t share = chunk.soon_lines * chunk.steps * kLineElements;
+    const uint16_t* soon = right + chunk.steps * kRight + 2 * four * share;
+    const bool first = chunk.plane == 0;
+    TileOperands at{{left[0], left[1], left[2], left[3]}, map_.stride() * kMapPixel, offsets_.data(), chunk.steps, right, soon,
+                    chunk.soon_lines};
+    if (s_.filters - block * kBlock <= kTileRows) {  // one tile of filters
+      tile_products<Parts, 4>(at, first, sums);
+      for (int64_t i = 0; i < count && chunk.last; ++i) finish(a, tile + i, block, sums + i * kTileSums);
+      return;
+    }
+    for (int64_t i = 0; i < count; i += 2) {
+      float* own = sums + i * 2 * kTileSums;
+      tile_products<Parts, 2>(at, first, own);
+      for (int64_t j = i; j < std::min(i + 2, count) && chunk.last; ++j) finish(a, tile + j, block, own + (j - i) * 2 * kTileSums);
+      std::copy(left + 2, left + 4, at.left);
+      at.soon += share;
+    }
+  }
+
+  // 16 pixels and up to 32 filters.
+  void finish(const ConvArrays& a, int64_t tile, int64_t block, const float* sums) const {
+    for (int64_t half = 0; half < 2; ++half, sums += kTileSums) {
+      const int64_t k = block * kBlock + half * kLanes, filters = s_.filters - k;
+      if (filters <= 0) return;
+      const Lanes bias = a.bias ? load_some(a.bias + k, filters) : Lanes{};
+      tiles_.rows(tile, [&](int64_t row, int64_t pixel) {
+        const int64_t at = pixel * s_.filters + k;
+        Lanes values = load<kLanes>(sums + row * kTileRows) + bias;
+        if (a.residual) values += load_some(a.residual + at, filters);
+        store_some(a.out + at, filters, a.relu ? positive(values) : values);
+      });
     }
   }
 
   const ConvShape s_;
-  Buffer<uint16_t> parts_;
+  SplitMap map_;
+  const OutputTiles tiles_;
+  std::vector<int64_t> offsets_;
 };
 
 }  // namespace wsss

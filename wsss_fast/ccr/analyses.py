@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,7 @@ def analyse(data: Source, out: str | Path, *, weights: str | Path | None = None,
             score.masks(side, name, unseen, predicted.predictions)
     records = {**read_records(out), **read_records(side)}
     networks = [name for name in ("seg-none", "seg-everywhere", "seg-aamr") if name in records]
-    page = _write(side, data, folders, records, networks)
+    page = _write(side, data, folders, records, networks, road.ccr.ask)
     scored = [name for name in (*folders, *networks) if "miou" in records[name]]
     return AnalysesResult(side, page, {name: records[name]["miou"] for name in scored})
 
@@ -101,40 +102,65 @@ def _variants(ask: Rounds, parts: Sequence[str]) -> dict[str, Rounds]:
     return found
 
 
-def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], networks: Sequence[str]) -> Path:
+def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], networks: Sequence[str],
+           ask: Rounds) -> Path:
     """The page: maps by variant with their curves, by the number of classes an image has, and the networks."""
-    counts = {"1 class": 1, "2 classes": 2}
-    groups = {name: [i for i in data.ids if i in data.masks and int(data.tags_of(i).sum()) == n] for name, n in counts.items()}
-    groups["3 and more"] = [i for i in data.ids if i in data.masks and data.tags_of(i).sum() > 2]
-    groups = {name: ids for name, ids in groups.items() if ids}
+    counts = {id: int(data.tags_of(id).sum()) for id in data.ids if id in data.masks}
+    groups = {name: [i for i, n in counts.items() if fits(n)] for name, fits in (
+        ("1 class", lambda n: n == 1), ("2 classes", lambda n: n == 2), ("3 and more", lambda n: n > 2))}
+    groups = {f"{name} ({len(ids)})": ids for name, ids in groups.items() if ids}
+    titles = {name: _title(name, ask) for name in sorted(folders, key=_place)}
     rows = []
-    for name, folder in folders.items():
+    for name, title in titles.items():
         values = records[name]
-        each = [_at(data.only(ids), folder, values["best_threshold"]) for ids in groups.values()]
-        rows.append([name, f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
-                     f"{100 * (values['miou'] - records['cam']['miou']):+.1f}", *each])
-    sections = ["<h2>Maps</h2>", "<p>mIoU in % of the maps at each one's best threshold, then at that threshold on the images "
-                "with so many classes. after-N: the procedure stopped after N rounds; ccr: as the run made them.</p>",
-                report.table(["variant", "mIoU", "to CAM", *groups], rows),
-                "<h2>mIoU over the threshold</h2>", report.lines({
-                    name: list(zip(records[name]["curve"]["thresholds"], records[name]["curve"]["miou"], strict=True))
-                    for name in folders}, "background threshold", "mIoU (%)")]
+        each = [_at(data.only(ids), folders[name], values["best_threshold"]) for ids in groups.values()]
+        rows.append([title, f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
+                     "" if name == "cam" else f"{100 * (values['miou'] - records['cam']['miou']):+.1f}",
+                     _mean(values, "recall"), _mean(values, "precision"), *each])
+    lead = ["<h2>Maps</h2>", f"<p>{html.escape(_WHAT.format(way=_WAYS[ask.masking], unit=_UNITS[ask.unit]))}</p>",
+            report.table(["maps", "mIoU", "to CAM", "recall", "precision", *groups], rows),
+            "<h2>mIoU over the threshold</h2>", report.lines({
+                title: list(zip(records[name]["curve"]["thresholds"], records[name]["curve"]["miou"], strict=True))
+                for name, title in titles.items()}, "background threshold", "mIoU (%)")]
     if networks:
-        sections += ["<h2>Saliency beside the masks</h2>", "<p>Segmentation networks trained on the same masks, in %: without "
-                     "saliency, pulled to the saliency everywhere, and only where the response maps do not contradict it "
-                     "(AAMR). Recall: mean over the classes.</p>",
-                     report.table(["saliency", "mIoU", "recall"], [
-                         [name.removeprefix("seg-"), f"{100 * records[name]['miou']:.1f}", _recall(records[name])]
-                         for name in networks if "miou" in records[name]])]
-    grown = {name.replace("after-", "round "): report.heat(data, folder) for name, folder in folders.items()}
-    panels = {"image": report.photo(data), "truth": report.truth(data), **grown}
-    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, sections=sections, pictures=12)
+        lead += ["<h2>Saliency beside the masks</h2>", "<p>Segmentation networks trained on the same masks, in %: without "
+                 "saliency, pulled to the saliency everywhere, and only where the response maps do not contradict it "
+                 "(AAMR). Recall: mean over the classes.</p>",
+                 report.table(["saliency", "mIoU", "recall"], [
+                     [name.removeprefix("seg-"), f"{100 * records[name]['miou']:.1f}", _mean(records[name], "recall")]
+                     for name in networks if "miou" in records[name]])]
+    panels = {"image": report.photo(data), "truth": report.truth(data),
+              **{title: report.heat(data, folders[name]) for name, title in titles.items()}}
+    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, lead=lead, pictures=12)
+
+
+_WAYS = {"joint": "all classes masked together", "class": "each class masked on its own"}
+_UNITS = {"crop": "maps divided by their maximum in the crop", "image": "maps divided by their maximum in the image"}
+_WHAT = ("All in %, of the maps at the threshold that is best for their mIoU; by the number of classes in an image (in "
+         "brackets how many such images there are) at the same threshold. Recall and precision: mean over the classes; recall "
+         "says how much of the objects is covered. CCR here: {way}, {unit}; the other rows stop it after fewer rounds, or "
+         "change one of these.")
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Rounds in their order, between CAM and the whole procedure; then what else is changed."""
+    return (0 if name == "cam" else 1 if name.startswith("after-") else 2 if name == "ccr" else 3), name
+
+
+def _title(name: str, ask: Rounds) -> str:
+    """What the page calls a variant."""
+    kind, _, value = name.partition("-")
+    if kind == "after":
+        return f"{value} round" + ("s" if value != "1" else "")
+    return {"cam": "CAM", "ccr": f"CCR, {ask.rounds} rounds", "masking": _WAYS.get(value, ""),
+            "unit": _UNITS.get(value, "")}[kind]
 
 
 def _at(data: Dataset, folder: Path, threshold: float) -> str:
     return f"{100 * score.threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou:.1f}"
 
 
-def _recall(values: dict) -> str:
-    known = [r for name, r in values["recall"].items() if name != "background" and r is not None]
+def _mean(values: dict, figure: str) -> str:
+    """Of "recall" or "precision", over the classes."""
+    known = [v for name, v in values[figure].items() if name != "background" and v is not None and np.isfinite(v)]
     return f"{100 * np.mean(known):.1f}" if known else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss_fast.data.cache import shapes_folder
+from wsss_fast.data.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.coco import is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
@@ -31,7 +31,8 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
     from Annotations/; masks (0 background, 1..C, 255 ignore) are for evaluation only and may be missing.
 
     Args:
-        path_or_name: the folder, or "shapes" / "shapes:SEED".
+        path_or_name: the folder, or "shapes" / "shapes:SEED", or "shapes-sparse" / "shapes-sparse:SEED" (`make_shapes`'
+            presets standard and sparse).
         split: VOC12: id list in ImageSets/Segmentation, without ".txt"; COCO14: train or val; labels.csv: `<split>.txt`.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
         ids: ids, or a text file with one id a line (train_aug, say), instead of the whole split; blank lines are skipped.
@@ -48,12 +49,9 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
         >>> load("VOCdevkit/VOC2012", ids="train_aug.txt")          # doctest: +SKIP
         Dataset('VOC2012', 'train_aug.txt': 10582 images, 20 classes, 10582 masks, 0 saliency maps)
     """
-    if isinstance(path_or_name, str) and path_or_name.split(":")[0] == "shapes" and not Path(path_or_name).exists():
-        root = shapes_folder(path_or_name)
-    else:
-        root = Path(path_or_name)
+    root = shapes_folder(path_or_name) if is_built_in(path_or_name) else Path(path_or_name)
     if not root.is_dir():
-        raise InputError(f"data: {root} is no folder (and the only built-in set is 'shapes')")
+        raise InputError(f"data: {root} is no folder (and the only built-in sets are {', '.join(BUILT_IN)})")
     load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
     if load_layout is None:
         raise InputError(f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 train2014/ or val2014/, "

@@ -9,20 +9,33 @@ from wsss_fast.data.shapes import VERSION, make_shapes
 from wsss_fast.errors import InputError
 from wsss_fast.progress import say
 
+BUILT_IN = {"shapes": "standard", "shapes-sparse": "sparse"}
+"""Name of a built-in benchmark, without its seed -> preset of `make_shapes`."""
+
+
+
+def is_built_in(name: str | Path) -> bool:
+    """Whether this names a built-in benchmark, and no file or folder."""
+    return isinstance(name, str) and name.split(":")[0] in BUILT_IN and not Path(name).exists()
+
 
 def shapes_folder(name: str) -> Path:
-    """The cached Shapes benchmark called `shapes` (seed 0) or `shapes:SEED`; made at the first call.
+    """The cached Shapes benchmark of a name, made at the first call.
+
+    Names: `shapes` (seed 0), `shapes:SEED`, and with the preset `sparse` of `make_shapes`: `shapes-sparse`,
+    `shapes-sparse:SEED`.
 
     Kept under `$WSSS_FAST_DATA`, else `$XDG_CACHE_HOME/wsss_fast`, else `~/.cache/wsss_fast`.
     """
-    _, _, seed = name.partition(":")
+    kind, _, seed = name.partition(":")
     if seed and not seed.isdigit():
-        raise InputError(f"data: got {name!r}; the benchmark is called 'shapes' or 'shapes:SEED' with a whole number")
-    folder = Path(os.environ.get("WSSS_FAST_DATA") or _user_cache() / "wsss_fast") / f"shapes-v{VERSION}-{int(seed or 0)}"
+        raise InputError(f"data: got {name!r}; the benchmark is called {kind!r} or '{kind}:SEED' with a whole number")
+    base = os.environ.get("WSSS_FAST_DATA") or _user_cache() / "wsss_fast"
+    folder = Path(base) / f"{kind}-v{VERSION}-{int(seed or 0)}"
     if not (folder / "shapes.json").exists():
-        say(f"making the Shapes benchmark (seed {int(seed or 0)}) in {folder}")
+        say(f"making the Shapes benchmark ({BUILT_IN[kind]}, seed {int(seed or 0)}) in {folder}")
         try:
-            make_shapes(folder, seed=int(seed or 0))
+            make_shapes(folder, seed=int(seed or 0), preset=BUILT_IN[kind])
         except (InputError, OSError):
             if not (folder / "shapes.json").exists():  # otherwise another process was first, with the same pictures
                 raise

@@ -16,7 +16,7 @@ from PIL import Image
 
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.shapes_draw import CONTEXTS, FIGURES
-from wsss_fast.data.shapes_scene import Scene, SceneOptions, make_scene
+from wsss_fast.data.shapes_scene import PRESETS, Scene, SceneOptions, make_scene
 from wsss_fast.errors import InputError
 
 VERSION = 2  # raised whenever the same arguments give other pictures
@@ -26,7 +26,7 @@ _FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "saliency", "conte
 
 
 def make_shapes(out: str | Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128,
-                options: SceneOptions | None = None) -> Path:
+                preset: str = "standard", options: SceneOptions | None = None) -> Path:
     """Generate the benchmark: 8 classes in 4 look-alike pairs, in VOC12 layout, the same files for the same arguments.
 
     Writes `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` (tags and boxes), `SegmentationClass/<id>.png` (0 background,
@@ -40,7 +40,9 @@ def make_shapes(out: str | Path, *, seed: int = 0, train: int = 800, val: int = 
         train: pictures in the train split, >= 1.
         val: pictures in the val split, >= 0.
         size: side of the square pictures, 48..512 px; everything in them scales with it.
-        options: how hard the pictures are; default `SceneOptions()`.
+        preset: how hard the pictures are, by name: "standard", or "sparse", whose objects are large beside the part that
+            tells them apart (`data/shapes_scene.py`).
+        options: numbers in the place of the preset's.
 
     Returns:
         `out` as a path.
@@ -52,7 +54,10 @@ def make_shapes(out: str | Path, *, seed: int = 0, train: int = 800, val: int = 
         >>> make_shapes("/tmp/shapes", train=800, val=200)          # doctest: +SKIP
         PosixPath('/tmp/shapes')
     """
-    target, options = Path(out), options or SceneOptions()
+    target = Path(out)
+    if preset not in PRESETS:
+        raise InputError(f"make_shapes: preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    options = options or PRESETS[preset]
     _check(target, seed, {"train": (train, 1), "val": (val, 0)}, size)
     jobs = [(split, i) for split, count in zip(_SPLITS, (train, val), strict=True) for i in range(count)]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,8 @@ def make_shapes(out: str | Path, *, seed: int = 0, train: int = 800, val: int = 
             ids = [_id(s, i) for s, i in jobs if s == split]
             (work / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(f"{i}\n" for i in ids))
         (work / "classes.txt").write_text("".join(f"{f.name}\n" for f in FIGURES))
-        arguments = {"seed": seed, "train": train, "val": val, "size": size, "options": dataclasses.asdict(options)}
+        arguments = {"seed": seed, "train": train, "val": val, "size": size, "preset": preset,
+                     "options": dataclasses.asdict(options)}
         about = {"version": VERSION, **arguments, "contexts": {name: i for i, name in enumerate(CONTEXTS, 1)}}
         (work / "shapes.json").write_text(json.dumps(about, indent=2) + "\n")
         work.chmod(0o755)  # mkdtemp makes private folders

@@ -20,6 +20,7 @@ class SceneOptions:
     """How hard the pictures are. Lengths are fractions of the image side, the rest probabilities or levels 0..255."""
 
     radius_alone: tuple[float, float] = (0.23, 0.33)  # half the length of an object that is alone
+    centre_alone: tuple[float, float] = (0.3, 0.7)  # from left to right
     radius_group: tuple[float, float] = (0.15, 0.23)
     radius_small: tuple[float, float] = (0.085, 0.11)  # of non-salient objects in the background
     counts: tuple[float, float, float] = (0.45, 0.37, 0.18)  # of 1, 2 and 3 objects
@@ -39,6 +40,20 @@ class SceneOptions:
     def __post_init__(self) -> None:
         if len(self.counts) != 3 or min(self.counts) < 0 or abs(sum(self.counts) - 1) > 1e-6:
             raise InputError(f"SceneOptions: counts must be three shares that sum to 1, got {self.counts}")
+
+
+PRESETS = {
+    "standard": SceneOptions(),
+    "sparse": SceneOptions(radius_alone=(0.34, 0.46), centre_alone=(0.46, 0.54), radius_group=(0.22, 0.34),
+                           counts=(0.68, 0.26, 0.06), part=(0.5, 0.65), part_fade=0.15),
+}
+"""How hard the pictures are, by name.
+
+"standard": look-alikes and contexts in many pictures with several objects, the failures that AMN and EPS repair.
+"sparse": objects that are large beside the part that tells them apart, as many are in photos: 1.4 times as long, hence twice
+the area, with a part of the same size in pixels, mostly alone in the picture and in sight. The part fades less, so that a
+classifier learns to look for it and for little else; its activation maps then cover less of an object, which CCR repairs.
+"""
 
 
 @dataclass
@@ -93,7 +108,7 @@ def _lay_out(rng: np.random.Generator, options: SceneOptions, size: int, horizon
     low, high = options.radius_alone if len(figures) == 1 else options.radius_group
     first, last = max(horizon + 0.2, 0.52), 0.93
     if len(figures) == 1:
-        rows, columns = [rng.uniform(first + 0.1, last)], [rng.uniform(0.3, 0.7)]
+        rows, columns = [rng.uniform(first + 0.1, last)], [rng.uniform(*options.centre_alone)]
     else:
         same = len(figures) == 2 and figures[0].home == figures[1].home and rng.random() < 0.6
         near, far = rng.uniform(0.86, last), rng.uniform(first, first + 0.07)

@@ -1,0 +1,148 @@
+// Maps as sums of two bfloat16 parts, framed by zeros, so that each tap of a kernel is a shift of addresses.
+//
+// A batch of maps [B, H, W, C] becomes planes of 32 channels, [C / 32][pixel][part][32], so that the 16 pixels of a tile lie
+// side by side. Its lines are `pitch` pixels apart: the zeros behind one line are those before the next one, and the lines of
+// zeros below an image those above the next one.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "amx.h"
+#include "buffer.h"
+#include "simd.h"
+
+namespace wsss {
+
+constexpr int64_t kMapParts = 2;
+constexpr int64_t kBlock = 2 * kTileRows;  // filters
+constexpr int64_t kMapPixel = kMapParts * kTileDepth;  // elements of a pixel in a plane
+
+// A convolution with an odd kernel and padding dilation * (kernel / 2).
+struct ConvShape {
+  int64_t batch, height, width, channels, filters, kernel, stride, dilation;
+
+  int64_t taps() const { return kernel * kernel; }
+  int64_t padding() const { return dilation * (kernel / 2); }
+  int64_t out_height() const { return (height - 1) / stride + 1; }
+  int64_t out_width() const { return (width - 1) / stride + 1; }
+  int64_t planes() const { return (channels + kTileDepth - 1) / kTileDepth; }
+  int64_t blocks() const { return (filters + kBlock - 1) / kBlock; }
+};
+
+struct OutputPixel {
+  int64_t image, y, x;
+};
+
+// What happens to a map before the products; null: nothing.
+struct MapArrays {
+  const float* maps;           // [B, H, W, C]
+  const float *scale, *shift;  // [C]: relu(maps * scale + shift) is convolved
+  const int64_t* inside;       // [B, 2]: from this line, and this column, on each image is taken as zero
+};
+
+// Nearest bfloat16 of a finite number, ties to even.
+inline uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+typedef uint32_t BitLanes __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t HalfLanes __attribute__((vector_size(2 * kLanes)));
+
+// The same for 16 numbers; what is left of them is kept.
+inline HalfLanes take_bf16(Lanes& values) {
+  const BitLanes bits = reinterpret_cast<BitLanes>(values), rounded = bits + 0x7fff + (bits >> 16 & 1);
+  values -= reinterpret_cast<Lanes>(rounded & 0xffff0000);
+  return __builtin_convertvector(rounded >> 16, HalfLanes);
+}
+
+// The first `count` of 16 numbers, zeros for the others; and back.
+inline Lanes load_some(const float* p, int64_t count) {
+  if (count >= kLanes) return load<kLanes>(p);
+  float values[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = p[i];
+  return load<kLanes>(values);
+}
+inline void store_some(float* p, int64_t count, Lanes values) {
+  if (count >= kLanes) return store<kLanes>(p, values);
+  for (int64_t i = 0; i < count; ++i) p[i] = values[i];
+}
+
+inline Lanes positive(Lanes x) { return x < Lanes{} ? Lanes{} : x; }  // a NaN stays
+
+class SplitMap {
+ public:
+  // One tap needs only the pixels that are results.
+  explicit SplitMap(const ConvShape& shape)
+      : s_(shape), every_(s_.kernel == 1 ? s_.stride : 1), height_((s_.height - 1) / every_ + 1),
+        width_((s_.width - 1) / every_ + 1) {
+    // The rows of a tile may run over the end of the last plane; those sums are dropped.
+    parts_.reserve_large((s_.planes() * plane_pixels() + kTileRows * stride()) * kMapPixel);
+  }
+
+  int64_t stride() const { return s_.stride / every_; }
+  int64_t pitch() const { return width_ + s_.padding(); }
+  int64_t plane() const { return plane_pixels() * kMapPixel; }  // elements
+
+  // What the first tap of the kernel sees for a result.
+  const uint16_t* at(const OutputPixel& p) const {
+    return parts_.get() + ((p.image * (height_ + s_.padding()) + p.y * stride()) * pitch() + p.x * stride()) * kMapPixel;
+  }
+
+  // Elements from the first tap to another one.
+  int64_t shift(int64_t tap) const { return (tap / s_.kernel * pitch() + tap % s_.kernel) * s_.dilation * kMapPixel; }
+
+  // Work can be shared out by lines: those of all images one below the other.
+  int64_t lines() const { return s_.batch * height_; }
+
+  // Lines [first, last) with the zeros around them.
+  void split(const MapArrays& a, int64_t first, int64_t last) {
+    for (int64_t line = first; line < last; ++line) {
+      const int64_t image = line / height_, y = line % height_;
+      const bool within = !a.inside || y * every_ < a.inside[2 * image];
+      const int64_t end = !a.inside ? s_.width : std::clamp<int64_t>(a.inside[2 * image + 1], 0, s_.width);
+      for (int64_t plane = 0; plane < s_.planes(); ++plane) {
+        split_line(a, plane, image, y, within ? (end + every_ - 1) / every_ : 0);
+      }
+    }
+  }
+
+ private:
+  int64_t plane_pixels() const { return (s_.padding() + s_.batch * (height_ + s_.padding())) * pitch() + s_.padding(); }
+
+  // The first `width` pixels; zeros follow.
+  void split_line(const MapArrays& a, int64_t plane, int64_t image, int64_t y, int64_t width) {
+    const int64_t frame = s_.padding(), around = frame * pitch() + frame;
+    uint16_t* to = parts_.get() + plane * plane_pixels() * kMapPixel;
+    if (image == 0 && y == 0) std::memset(to, 0, around * kMapPixel * sizeof(uint16_t));
+    to += (around + (image * (height_ + frame) + y) * pitch()) * kMapPixel;
+    const float* from = a.maps + (image * s_.height + y * every_) * s_.width * s_.channels + plane * kTileDepth;
+    const int64_t channels = std::min(kTileDepth, s_.channels - plane * kTileDepth);
+    const float* scale = a.scale ? a.scale + plane * kTileDepth : nullptr;
+    const float* shift = a.scale ? a.shift + plane * kTileDepth : nullptr;
+    const int64_t ahead = 16 * every_ * s_.channels;  // the processor foresees no jumps of a pixel
+    for (int64_t x = 0; x < width; ++x, from += every_ * s_.channels, to += kMapPixel) {
+      __builtin_prefetch(from + ahead);
+      __builtin_prefetch(from + ahead + 16);
+      for (int64_t c = 0; c < kTileDepth; c += kLanes) {
+        Lanes values = load_some(from + c, channels - c);
+        if (scale) values = positive(values * load_some(scale + c, channels - c) + load_some(shift + c, channels - c));
+        for (int64_t part = 0; part < kMapParts; ++part) {
+          const HalfLanes taken = take_bf16(values);
+          std::memcpy(to + part * kTileDepth + c, &taken, sizeof(taken));
+        }
+      }
+    }
+    const int64_t below = y + 1 < height_ ? 0 : frame * pitch();
+    std::memset(to, 0, (width_ - width + frame + below) * kMapPixel * sizeof(uint16_t));
+  }
+
+  const ConvShape s_;
+  const int64_t every_, height_, width_;
+  Buffer<uint16_t> parts_;
+};
+
+}  // namespace wsss
