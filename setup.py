@@ -1,7 +1,8 @@
 """`pip install .` ships the C++ sources; `WSSS_FAST_AOT=1 pip install --no-build-isolation .` also builds them.
 
-Ahead-of-time builds target AVX2 machines in general (WSSS_FAST_NATIVE=1: this machine) and need torch, ninja and
-pybind11 in the environment, hence --no-build-isolation.
+An ahead-of-time build for x86 has two libraries, for CPUs with AVX2 and with AVX-512; the better that runs is loaded
+(WSSS_FAST_NATIVE=1: one, for this machine). It needs torch, ninja and pybind11 in the environment, hence
+--no-build-isolation.
 """
 
 import importlib.util
@@ -26,11 +27,17 @@ def build_parameters():
     return module
 
 
+def modules(native):
+    """The libraries to build, and the architecture of each."""
+    return {native.MODULE: "native"} if os.environ.get("WSSS_FAST_NATIVE") == "1" else native.portable_modules()
+
+
 class NinjaBuild(build_ext):
     def build_extension(self, extension):
         native = build_parameters()
+        module = extension.name.rpartition(".")[2]
         try:
-            plan = native.make_plan(portable=os.environ.get("WSSS_FAST_NATIVE") != "1")
+            plan = native.make_plan(arch=modules(native)[module])
             with tempfile.TemporaryDirectory() as folder:
                 library = native.compile_library(plan, Path(folder))
                 target = Path(self.get_ext_fullpath(extension.name))
@@ -40,13 +47,13 @@ class NinjaBuild(build_ext):
             sys.exit(f"WSSS_FAST_AOT=1: {error}")
 
     def get_ext_filename(self, name):
-        # Without Python's ABI tag: _native.py looks for this one name.
+        # Without Python's ABI tag: _native.py looks for these names. The wheel has the tag.
         return name.replace(".", "/") + ".so"
 
 
 packages = find_packages(include=["wsss_fast", "wsss_fast.*"]) + ["wsss_fast.csrc"]
 if os.environ.get("WSSS_FAST_AOT") == "1":
-    extensions = [Extension("wsss_fast._C", sources=[])]
+    extensions = [Extension(f"wsss_fast.{module}", sources=[]) for module in modules(build_parameters())]
     setup(packages=packages, ext_modules=extensions, cmdclass={"build_ext": NinjaBuild}, zip_safe=False)
 else:
     setup(packages=packages, zip_safe=False)

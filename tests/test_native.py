@@ -1,5 +1,7 @@
 """The native build: signatures, cache, no compiler, two processes at once, killed builds, ahead of time."""
 
+import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from powerless import powerless
 
 from wsss_fast import _native
 from wsss_fast.ops import dense_crf
@@ -34,13 +37,13 @@ print(info["backend"], error < 1e-5, info["why"].splitlines()[0], sep="|")
 """
 
 
-def start(cache, **variables):
-    """SCRIPT in a fresh process with its own cache."""
+def start(cache, script=SCRIPT, preexec_fn=None, **variables):
+    """A script in a fresh process with its own cache; `cache` None: the one that HOME and TMPDIR lead to."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WSSS_FAST") and k != "CXX"}
-    environment |= {"WSSS_FAST_CACHE": str(cache), "PYTHONPATH": str(ROOT)} | variables
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"WSSS_FAST_CACHE": str(cache)} if cache else {}) | variables
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, cwd="/",  # not the checkout, which would come first on sys.path
+        [sys.executable, "-c", script], preexec_fn=preexec_fn, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, cwd="/",  # not the checkout, which would come first on sys.path
     )  # fmt: skip
 
 
@@ -110,6 +113,133 @@ def test_killed_build_blocks_nobody(tmp_path):
     assert list(tmp_path.glob("*.build-*"))  # it did leave something behind
     assert finish(start(tmp_path))[0][:2] == ["native", "True"]
     assert not list(tmp_path.glob("*.build-*"))
+
+
+def made_by_another_user(folder, *, read_only=True):
+    """As umask 022 leaves it for others; where the tests do not run as root, for lack of another user, as read-only."""
+    for path in (folder, *folder.rglob("*")):
+        if os.getuid() == 0:
+            os.chown(path, 12345, 12345)
+        path.chmod((0o555 if path.is_dir() else 0o444) if read_only and os.getuid() else 0o755 if path.is_dir() else 0o644)
+
+
+def times(folder):
+    return {str(p): p.lstat().st_mtime_ns for p in (folder, *folder.rglob("*"))}
+
+
+@needs_compiler
+def test_a_cache_of_another_user_is_used_and_never_written_to(built, tmp_path):
+    cache = shutil.copytree(built[0], tmp_path / "cache")
+    made_by_another_user(cache)
+    before = times(cache)
+    (backend, right, why), err = finish(start(cache, preexec_fn=powerless))
+    assert (backend, right, why) == ("native", "True", "found in the cache") and "wsss_fast:" not in err
+    assert times(cache) == before
+
+
+# What a build would leave, without the minute that it takes.
+BUILT_AT_ONCE = """
+import shutil, sys
+from pathlib import Path
+from wsss_fast import _native
+def compile_library(plan, folder):
+    return Path(shutil.copy({library!r}, folder / "_C.so"))
+_native.compile_library = compile_library
+""" + SCRIPT
+
+
+@needs_compiler
+def test_a_cache_shared_with_another_user_whose_build_died(built, tmp_path):
+    """Its lock and its half-written build are not ours to write or remove; the build is made beside them."""
+    (library,) = built[0].glob("*/_C.so")
+    cache = tmp_path / "cache"
+    dead = cache / f"{library.parent.name}.build-dead"
+    dead.mkdir(parents=True)
+    (dead / "0.o").write_bytes(b"half")
+    (cache / f"{library.parent.name}.lock").touch()
+    made_by_another_user(cache, read_only=False)
+    if os.getuid() == 0:
+        cache.chmod(0o777)
+    process = start(cache, BUILT_AT_ONCE.format(library=str(library)), powerless)
+    assert finish(process)[0] == ["native", "True", "built at first use"]
+    assert (cache / library.parent.name / "_C.so").is_file()
+    assert finish(start(cache))[0] == ["native", "True", "found in the cache"]
+
+
+@needs_compiler
+def test_a_read_only_home_has_its_builds_under_the_temporary_folder(built, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o555)
+    (library,) = built[0].glob("*/_C.so")
+    settings = {"HOME": str(home), "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)}
+    process = start(None, BUILT_AT_ONCE.format(library=str(library)), powerless, **settings)
+    assert finish(process)[0] == ["native", "True", "built at first use"]
+    private = tmp_path / f"wsss_fast-{os.getuid()}"
+    assert private.stat().st_mode & 0o777 == 0o700 and not list(home.iterdir())
+    assert finish(start(None, preexec_fn=powerless, **settings))[0] == ["native", "True", "found in the cache"]
+    if os.getuid() == 0:  # of another user: code in it is not trusted
+        os.chown(private, 12345, 12345)
+        private.chmod(0o777)
+        (backend, right, why), err = finish(start(None, preexec_fn=powerless, **settings))
+        assert (backend, right) == ("reference", "True") and f"{private} belongs to another user" in why
+        assert err.count("RuntimeWarning: wsss_fast") == 1
+
+
+@needs_compiler
+def test_a_cache_that_is_read_only_and_empty(tmp_path):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o555)
+    (backend, right, why), err = finish(start(cache, preexec_fn=powerless))
+    assert (backend, right) == ("reference", "True") and err.count("RuntimeWarning: wsss_fast") == 1
+    assert why == f"no place for the build: {cache} is not writable (Permission denied); set WSSS_FAST_CACHE"
+
+
+@needs_compiler
+def test_a_full_disk_leaves_nothing_in_the_cache(tmp_path, monkeypatch, capfd):
+    def full(plan, folder):
+        (folder / "0.o").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(_native, "compile_library", full)
+    with pytest.raises(_native.Unavailable, match=f"nothing can be built in {tmp_path}: .*No space left on device"):
+        _native._build_into_cache(_native.make_plan(cuda=False))
+    assert [p.suffix for p in tmp_path.iterdir()] == [".lock"] and "failed" in capfd.readouterr().err
+
+
+@needs_compiler
+def test_folders_with_odd_names(tmp_path):
+    """Blanks, quotes, dollars and letters beyond ASCII in the path of the sources, the build and the compiler."""
+    odd = tmp_path / "hö me $x'q: 東"
+    (odd / "build").mkdir(parents=True)
+    (odd / "one.cpp").write_text('#include "wsss_build_info.h"\nextern "C" const char* flags() { return WSSS_FLAGS; }\n')
+    compiler = odd / "g++"
+    compiler.symlink_to(shutil.which("g++") or shutil.which("c++") or shutil.which("clang++"))
+    plan = dataclasses.replace(_native.make_plan(cuda=False), cxx=str(compiler), sources=(odd / "one.cpp",))
+    assert b"-march=" in _native.compile_library(plan, odd / "build").read_bytes() or not _native._is_x86()
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("WSSS_FAST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert _native._cache_folders() == [_native._temporary_cache()]
+
+
+@pytest.mark.skipif(not _native._is_x86(), reason="elsewhere there is one library")
+@pytest.mark.parametrize(("capability", "chosen"), [("AVX512", "_C_avx512.so"), ("AVX2", "_C.so"), ("DEFAULT", None)])
+def test_of_two_libraries_built_ahead_of_time_the_best_that_runs(tmp_path, monkeypatch, capability, chosen):
+    monkeypatch.setattr(_native, "PACKAGE", tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert _native.installed_library() is None
+    for module in _native.portable_modules():
+        (tmp_path / f"{module}.so").touch()
+    assert _native.installed_library() == (tmp_path / chosen if chosen else None)
 
 
 def test_no_compiler_uses_the_reference_with_one_warning(tmp_path):
@@ -198,10 +328,17 @@ def test_installed_package_works(tmp_path, ahead):
     environment = os.environ | {"WSSS_FAST_AOT": "1" if ahead else "0"}
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site, source],
-        check=True, env=environment, timeout=300,
+        check=True, env=environment, timeout=1200,  # two libraries, perhaps beside other work
     )  # fmt: skip
     assert (site / "wsss_fast" / "csrc" / "sources.txt").is_file()
-    assert (site / "wsss_fast" / "_C.so").is_file() == ahead
+    assert {p.stem for p in (site / "wsss_fast").glob("*.so")} == (set(_native.portable_modules()) if ahead else set())
+    (tags,) = site.glob("wsss_fast-*.dist-info/WHEEL")
+    assert ("Tag: py3-none-any" in tags.read_text()) != ahead  # the libraries are of one Python and one platform
     (backend, right, why), _ = finish(start(tmp_path / "cache", PYTHONPATH=str(site)))
     assert (backend, right) == ("native", "True")
     assert why == ("built ahead of time" if ahead else "built at first use")
+    if ahead:
+        alone = without_compiler(tmp_path) | {"PYTHONPATH": str(site)}
+        for capability in ("avx512", "avx2"):  # each library, where the CPU has both
+            process = start(tmp_path / "cache", ATEN_CPU_CAPABILITY=capability, **alone)
+            assert finish(process)[0] == ["native", "True", "built ahead of time"]

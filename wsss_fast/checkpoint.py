@@ -45,7 +45,8 @@ class Checkpoints:
             for old in self._files()[:-self.keep]:
                 old.unlink()
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            say(f"{path}: could not be written ({str(error).splitlines()[0]}); training goes on without it")
+            why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            say(f"{path}: could not be written ({why}); training goes on without it")
         end = time.monotonic()
         self._next = end + max(self.every, (end - start) / self.share)
 

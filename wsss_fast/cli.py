@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, ranks, report, road, seg
 from wsss_fast.bench import harness
@@ -147,6 +148,9 @@ _PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.P
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 bad input, 1 a failed run or images left out, 130 or 143 stopped by a signal."""
     interrupt.install()
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a class name must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
 
 
@@ -180,6 +184,9 @@ def run(argv: Sequence[str]) -> int:
     except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename is not None:  # a full disk, a folder that is read-only
+            return _fail(1, f"failed: {_printable(error.filename)}: {error.strerror}; once this is mended, the same command "
+                            "goes on where it was", every=True)
         return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)", every=True)
 
 
@@ -196,6 +203,11 @@ def _broken(arguments: dict[str, Any]) -> int:
     more = f", {len(broken) - _NAMED} of them not named here" if len(broken) > _NAMED else ""
     listed = f"; all are in {Path(out) / 'broken.json'}" if out is not None else ""
     return _fail(1, f"{len(broken)} broken images were left out{more}{listed}")
+
+
+def _printable(name: Any) -> str:
+    """A file name without what bytes that are no text become."""
+    return os.fsdecode(name).encode(errors="backslashreplace").decode() if isinstance(name, (str, bytes)) else str(name)
 
 
 def _fail(code: int, message: str, *, every: bool = False) -> int:
@@ -320,10 +332,10 @@ def _show(name: str, result: Any) -> None:
     if isinstance(result, road.RunResult):
         OUTPUT.print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
-        OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True)
+        OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True, markup=False)
     elif isinstance(result, road.AnalysesResult):
         OUTPUT.print(report.text_table(result.out))
-        OUTPUT.print(f"report: {result.report}", soft_wrap=True)
+        OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
     elif isinstance(result, evaluation.Evaluation):
         _show_evaluation(result)
     elif isinstance(result, harness.Report):
@@ -353,7 +365,7 @@ def _show_evaluation(found: evaluation.Evaluation) -> None:
     for column in ("class", "IoU", "precision", "recall"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name in metrics.iou:
-        table.add_row(name, *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
+        table.add_row(Text(name), *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
     OUTPUT.print(table)
     if curve is not None:
         table = Table(title="mIoU (%) over the threshold", title_justify="left")

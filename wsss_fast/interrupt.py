@@ -19,6 +19,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
+    outlives = False
     shields = 0
     pending: int | None = None
 
@@ -34,6 +35,16 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _State.pending = number
     else:
         raise Stopped(number)
+
+
+def outlive_one() -> None:
+    """Let the first SIGTERM pass, in a process that serves the training's own.
+
+    Batch systems send it to all processes of a job. Were the servants to die of it, the training could not finish its update.
+    """
+    if not _State.outlives:
+        _State.outlives = True
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 def asked_to_stop() -> bool:

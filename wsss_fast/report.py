@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.table import Table
+from rich.text import Text
 
 from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
@@ -125,12 +126,12 @@ def _also(values: Mapping[str, Any]) -> str:
 
 def text_table(out: Path) -> Table:
     """The stage table for a terminal."""
-    table = Table(title=f"mIoU (%) of the stages of {out}", title_justify="left")
+    table = Table(title=Text(f"mIoU (%) of the stages of {out}"), title_justify="left")
     content = rows(out)
     for column in content[0] if content else ():
         table.add_column(column, justify="left" if column in ("stage", "also") else "right")
     for row in content:
-        table.add_row(*row.values())
+        table.add_row(*map(Text, row.values()))  # names of classes are no markup
     return table
 
 

@@ -30,7 +30,7 @@ def shapes_folder(name: str) -> Path:
     kind, _, seed = name.partition(":")
     if seed and not seed.isdigit():
         raise InputError(f"data: got {name!r}; the benchmark is called {kind!r} or '{kind}:SEED' with a whole number")
-    base = os.environ.get("WSSS_FAST_DATA") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wsss_fast"
+    base = os.environ.get("WSSS_FAST_DATA") or _user_cache() / "wsss_fast"
     folder = Path(base) / f"{kind}-v{VERSION}-{int(seed or 0)}"
     if not (folder / "shapes.json").exists():
         say(f"making the Shapes benchmark ({BUILT_IN[kind]}, seed {int(seed or 0)}) in {folder}")
@@ -40,3 +40,10 @@ def shapes_folder(name: str) -> Path:
             if not (folder / "shapes.json").exists():  # otherwise another process was first, with the same pictures
                 raise
     return folder
+
+
+def _user_cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise InputError("data: this user has no home to keep the benchmark in; set WSSS_FAST_DATA to a folder") from None

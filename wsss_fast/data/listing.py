@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,9 +61,14 @@ def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -
 
 
 def check_id(id: str, place: str) -> None:
-    """Refuse what cannot be an id: ids become file names in the run folder and must stay inside it."""
-    if not id or id != Path(id).name or id.startswith(".") or "\\" in id or "\0" in id:
+    """Refuse what cannot be an id: ids become file names in the run folder and must stay inside it, and lines of messages."""
+    if not id or id != Path(id).name or id.startswith(".") or "\\" in id or _unprintable(id):
         raise InputError(f"{place}: {id!r} cannot be an id; ids are plain file names without extension")
+
+
+def _unprintable(name: str) -> bool:
+    """Whether a control character is in it, or half of a character, which no file can be written with."""
+    return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 def _id_of(line: str) -> str:
@@ -96,6 +102,8 @@ def check_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: needs 1 to {MAX_CLASSES} classes, has {len(names)}")
     if twice := sorted({n for n in names if names.count(n) > 1}):
         raise InputError(f"{path}: class {twice[0]!r} stands there more than once")
+    if bad := next(filter(_unprintable, names), None):
+        raise InputError(f"{path}: class {bad!r} has a character that cannot be shown")
     return tuple(names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,10 @@ from wsss_fast.run import atomic_write
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """Write the state dict of `net`, atomically, readable with `weights_only=True`."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:  # by path torch would put the temporary name inside
-        torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, file)
+    content = io.BytesIO()  # by path torch would put the temporary name inside, and a full disk would be an odd RuntimeError
+    torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:

@@ -91,7 +91,8 @@ def _picture(found: Evaluation) -> Any:
     names = list(found.metrics.iou)
     below = (found.curve is not None) + bool(found.confusion_ratios)
     figure = Figure(figsize=(12, max(4.5, 1.2 + 0.2 * len(names)) + 2.6 * bool(below)), layout="constrained")
-    figure.suptitle(f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.images} images", fontsize=9)
+    figure.suptitle(f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.images} images", fontsize=9,
+                    parse_math=False)
     grid = figure.add_gridspec(2 if below else 1, 2, height_ratios=[max(3.0, 0.2 * len(names)), 2.4] if below else None)
     _bars(figure.add_subplot(grid[0, 0]), found.metrics)
     _matrix(figure, figure.add_subplot(grid[0, 1]), found.metrics)
@@ -111,7 +112,7 @@ def _bars(axes: Any, metrics: Metrics) -> None:
     for place, iou in zip(places, percent[0], strict=True):  # beside the names, where no marker lies
         axes.text(1, place, "absent" if np.isnan(iou) else f"{iou:.1f}", va="center", fontsize=6)
     axes.set(xlim=(0, 100), xlabel="%", ylim=(len(names) - 0.4, -0.6))
-    axes.set_yticks(places, names, fontsize=7)
+    axes.set_yticks(places, names, fontsize=7, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
 
@@ -121,8 +122,8 @@ def _matrix(figure: Any, axes: Any, metrics: Metrics) -> None:
     shares = np.divide(100 * metrics.confusion, rows, out=np.full(metrics.confusion.shape, np.nan), where=rows > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
     if len(metrics.iou) <= _MOST_NAMED:
-        axes.set_xticks(range(len(metrics.iou)), metrics.iou, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(metrics.iou)), metrics.iou, fontsize=6)
+        axes.set_xticks(range(len(metrics.iou)), metrics.iou, rotation=90, fontsize=6, parse_math=False)
+        axes.set_yticks(range(len(metrics.iou)), metrics.iou, fontsize=6, parse_math=False)
     axes.set(xlabel="predicted", ylabel="truth")
     axes.set_anchor("N")
     bar = figure.colorbar(image, ax=axes, location="top", shrink=0.5, aspect=40)
@@ -140,7 +141,7 @@ def _ratios(axes: Any, ratios: dict[str, float]) -> None:
     values = [ratio if np.isfinite(ratio) else 0.0 for ratio in ratios.values()]
     bars = axes.barh(range(len(ratios)), values, 0.6, color=_SECOND)
     axes.bar_label(bars, [f"{ratio:.3g}" for ratio in ratios.values()], padding=2, fontsize=7)
-    axes.set_yticks(range(len(ratios)), ratios, fontsize=7)
+    axes.set_yticks(range(len(ratios)), ratios, fontsize=7, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="confusion ratio (target/coincident): confused pixels per true positive")
     axes.set_xlim(0, 1.15 * max(values) or 1)

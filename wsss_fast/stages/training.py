@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from wsss_fast import nets, ranks
 from wsss_fast.checkpoint import Checkpoints
+from wsss_fast.errors import InputError, RunError
 from wsss_fast.fit import Batch, Samples, fit
+from wsss_fast.interrupt import outlive_one
 from wsss_fast.run import Runtime, stage
 
 
@@ -76,15 +81,16 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
 
     Raises:
         InputError: the stage was made with other arguments, or a number is impossible.
-        RunError: the loss became infinite.
+        RunError: the loss became infinite, or a loader process died; checkpoints stay in the latter case.
     """
     file = out / name / "weights.pth"
 
     def work() -> dict[str, Any]:
         checkpoints = Checkpoints(out / name)
-        history = fit(net, step, samples, optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
-                      epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
-                      label=f"train {name}", checkpoints=checkpoints)
+        with _loader_errors(name):
+            history = fit(net, step, _outliving(samples), optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
+                          epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
+                          label=f"train {name}", checkpoints=checkpoints)
         notes = finish() if finish is not None else {}
         if ranks.is_main():
             nets.save_weights(net, file)
@@ -93,3 +99,34 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
 
     notes = stage(out, name, {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}, work)
     return TrainResult(file, notes["losses"], notes.get("mean_ap"))
+
+
+def _outliving(samples: Samples) -> Samples:
+    """The samples, made by loader processes that SIGTERM to the whole job does not end before the training has."""
+    def make(id: str, rng: np.random.Generator) -> Batch:
+        if get_worker_info() is not None:
+            outlive_one()
+        return samples.make(id, rng)
+
+    return Samples(samples.ids, make, samples.seed)
+
+
+@contextlib.contextmanager
+def _loader_errors(name: str) -> Iterator[None]:
+    """Say in one line what torch's DataLoader says of its processes in many.
+
+    Around `fit`, not inside: a training that failed itself loses its checkpoints, one whose loader died keeps them.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip()
+        if text.startswith("Caught ") and " in DataLoader worker process " in text:  # then comes the traceback
+            kind, _, what = text.splitlines()[-1].partition(": ")
+            if isinstance(error, InputError):
+                raise InputError(what) from None
+            raise RunError(f"train {name}: a loader process failed ({kind}: {what})") from None
+        if text.startswith("DataLoader worker (pid"):
+            raise RunError(f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps because memory was short; the same "
+                           "command goes on behind the last checkpoint, and fewer --workers need less memory") from None
+        raise
