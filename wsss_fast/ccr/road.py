@@ -58,7 +58,7 @@ ROADS = {
     "resnet38": Road(),
     "resnet50": Road(cam=cam.RECIPES["resnet50"], ccr=RECIPES["resnet50"]),
     "small": Road(cam=_SMALL.cam, cam_threshold=_SMALL.cam_threshold, cam_crf_threshold=_SMALL.cam_crf_threshold,
-                  ccr=RECIPES["small"], ccr_threshold=0.74, ccr_crf_threshold=0.66, crf=_SMALL.crf, irn_fg_threshold=0.80,
+                  ccr=RECIPES["small"], ccr_threshold=0.74, ccr_crf_threshold=0.62, crf=_SMALL.crf, irn_fg_threshold=0.80,
                   irn_bg_threshold=0.50, irn=_SMALL.irn, irn_mask_threshold=_SMALL.irn_mask_threshold, refine="irn+crf",
                   seg=REFINEMENTS["small"]),
 }
