@@ -23,7 +23,7 @@ def prepared(net: nn.Module, where: Runtime, *, split: bool = False) -> nn.Modul
         net: as `nets` makes it, with its weights.
         where: device and dtype; with bfloat16 convolutions are autocast's.
         split: in float32 on a CPU with a matrix unit, let `ops.split_conv2d` do the convolutions. Logits then differ by 3e-5 of
-            the largest; EPS' maps by 8e-6 with random weights, a CAM classifier's by 2e-5 to 4e-5, for which only CCR asks.
+            the largest; EPS' maps by 9e-6 with random weights, a CAM classifier's by 2e-5 to 4e-5, for which only CCR asks.
     """
     net = net.to(where.device).eval().requires_grad_(False)
     split = split and where.device.type == "cpu" and where.dtype == torch.float32 and pays()

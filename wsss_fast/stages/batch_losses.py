@@ -28,5 +28,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: floa
 
 def aamr(logits: torch.Tensor, saliency: torch.Tensor, response: torch.Tensor, **options: float) -> torch.Tensor:
     """`ops.aamr_loss` over the batches of all processes; arguments and errors as there."""
+    if ranks.count() == 1:
+        return aamr_loss(logits, saliency, response, **options)
     loss, region = aamr_loss(logits, saliency, response, return_region=True, **options)
     return mean_over_batch(loss, region.sum())
