@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsss_fast import ranks
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import write_labels
 from wsss_fast.errors import InputError
@@ -18,7 +17,7 @@ from wsss_fast.ops import dense_crf, unary_from_probabilities
 from wsss_fast.progress import Bar
 from wsss_fast.run import provenance, stage
 from wsss_fast.stages.masks import MasksResult
-from wsss_fast.stages.seeds import missing_labels, tagged_maps
+from wsss_fast.stages.seeds import share_of_labels, tagged_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +62,7 @@ def make(data: Dataset, maps: Path, out: Path, *, crf: AlphaCrf, name: str = "ma
         return data.size(id), int(data.tags_of(id).sum())
 
     def work() -> dict[str, float]:
-        own = data.only(ranks.share(data.ids))
-        todo = missing_labels(own, out / name)
+        own, todo = share_of_labels(data, out / name)
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for (size, count), run in itertools.groupby(sorted(todo.ids, key=kind), key=kind):
                 same = list(run)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import write_labels
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps
 from wsss_fast.progress import Bar
 from wsss_fast.run import provenance, stage
-from wsss_fast.stages.seeds import Crf, missing_labels, refined_labels
+from wsss_fast.stages.seeds import Crf, refined_labels, share_of_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +44,7 @@ def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, c
     check_maps(folder, data)
 
     def work() -> dict[str, float]:
-        own = data.only(ranks.share(data.ids))
-        todo = missing_labels(own, out / name)
+        own, todo = share_of_labels(data, out / name)
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for ids, labels in refined_labels(todo, folder, (threshold,), crf, batch_size, device):
                 for id, (mask,) in zip(ids, labels, strict=True):

@@ -18,7 +18,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.progress import Bar, say, track
 from wsss_fast.run import provenance, stage
-from wsss_fast.stages.seeds import missing_labels
+from wsss_fast.stages.seeds import share_of_labels
 
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # share of the shorter side that counts as border
@@ -131,8 +131,7 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, float]:
-        own = data.only(ranks.share(data.ids))
-        todo = missing_labels(own, folder)
+        own, todo = share_of_labels(data, folder)
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for id in todo.ids:
                 write_labels(folder / f"{id}.png", np.rint(255 * border_contrast(data.image(id))), palette=b"")
@@ -164,7 +163,7 @@ def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float 
 
     def work() -> dict[str, int]:
         gone = {id for id in data.ids if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32}
-        for id in track(missing_labels(data.only(ranks.share(data.ids)), folder).ids, name):
+        for id in track(share_of_labels(data, folder)[1].ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
             blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
             write_labels(folder / f"{id}.png", np.zeros_like(levels) if id in gone else np.asarray(blurred), palette=b"")

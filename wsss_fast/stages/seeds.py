@@ -81,8 +81,7 @@ def make(data: Source, maps: str | Path, out: str | Path, *, fg_threshold: float
                  "bg_threshold": bg_threshold, "crf": crf}
 
     def work() -> dict[str, float]:
-        own = data.only(ranks.share(data.ids))
-        todo = missing_labels(own, out / name)
+        own, todo = share_of_labels(data, out / name)
         there = [id for id in own.ids if id not in todo.images]
         counts = sum((_counts(read_labels(out / name / f"{id}.png")) for id in there), np.zeros(3))
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
@@ -104,10 +103,11 @@ def _counts(seed: np.ndarray) -> np.ndarray:
     return np.array([(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()], np.float64)
 
 
-def missing_labels(data: Dataset, folder: Path) -> Dataset:
-    """`data` restricted to the ids that have no label PNG in `folder` yet: what a stage that was killed has left to do."""
+def share_of_labels(data: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
+    """This process' share of `data`, and what of it has no label PNG in `folder` yet: what a killed stage has left to do."""
+    own = data.only(ranks.share(data.ids))
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    return data.only([id for id in data.ids if f"{id}.png" not in present])
+    return own, own.only([id for id in own.ids if f"{id}.png" not in present])
 
 
 def combine(confident: np.ndarray, loose: np.ndarray) -> np.ndarray:
