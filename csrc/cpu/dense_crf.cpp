@@ -1,6 +1,6 @@
 #include "mean_field.h"
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace {
 

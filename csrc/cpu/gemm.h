@@ -3,7 +3,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace wsss {
 

@@ -1,6 +1,6 @@
 #include "point_lattice.h"
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace {
 

@@ -1,6 +1,6 @@
 #include "pixel_loss.h"
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace {
 

@@ -1,6 +1,6 @@
 #include "random_walk.h"
 
-#include "../random_walk_input.h"
+#include "../bind/arguments.h"
 
 namespace {
 

@@ -1,6 +1,6 @@
 #include "resized_activation.h"
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace {
 

@@ -1,6 +1,6 @@
 #include "saliency_loss.h"
 
-#include "../saliency_input.h"
+#include "../bind/arguments.h"
 
 namespace {
 

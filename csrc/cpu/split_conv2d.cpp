@@ -1,6 +1,6 @@
 #include "split_conv2d.h"
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace {
 

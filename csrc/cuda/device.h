@@ -5,7 +5,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 #include "arena.h"
 

@@ -4,7 +4,7 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 
-#include "../bind.h"
+#include "../bind/stable_abi.h"
 
 namespace wsss {
 

@@ -1,6 +1,6 @@
 #include "random_walk.cuh"
 
-#include "../random_walk_input.h"
+#include "../bind/arguments.h"
 
 #include "device.h"
 

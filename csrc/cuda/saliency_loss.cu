@@ -1,6 +1,6 @@
 #include "saliency_loss.cuh"
 
-#include "../saliency_input.h"
+#include "../bind/arguments.h"
 
 #include "device.h"
 #include "element_type.h"

@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "bind.h"
+#include "stable_abi.h"
 
 #if __has_include("wsss_build_info.h")
 #include "wsss_build_info.h"  // written by wsss_fast/_native.py
