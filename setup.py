@@ -1,8 +1,9 @@
-"""`pip install .` ships the C++ sources; `WSSS_FAST_AOT=1 pip install --no-build-isolation .` also builds them.
+"""`pip install .` ships the C++ sources, which are compiled at first use; an ahead-of-time wheel also ships libraries.
 
-An ahead-of-time build for x86 has two libraries, for CPUs with AVX2 and with AVX-512; the better that runs is loaded
-(WSSS_FAST_NATIVE=1: one, for this machine). It needs torch, ninja and pybind11 in the environment, hence
---no-build-isolation.
+`WSSS_FAST_AOT=1 pip install --no-build-isolation .` compiles them here (torch and ninja must be installed): for x86 two CPU
+libraries, for AVX2 and for AVX-512, and one for CUDA where WSSS_FAST_CUDA_ARCHS names architectures ("80 90+ptx").
+`WSSS_FAST_LIBRARIES=FOLDER` takes libraries that are built, as tools/build_wheel.py does. No library knows Python, so one wheel
+serves every version of it.
 """
 
 import importlib.util
@@ -12,48 +13,70 @@ import sys
 import tempfile
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
-from setuptools.command.build_ext import build_ext
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+AHEAD = os.environ.get("WSSS_FAST_AOT") == "1" or "WSSS_FAST_LIBRARIES" in os.environ
 
 
-def build_parameters():
-    """wsss_fast/_native.py by path: importing the package would need its dependencies."""
-    spec = importlib.util.spec_from_file_location("_wsss_fast_native", ROOT / "wsss_fast" / "_native.py")
+def load_build():
+    """wsss_fast/_build.py by path: importing the package would need its dependencies."""
+    spec = importlib.util.spec_from_file_location("_wsss_fast_build", ROOT / "wsss_fast" / "_build.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-def modules(native):
-    """The libraries to build, and the architecture of each."""
-    return {native.MODULE: "native"} if os.environ.get("WSSS_FAST_NATIVE") == "1" else native.portable_modules()
-
-
-class NinjaBuild(build_ext):
-    def build_extension(self, extension):
-        native = build_parameters()
-        module = extension.name.rpartition(".")[2]
-        try:
-            plan = native.make_plan(arch=modules(native)[module])
+def compile_here(target: Path) -> None:
+    build = load_build()
+    levels = [(suffix, arch) for suffix, arch, _ in build.X86_LEVELS] if build.is_x86() else [("", "baseline")]
+    try:
+        plans = [(suffix, build.make_plan("cpu", arch=arch)) for suffix, arch in levels]
+        if archs := os.environ.get("WSSS_FAST_CUDA_ARCHS", "").split():
+            plans.append(("", build.make_plan("cuda", archs=tuple(archs))))
+        for suffix, plan in plans:
             with tempfile.TemporaryDirectory() as folder:
-                library = native.compile_library(plan, Path(folder))
-                target = Path(self.get_ext_fullpath(extension.name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(library, target)
-        except native.Unavailable as error:
-            sys.exit(f"WSSS_FAST_AOT=1: {error}")
-
-    def get_ext_filename(self, name):
-        # Without Python's ABI tag: _native.py looks for these names. The wheel has the tag.
-        return name.replace(".", "/") + ".so"
+                library = target / f"{build.NAMES[plan.part]}{suffix}.so"
+                shutil.copy(build.compile_library(plan, Path(folder)), library)
+                build.write_manifest(plan, library)
+    except build.BuildFailed as error:
+        sys.exit(f"{error.log}\nWSSS_FAST_AOT=1: the build failed: {error}")
+    except build.Unavailable as error:
+        sys.exit(f"WSSS_FAST_AOT=1: {error}")
 
 
-packages = find_packages(include=["wsss_fast", "wsss_fast.*"]) + ["wsss_fast.csrc"]
-if os.environ.get("WSSS_FAST_AOT") == "1":
-    extensions = [Extension(f"wsss_fast.{module}", sources=[]) for module in modules(build_parameters())]
-    setup(packages=packages, ext_modules=extensions, cmdclass={"build_ext": NinjaBuild}, zip_safe=False)
-else:
-    setup(packages=packages, zip_safe=False)
+class BuildWithLibraries(build_py):
+    def run(self):
+        super().run()
+        if AHEAD:
+            target = Path(self.build_lib) / "wsss_fast" / "lib"
+            target.mkdir(parents=True, exist_ok=True)
+            if ready := os.environ.get("WSSS_FAST_LIBRARIES"):
+                for path in sorted(Path(ready).glob("*.so")):
+                    shutil.copy(path, target)
+                    shutil.copy(path.with_suffix(".json"), target)
+            else:
+                compile_here(target)
+
+
+class PlatformWheel(bdist_wheel):
+    """The libraries belong to a platform, and to no version of Python."""
+
+    def get_tag(self):
+        return "py3", "none", os.environ.get("WSSS_FAST_PLATFORM") or super().get_tag()[2]
+
+
+class WithLibraries(Distribution):
+    def has_ext_modules(self):
+        return AHEAD
+
+
+setup(
+    distclass=WithLibraries,
+    packages=find_packages(include=["wsss_fast", "wsss_fast.*"]) + ["wsss_fast.csrc"],
+    zip_safe=False,
+    cmdclass={"build_py": BuildWithLibraries} | ({"bdist_wheel": PlatformWheel} if AHEAD else {}),
+)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wsss_fast"
 # A module may import from its own floor and from the floors before it.
 FLOORS = [
-    {"errors", "_native", "ranks"},
+    {"errors", "_build", "_native", "ranks"},
     {"ops", "compat", "progress", "interrupt"},
     {"nets", "data", "maps", "fit", "parallel", "run", "checkpoint"},
     {"stages", "convert"},

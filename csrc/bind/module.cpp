@@ -1,52 +1,54 @@
-// The Python module of the library: what it was built from. Importing it registers the ops.
+// The Python module `_C`: what the loaded libraries of ops say of themselves (library_info.h). No op depends on it.
+#include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <map>
-
-#include "stable_abi.h"
-
-#if __has_include("wsss_build_info.h")
-#include "wsss_build_info.h"  // written by wsss_fast/_native.py
-#else
-#define WSSS_COMPILER __VERSION__
-#define WSSS_FLAGS ""
-#define WSSS_CUDA_ARCHS ""
-#define WSSS_SOURCE_HASH ""
-#endif
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace {
 
-const char* simd_level() {
-#if defined(__AVX512F__)
-  return "avx512";
-#elif defined(__AVX2__)
-  return "avx2";
-#elif defined(__ARM_NEON)
-  return "neon";
-#else
-  return "baseline";
-#endif
+// The text that the function `name` of a loaded library returns, as fields of lines.
+std::vector<std::vector<std::string>> table(const std::string& library, const char* name) {
+  void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  if (handle == nullptr) throw std::invalid_argument(library + " is not loaded");
+  const auto text = reinterpret_cast<const char* (*)()>(dlsym(handle, name));
+  dlclose(handle);  // the count of references; it stays loaded
+  if (text == nullptr) throw std::invalid_argument(library + " has no " + name);
+  std::vector<std::vector<std::string>> lines;
+  std::istringstream stream(text());
+  for (std::string line; std::getline(stream, line);) {
+    std::vector<std::string> fields(1);
+    for (char c : line) {
+      if (c == '\t') {
+        fields.emplace_back();
+      } else {
+        fields.back() += c;
+      }
+    }
+    lines.push_back(fields);
+  }
+  return lines;
 }
 
-std::map<std::string, std::string> build_info() {
-  return {{"compiler", WSSS_COMPILER},
-          {"flags", WSSS_FLAGS},
-          {"simd", simd_level()},
-          {"cuda_archs", WSSS_CUDA_ARCHS},
-          {"source_hash", WSSS_SOURCE_HASH}};
+std::map<std::string, std::string> build_info(const std::string& library) {
+  std::map<std::string, std::string> info;
+  for (const auto& line : table(library, "wsss_fast_build_info")) info[line.at(0)] = line.at(1);
+  return info;
 }
 
-// (op, device, argument types, result type) of every registered kernel, in schema words.
-std::vector<std::vector<std::string>> signatures() {
-  std::vector<std::vector<std::string>> all;
-  for (const auto& s : wsss::signatures()) all.push_back({s.op, s.device, s.arguments, s.result});
-  return all;
+std::vector<std::vector<std::string>> signatures(const std::string& library) {
+  return table(library, "wsss_fast_signatures");
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.def("build_info", &build_info);
-  m.def("signatures", &signatures);
+  m.def("build_info", &build_info, pybind11::arg("library"),
+        "What a loaded library of ops was built from: part, source_hash, compiler, flags, simd, cuda, cuda_archs.");
+  m.def("signatures", &signatures, pybind11::arg("library"),
+        "(op, device, argument types, result type) of every kernel of a loaded library, in schema words.");
 }

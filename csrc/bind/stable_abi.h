@@ -19,7 +19,7 @@ using torch::stable::Tensor;
 struct Signature {
   std::string op, device, arguments, result;
 };
-// Filled while the library loads, read by module.cpp.
+// Filled while the library loads, read through library_info.h.
 inline std::vector<Signature>& signatures() {
   static std::vector<Signature> all;
   return all;

@@ -7,10 +7,10 @@
 #include "simd.h"  // before csrc/math, see scalar.h
 
 #include "../math/lattice.h"
+#include "kernels.h"
 
 namespace wsss {
 
-constexpr int kMaxDimensions = 16;
 constexpr int kMaxCorners = kMaxDimensions + 1;
 
 // Vertices of 16 simplices: corner r of pixel i has key[r][i] and weight[r][i].

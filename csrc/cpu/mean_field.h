@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 
+#include "kernels.h"
 #include "merge.h"
 #include "rows.h"
 #include "spatial_cache.h"
@@ -17,22 +18,6 @@
 #include "../math/exp.h"
 
 namespace wsss {
-
-struct CrfShape {
-  int64_t height, width;
-  int image_channels;
-  int sets, labels;  // S, L
-  int64_t pixels() const { return height * width; }
-};
-
-// A term of weight 0 is off.
-struct CrfParameters {
-  float gaussian_weight, gaussian_sx, gaussian_sy;
-  float bilateral_weight, bilateral_sx, bilateral_sy;
-  std::vector<float> bilateral_levels;  // standard deviation of each image channel
-  double lowest, highest;               // of the image's values
-  int64_t iterations;
-};
 
 // One pairwise kernel: its lattice, whose weights include n * sqrt(weight * gain), so that splat and slice need no other
 // factor; and two value arrays per block of channels. A pass slices one and splats into the other, and the blur goes back
@@ -452,32 +437,5 @@ class MeanField {
   std::vector<Buffer<Lanes>> scratch_;  // per thread: [padded channels]
   std::vector<const char*> trouble_;    // per band
 };
-
-// image [B, C, H, W], unary and q [B, S, L, H, W]. Parallel over images when there are enough, else inside each.
-inline void dense_crf_cpu(const float* image, const float* unary, float* q, int64_t batch, const CrfShape& shape,
-                          const CrfParameters& parameters, int threads) {
-  const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;
-  const int64_t levels = pixels * shape.image_channels;
-  if (batch == 0 || values == 0) return;
-  const int inside = std::min(threads, band_count(pixels));
-  if (inside > 1 && batch < threads) {
-    MeanField field(shape, parameters, inside);
-    Team::run(inside, [&](Team& team, int rank) {
-      for (int64_t b = 0; b < batch; ++b) {
-        field.run(team, rank, image + b * levels, unary + b * values, q + b * values);
-        team.barrier();
-      }
-    });
-    return;
-  }
-  threads = static_cast<int>(std::min<int64_t>(threads, batch));
-  Team::run(threads, [&](Team&, int rank) {
-    Team alone(1);
-    MeanField field(shape, parameters, 1);
-    for (int64_t b = rank; b < batch; b += threads) {
-      field.run(alone, 0, image + b * levels, unary + b * values, q + b * values);
-    }
-  });
-}
 
 }  // namespace wsss

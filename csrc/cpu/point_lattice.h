@@ -5,24 +5,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels.h"
 #include "lattice.h"
 
 namespace wsss {
 
-// For N points, M vertices and c = d+1 corners.
-struct PointLattice {
-  int64_t points = 0, vertices = 0;
-  int corners = 0;
-  const int32_t* row;       // [N, c]
-  const float* weight;      // [N, c]
-  const int32_t* entry;     // [N * c] places in `row`, sorted by vertex
-  const int32_t* first;     // [M + 1] where a vertex's entries start
-  const int32_t* next;      // [c, M], -1: none
-  const int32_t* previous;  // [c, M], -1: none
-};
-
 // features [points, d] in units of the standard deviations.
-inline void build_point_lattice(const float* features, int64_t points, int d, int threads, Lattice& lattice) {
+inline void build_tiles(const float* features, int64_t points, int d, int threads, Lattice& lattice) {
   double from[kMaxDimensions], to[kMaxDimensions];
   for (int i = 0; i < d; ++i) {
     float low = INFINITY, high = -INFINITY;
@@ -158,29 +147,5 @@ class PointFilter {
   const int64_t channels_;
   Buffer<T> storage_[2];  // [vertices, channels]
 };
-
-template <class T>
-void filter_points(const PointLattice& lattice, const T* values, T* out, int64_t channels, bool reverse, int threads) {
-  constexpr int64_t kWorthAThread = 1 << 16;  // values
-  threads = static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
-  const auto with = [&](auto c) {
-    const auto run = [&](auto corners) {
-      PointFilter<T, c(), corners()> filter(lattice, values, out, channels);
-      Team::run(threads, [&](Team& team, int rank) { filter.run(team, rank, reverse); });
-    };
-    switch (lattice.corners) {  // of positions alone, and with a color
-      case 3: return run(std::integral_constant<int, 3>());
-      case 6: return run(std::integral_constant<int, 6>());
-      default: return run(std::integral_constant<int, 0>());
-    }
-  };
-  switch (channels) {
-    case 1: return with(std::integral_constant<int, 1>());
-    case 2: return with(std::integral_constant<int, 2>());
-    case 3: return with(std::integral_constant<int, 3>());
-    case 4: return with(std::integral_constant<int, 4>());
-    default: return with(std::integral_constant<int, 0>());
-  }
-}
 
 }  // namespace wsss

@@ -1,23 +1,32 @@
+#include "kernels.h"
 #include "random_walk.h"
 
-#include "../bind/arguments.h"
+namespace wsss::cpu {
 
-namespace {
-
-using wsss::Tensor;
-
-// maps [B, K, h, w], edge [B, h, w] -> [B, K, h, w]
-Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius, double beta, int64_t steps) {
-  const Tensor maps = wsss::float_input("random_walk", "maps", maps_in, 4);
-  const Tensor edge = wsss::float_input("random_walk", "edge", edge_in, 3);
-  const wsss::WalkShape shape = wsss::walk_shape(maps, edge, radius, beta, steps);
-  Tensor out = torch::stable::new_empty(maps, maps.sizes());
-  if (maps.numel() == 0) return out;
-  wsss::random_walk_cpu(maps.const_data_ptr<float>(), edge.const_data_ptr<float>(), maps.size(0), maps.size(1), shape,
-                        beta, steps, static_cast<int>(torch::stable::get_num_threads()), out.mutable_data_ptr<float>());
-  return out;
+// The same numbers with any number of threads.
+void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count, const WalkShape& shape, double beta,
+                 int64_t steps, int threads, float* out) {
+  const int64_t image = shape.height * shape.width;
+  // Steps shorter than some ten microseconds are not worth two barriers.
+  constexpr int64_t kCellsOfThread = 2048;
+  const int alone = static_cast<int>(std::min<int64_t>(threads, batch));
+  const int together = static_cast<int>(std::clamp<int64_t>(image * count / kCellsOfThread, 1, threads));
+  auto walk = [&](Team& team, int rank, RandomWalk& one, int64_t b) {
+    one.run(team, rank, maps + b * count * image, edge + b * image, steps, out + b * count * image);
+  };
+  if (alone >= together) {
+    Team::run(alone, [&](Team& team, int rank) {
+      const auto [first, last] = Team::part(batch, rank, team.size());
+      RandomWalk one(shape, count, beta);
+      Team single(1);
+      for (int64_t b = first; b < last; ++b) walk(single, 0, one, b);
+    });
+  } else {
+    RandomWalk one(shape, count, beta);
+    Team::run(together, [&](Team& team, int rank) {
+      for (int64_t b = 0; b < batch; ++b) walk(team, rank, one, b);
+    });
+  }
 }
 
-}  // namespace
-
-STABLE_TORCH_LIBRARY_IMPL(wsss_fast, CPU, m) { WSSS_IMPL(m, "random_walk", "CPU", random_walk); }
+}  // namespace wsss::cpu

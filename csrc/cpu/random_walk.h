@@ -167,30 +167,4 @@ class RandomWalk {
   std::vector<float> fields_[2];      // [K, plane]
 };
 
-// maps [B, K, h, w], edge [B, h, w] -> out [B, K, h, w]. The same numbers with any number of threads.
-inline void random_walk_cpu(const float* maps, const float* edge, int64_t batch, int64_t count, const WalkShape& shape,
-                            double beta, int64_t steps, int threads, float* out) {
-  const int64_t image = shape.height * shape.width;
-  // Steps shorter than some ten microseconds are not worth two barriers.
-  constexpr int64_t kCellsOfThread = 2048;
-  const int alone = static_cast<int>(std::min<int64_t>(threads, batch));
-  const int together = static_cast<int>(std::clamp<int64_t>(image * count / kCellsOfThread, 1, threads));
-  auto walk = [&](Team& team, int rank, RandomWalk& one, int64_t b) {
-    one.run(team, rank, maps + b * count * image, edge + b * image, steps, out + b * count * image);
-  };
-  if (alone >= together) {
-    Team::run(alone, [&](Team& team, int rank) {
-      const auto [first, last] = Team::part(batch, rank, team.size());
-      RandomWalk one(shape, count, beta);
-      Team single(1);
-      for (int64_t b = first; b < last; ++b) walk(single, 0, one, b);
-    });
-  } else {
-    RandomWalk one(shape, count, beta);
-    Team::run(together, [&](Team& team, int rank) {
-      for (int64_t b = 0; b < batch; ++b) walk(team, rank, one, b);
-    });
-  }
-}
-
 }  // namespace wsss

@@ -18,15 +18,6 @@
 
 namespace wsss {
 
-// The filters, and what happens to the result; null: nothing.
-struct ConvArrays {
-  const uint16_t* filters;
-  const float* bias;      // [K]
-  const float* residual;  // [B, H', W', K]
-  bool relu;
-  float* out;  // [B, H', W', K]
-};
-
 // Tiles of 16 neighbouring pixels of the result. Those of a short line would be mostly empty: with stride 1 they run on from
 // line to line instead, over the zeros between them, if that makes fewer tiles; sums that lie between lines are dropped.
 class OutputTiles {

@@ -11,35 +11,18 @@
 
 #include "amx.h"
 #include "buffer.h"
+#include "kernels.h"
 #include "simd.h"
 
 namespace wsss {
 
 constexpr int64_t kMapParts = 2;
 constexpr int64_t kBlock = 2 * kTileRows;  // filters
+static_assert(kBlock == kConvFilters && kTileDepth == kConvDepth);
 constexpr int64_t kMapPixel = kMapParts * kTileDepth;  // elements of a pixel in a plane
-
-// A convolution with an odd kernel and padding dilation * (kernel / 2).
-struct ConvShape {
-  int64_t batch, height, width, channels, filters, kernel, stride, dilation;
-
-  int64_t taps() const { return kernel * kernel; }
-  int64_t padding() const { return dilation * (kernel / 2); }
-  int64_t out_height() const { return (height - 1) / stride + 1; }
-  int64_t out_width() const { return (width - 1) / stride + 1; }
-  int64_t planes() const { return (channels + kTileDepth - 1) / kTileDepth; }
-  int64_t blocks() const { return (filters + kBlock - 1) / kBlock; }
-};
 
 struct OutputPixel {
   int64_t image, y, x;
-};
-
-// What happens to a map before the products; null: nothing.
-struct MapArrays {
-  const float* maps;           // [B, H, W, C]
-  const float *scale, *shift;  // [C]: relu(maps * scale + shift) is convolved
-  const int64_t* inside;       // [B, 2]: from this line, and this column, on each image is taken as zero
 };
 
 // Nearest bfloat16 of a finite number, ties to even.

@@ -7,8 +7,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <exception>
+#include <new>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -55,18 +56,21 @@ class Team {
       try {
         work(team, rank);
       } catch (const Abandoned&) {
-      } catch (...) {
-        team.fail(std::current_exception());
+      } catch (const std::bad_alloc&) {
+        team.fail("", true);
+      } catch (const std::exception& error) {
+        team.fail(error.what(), false);
       }
     };
     try {
       for (int rank = 1; rank < size; ++rank) threads.emplace_back(guarded, rank);
-    } catch (...) {
-      team.fail(std::current_exception());
+    } catch (const std::exception& error) {
+      team.fail(std::string("a thread cannot be started: ") + error.what(), false);
     }
     if (!team.failed_) guarded(0);
     for (auto& thread : threads) thread.join();
-    if (team.error_) std::rethrow_exception(team.error_);
+    if (team.out_of_memory_) throw std::bad_alloc();
+    if (team.failed_) throw std::runtime_error(team.error_);
   }
 
  private:
@@ -81,8 +85,13 @@ class Team {
 #endif
   }
 
-  void fail(std::exception_ptr error) {
-    if (!failed_.exchange(true)) error_ = error;
+  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and a wheel serves them all.
+  void fail(const std::string& error, bool out_of_memory) {
+    if (!failing_.exchange(true)) {
+      error_ = error;
+      out_of_memory_ = out_of_memory;
+      failed_.store(true);
+    }
     phase_.fetch_add(1, std::memory_order_release);
     phase_.notify_all();
   }
@@ -90,8 +99,9 @@ class Team {
   const int size_;
   std::atomic<int> arrived_{0};
   std::atomic<uint32_t> phase_{0};
-  std::atomic<bool> failed_{false};
-  std::exception_ptr error_;
+  std::atomic<bool> failing_{false}, failed_{false};
+  std::string error_;
+  bool out_of_memory_ = false;
 };
 
 }  // namespace wsss

@@ -33,7 +33,7 @@ def define(
 
     def default_kernel(*args):
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
-        if _native.load() and has_native_kernel(name, device):
+        if _native.load(device.type) and has_native_kernel(name, device):
             return overload(*args)
         return reference(*args)
 

@@ -1,0 +1,292 @@
+// Builds lattices: the number of dimensions known when compiling where it is common, else any.
+#include "lattice.h"
+#include "vertex_table.h"
+
+namespace wsss {
+namespace {
+
+// Builds a Lattice; every thread of the team calls build().
+template <class Geometry, class Table>
+class LatticeBuilder {
+ public:
+  using Key = typename Geometry::Key;
+
+  LatticeBuilder(Lattice& lattice, const Geometry& geometry, int64_t pixels)
+      : lattice_(lattice), geometry_(geometry) {
+    const int64_t entries = tile_count(pixels) * kLanes * geometry.corners();
+    lattice.corners = geometry.corners();
+    lattice.pixels = pixels;
+    lattice.row.reserve(entries);
+    lattice.weight.reserve(entries);
+    const int bands = band_count(pixels);
+    for (int b = 0; b < bands; ++b) bands_.emplace_back(geometry.key_bits());
+    if (bands > 1) tables_.resize(bands);
+    owned_.assign(static_cast<size_t>(bands) * bands, 0);
+  }
+
+  static bool fits(const Geometry& geometry, int64_t pixels) {
+    return Table::fits(geometry.key_bits(), (pixels + 1) * geometry.corners());
+  }
+
+  void build(Team& team, int rank, const TileFeatures& features) {
+    const int bands = static_cast<int>(bands_.size());
+    const auto [first, last] = Team::part(bands, rank, team.size());
+    for (int b = first; b < last; ++b) insert_band(b, features);
+    team.barrier();
+    if (rank == 0) number_globally();
+    team.barrier();
+    for (int q = first; q < last; ++q) claim_vertices(q);
+    team.barrier();
+    if (rank == 0) allocate_rows();
+    team.barrier();
+    for (int b = first; b < last; ++b) number_rows(b);
+    team.barrier();
+    for (int q = first; q < last && !tables_.empty(); ++q) tables_[q]->renumber(row_.get());
+    if (rank == team.size() - 1) collect_ghosts();
+    team.barrier();
+    for (int b = first; b < last; ++b) find_neighbours(b);
+    team.barrier();
+    for (int j = rank; j < lattice_.corners; j += team.size()) look_back(j);
+    team.barrier();
+  }
+
+ private:
+  // Vertices of a band in order of first occurrence: the band's own numbering.
+  struct Band {
+    explicit Band(int key_bits) : table(key_bits, 1 << 12) {}
+    Table table;
+    std::vector<Key> keys;
+    std::vector<float> mass;
+    std::vector<int32_t> owner;  // global number (first_global + own number) of the vertex in the band that owns it
+    int64_t first_global = 0;
+    int64_t owned = 0;
+  };
+
+  // pydensecrf fills its last block of four pixels with zero features, and their vertices exist.
+  bool has_origin(int b) const { return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0; }
+
+  int32_t insert(Band& band, Key key) {
+    const int32_t fresh = static_cast<int32_t>(band.keys.size());
+    const int32_t number = band.table.insert(key, fresh);
+    if (number == fresh) {
+      band.keys.push_back(key);
+      band.mass.push_back(0.0f);
+    }
+    return number;
+  }
+
+  void insert_band(int b, const TileFeatures& features) {
+    Band& band = bands_[b];
+    const auto [first, last] = band_tiles(lattice_.pixels, b, static_cast<int>(bands_.size()));
+    const int corners = geometry_.corners();
+    Lanes f[kMaxDimensions];
+    typename Geometry::Tile tile;
+    for (int64_t t = first; t < last; ++t) {
+      const int count = features(t, f);
+      geometry_.locate(f, tile);
+      for (int lane = count; lane < kLanes; ++lane) {
+        for (int r = 0; r < corners; ++r) {
+          tile.key[r][lane] = tile.key[r][0];
+          tile.weight[r][lane] = 0.0f;
+        }
+      }
+      int32_t* row = lattice_.row.get() + t * corners * kLanes;
+      float* weight = lattice_.weight.get() + t * corners * kLanes;
+      for (int r = 0; r < corners; ++r) store<kLanes>(weight + r * kLanes, tile.weight[r]);
+      // Pixel by pixel: the same vertex seldom comes twice in a row, so the sums do not wait for each other.
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int r = 0; r < corners; ++r) {
+          const int32_t number = insert(band, tile.key[r][lane]);
+          row[r * kLanes + lane] = number;
+          band.mass[number] += weight[r * kLanes + lane];
+        }
+      }
+    }
+    if (has_origin(b)) {
+      std::fill(f, f + kMaxDimensions, Lanes{});
+      geometry_.locate(f, tile);
+      for (int r = 0; r < corners; ++r) insert(band, tile.key[r][0]);
+    }
+  }
+
+  void number_globally() {
+    int64_t all = 0;
+    for (Band& band : bands_) {
+      band.first_global = all;
+      all += static_cast<int64_t>(band.keys.size());
+    }
+    for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
+    if (all > INT32_MAX) throw std::runtime_error("permutohedral lattice: more than 2^31 vertices");
+    row_.reserve(all);
+  }
+
+  int part_of(Key key) const { return static_cast<int>(mix(key) >> 40 & (bands_.size() - 1)); }
+
+  // A vertex belongs to the first band that has it. Thread by thread, table q takes the keys of one part of all keys.
+  void claim_vertices(int q) {
+    if (tables_.empty()) {
+      bands_[0].owned = static_cast<int64_t>(bands_[0].keys.size());
+      return;
+    }
+    size_t most = 0;
+    for (const Band& band : bands_) most = std::max(most, band.keys.size());
+    tables_[q] = std::make_unique<Table>(geometry_.key_bits(), static_cast<int64_t>(most));
+    for (size_t b = 0; b < bands_.size(); ++b) {
+      Band& band = bands_[b];
+      int64_t owned = 0;
+      for (size_t n = 0; n < band.keys.size(); ++n) {
+        if (part_of(band.keys[n]) != q) continue;
+        const int32_t number = static_cast<int32_t>(band.first_global + static_cast<int64_t>(n));
+        const int32_t owner = tables_[q]->insert(band.keys[n], number);
+        band.owner[n] = owner;
+        owned += owner == number;
+      }
+      owned_[b * bands_.size() + q] = owned;
+    }
+  }
+
+  void allocate_rows() {
+    const size_t bands = bands_.size();
+    lattice_.vertex_rows.assign(1, 0);
+    for (size_t b = 0; b < bands; ++b) {
+      for (size_t q = 0; q < bands; ++q) bands_[b].owned += owned_[b * bands + q];
+      lattice_.vertex_rows.push_back(lattice_.vertex_rows.back() + bands_[b].owned);
+    }
+    lattice_.vertices = lattice_.vertex_rows.back();
+    lattice_.ghost_rows.assign(1, lattice_.vertices);
+    for (const Band& band : bands_) {
+      lattice_.ghost_rows.push_back(lattice_.ghost_rows.back() + static_cast<int64_t>(band.keys.size()) - band.owned);
+    }
+    lattice_.rows = lattice_.ghost_rows.back();
+    lattice_.mass.reserve(lattice_.rows);
+    lattice_.next.reserve(lattice_.vertices * lattice_.corners);
+    lattice_.previous.reserve(lattice_.vertices * lattice_.corners);
+  }
+
+  bool owns(const Band& band, size_t n) const {
+    return tables_.empty() || band.owner[n] == band.first_global + static_cast<int64_t>(n);
+  }
+
+  void number_rows(int b) {
+    Band& band = bands_[b];
+    int64_t vertex = lattice_.vertex_rows[b], ghost = lattice_.ghost_rows[b];
+    int32_t* rows = row_.get() + band.first_global;
+    for (size_t n = 0; n < band.keys.size(); ++n) {
+      rows[n] = static_cast<int32_t>(owns(band, n) ? vertex++ : ghost++);
+      lattice_.mass.get()[rows[n]] = band.mass[n];
+    }
+    if (tables_.empty()) return;  // rows[n] == n
+    const auto [first, last] = band_tiles(lattice_.pixels, b, static_cast<int>(bands_.size()));
+    const int64_t entries = kLanes * lattice_.corners;
+    int32_t* row = lattice_.row.get();
+    for (int64_t i = first * entries; i < last * entries; ++i) row[i] = rows[row[i]];
+  }
+
+  void collect_ghosts() {
+    lattice_.ghosts.clear();
+    for (size_t b = 1; b < bands_.size(); ++b) {
+      const Band& band = bands_[b];
+      for (size_t n = 0; n < band.keys.size(); ++n) {
+        if (owns(band, n)) continue;
+        const uint64_t vertex = static_cast<uint32_t>(row_[band.owner[n]]);
+        lattice_.ghosts.push_back(vertex << 32 | static_cast<uint32_t>(row_[band.first_global + n]));
+      }
+    }
+    std::sort(lattice_.ghosts.begin(), lattice_.ghosts.end());
+  }
+
+  // In pieces: all look-ups of a piece are announced before the first is made, because they rarely hit a near cache.
+  void find_neighbours(int b) {
+    constexpr int kPiece = 16;
+    const Band& band = bands_[b];
+    const int corners = geometry_.corners();
+    const int64_t vertices = lattice_.vertices;
+    const int32_t* rows = row_.get() + band.first_global;
+    Key keys[kPiece][kMaxCorners];
+    int32_t row[kPiece];
+    for (size_t n = 0; n < band.keys.size();) {
+      int count = 0;
+      for (; count < kPiece && n < band.keys.size(); ++n) {
+        if (!owns(band, n)) continue;
+        row[count] = rows[n];
+        for (int j = 0; j < corners; ++j) {
+          keys[count][j] = geometry_.next(band.keys[n], j);
+          table_of(band, keys[count][j]).prefetch(keys[count][j]);
+        }
+        ++count;
+      }
+      for (int j = 0; j < corners; ++j) {
+        for (int i = 0; i < count; ++i) {
+          lattice_.next[j * vertices + row[i]] = table_of(band, keys[i][j]).find(keys[i][j]);
+        }
+      }
+    }
+  }
+
+  const Table& table_of(const Band& band, Key key) const { return tables_.empty() ? band.table : *tables_[part_of(key)]; }
+
+  void look_back(int j) {
+    const int64_t vertices = lattice_.vertices;
+    const int32_t* next = lattice_.next.get() + j * vertices;
+    int32_t* previous = lattice_.previous.get() + j * vertices;
+    std::fill(previous, previous + vertices, kNone);
+    for (int64_t v = 0; v < vertices; ++v) {
+      if (next[v] != kNone) previous[next[v]] = static_cast<int32_t>(v);
+    }
+  }
+
+  Lattice& lattice_;
+  const Geometry geometry_;
+  std::vector<Band> bands_;
+  std::vector<std::unique_ptr<Table>> tables_;  // global numbers, later rows; none when there is one band
+  std::vector<int64_t> owned_;                  // [bands, tables]
+  Buffer<int32_t> row_;                         // by global number
+};
+
+template <class Geometry, class Table>
+void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice, const Geometry& geometry,
+                        int64_t pixels, const TileFeatures& features) {
+  using Builder = LatticeBuilder<Geometry, Table>;
+  if (rank == 0) state = std::make_shared<Builder>(lattice, geometry, pixels);
+  team.barrier();
+  static_cast<Builder*>(state.get())->build(team, rank, features);
+  if (rank == 0) state.reset();
+  team.barrier();
+}
+
+// True when `d` dimensions within [from, to] were built with keys of 64 bits.
+template <int D>
+bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
+                         const double* from, const double* to, const TileFeatures& features) {
+  if (d != D) return false;
+  float scale[D];
+  feature_scale(D, scale);
+  double scaled_from[D], scaled_to[D];
+  for (int i = 0; i < D; ++i) scaled_from[i] = from[i] * scale[i], scaled_to[i] = to[i] * scale[i];
+  KeyLayout<D> layout;
+  if (!layout.fit(scaled_from, scaled_to)) return false;
+  const FixedGeometry<D> geometry(layout);
+  if (LatticeBuilder<FixedGeometry<D>, CompactTable>::fits(geometry, pixels)) {
+    build_lattice_with<FixedGeometry<D>, CompactTable>(team, rank, state, lattice, geometry, pixels, features);
+  } else {
+    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(team, rank, state, lattice, geometry, pixels, features);
+  }
+  return true;
+}
+
+}  // namespace
+
+void build_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
+                   const double* from, const double* to, const TileFeatures& features) {
+  // Positions alone, with a gray level, with a color.
+  if (build_fixed_lattice<2>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<3>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  if (build_fixed_lattice<5>(team, rank, state, lattice, d, pixels, from, to, features)) return;
+  AnyGeometry geometry(d);
+  if (!geometry.fit(from, to)) {
+    throw std::runtime_error("permutohedral lattice: coordinates need more than 127 bits; use larger deviations");
+  }
+  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(team, rank, state, lattice, geometry, pixels, features);
+}
+
+}  // namespace wsss

@@ -1,0 +1,72 @@
+"""Compile the native sources without linking or loading: against the headers of any torch, for any CUDA architecture.
+
+    python tools/check_sources.py cpu cuda                        all sources, against the installed torch
+    python tools/check_sources.py cpu cuda --torch-include HEADERS --binding-only     the files that include torch's headers
+
+HEADERS is the folder `torch/include` of another release (tools/torch_headers.py fetches it). For CUDA the registers and spills
+of each source's kernels are printed.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from wsss_fast import _build  # noqa: E402
+
+ARCHS = ("80", "90")
+
+
+def kernels(log: str, arch: str) -> str:
+    """What ptxas says of our kernels; CUB's own are not ours to tune."""
+    pattern = r"Compiling entry function '(\S+)' for '(sm_\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
+    ours = [(int(r), int(s), name) for name, a, s, r in re.findall(pattern, log, re.S) if a == f"sm_{arch}" and "wsss" in name]
+    spills = ", ".join(f"{name} ({count} bytes)" for _, count, name in ours if count)
+    return f"sm_{arch}: {len(ours)} kernels, at most {max(ours)[0]} registers, spills: {spills or 'none'}"
+
+
+def compile_part(part: str, archs: tuple[str, ...], binding_only: bool) -> bool:
+    """Compile one part's sources; print what failed, or what the kernels take. True when all compile."""
+    sources = [s for s in _build.list_sources(part) if s.parent.name == "bind" or not binding_only]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _build.compile_objects(part, sources, Path(folder), archs)
+        except _build.BuildFailed as error:
+            print(f"{error.log}\n{part}: {error}")
+            return False
+        for number, source in enumerate(sources):
+            if source.suffix == ".cu":
+                log = Path(folder, f"{number}.log").read_text()
+                print("\n".join(f"{source.name}: {kernels(log, arch)}" for arch in archs))
+    print(f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="+", choices=tuple(_build.NAMES))
+    parser.add_argument("--archs", nargs="+", default=ARCHS, help="compute capabilities of the CUDA code (default: 80 90)")
+    parser.add_argument("--torch-include", type=Path, metavar="HEADERS", help="headers of another torch")
+    parser.add_argument("--binding-only", action="store_true", help="only the sources that include torch's headers")
+    given = parser.parse_args()
+    if given.torch_include is not None:
+        if not (given.torch_include / "torch" / "csrc" / "stable").is_dir():
+            oldest = ".".join(map(str, _build.OLDEST_TORCH))
+            parser.error(f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer")
+        os.environ["WSSS_FAST_TORCH_INCLUDE"] = str(given.torch_include)
+    try:
+        good = [compile_part(part, tuple(given.archs), given.binding_only) for part in given.parts]
+        return 0 if all(good) else 1
+    except (_build.Unavailable, subprocess.SubprocessError) as error:
+        print(error)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
