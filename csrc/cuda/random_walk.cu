@@ -47,7 +47,9 @@ Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius,
   const int64_t batch = maps.size(0), count = maps.size(1), image = maps.size(2) * maps.size(3);
   WalkArrays a{shape, 0, count, nullptr, nullptr, {}};
   const int64_t weights = neighbours(a.shape.radius) * a.shape.cells();
-  const int64_t chunk = std::clamp<int64_t>(kWeightBytes / (weights * static_cast<int64_t>(sizeof(float))), 1, batch);
+  // Radius 1 has no neighbours, so no weights.
+  const int64_t bytes = std::max<int64_t>(weights * static_cast<int64_t>(sizeof(float)), 1);
+  const int64_t chunk = std::clamp<int64_t>(kWeightBytes / bytes, 1, batch);
   a.weights = call.allocate<float>(chunk * (weights + (1 + 2 * count) * a.plane()));
   a.wall = a.weights + chunk * weights;
   a.fields[0] = a.wall + chunk * a.plane();
