@@ -11,7 +11,7 @@
 #include "block_sum.cuh"
 #include "class_sums.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
 constexpr int kNotSalient = -1;  // in place of a parent
 
@@ -125,4 +125,4 @@ __global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* s
   if (threadIdx.x == 0) parts[blockIdx.x] = part;
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

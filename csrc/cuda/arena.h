@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
+#include <utility>
+
+#include "kernels.h"
 
 namespace wsss::cuda {
 
@@ -39,5 +42,15 @@ class Arena {
   int64_t size_ = 0, used_ = 0, peak_ = 0;
   std::function<char*(int64_t)> apart_;
 };
+
+// with_arena(bytes, use) for the context of a call: use(arena) with workspace of so many bytes, one allocation.
+inline auto arenas(Context& context) {
+  return [&context](int64_t bytes, const auto& use) {
+    const size_t mark = context.mark();
+    Arena arena(static_cast<char*>(context.allocate(std::max<int64_t>(bytes, 1))), bytes);
+    use(arena);
+    context.release(mark);
+  };
+}
 
 }  // namespace wsss::cuda

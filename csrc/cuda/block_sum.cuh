@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "wide.cuh"
+#include "element_type.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
-constexpr int kSumThreads = 256;  // of a block that calls block_sum
+constexpr int kSumThreads = kThreads;  // of a block that calls block_sum
 
 // The sum over the block's kSumThreads threads, in thread 0; all of them call it.
 __device__ __forceinline__ double block_sum(double value) {
@@ -30,4 +30,4 @@ __global__ void sum_parts(const double* parts, int64_t count, double factor, con
   if (threadIdx.x == 0) *result = *wrong ? static_cast<Real>(NAN) : static_cast<Real>(factor * sum);
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

@@ -1,17 +1,11 @@
 // Softmax of one pixel, whose classes lie `plane` elements apart.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
-#include "wide.cuh"
+#include "element_type.cuh"
 
-namespace wsss {
-
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-__device__ __forceinline__ float logarithm(float x) { return logf(x); }
-__device__ __forceinline__ double logarithm(double x) { return log(x); }
+namespace wsss::cuda {
 
 // The largest value, the first class that has it, and sum exp(z - top), which is NaN if a value is, as in PyTorch.
 template <class Real>
@@ -40,4 +34,4 @@ __device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t pla
   return sums_of<Wide<T>>([=](int64_t k) { return static_cast<Wide<T>>(z[k * plane]); }, classes);
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

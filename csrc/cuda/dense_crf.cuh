@@ -70,7 +70,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
     }
     if (!layout.fit(from, to)) {
-      throw std::runtime_error(std::string("dense_crf: ") + name + " sigmas are too small for the CUDA kernel's 64-bit keys");
+      throw BeyondLimits(std::string("dense_crf: ") + name + " sigmas are too small for the CUDA kernel's 64-bit keys");
     }
   }
 
@@ -80,7 +80,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   void choose_images(int64_t workspace_bytes) {
     const int64_t entries = size_of(1, std::max(D, 2)).entries();
-    if (entries > entry_limit()) throw std::runtime_error("dense_crf: the image is too large for the CUDA kernel");
+    if (entries > entry_limit()) throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     int64_t images = std::min(call_.batch, entry_limit() / entries);
     if (has_bilateral()) images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
     images = std::max<int64_t>(1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));

@@ -6,7 +6,8 @@
 
 namespace wsss::cuda {
 
-struct Term {
+template <class Real>
+struct TermOf {
   const int32_t* count;
   const Corner* corner;
   const Contribution* contribution;
@@ -15,22 +16,25 @@ struct Term {
   int64_t points;   // of the lattice
   int64_t entries;
   int64_t copies;
-  float* values[2];  // [copies * *count, width] splat writes the first, each direction of the blur reads one and writes the other
-  float* carry;      // [copies * windows, width]
+  Real* values[2];  // [copies * *count, width] splat writes the first, each direction of the blur reads one and writes the other
+  Real* carry;      // [copies * windows, width]
 
-  Term() = default;
-  Term(const Lattice& l, int64_t copies, float* values, float* other, float* carry)
+  TermOf() = default;
+  TermOf(const Lattice& l, int64_t copies, Real* values, Real* other, Real* carry)
       : count(l.count), corner(l.corner), contribution(l.contribution), window(l.window), next(l.next),
         previous(l.previous), corners(l.size.corners), points(l.size.images * l.size.points),
         entries(l.size.entries()), copies(copies), values{values, other}, carry(carry) {}
 
-  WSSS_HD const float* blurred() const { return values[corners & 1]; }
+  WSSS_HD const Real* blurred() const { return values[corners & 1]; }
   WSSS_HD int64_t windows(int span) const { return (entries + span - 1) / span; }
 };
 
-struct Terms {
-  Term at[2];
+template <class Real>
+struct TermsOf {
+  TermOf<Real> at[2];
 };
+using Term = TermOf<float>;
+using Terms = TermsOf<float>;
 
 // Contributions per window: longer ones cost fewer carries where the pieces of a row bring threads enough.
 inline int window_span(int pieces) { return pieces < 4 ? kGrain : kAlignment; }
@@ -112,43 +116,46 @@ __global__ void add_carries(Terms terms, int width, int span) {
 }
 
 // [1/2 1 1/2] along one direction.
-template <int V>
-__global__ void blur(Terms terms, int step, bool reverse, int width) {
-  const Term& t = terms.at[blockIdx.y];
+template <int V, class Real>
+__global__ void blur(TermsOf<Real> terms, int step, bool reverse, int width) {
+  const TermOf<Real>& t = terms.at[blockIdx.y];
   if (step >= t.corners) return;
   const int32_t count = *t.count;
   const int64_t rows = t.copies * count;  // < 2^31
   const int64_t direction = static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
-  const float* from = t.values[step & 1];
-  float* to = t.values[(step + 1) & 1];
+  const Real* from = t.values[step & 1];
+  Real* to = t.values[(step + 1) & 1];
   for (int64_t i = row_number(); i < rows; i += row_count()) {
     const int64_t copy = static_cast<uint32_t>(i) / static_cast<uint32_t>(count), v = i - copy * count;
     const int32_t next = t.next[direction + v], previous = t.previous[direction + v];
     const int64_t base = copy * count;
     for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
-      Pack<V> x = load<V>(from + i * width + c), ahead{}, behind{};
+      Pack<V, Real> x = load<V>(from + i * width + c), ahead{}, behind{};
       if (next >= 0) ahead = load<V>(from + (base + next) * width + c);
       if (previous >= 0) behind = load<V>(from + (base + previous) * width + c);
 #pragma unroll
-      for (int k = 0; k < V; ++k) x.at[k] = fmaf(0.5f, ahead.at[k] + behind.at[k], x.at[k]);
+      for (int k = 0; k < V; ++k) x.at[k] = multiply_add(Real(0.5), ahead.at[k] + behind.at[k], x.at[k]);
       store<V>(to + i * width + c, x);
     }
   }
 }
 
-template <class Work>
+template <class Real = float, class Work>
 void with_pack(int pack, const Work& work) {
-  if (pack == 4) return work(std::integral_constant<int, 4>());
+  if constexpr (sizeof(Real) == 4) {
+    if (pack == 4) return work(std::integral_constant<int, 4>());
+  }
   if (pack == 2) return work(std::integral_constant<int, 2>());
   work(std::integral_constant<int, 1>());
 }
 
-inline void blur_all(Stream stream, const Terms& terms, int width, int pack, bool reverse, int64_t most_rows) {
+template <class Real>
+void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bool reverse, int64_t most_rows) {
   const dim3 block = row_block(width / pack);
-  const dim3 grid(std::min(resident_blocks(), blocks_for(most_rows, block.y)), terms.at[1].corners ? 2 : 1);
+  const dim3 grid(std::min(resident_blocks(stream), blocks_for(most_rows, block.y)), terms.at[1].corners ? 2 : 1);
   const int steps = std::max(terms.at[0].corners, terms.at[1].corners);
-  with_pack(pack, [&](auto v) {
-    for (int step = 0; step < steps; ++step) launch(stream, grid, block, blur<v()>, terms, step, reverse, width);
+  with_pack<Real>(pack, [&](auto v) {
+    for (int step = 0; step < steps; ++step) launch(stream, grid, block, blur<v(), Real>, terms, step, reverse, width);
   });
 }
 

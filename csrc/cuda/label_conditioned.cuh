@@ -7,9 +7,9 @@
 
 #include "../math/taps.h"
 
-#include "wide.cuh"
+#include "element_type.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
 // Taps in device memory. Cells fit 32 bits: shifts that leave the map are no taps.
 struct DeviceTaps {
@@ -26,7 +26,7 @@ struct Numbers {
   int32_t value[kMost];
 };
 
-__global__ void store_numbers(Numbers numbers, int32_t count, int32_t* to) {
+__global__ static void store_numbers(Numbers numbers, int32_t count, int32_t* to) {
   const int32_t i = static_cast<int32_t>(threadIdx.x);
   if (i < count) to[i] = numbers.value[i];
 }
@@ -158,4 +158,4 @@ __global__ void bias_gradient(HeadShape s, int64_t images, const T* grad, T* gra
   }
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

@@ -7,11 +7,9 @@
 #include "../math/lattice.h"
 
 #include "arena.h"
-#include "sorting.cuh"
+#include "sorting.h"
 
 namespace wsss::cuda {
-
-constexpr int kMaxDimensions = 8;
 
 struct Corner {  // of a point's simplex
   int32_t row;   // vertex
@@ -237,7 +235,7 @@ void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const S
   launch(stream, blocks_for(entries), kThreads, mark_heads, s.sorted_key, entries, s.head);
   inclusive_sum(stream, s.scratch, s.scratch_bytes, s.head, s.number, entries);
   launch(stream, blocks_for(entries), kThreads, list_contributions, l, s);
-  const unsigned blocks = std::min(resident_blocks(), blocks_for(l.most * l.size.corners));
+  const unsigned blocks = std::min(resident_blocks(stream), blocks_for(l.most * l.size.corners));
   launch(stream, blocks, kThreads, clear_slots, l.count, s.slot);
   launch(stream, blocks, kThreads, insert_vertices, l, s);
   launch(stream, blocks, kThreads, find_neighbours, l, s, AnyLayout(layout));
@@ -250,8 +248,8 @@ void with_dimensions(const char* op, int dimensions, const Work& work) {
     if (dimensions == FROM) return work(std::integral_constant<int, FROM>());
     with_dimensions<FROM + 1>(op, dimensions, work);
   } else {
-    throw std::runtime_error(std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
-                             " dimensions, not " + std::to_string(dimensions));
+    throw BeyondLimits(std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
+                       " dimensions, not " + std::to_string(dimensions));
   }
 }
 

@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels.h"
+
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #else
@@ -17,16 +19,42 @@ namespace wsss::cuda {
 constexpr int kThreads = 256;  // of a block
 
 #ifdef __CUDACC__
-using Stream = cudaStream_t;
+// The stream of a call, and the op to name when something fails.
+struct Stream {
+  cudaStream_t handle;
+  const char* op;
+};
+inline Stream stream_of(const Context& context) { return {static_cast<cudaStream_t>(context.stream()), context.op()}; }
 
-inline void check_cuda(cudaError_t status) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
+[[noreturn]] inline void fail_cuda(cudaError_t status, const char* op) {
+  std::string text = std::string("CUDA error in ") + op + ": " + cudaGetErrorString(status);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+      status == cudaErrorUnsupportedPtxVersion || status == cudaErrorSymbolNotFound) {
+    int device = 0, major = 0, minor = 0;
+    cudaGetDevice(&device);  // unchecked: this only words the message
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    text += ". The GPU has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+            "; this library was compiled for";
+#ifdef __CUDA_ARCH_LIST__
+    for (const int arch : {__CUDA_ARCH_LIST__}) {
+      text.append(" ").append(std::to_string(arch / 100)).append(".").append(std::to_string(arch / 10 % 10));
+    }
+#else
+    text += " others";
+#endif
+  }
+  throw std::runtime_error(text);
+}
+
+inline void check_cuda(cudaError_t status, const char* op) {
+  if (status != cudaSuccess) fail_cuda(status, op);
 }
 
 template <class... P, class... A>
 void launch(Stream stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
-  kernel<<<grid, block, 0, stream>>>(static_cast<P>(arguments)...);
-  check_cuda(cudaGetLastError());
+  kernel<<<grid, block, 0, stream.handle>>>(static_cast<P>(arguments)...);
+  check_cuda(cudaGetLastError(), stream.op);
 }
 
 // For kernels that use barriers, shuffles or shared memory; here the same, not in the emulator.
@@ -36,15 +64,20 @@ void launch_together(Stream stream, dim3 grid, dim3 block, void (*kernel)(P...),
 }
 
 inline void copy_to_host(Stream stream, void* to, const void* from, size_t bytes) {
-  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
-  check_cuda(cudaStreamSynchronize(stream));
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream.handle), stream.op);
+  check_cuda(cudaStreamSynchronize(stream.handle), stream.op);
+}
+
+// Every byte becomes `value`.
+inline void fill_bytes(Stream stream, void* to, int value, size_t bytes) {
+  check_cuda(cudaMemsetAsync(to, value, bytes, stream.handle), stream.op);
 }
 
 // Blocks of kThreads that fill the device, for kernels whose amount of work only the device knows.
-inline unsigned resident_blocks() {
+inline unsigned resident_blocks(Stream stream) {
   int device = 0, multiprocessors = 0;
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  check_cuda(cudaGetDevice(&device), stream.op);
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
   return static_cast<unsigned>(multiprocessors) * 8;
 }
 #endif
@@ -71,32 +104,37 @@ __device__ __forceinline__ int64_t row_number() {
 }
 __device__ __forceinline__ int64_t row_count() { return static_cast<int64_t>(gridDim.x) * blockDim.y; }
 
-// V floats that one instruction moves.
-template <int V>
-struct alignas(4 * V) Pack {
-  float at[V];
+// V floats or doubles that one instruction moves.
+template <int V, class Real = float>
+struct alignas(V * sizeof(Real)) Pack {
+  static_assert(V * sizeof(Real) <= 16);
+  Real at[V];
 };
 
-template <int V>
-__device__ __forceinline__ Pack<V> load(const float* from) {
-  return *reinterpret_cast<const Pack<V>*>(from);
+template <int V, class Real>
+__device__ __forceinline__ Pack<V, Real> load(const Real* from) {
+  return *reinterpret_cast<const Pack<V, Real>*>(from);
 }
 
-template <int V>
-__device__ __forceinline__ void store(float* to, const Pack<V>& x) {
-  *reinterpret_cast<Pack<V>*>(to) = x;
+template <int V, class Real>
+__device__ __forceinline__ void store(Real* to, const Pack<V, Real>& x) {
+  *reinterpret_cast<Pack<V, Real>*>(to) = x;
 }
 
-template <int V>
-__device__ __forceinline__ void add_scaled(Pack<V>& sum, float weight, const Pack<V>& x) {
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+
+template <int V, class Real>
+__device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight, const Pack<V, Real>& x) {
 #pragma unroll
-  for (int i = 0; i < V; ++i) sum.at[i] = fmaf(weight, x.at[i], sum.at[i]);
+  for (int i = 0; i < V; ++i) sum.at[i] = multiply_add(weight, x.at[i], sum.at[i]);
 }
 
-// The widest Pack for rows of `width` floats that start at `base`.
-inline int pack_width(int64_t width, const void* base = nullptr) {
-  const int64_t either = width * 4 | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
-  return either % 16 == 0 ? 4 : either % 8 == 0 ? 2 : 1;
+// The widest Pack for rows of `width` Real that start at `base`.
+template <class Real = float>
+int pack_width(int64_t width, const void* base = nullptr) {
+  const int64_t size = sizeof(Real), either = width * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
+  return static_cast<int>(either % 16 == 0 ? 16 / size : either % 8 == 0 ? 8 / size : 1);
 }
 
 }  // namespace wsss::cuda

@@ -6,13 +6,13 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../math/bilinear.h"
 #include "../math/pixel_loss.h"
 
+#include "bilinear.cuh"
 #include "block_sum.cuh"
 #include "class_sums.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
 template <class T, class Label>
 struct PixelLossInput {
@@ -54,9 +54,9 @@ struct PixelLogits {
   }
   __device__ __forceinline__ Real operator()(int64_t k) const {
     if (!upsample) return at(k, y.low, x.low);
-    const Real left = (1 - y.fraction) * at(k, y.low, x.low) + y.fraction * at(k, y.high, x.low);
-    const Real right = (1 - y.fraction) * at(k, y.low, x.high) + y.fraction * at(k, y.high, x.high);
-    return (1 - x.fraction) * left + x.fraction * right;
+    const Real left = mixed(at(k, y.low, x.low), at(k, y.high, x.low), y.fraction);
+    const Real right = mixed(at(k, y.low, x.high), at(k, y.high, x.high), y.fraction);
+    return mixed(left, right, x.fraction);
   }
 };
 
@@ -190,45 +190,32 @@ __global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* tota
   if (threadIdx.x == 0) parts[blockIdx.x] = loss;
 }
 
-// How much of a cell an upsampled cell takes, and the range of those that take any.
-template <class Real>
-__device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size, int64_t size) {
-  const auto source = bilinear_source<Real>(to, source_size, size);
-  return (source.low == from ? 1 - source.fraction : Real(0)) + (source.high == from ? source.fraction : Real(0));
-}
-struct CellRange {
-  int64_t first, last;
-};
-__device__ __forceinline__ CellRange takers(int64_t from, int64_t source_size, int64_t size) {
-  const double step = static_cast<double>(size) / static_cast<double>(source_size);
-  // A cell more on both sides, for roundings.
-  const int64_t first = static_cast<int64_t>((static_cast<double>(from) - 0.5) * step) - 2;
-  const int64_t last = static_cast<int64_t>((static_cast<double>(from) + 1.5) * step) + 2;
-  return {from == 0 || first < 0 ? 0 : first, from + 1 == source_size || last > size ? size : last};
-}
-
-// Gradient of upsampled logits: a block of kSumThreads for each.
+// Gradient of upsampled logits: a block of kSumThreads for one after the other of `logits`.
 template <class T, class Label>
-__global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals, const Wide<T>* log_sums, Wide<T>* grad) {
+__global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals, const Wide<T>* log_sums, int64_t logits,
+                              Wide<T>* grad) {
   using Real = Wide<T>;
   const PixelLossShape& s = in.s;
-  const int64_t at = blockIdx.x, x = at % s.width, y = at / s.width % s.height, k = at / s.width / s.height % s.classes;
-  const int64_t image = at / s.width / s.height / s.classes;
-  const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
-  const CellRange rows = takers(y, s.height, s.label_height), columns = takers(x, s.width, s.label_width);
-  const int64_t wide = columns.last - columns.first, count = (rows.last - rows.first) * wide;
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
-    const int64_t row = rows.first + i / wide, column = columns.first + i % wide;
-    const Real share = share_of<Real>(y, row, s.height, s.label_height) * share_of<Real>(x, column, s.width, s.label_width);
-    if (share == 0) continue;
-    const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
-    const Real log_sum = log_sums[(image * s.label_height + row) * s.label_width + column];
-    const Real value = logits_of(in, image, row, column)(k);
-    sum += static_cast<double>(share * t.weight * slope_of(in.kind, value, k, present, t, log_sum));
+  for (int64_t at = blockIdx.x; at < logits; at += gridDim.x) {
+    const int64_t x = at % s.width, y = at / s.width % s.height, k = at / s.width / s.height % s.classes;
+    const int64_t image = at / s.width / s.height / s.classes;
+    const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
+    const CellRange rows = takers(y, s.height, s.label_height), columns = takers(x, s.width, s.label_width);
+    const int64_t wide = columns.last - columns.first, count = (rows.last - rows.first) * wide;
+    double sum = 0;
+    for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
+      const int64_t row = rows.first + i / wide, column = columns.first + i % wide;
+      const Real share = share_of<Real>(y, row, s.height, s.label_height) * share_of<Real>(x, column, s.width, s.label_width);
+      if (share == 0) continue;
+      const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
+      const Real log_sum = log_sums[(image * s.label_height + row) * s.label_width + column];
+      const Real value = logits_of(in, image, row, column)(k);
+      sum += static_cast<double>(share * t.weight * slope_of(in.kind, value, k, present, t, log_sum));
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) grad[at] = static_cast<Real>(sum);
+    __syncthreads();  // block_sum's memory is used again
   }
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) grad[at] = static_cast<Real>(sum);
 }
 
 // The blocks' losses, NaN if a label is no class; one block.
@@ -240,4 +227,4 @@ __global__ void sum_losses(const double* parts, int64_t count, const PixelTotals
   if (threadIdx.x == 0) *loss = totals->wrong > 0 ? static_cast<Real>(NAN) : static_cast<Real>(sum);
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

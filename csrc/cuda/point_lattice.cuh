@@ -45,18 +45,6 @@ struct PointFeatures {
   }
 };
 
-// The arrays of the op permutohedral_lattice, for N points and M vertices.
-struct PointLattice {
-  int64_t points, vertices;
-  int corners;
-  int32_t* row;       // [N, corners] vertex
-  float* weight;      // [N, corners]
-  int32_t* entry;     // [N * corners] indices into row, sorted by vertex
-  int32_t* first;     // [M + 1]
-  int32_t* next;      // [corners, M] -1: none
-  int32_t* previous;  // [corners, M] -1: none
-};
-
 // Positions [corners] of the origin's entries, the last ones by number, in the sorted list.
 __global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry, int32_t* position) {
   const int64_t i = thread_number(), real = size.points * size.corners;
@@ -122,7 +110,7 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
   with_dimensions<1>("permutohedral_lattice", d, [&](auto dimensions) {
     constexpr int D = dimensions();
     const LatticeSize size{1, points, D + 1, 1};
-    if (size.entries() > entry_limit()) throw std::runtime_error("permutohedral_lattice: too many points for the CUDA kernel");
+    if (size.entries() > entry_limit()) throw BeyondLimits("permutohedral_lattice: too many points for the CUDA kernel");
     double from[D], to[D];
     find_bounds(stream, features, points, D, with_arena, from, to);
     PointFeatures<D> source{features, {}};
@@ -134,7 +122,7 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
     }
     KeyLayout<D> layout;
     if (!layout.fit(from, to)) {
-      throw std::runtime_error("permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
+      throw BeyondLimits("permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
     }
     Lattice lattice;
     BuildSpace space;
@@ -163,31 +151,31 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
 }
 
 // One thread per vertex and pack; `count` receives the number of vertices, which blur() reads.
-template <int V>
-__global__ void gather_entries(PointLattice l, const float* in, int width, float* values, int32_t* count) {
+template <int V, class Real>
+__global__ void gather_entries(PointLattice l, const Real* in, int width, Real* values, int32_t* count) {
   const int64_t v = row_number();
   if (v == 0 && threadIdx.x == 0) *count = static_cast<int32_t>(l.vertices);
   if (v >= l.vertices) return;
   const int32_t first = l.first[v], last = l.first[v + 1];
   for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
-    Pack<V> sum{};
+    Pack<V, Real> sum{};
 #pragma unroll 4
     for (int32_t i = first; i < last; ++i) {
       const int32_t e = l.entry[i];
-      add_scaled(sum, l.weight[e], load<V>(in + static_cast<int64_t>(e / l.corners) * width + c));
+      add_scaled(sum, static_cast<Real>(l.weight[e]), load<V>(in + static_cast<int64_t>(e / l.corners) * width + c));
     }
     store<V>(values + v * width + c, sum);
   }
 }
 
-template <int V>
-__global__ void slice_points(PointLattice l, const float* values, int width, float gain, float* out) {
+template <int V, class Real>
+__global__ void slice_points(PointLattice l, const Real* values, int width, Real gain, Real* out) {
   const int64_t p = row_number();
   if (p >= l.points) return;
   const int32_t* row = l.row + p * l.corners;
   const float* weight = l.weight + p * l.corners;
   for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
-    Pack<V> sum{};
+    Pack<V, Real> sum{};
 #pragma unroll 3
     for (int r = 0; r < l.corners; ++r) add_scaled(sum, weight[r] * gain, load<V>(values + row[r] * int64_t{width} + c));
     store<V>(out + p * width + c, sum);
@@ -195,33 +183,33 @@ __global__ void slice_points(PointLattice l, const float* values, int width, flo
 }
 
 // in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d (d..0 if reverse), slice, gain.
-template <class WithArena>
-void filter_points(Stream stream, const PointLattice& l, const float* in, float* out, int width, bool reverse,
+template <class Real, class WithArena>
+void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width, bool reverse,
                    const WithArena& with_arena) {
-  auto lay_out = [&](Arena& arena, Term& t) {
+  auto lay_out = [&](Arena& arena, TermOf<Real>& t) {
     int32_t* count = arena.take<int32_t>(1);
-    for (float*& values : t.values) values = arena.take<float>(l.vertices * width);
+    for (Real*& values : t.values) values = arena.take<Real>(l.vertices * width);
     t.count = count;
     return count;
   };
-  Term term{};
+  TermOf<Real> term{};
   Arena measure;
   lay_out(measure, term);
   with_arena(measure.peak(), [&](Arena& arena) {
-    Terms terms{};
+    TermsOf<Real> terms{};
     int32_t* count = lay_out(arena, term);
     term.next = l.next;
     term.previous = l.previous;
     term.corners = l.corners;
     term.copies = 1;
     terms.at[0] = term;
-    const int pack = std::min(pack_width(width, in), pack_width(width, out));
+    const Real gain = Real(1) / (Real(1) + Real(1) / static_cast<Real>(int64_t{1} << (l.corners - 1)));  // as lattice_gain
+    const int pack = std::min(pack_width<Real>(width, in), pack_width<Real>(width, out));
     const dim3 block = row_block((width + pack - 1) / pack);
-    with_pack(pack, [&](auto v) {
-      launch(stream, blocks_for(l.vertices, block.y), block, gather_entries<v()>, l, in, width, term.values[0], count);
+    with_pack<Real>(pack, [&](auto v) {
+      launch(stream, blocks_for(l.vertices, block.y), block, gather_entries<v(), Real>, l, in, width, term.values[0], count);
       blur_all(stream, terms, width, v(), reverse, l.vertices);
-      launch(stream, blocks_for(l.points, block.y), block, slice_points<v()>, l, term.blurred(), width,
-             lattice_gain(l.corners - 1), out);
+      launch(stream, blocks_for(l.points, block.y), block, slice_points<v(), Real>, l, term.blurred(), width, gain, out);
     });
   });
 }

@@ -7,9 +7,9 @@
 
 #include "../math/walk.h"
 
-#include "wide.cuh"
+#include "launch.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
 // A chunk of images on the device, each row followed by cells of wall, each plane within margins.
 struct WalkArrays {
@@ -100,4 +100,4 @@ __global__ static void walk_end(WalkArrays a, const float* field, float* out) {
   out[i] = field[map * a.plane() + s.margin() + y * s.stride() + x];
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

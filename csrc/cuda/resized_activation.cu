@@ -1,30 +1,38 @@
 #include "resized_activation.cuh"
 
-#include "device.h"
-#include "element_type.h"
+#include <algorithm>
 
-namespace wsss {
-namespace {
+namespace wsss::cuda {
 
-// logits [B, K, h, w] -> [B, K, H, W]
-Tensor resized_activation(const Tensor& logits_in, const std::vector<int64_t>& size, bool softmax) {
-  check(logits_in.dim() == 4 && size.size() == 2,
-        "resized_activation: logits is " + shape_text(logits_in) + "; must be [B, K, h, w], size two numbers");
-  const Tensor logits = torch::stable::contiguous(logits_in);
-  const ResizeShape shape{logits.size(1), logits.size(2), logits.size(3), size[0], size[1]};
-  const int64_t images = logits.size(0), sizes[] = {images, shape.labels, size[0], size[1]};
-  Tensor result = torch::stable::new_empty(logits, {sizes, 4});
-  if (logits.numel() == 0 || result.numel() == 0) return result;
-  DeviceCall call(logits);
-  with_element_type("resized_activation", logits.scalar_type(), [&]<class T>(T) {
-    resize_and_activate<T><<<blocks_for(images * size[0] * size[1]), kBlock, 0, call.stream()>>>(
-        shape, images, softmax, read<T>(logits), write<T>(result));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+void resized_activation(Context& context, ElementType type, const ResizeShape& shape, int64_t images, bool softmax,
+                        const void* logits, void* result) {
+  with_element_type(type, [&]<class T>(T) {
+    launch(stream_of(context), blocks_for(images * shape.out_height * shape.out_width), kThreads, resize_and_activate<T>,
+           shape, images, softmax, static_cast<const T*>(logits), static_cast<T*>(result));
   });
-  return result;
 }
 
-}  // namespace
-}  // namespace wsss
+void resized_activation_backward(Context& context, ElementType type, const ResizeShape& shape, int64_t images, bool softmax,
+                                 const void* grad_, const void* result_, void* of_logits_) {
+  const Stream stream = stream_of(context);
+  const int64_t pixels = shape.out_height * shape.out_width, cells = shape.height * shape.width;
+  const int64_t logits = images * shape.labels * cells;
+  with_element_type(type, [&]<class T>(T) {
+    const T *grad = static_cast<const T*>(grad_), *result = static_cast<const T*>(result_);
+    T* of_logits = static_cast<T*>(of_logits_);
+    Wide<T>* inner = nullptr;
+    if (softmax) {
+      inner = context.allocate<Wide<T>>(images * pixels);
+      launch(stream, blocks_for(images * pixels), kThreads, sum_products<T>, images, shape.labels, pixels, grad, result, inner);
+    }
+    // Up to 4 times the size a thread has at most some hundred pixels to look at; beyond, a block shares them.
+    if (pixels <= 16 * cells) {
+      launch(stream, blocks_for(logits), kThreads, pull_cells<T>, shape, logits, grad, result, inner, of_logits);
+    } else {
+      launch_together(stream, static_cast<unsigned>(std::min<int64_t>(logits, INT32_MAX)), kSumThreads,
+                      pull_cells_together<T>, shape, logits, grad, result, inner, of_logits);
+    }
+  });
+}
 
-STABLE_TORCH_LIBRARY_IMPL(wsss_fast, CUDA, m) { WSSS_IMPL(m, "resized_activation", "CUDA", wsss::resized_activation); }
+}  // namespace wsss::cuda

@@ -9,7 +9,7 @@
 #include "block_sum.cuh"
 #include "class_sums.cuh"
 
-namespace wsss {
+namespace wsss::cuda {
 
 // counts [B, K, 2]: pixels where the class exceeds 1/2, and of those the salient ones. Whole numbers: the order of the
 // additions does not matter.
@@ -81,4 +81,4 @@ __global__ void compare_with_saliency(SaliencyShape s, double lam_, const T* log
   if (threadIdx.x == 0) parts[blockIdx.x] = square;
 }
 
-}  // namespace wsss
+}  // namespace wsss::cuda

@@ -108,27 +108,27 @@ template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   Result<Real> r(p.s);
   const int64_t pixels = p.s.images * p.s.pixels();
-  const unsigned blocks = static_cast<unsigned>((pixels + wsss::kSumThreads - 1) / wsss::kSumThreads);
-  const dim3 grid(blocks), block(wsss::kSumThreads);
+  const unsigned blocks = static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
+  const dim3 grid(blocks), block(wsss::cuda::kSumThreads);
   std::vector<int> parents(pixels, -7), sizes(2 * pixels, 0);
   std::vector<double> parts(blocks);
   int wrong = 0;
   double count = -1;
   Real loss = -1;
   wsss::launch(grid, block, [&] {
-    wsss::mark_pixels<Real>(p.s, static_cast<Real>(p.salient), static_cast<Real>(p.active), p.saliency.data(),
+    wsss::cuda::mark_pixels<Real>(p.s, static_cast<Real>(p.salient), static_cast<Real>(p.active), p.saliency.data(),
                             p.response.data(), parents.data(), r.region.data(), &wrong);
   });
-  wsss::launch(grid, block, [&] { wsss::join_regions(p.s, parents.data()); });
-  wsss::launch(grid, block, [&] { wsss::measure_regions(p.s, parents.data(), r.region.data(), sizes.data()); });
+  wsss::launch(grid, block, [&] { wsss::cuda::join_regions(p.s, parents.data()); });
+  wsss::launch(grid, block, [&] { wsss::cuda::measure_regions(p.s, parents.data(), r.region.data(), sizes.data()); });
   wsss::launch_together(grid, block, [&] {
-    wsss::choose_region(p.s, p.overlap, parents.data(), sizes.data(), r.region.data(), parts.data());
+    wsss::cuda::choose_region(p.s, p.overlap, parents.data(), sizes.data(), r.region.data(), parts.data());
   });
-  wsss::launch_together({1}, block, [&] { wsss::sum_parts<double>(parts.data(), blocks, 1.0, &wrong, &count); });
+  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &wrong, &count); });
   wsss::launch_together(grid, block, [&] {
-    wsss::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(), &count, r.grad.data(), parts.data());
+    wsss::cuda::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(), &count, r.grad.data(), parts.data());
   });
-  wsss::launch_together({1}, block, [&] { wsss::sum_parts<Real>(parts.data(), blocks, 1.0, &wrong, &loss); });
+  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &wrong, &loss); });
   r.loss = loss;
   return r;
 }

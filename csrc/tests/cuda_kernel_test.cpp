@@ -185,7 +185,7 @@ std::vector<float> run_cuda(const Problem& p, int64_t first, int64_t batch, bool
                      p.gaussian[0], p.gaussian[1], p.gaussian[2], p.bilateral[0], p.bilateral[1], p.bilateral[2],
                      {}, p.lowest, p.highest, p.iterations};
   std::fill_n(call.levels, p.image_channels, p.sigma);
-  cuda::dense_crf(0, call, arenas(apart), workspace);
+  cuda::dense_crf({}, call, arenas(apart), workspace);
   return q;
 }
 
@@ -296,7 +296,7 @@ Arrays lattice_of(const std::vector<float>& features, int d, bool apart) {
   a.row.assign(a.points * a.corners, -7);
   a.weight.assign(a.points * a.corners, -7.0f);
   a.entry.assign(a.points * a.corners, -7);
-  cuda::build_point_lattice(0, features.data(), a.points, d, arenas(apart), [&](int64_t vertices) {
+  cuda::build_point_lattice({}, features.data(), a.points, d, arenas(apart), [&](int64_t vertices) {
     a.vertices = vertices;
     a.first.assign(vertices + 1, -7);
     a.next.assign(vertices * a.corners, -7);
@@ -308,7 +308,7 @@ Arrays lattice_of(const std::vector<float>& features, int d, bool apart) {
 
 std::vector<float> filtered(Arrays& a, const std::vector<float>& values, int channels, bool reverse) {
   std::vector<float> out(values.size(), -7.0f);
-  cuda::filter_points(0, a.view(), values.data(), out.data(), channels, reverse, arenas(true));
+  cuda::filter_points({}, a.view(), values.data(), out.data(), channels, reverse, arenas(true));
   return out;
 }
 

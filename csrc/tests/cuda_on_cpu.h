@@ -1,8 +1,9 @@
-// Just enough of CUDA to run torch-free kernels as C++ on the CPU, where sanitizers see every access: blocks one after
-// the other; in a cooperating launch the threads of a block are fibers that switch at barriers and shuffles.
-// What it cannot show: races between blocks or warps, and the memory model.
+// Just enough of CUDA to run the kernels and the host code of csrc/cuda as C++ on the CPU, where sanitizers see every
+// access: blocks one after the other; in a cooperating launch the threads of a block are fibers that switch at barriers and
+// shuffles. What it cannot show: races between blocks or warps, and the memory model.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -19,6 +20,11 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+// Jumps switch ten times as fast as contexts, which call the kernel, but neither the sanitizer nor glibc's hardened longjmp
+// allows them between stacks.
+#if !defined(__SANITIZE_ADDRESS__) && !(defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
+#define WSSS_SWITCH_BY_JUMPS
+#endif
 
 #define __global__ [[maybe_unused]]
 #define __host__
@@ -32,6 +38,55 @@ struct dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// The half precisions: storage and conversions, rounding to nearest even.
+class __nv_bfloat16 {
+ public:
+  __nv_bfloat16() = default;
+  explicit __nv_bfloat16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    bits_ = static_cast<uint16_t>(x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fff);
+  }
+  explicit operator float() const {
+    const uint32_t bits = uint32_t{bits_} << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+
+ private:
+  uint16_t bits_;
+};
+class __half {
+ public:
+  __half() = default;
+  explicit __half(float x) {
+    const float size = std::fabs(x);
+    const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+    if (!(size == size)) {
+      bits_ = 0x7fff;
+    } else if (size >= 65520.0f) {  // the middle between the largest number and the next power of two
+      bits_ = sign | 0x7c00;
+    } else if (size < 0.00006103515625f) {  // subnormal: multiples of 2^-24
+      bits_ = sign | static_cast<uint16_t>(std::nearbyint(size * 16777216.0f));
+    } else {
+      uint32_t bits;
+      std::memcpy(&bits, &size, 4);
+      bits_ = sign | static_cast<uint16_t>((bits + 0xfff + (bits >> 13 & 1) - (uint32_t{112} << 23)) >> 13);
+    }
+  }
+  explicit operator float() const {
+    const int exponent = bits_ >> 10 & 31, fraction = bits_ & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+                                      : std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction),
+                                                   (exponent ? exponent : 1) - 25);
+    return bits_ & 0x8000 ? -size : size;
+  }
+
+ private:
+  uint16_t bits_;
+};
 
 inline int32_t atomicAdd(int32_t* at, int32_t value) {
   const int32_t before = *at;
@@ -52,16 +107,23 @@ class Block {
   static constexpr unsigned kWarp = 32;
 
   Block(dim3 block, const std::function<void()>& kernel) : kernel_(kernel) {
+    const size_t threads = size_t{block.x} * block.y * block.z;
+    // Fibers serve one block after the other: a stack is expensive.
+    while (pool().size() < threads) pool().push_back(std::make_unique<Fiber>());
     for (unsigned z = 0; z < block.z; ++z) {
       for (unsigned y = 0; y < block.y; ++y) {
-        for (unsigned x = 0; x < block.x; ++x) fibers_.push_back(std::make_unique<Fiber>(dim3(x, y, z)));
+        for (unsigned x = 0; x < block.x; ++x) {
+          fibers_.push_back(pool()[fibers_.size()].get());
+          fibers_.back()->index = dim3(x, y, z);
+          fibers_.back()->state = kReady;
+        }
       }
     }
   }
 
   void run() {
     running_ = this;
-    for (auto& fiber : fibers_) start(*fiber);
+    for (Fiber* fiber : fibers_) resume(*fiber);
     for (bool left = true; left;) {
       left = false;
       // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the barrier.
@@ -84,7 +146,7 @@ class Block {
       }
       if (!left || moved) continue;
       if (!all_at_barrier) fail("threads of a warp wait at different places");
-      for (auto& fiber : fibers_) resume(*fiber);
+      for (Fiber* fiber : fibers_) resume(*fiber);
     }
     running_ = nullptr;
   }
@@ -107,31 +169,27 @@ class Block {
   }
 
  private:
+  static constexpr size_t kStack = 128 << 10;
   enum State { kReady, kShuffle, kBarrier, kDone };
   struct Fiber {
-    explicit Fiber(dim3 index) : index(index), stack(new char[kStack]) {}
     dim3 index;
-    std::unique_ptr<char[]> stack;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+    bool started = false;
     ucontext_t context;
+    jmp_buf place;
     void* fake_stack = nullptr;  // of AddressSanitizer
     State state = kReady;
     float value = 0.0f;
     int offset = 0;
   };
-  static constexpr size_t kStack = 128 << 10;
-
   [[noreturn]] static void fail(const char* what) {
     std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
     std::abort();
   }
 
-  void start(Fiber& fiber) {
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, &Block::enter, 0);
-    resume(fiber);
+  static std::vector<std::unique_ptr<Fiber>>& pool() {
+    static std::vector<std::unique_ptr<Fiber>> all;
+    return all;
   }
 
   void resume(Fiber& fiber) {
@@ -139,27 +197,46 @@ class Block {
     current_ = &fiber;
     threadIdx = fiber.index;
     fiber.state = kReady;
+    const bool first = !fiber.started;
+    if (first) {
+      fiber.started = true;
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.get();
+      fiber.context.uc_stack.ss_size = kStack;
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, &Block::enter, 0);
+    }
+#ifdef WSSS_SWITCH_BY_JUMPS
+    if (_setjmp(scheduler_place_) != 0) return;
+    if (first) setcontext(&fiber.context);
+    _longjmp(fiber.place, 1);
+#else
     before_switch(&fake_stack_, fiber.stack.get(), kStack);
     swapcontext(&scheduler_, &fiber.context);
     after_switch(fake_stack_, nullptr, nullptr);
+#endif
   }
 
+  // What a fiber does: the kernel, of one block after the other.
   static void enter() {
-    Block& block = *running_;
-    block.after_switch(nullptr, &block.stack_bottom_, &block.stack_size_);
-    block.kernel_();
-    Fiber& own = *block.current_;
-    own.state = kDone;
-    block.before_switch(nullptr, block.stack_bottom_, block.stack_size_);
-    setcontext(&block.scheduler_);
+    running_->after_switch(nullptr, &running_->stack_bottom_, &running_->stack_size_);
+    while (true) {
+      running_->kernel_();
+      running_->wait(kDone);
+    }
   }
 
   void wait(State state) {
     Fiber& own = *current_;
     own.state = state;
+#ifdef WSSS_SWITCH_BY_JUMPS
+    if (_setjmp(own.place) == 0) _longjmp(scheduler_place_, 1);
+#else
     before_switch(&own.fake_stack, stack_bottom_, stack_size_);
     swapcontext(&own.context, &scheduler_);
-    after_switch(own.fake_stack, &stack_bottom_, &stack_size_);
+    // Perhaps for another block.
+    running_->after_switch(own.fake_stack, &running_->stack_bottom_, &running_->stack_size_);
+#endif
   }
 
   void exchange(size_t first, size_t last) {
@@ -182,9 +259,10 @@ class Block {
 
   inline static Block* running_ = nullptr;
   const std::function<void()> kernel_;
-  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Fiber*> fibers_;
   Fiber* current_ = nullptr;
   ucontext_t scheduler_;
+  jmp_buf scheduler_place_;
   void* fake_stack_ = nullptr;
   const void* stack_bottom_ = nullptr;
   size_t stack_size_ = 0;
@@ -235,24 +313,29 @@ void launch_together(dim3 grid, dim3 block, const Kernel& kernel) {
 
 }  // namespace wsss
 
-// What csrc/cuda/launch.cuh and sorting.cuh bring with nvcc.
+// What csrc/cuda/launch.cuh and sorting.cu bring with nvcc.
 namespace wsss::cuda {
 
-using Stream = int;
+struct Stream {};
+template <class Context>
+Stream stream_of(const Context&) {
+  return {};
+}
 
 template <class... P, class... A>
 void launch(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
-  wsss::launch(grid, block, [&] { kernel(arguments...); });
+  wsss::launch(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
 }
 
 template <class... P, class... A>
 void launch_together(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
-  wsss::launch_together(grid, block, [&] { kernel(arguments...); });
+  wsss::launch_together(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
 }
 
 inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
 
-inline unsigned resident_blocks() { return 3; }
+inline unsigned resident_blocks(Stream) { return 3; }
 
 inline int64_t sorting_scratch(int64_t count) { return count * 4; }
 

@@ -143,13 +143,13 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   for (const auto* part : {&taps.dy, &taps.dx, &taps.first, &taps.source}) {
     for (int64_t n : *part) table.push_back(static_cast<int32_t>(n));
   }
-  wsss::Numbers numbers{};
+  wsss::cuda::Numbers numbers{};
   std::copy(table.begin(), table.end(), numbers.value);
   std::vector<int32_t> stored(table.size(), -99);
   const auto count = static_cast<int32_t>(table.size());
-  wsss::launch({1}, {wsss::Numbers::kMost}, [&] { wsss::store_numbers(numbers, count, stored.data()); });
+  wsss::launch({1}, {wsss::cuda::Numbers::kMost}, [&] { wsss::cuda::store_numbers(numbers, count, stored.data()); });
   const int64_t t = taps.count(), n = s.pixels(), c = s.channels, block = 64;
-  const wsss::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t, stored.data() + 2 * t,
+  const wsss::cuda::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t, stored.data() + 2 * t,
                                    stored.data() + 3 * t + 1};
   auto blocks = [&](int64_t threads) { return dim3{static_cast<unsigned>((threads + block - 1) / block)}; };
 
@@ -160,27 +160,27 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
     const int64_t rows = t * share.count();
     std::vector<float> packed(rows * c), scaled(images * rows * c), responses;
     wsss::launch(blocks(rows * c), {block}, [&] {
-      wsss::pack_weight(s, on_device, share, weight.data(), packed.data());
+      wsss::cuda::pack_weight(s, on_device, share, weight.data(), packed.data());
     });
     wsss::launch(blocks(images * rows * c), {block}, [&] {
-      wsss::scale_weight(images, rows, c, packed.data(), scale.data(), scaled.data());
+      wsss::cuda::scale_weight(images, rows, c, packed.data(), scale.data(), scaled.data());
     });
     for (int64_t b = 0; b < images; ++b) {
       const auto one = times(scaled.data() + b * rows * c, features.data() + b * c * n, rows, c, n);
       responses.insert(responses.end(), one.begin(), one.end());
     }
     wsss::launch(blocks(images * share.count() * n), {block}, [&] {
-      wsss::add_shifted(s, on_device, share, images, responses.data(), bias.data(), logits.data());
+      wsss::cuda::add_shifted(s, on_device, share, images, responses.data(), bias.data(), logits.data());
     });
   }
 
   const int64_t rows = t * s.labels;
   std::vector<float> packed(rows * c), gradients(images * rows * n, -1e9f), products, grad_features;
   wsss::launch(blocks(rows * c), {block}, [&] {
-    wsss::pack_weight(s, on_device, {0, s.labels}, weight.data(), packed.data());
+    wsss::cuda::pack_weight(s, on_device, {0, s.labels}, weight.data(), packed.data());
   });
   wsss::launch(blocks(images * rows * n), {block}, [&] {
-    wsss::gather_shifted(s, on_device, images, grad.data(), gradients.data());
+    wsss::cuda::gather_shifted(s, on_device, images, grad.data(), gradients.data());
   });
   const auto packed_turned = turned(packed.data(), rows, c);
   for (int64_t b = 0; b < images; ++b) {
@@ -195,18 +195,18 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()), grad_bias(bias.size());
   for (int64_t b = 0; b < images; ++b) {
     wsss::launch(blocks(rows * c), {block}, [&] {
-      wsss::add_products<float>(1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
+      wsss::cuda::add_products<float>(1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
     });
   }
-  const dim3 grid{static_cast<unsigned>((c + wsss::kScaleChannels - 1) / wsss::kScaleChannels), images};
-  wsss::launch_together(grid, {wsss::kScaleChannels, wsss::kScaleParts}, [&] {
-    wsss::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
+  const dim3 grid{static_cast<unsigned>((c + wsss::cuda::kScaleChannels - 1) / wsss::cuda::kScaleChannels), images};
+  wsss::launch_together(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
+    wsss::cuda::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
   });
   wsss::launch(blocks(rows * c), {block}, [&] {
-    wsss::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
+    wsss::cuda::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
   });
-  wsss::launch_together({static_cast<unsigned>(s.labels)}, {wsss::kBiasThreads}, [&] {
-    wsss::bias_gradient(s, images, grad.data(), grad_bias.data());
+  wsss::launch_together({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
+    wsss::cuda::bias_gradient(s, images, grad.data(), grad_bias.data());
   });
 
   // Against the definition: logits, and the gradients along a direction of each argument.

@@ -127,24 +127,24 @@ Result<Real> on_cpu(const Problem<Real>& p, bool backwards, bool with_grad = tru
 template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   const int64_t pixels = p.s.images * p.s.pixels();
-  const unsigned blocks = static_cast<unsigned>((pixels + wsss::kSumThreads - 1) / wsss::kSumThreads);
+  const unsigned blocks = static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
-  const wsss::PixelLossInput<Real, uint8_t> in{p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
+  const wsss::cuda::PixelLossInput<Real, uint8_t> in{p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
   std::vector<double> counts(3 * kCountBlocks), parts(blocks);
   std::vector<Real> log_sums(pixels);
-  wsss::PixelTotals totals{};
-  const dim3 block{wsss::kSumThreads};
-  wsss::launch_together({kCountBlocks}, block, [&] { wsss::count_labels(in, counts.data()); });
-  wsss::launch_together({1}, block, [&] { wsss::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals); });
+  wsss::cuda::PixelTotals totals{};
+  const dim3 block{wsss::cuda::kSumThreads};
+  wsss::launch_together({kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
+  wsss::launch_together({1}, block, [&] { wsss::cuda::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals); });
   wsss::launch_together({blocks}, block, [&] {
-    wsss::lose_pixels(in, &totals, p.s.upsample ? nullptr : r.grad.data(), p.s.upsample ? log_sums.data() : nullptr, parts.data());
+    wsss::cuda::lose_pixels(in, &totals, p.s.upsample ? nullptr : r.grad.data(), p.s.upsample ? log_sums.data() : nullptr, parts.data());
   });
   if (p.s.upsample) {
     wsss::launch_together({static_cast<unsigned>(r.grad.size())}, block,
-                          [&] { wsss::pull_gradient(in, &totals, log_sums.data(), r.grad.data()); });
+                          [&] { wsss::cuda::pull_gradient(in, &totals, log_sums.data(), static_cast<int64_t>(r.grad.size()), r.grad.data()); });
   }
   Real loss = 0;
-  wsss::launch_together({1}, block, [&] { wsss::sum_losses(parts.data(), blocks, &totals, &loss); });
+  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });
   r.loss = loss;
   return r;
 }

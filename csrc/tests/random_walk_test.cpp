@@ -47,7 +47,7 @@ std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, co
 
 std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t maps, const std::vector<float>& map,
                              const std::vector<float>& edge, double beta, int64_t steps) {
-  wsss::WalkArrays a{s, batch, maps, nullptr, nullptr, {}};
+  wsss::cuda::WalkArrays a{s, batch, maps, nullptr, nullptr, {}};
   std::vector<float> wall(batch * a.plane()), weights(batch * wsss::neighbours(s.radius) * s.cells());
   std::vector<float> fields[2], out(map.size());
   for (int i : {0, 1}) {
@@ -59,18 +59,18 @@ std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t ma
   auto launch = [](int64_t threads, const std::function<void()>& kernel) {
     wsss::launch({static_cast<unsigned>((threads + 63) / 64)}, {64}, kernel);
   };
-  launch(wall.size(), [&] { wsss::walk_start(a, map.data(), edge.data()); });
-  launch(batch * s.cells(), [&] { wsss::walk_weights(a, static_cast<float>(beta)); });
+  launch(wall.size(), [&] { wsss::cuda::walk_start(a, map.data(), edge.data()); });
+  launch(batch * s.cells(), [&] { wsss::cuda::walk_weights(a, static_cast<float>(beta)); });
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t k = 0; k < maps; k += maps - k >= 2 ? 2 : 1) {
       launch(batch * s.cells(), [&] {
         const float* from = a.fields[step % 2];
         float* to = a.fields[(step + 1) % 2];
-        maps - k >= 2 ? wsss::walk_step<2>(a, k, from, to) : wsss::walk_step<1>(a, k, from, to);
+        maps - k >= 2 ? wsss::cuda::walk_step<2>(a, k, from, to) : wsss::cuda::walk_step<1>(a, k, from, to);
       });
     }
   }
-  launch(out.size(), [&] { wsss::walk_end(a, a.fields[steps % 2], out.data()); });
+  launch(out.size(), [&] { wsss::cuda::walk_end(a, a.fields[steps % 2], out.data()); });
   return out;
 }
 

@@ -56,7 +56,7 @@ bool good(const wsss::ResizeShape& s, bool softmax, double tolerance) {
   std::vector<Real> on_device(size, Real(-1));
   const auto blocks = static_cast<unsigned>((s.out_height * s.out_width + 63) / 64);
   wsss::launch({blocks}, {64}, [&] {
-    wsss::resize_and_activate(s, 1, softmax, rounded.data(), on_device.data());
+    wsss::cuda::resize_and_activate(s, 1, softmax, rounded.data(), on_device.data());
   });
   bool fine = whole == parts;
   const auto exact = by_definition(s, logits, softmax);

@@ -100,7 +100,7 @@ template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   Result<Real> r(p.s);
   const int64_t channels = p.s.images * p.s.channels;
-  const unsigned blocks = static_cast<unsigned>((p.s.images * p.s.pixels() + wsss::kSumThreads - 1) / wsss::kSumThreads);
+  const unsigned blocks = static_cast<unsigned>((p.s.images * p.s.pixels() + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   std::vector<int> counts(2 * channels, 0);
   std::vector<unsigned char> mask(p.s.channels, 0);
   for (int64_t k : p.always) mask[k] = 1;
@@ -108,18 +108,18 @@ Result<Real> on_device(const Problem<Real>& p) {
   std::vector<double> parts(blocks);
   int wrong = 0;
   Real loss = 0;
-  wsss::launch_together({blocks}, {wsss::kSumThreads}, [&] {
-    wsss::count_overlap<Real>(p.s, p.logits.data(), p.saliency.data(), counts.data(), &wrong);
+  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::count_overlap<Real>(p.s, p.logits.data(), p.saliency.data(), counts.data(), &wrong);
   });
   wsss::launch({static_cast<unsigned>((channels + 31) / 32)}, {32}, [&] {
-    wsss::assign_roles(p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
+    wsss::cuda::assign_roles(p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
   });
-  wsss::launch_together({blocks}, {wsss::kSumThreads}, [&] {
-    wsss::compare_with_saliency<Real>(p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
+  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::compare_with_saliency<Real>(p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
                                       r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
   });
-  wsss::launch_together({1}, {wsss::kSumThreads}, [&] {
-    wsss::sum_parts<Real>(parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &wrong, &loss);
+  wsss::launch_together({1}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &wrong, &loss);
   });
   r.loss = loss;
   return r;
