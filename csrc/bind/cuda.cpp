@@ -12,6 +12,7 @@
 
 #include "../cuda/kernels.h"
 #include "arguments.h"
+#include "library_info.h"
 
 #ifdef WSSS_EMULATE_CUDA
 #define WSSS_DEVICE "CPU"
