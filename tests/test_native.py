@@ -324,6 +324,24 @@ def test_the_cuda_library_is_loaded_only_where_it_runs(tmp_path, monkeypatch, to
             _native.installed_library("cuda")
 
 
+@needs_compiler
+@pytest.mark.parametrize(("version", "refused"),
+                         [("2.9.1", True), ("1.13.1+cpu", True), ("2.10.0", False), ("2.16.0.dev1", False)])  # fmt: skip
+def test_a_torch_older_than_the_oldest_is_named(monkeypatch, version, refused):
+    monkeypatch.setattr(torch, "__version__", version)
+    if refused:
+        with pytest.raises(_native.Unavailable, match=f"torch {re.escape(version)} is older than 2.10"):
+            _build.make_plan("cpu")
+    else:
+        assert _build.make_plan("cpu").key
+
+
+def test_functions_that_a_torch_lacks_are_named_before_the_library_is_loaded(tmp_path):
+    manifest = {"part": "cpu", "torch_symbols": "aoti_torch_get_data_ptr aoti_torch_of_next_year"}
+    with pytest.raises(_native.Unavailable, match="has no aoti_torch_of_next_year, which libx.so needs"):
+        _native._open(tmp_path / "libx.so", manifest)
+
+
 def nvcc_of(folder, release, *, files=("include/cuda_runtime.h", "lib64/libcudart_static.a")):
     """A toolkit whose nvcc only names its release."""
     for name in ("bin/nvcc", *files):

@@ -114,15 +114,24 @@ def source_hash(part: str) -> str:
 # ---- compilers
 
 
-def _run(*command: str) -> str:
+def check_torch() -> None:
+    """Refuse a torch without the stable ABI that the sources use."""
+    found = tuple(int(x) for x in re.findall(r"\d+", torch.__version__)[:2])
+    if found < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise Unavailable(f"torch {torch.__version__} is older than {oldest}, which the native ops need: "
+                          f"pip install 'torch>={oldest}'")  # fmt: skip
+
+
+def _run(*command: str, hint: str = INSTALL_COMPILER) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL).stdout
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout or "").strip().splitlines()[-1:]
         said = f": {last[0]}" if last else ""
-        raise Unavailable(f"{shlex.join(command)} fails with exit code {error.returncode}{said}; {INSTALL_COMPILER}") from None
+        raise Unavailable(f"{shlex.join(command)} fails with exit code {error.returncode}{said}; {hint}") from None
     except (OSError, subprocess.SubprocessError) as error:
-        raise Unavailable(f"{command[0]} does not run ({error}); {INSTALL_COMPILER}") from None
+        raise Unavailable(f"{command[0]} does not run ({error}); {hint}") from None
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -149,7 +158,7 @@ def find_nvcc() -> str | None:
 
 def nvcc_release(nvcc: str) -> str:
     """Its CUDA release, as 13.0."""
-    found = re.search(r"release (\d+\.\d+)", _run(nvcc, "--version"))
+    found = re.search(r"release (\d+\.\d+)", _run(nvcc, "--version", hint="install the whole CUDA toolkit"))
     if not found:
         raise Unavailable(f"{nvcc} --version names no CUDA release")
     return found.group(1)
@@ -243,6 +252,7 @@ def make_plan(part: str, *, arch: str = "native", archs: tuple[str, ...] = (), t
     """
     if fcntl is None:
         raise Unavailable("native builds need Linux or macOS")
+    check_torch()
     cxx = find_compiler()
     compiler = _run(*cxx, "--version").strip().splitlines()[0]
     flags = _cxx_flags(part, arch)
@@ -311,11 +321,11 @@ def _compile_rules(sources: Sequence[Path], part: str, cxx: tuple[str, ...], nvc
     """Rules that make 0.o, 1.o, ... in `folder`, and 0.log, 1.log, ... of what the compilers print."""
     rules = []
     for number, source in enumerate(sources):
-        includes = [f"-I{folder}", f"-I{csrc()}"]
+        words = [*(nvcc if source.suffix == ".cu" else cxx), f"-I{folder}", f"-I{csrc()}"]
         if source.parent.name == "bind":  # kernels know neither torch nor Python
-            includes += [word for path in _system_includes(part) for word in ("-isystem", path)]
-        compiler = nvcc if source.suffix == ".cu" else cxx
-        command = f"{_command(*compiler, *includes)} -c $in -o $out > {number}.log 2>&1 || (cat {number}.log; exit 1)"
+            words += [word for path in _system_includes(part) for word in ("-isystem", path)]
+            words.append("-O1")  # it only calls kernels: optimising more would take longer than parsing
+        command = f"{_command(*words)} -c $in -o $out > {number}.log 2>&1 || (cat {number}.log; exit 1)"
         rules.append(f"rule c{number}\n  command = {command}")
         rules.append(f"build {number}.o: c{number} " + re.sub("([$ :])", r"$\1", str(source)))
     return rules

@@ -79,6 +79,7 @@ def _open(library: Path, manifest: dict) -> None:
     That of a wheel is not linked against torch's libraries, wherever they may lie: it looks their functions up among those
     that are loaded. They are looked for here first, since it could not report what is missing.
     """
+    _build.check_torch()
     if wanted := manifest.get("torch_symbols", "").split():
         names = ("libtorch_cpu.so", "libtorch_cuda.so") if manifest["part"] == "cuda" else ("libtorch_cpu.so",)
         torch_libraries = [ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY) for name in names]
