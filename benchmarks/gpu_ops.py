@@ -51,7 +51,11 @@ def dense_crf() -> Iterator[Case]:
         unary = 3 * torch.rand(shape, generator=g)
         some = shape in shapes[-5:]
         for terms in (both, both | {"bilateral": None}, both | {"gaussian": None}) if some else (both,):
-            yield "dense_crf", torch.float32, lambda to, i=image, u=unary, t=terms: [ops.dense_crf(to(i), to(u), **t, iterations=2)]
+            yield (
+                "dense_crf",
+                torch.float32,
+                lambda to, i=image, u=unary, t=terms: [ops.dense_crf(to(i), to(u), **t, iterations=2)],
+            )
     g = generator(99)
     gray, unary = torch.randint(0, 256, (1, 1, 8, 9), generator=g).float(), torch.rand(1, 3, 8, 9, generator=g)
     yield "dense_crf", torch.float32, lambda to: [ops.dense_crf(to(gray), to(unary), iterations=2)]
@@ -87,18 +91,28 @@ def heads() -> Iterator[Case]:
             weight = (0.1 * torch.randn(len(dilations), 5, 40, k, k, generator=g)).to(dtype)
             bias = torch.randn(len(dilations), 5, generator=g).to(dtype)
 
-            def logits(to: Callable, given: tuple = (features, scale, weight, bias), dilations: list = dilations) -> list[Tensor]:
+            def logits(
+                to: Callable, given: tuple = (features, scale, weight, bias), dilations: list = dilations
+            ) -> list[Tensor]:
                 tensors = [t if t is None else leaf(to(t)) for t in given]
                 return with_gradients(ops.label_conditioned_logits(*tensors, dilations), *(t for t in tensors if t is not None))
 
             yield "label_conditioned_logits", dtype, logits
             for activation, size in (("softmax", (20, 31)), ("sigmoid", (5, 4)), ("softmax", None)):
-                def activated(to: Callable, given: tuple = (features, scale, weight, bias), dilations: list = dilations,
-                              activation: str = activation, size: tuple | None = size) -> list[Tensor]:
+
+                def activated(
+                    to: Callable,
+                    given: tuple = (features, scale, weight, bias),
+                    dilations: list = dilations,
+                    activation: str = activation,
+                    size: tuple | None = size,
+                ) -> list[Tensor]:
                     tensors = [t if t is None else to(t) for t in given]
                     tensors[0] = leaf(tensors[0])
                     classes = to(torch.tensor([3, 0])) if size == (5, 4) else None
-                    out = ops.label_conditioned_activation(*tensors, dilations, size=size, classes=classes, activation=activation)
+                    out = ops.label_conditioned_activation(
+                        *tensors, dilations, size=size, classes=classes, activation=activation
+                    )
                     return with_gradients(out, tensors[0])
 
                 yield "resized_activation", dtype, activated
@@ -115,8 +129,16 @@ def pixel_losses() -> Iterator[Case]:
             present = torch.rand(shape[:2], generator=g) < 0.7
             for resize in ("labels", "logits"):
                 for options in ({"smoothing": 0.1, "balance": True}, {}):
-                    def loss(to: Callable, name: str, z: Tensor = z, labels: Tensor = labels, resize: str = resize,
-                             options: dict = options, **more: Tensor) -> list[Tensor]:
+
+                    def loss(
+                        to: Callable,
+                        name: str,
+                        z: Tensor = z,
+                        labels: Tensor = labels,
+                        resize: str = resize,
+                        options: dict = options,
+                        **more: Tensor,
+                    ) -> list[Tensor]:
                         leaves = leaf(to(z))
                         more = {key: to(value) for key, value in more.items()}
                         return with_gradients(getattr(ops, name)(leaves, to(labels), resize=resize, **options, **more), leaves)
@@ -135,8 +157,10 @@ def map_losses() -> Iterator[Case]:
             tags = (torch.rand(shape[0], shape[1] - 1, generator=g) < 0.4).long()
 
             for options in ({}, {"strategy": "naive"}, {"strategy": "predefined", "background_classes": (2,)}):
-                def saliency(to: Callable, z: Tensor = z, maps: Tensor = maps, tags: Tensor = tags,
-                             options: dict = options) -> list[Tensor]:
+
+                def saliency(
+                    to: Callable, z: Tensor = z, maps: Tensor = maps, tags: Tensor = tags, options: dict = options
+                ) -> list[Tensor]:
                     leaves = leaf(to(z))
                     found = ops.saliency_loss(leaves, to(maps), to(tags), **options)
                     return [*with_gradients(found.loss, leaves), found.foreground, found.background, found.estimate]
@@ -156,8 +180,11 @@ def random_walk() -> Iterator[Case]:
     for radius, shape in ((1, (3, 8, 9)), (2, (1, 5, 7)), (5, (3, 12, 11)), (5, (2, 5, 6, 9)), (9, (4, 13, 6)), (5, (1, 1, 1))):
         g = generator(radius)
         maps, edge = torch.rand(shape, generator=g), torch.rand(*shape[:-3], *shape[-2:], generator=g)
-        yield "random_walk", torch.float32, lambda to, m=maps, e=edge, r=radius: [
-            ops.random_walk(to(m), to(e), radius=r, steps=6)]
+        yield (
+            "random_walk",
+            torch.float32,
+            lambda to, m=maps, e=edge, r=radius: [ops.random_walk(to(m), to(e), radius=r, steps=6)],
+        )
 
 
 CASES = (dense_crf, lattice, heads, pixel_losses, map_losses, random_walk)
@@ -178,6 +205,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--only", nargs="*", choices=[f.__name__ for f in CASES], help="groups of ops; default: all")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is compared as float32
     found: dict[tuple[str, torch.dtype], list[float]] = {}
     wrong, start = 0, time.perf_counter()
     for group in CASES:
@@ -187,7 +215,8 @@ def main() -> int:
             try:
                 off = difference(call(lambda t: t.to(options.device)), call(lambda t: t))
             except Exception as error:  # the other cases are still worth running
-                print(f"| {name} {dtype}, case {number} of {group.__name__}: {type(error).__name__}: {str(error)[:160]}", flush=True)
+                said = f"{type(error).__name__}: {str(error)[:160]}"
+                print(f"| {name} {dtype}, case {number} of {group.__name__}: {said}", flush=True)
                 wrong += 1
                 continue
             found.setdefault((name, dtype), []).append(off)
@@ -196,8 +225,11 @@ def main() -> int:
                 wrong += 1
     for (name, dtype), values in found.items():
         print(f"{name:<26}{str(dtype):<16}{len(values):>4} cases, worst relative difference {max(values):.1e}")
-    print(f"| {sum(map(len, found.values()))} cases of {len({name for name, _ in found})} ops, {wrong} wrong, "
-          f"{time.perf_counter() - start:.1f} s", flush=True)
+    print(
+        f"| {sum(map(len, found.values()))} cases of {len({name for name, _ in found})} ops, {wrong} wrong, "
+        f"{time.perf_counter() - start:.1f} s",
+        flush=True,
+    )
     return int(wrong > 0)
 
 

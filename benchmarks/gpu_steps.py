@@ -1,11 +1,12 @@
 """Steps of `gpu_check.py` that need torch; each prints its essential figures behind "| " and writes all of them as JSON.
 
-    python benchmarks/gpu_steps.py {machine,build,rates,once,profile} [--device cuda] [--quick] [--json FILE] [NAME ...]
+python benchmarks/gpu_steps.py {machine,build,rates,once,profile} [--device cuda] [--quick] [--json FILE] [NAME ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,21 @@ from wsss_fast.bench.suite import OURS, as_list  # noqa: E402
 
 # group: (module of wsss_fast.bench, options of its suite, rows)
 RATES = {
-    "heads": [("label_conditioned", {"dtype": dtype},
-               ("amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"))
-              for dtype in ("float32", "bfloat16")],
-    "losses": [("pixel_cross_entropy", {}, ("pcl32", "pcl512", "seg41")), ("pixel_bce", {}, ("bce32", "bce512")),
-               ("saliency_loss", {}, ("voc", "coco")), ("aamr_loss", {}, ("seg41", "seg321")),
-               ("random_walk", {}, ("tiny3", "irn1", "irn5"))],
+    "heads": [
+        (
+            "label_conditioned",
+            {"dtype": dtype},
+            ("amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"),
+        )
+        for dtype in ("float32", "bfloat16")
+    ],
+    "losses": [
+        ("pixel_cross_entropy", {}, ("pcl32", "pcl512", "seg41")),
+        ("pixel_bce", {}, ("bce32", "bce512")),
+        ("saliency_loss", {}, ("voc", "coco")),
+        ("aamr_loss", {}, ("seg41", "seg321")),
+        ("random_walk", {}, ("tiny3", "irn1", "irn5")),
+    ],
 }
 # What the profilers run: a row of gpu_crf.py, or (module, options, row) of a suite.
 CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
@@ -89,30 +99,58 @@ def timed(run: Callable[[], object], device: torch.device, budget: float) -> dic
     return figures
 
 
+@contextlib.contextmanager
+def strict_float32() -> Iterator[None]:
+    """Without TF32, in which torch computes convolutions by default, and rounds to 10 bits."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
 def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
     """What this machine is, and its two ceilings: bytes per second of a copy, FLOP per second of a bf16 matrix product."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    found: dict[str, Any] = {"cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(),
-                             "torch": torch.__version__, "cuda": torch.version.cuda, "date": time.strftime("%Y-%m-%d")}
+    found: dict[str, Any] = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "date": time.strftime("%Y-%m-%d"),
+    }
     nvcc = _native.find_nvcc()
     if nvcc:
         found["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        found |= {"device": torch.cuda.get_device_name(device), "capability": torch.cuda.get_device_capability(device),
-                  "free_gib": round(free / 2**30, 1), "total_gib": round(total / 2**30, 1)}
+        found |= {
+            "device": torch.cuda.get_device_name(device),
+            "capability": torch.cuda.get_device_capability(device),
+            "free_gib": round(free / 2**30, 1),
+            "total_gib": round(total / 2**30, 1),
+        }
     size, side = (1 << 24, 256) if quick else (1 << 32, 8192)
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     found["copy_tb_per_s"] = 2 * size / timed(lambda: target.copy_(source), device, 0.3)["ms"] / 1e9
-    del source, target
     left, right = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
     found["bf16_tflop_per_s"] = 2 * side**3 / timed(lambda: left @ right, device, 0.5)["ms"] / 1e9
-    print(f"| {found.get('device', 'cpu')}, {cpu} x {os.cpu_count()}, Linux {found['kernel']}, torch {found['torch']}, "
-          f"Python {found['python']}, {found.get('nvcc', 'no nvcc')}")
-    print(f"| copy {found['copy_tb_per_s']:.2f} TB/s (bytes read and written), bf16 product {found['bf16_tflop_per_s']:.0f} TFLOP/s "
-          f"at {side}^3")
+    print(
+        f"| {found.get('device', 'cpu')}, {cpu} x {os.cpu_count()}, Linux {found['kernel']}, torch {found['torch']}, "
+        f"Python {found['python']}, {found.get('nvcc', 'no nvcc')}"
+    )
+    print(
+        f"| copy {found['copy_tb_per_s']:.2f} TB/s (bytes read and written), "
+        f"bf16 product {found['bf16_tflop_per_s']:.0f} TFLOP/s at {side}^3"
+    )
     return found
 
 
@@ -125,11 +163,17 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
         expected = ops.dense_crf(image, unary)
         got = ops.dense_crf(image.to(device), unary.to(device)).cpu()
         found = _native.info()
-    found = {**found, "seconds": time.perf_counter() - start, "warnings": [str(w.message) for w in caught],
-             "difference": (got - expected).abs().max().item()}
+    found = {
+        **found,
+        "seconds": time.perf_counter() - start,
+        "warnings": [str(w.message) for w in caught],
+        "difference": (got - expected).abs().max().item(),
+    }
     print(json.dumps(found, indent=1, default=str))
-    print(f"| backend {found['backend']} ({found['why'][:200]}), cuda {found['cuda_archs']}, simd {found['simd']}, "
-          f"built in {found['build_seconds']} s, first call after {found['seconds']:.1f} s, {found['compiler']}")
+    print(
+        f"| backend {found['backend']} ({found['why'][:200]}), cuda {found['cuda_archs']}, simd {found['simd']}, "
+        f"built in {found['build_seconds']} s, first call after {found['seconds']:.1f} s, {found['compiler']}"
+    )
     for text in found["warnings"]:
         print(f"| warning: {text[:300]}")
     if found["backend"] != "native" or (device.type == "cuda" and not found["cuda_archs"]):
@@ -138,9 +182,13 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
 
 
 def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str, Any]]:
-    """Ours and eager PyTorch on rows of `wsss-fast bench`, compared first; an implementation with wrong results is not timed."""
-    print(f"| {'case':<38}" + "".join(f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms"))
-          + "  difference", flush=True)
+    """Ours and eager PyTorch on rows of `wsss-fast bench`; an implementation with wrong results is not timed."""
+    print(
+        f"| {'case':<38}"
+        + "".join(f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms"))
+        + "  difference",
+        flush=True,
+    )
     rows, wrong = [], 0
     for name, options, keys in (entry for group in names for entry in RATES[group]):
         suite = importlib.import_module(f"wsss_fast.bench.{name}").suite(**options)
@@ -161,19 +209,23 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
 
 def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
     """One row: differences from the suite's judge on two inputs, then times and memory of what runs on this device."""
-    candidates = {n: c for n, c in suite.contenders(key).items() if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")}
+    candidates = {
+        n: c for n, c in suite.contenders(key).items() if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")
+    }
     judge = next(name for name in suite.judges if name in candidates)
     row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": {}}
     for which in range(2):
         given = moved(suite.tiny(key) if quick else suite.make(key, which), device)
-        expected = [t.detach().cpu() for t in as_list(candidates[judge].call(*given))]
         try:
-            figures = suite.compare([t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected)
+            with strict_float32():
+                expected = [t.detach().cpu() for t in as_list(candidates[judge].call(*given))]
+                figures = suite.compare([t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected)
         except Exception as error:
             return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
         for name, value in figures.items():
             row["figures"][name] = value if not value <= row["figures"].get(name, 0.0) else row["figures"].get(name, 0.0)
-    if over := [f"{n} {row['figures'][n]:.2g} > {limit:g}" for n, limit in suite.limits.items() if not row["figures"][n] <= limit]:
+    over = [f"{n} {row['figures'][n]:.2g} > {most:g}" for n, most in suite.limits.items() if not row["figures"][n] <= most]
+    if over:
         return row | {"problem": f"WRONG: {', '.join(over)}"}
     for name, candidate in candidates.items():
         try:
@@ -185,14 +237,14 @@ def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, A
     return row
 
 
-def prepared(name: str, device: torch.device, quick: bool) -> Callable[[], object]:
-    """The call that CALLS names, its input on the device."""
+def prepared(name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS) -> Callable[[], object]:
+    """The call that CALLS names, its input on the device; `iterations` of the CRF."""
     what = CALLS[name]
     if isinstance(what, str):
         sets, labels, count, _ = gpu_crf.ROWS[what]
         height, width = (24, 32) if quick else (gpu_crf.HEIGHT, gpu_crf.WIDTH)
         image, unary = moved(gpu_crf.made(sets, labels, min(count, 4), height, width), device)
-        return lambda: gpu_crf.call(image, unary)
+        return lambda: gpu_crf.call(image, unary, iterations)
     module, options, row = what
     suite = importlib.import_module(f"wsss_fast.bench.{module}").suite(**options)
     given = moved(suite.tiny(row) if quick else suite.make(row, 0), device)
@@ -203,7 +255,7 @@ def prepared(name: str, device: torch.device, quick: bool) -> Callable[[], objec
 def once(device: torch.device, quick: bool, names: list[str]) -> None:
     """Two warm calls, then one between cudaProfilerStart and Stop: for `ncu --profile-from-start off`."""
     for name in names:
-        run = prepared(name, device, quick)
+        run = prepared(name, device, quick, iterations=2)  # ncu replays every launch several times
         for _ in range(2):
             run()
         synchronize(device)
@@ -255,7 +307,12 @@ def profiled(run: Callable[[], object], device: torch.device, activities: list) 
             kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
     table = [{"name": n, "count": len(t), "us": sum(t)} for n, t in kernels.items()]
     table.sort(key=lambda k: -k["us"])
-    return {"launches": sum(k["count"] for k in table), "busy_us": sum(k["us"] for k in table), "wall_us": wall, "kernels": table[:30]}
+    return {
+        "launches": sum(k["count"] for k in table),
+        "busy_us": sum(k["us"] for k in table),
+        "wall_us": wall,
+        "kernels": table[:30],
+    }
 
 
 def short(name: str) -> str:

@@ -24,7 +24,9 @@ _BORDER = 255  # VOC's rim around objects, which is not scored
 def texture(rng: np.random.Generator, height: int, width: int, cell: int, contrast: float) -> np.ndarray:
     """Smooth noise [H, W, 3], float, around 0, with features of about `cell` pixels."""
     low = rng.normal(0.0, contrast, (height // cell + 2, width // cell + 2, 3))
-    planes = [Image.fromarray(low[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
+    planes = [
+        Image.fromarray(low[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)
+    ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
@@ -69,11 +71,14 @@ def make(root: Path, train: int = 64, val: int = 16, size: tuple[int, int] = (37
             id = f"2012_{number:06d}"
             Image.fromarray(photo).save(root / "JPEGImages" / f"{id}.jpg", quality=92)
             write_labels(root / "SegmentationClass" / f"{id}.png", mask)
-            Image.fromarray(np.where((mask > 0) & (mask < _BORDER), 235, 10).astype(np.uint8)).save(root / "saliency" / f"{id}.png")
+            Image.fromarray(np.where((mask > 0) & (mask < _BORDER), 235, 10).astype(np.uint8)).save(
+                root / "saliency" / f"{id}.png"
+            )
             objects = "".join(
                 f"<object><name>{VOC_CLASSES[label - 1]}</name><difficult>0</difficult><bndbox><xmin>{x0 + 1}</xmin>"
                 f"<ymin>{y0 + 1}</ymin><xmax>{x1 + 1}</xmax><ymax>{y1 + 1}</ymax></bndbox></object>"
-                for label, (x0, y0, x1, y1) in zip(labels, boxes, strict=True))
+                for label, (x0, y0, x1, y1) in zip(labels, boxes, strict=True)
+            )
             (root / "Annotations" / f"{id}.xml").write_text(f"<annotation><filename>{id}.jpg</filename>{objects}</annotation>")
             ids.append(id)
             number += 1
