@@ -103,7 +103,8 @@ def test_what_cannot_run_is_skipped(check):
 
 def test_results_of_pytest(check):
     (check.logs / "tests.xml").write_text(
-        '<testsuites><testsuite><testcase classname="tests.test_a" name="t[cuda]"/><testcase classname="tests.test_a" name="u">'
+        '<testsuites><testsuite><testcase classname="tests.test_a" name="t[cuda]"/>'
+        '<testcase classname="tests.test_a" name="u">'
         '<failure message="assert 1 &lt; 0&#10;more"/></testcase><testcase classname="tests.test_b" name="v"><skipped/></testcase>'
         "</testsuite></testsuites>")
     lines, figures = gpu_check.test_results(check, shell("tests", ""), "")
@@ -115,7 +116,8 @@ def test_results_of_pytest(check):
 
 
 def test_results_of_sanitizers(check):
-    log = ("========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4 bytes\n=========     at kernel+0x10\n"
+    log = ("========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4 bytes\n"
+           "=========     at kernel+0x10\n"
            "| 156 cases of 10 ops, 0 wrong, 3.0 s\n========= ERROR SUMMARY: 1 error\n")
     lines, figures = gpu_check.sanitizer_results(check, shell("memcheck", ""), log)
     assert lines == ["ERROR SUMMARY: 1 error", "Invalid __global__ write of size 4 bytes", "156 cases of 10 ops, 0 wrong, 3.0 s"]
