@@ -105,7 +105,8 @@ def test_results_of_pytest(check):
     (check.logs / "tests.xml").write_text(
         '<testsuites><testsuite><testcase classname="tests.test_a" name="t[cuda]"/>'
         '<testcase classname="tests.test_a" name="u">'
-        '<failure message="assert 1 &lt; 0&#10;more"/></testcase><testcase classname="tests.test_b" name="v"><skipped/></testcase>'
+        '<failure message="assert 1 &lt; 0&#10;more"/></testcase>'
+        '<testcase classname="tests.test_b" name="v"><skipped/></testcase>'
         "</testsuite></testsuites>")
     lines, figures = gpu_check.test_results(check, shell("tests", ""), "")
     assert lines == ["1 passed, 1 failed, 1 skipped", "FAILED test_a::u: assert 1 < 0"]
@@ -120,7 +121,8 @@ def test_results_of_sanitizers(check):
            "=========     at kernel+0x10\n"
            "| 156 cases of 10 ops, 0 wrong, 3.0 s\n========= ERROR SUMMARY: 1 error\n")
     lines, figures = gpu_check.sanitizer_results(check, shell("memcheck", ""), log)
-    assert lines == ["ERROR SUMMARY: 1 error", "Invalid __global__ write of size 4 bytes", "156 cases of 10 ops, 0 wrong, 3.0 s"]
+    assert lines == ["ERROR SUMMARY: 1 error", "Invalid __global__ write of size 4 bytes",
+                     "156 cases of 10 ops, 0 wrong, 3.0 s"]
     assert figures["reports"] == 1
 
 
