@@ -186,7 +186,7 @@ class Check:
         if status != "ok" and step.refused and (found := re.search(step.refused, log)):
             return Result(step.name, "skipped", code, seconds, [f"the tool cannot use this device: {found.group()}"])
         if status == "failed" and (not lines or step.name == "build"):
-            lines = [*lines, *(line for line in log.splitlines() if line.strip())][-(40 if step.name == "build" else 8) :]
+            lines = [*lines, *last_words(log)]
         return Result(step.name, status, code, seconds, lines, figures)
 
     def _finish(self, result: Result) -> None:
@@ -220,6 +220,14 @@ class Check:
     def stop_all(self) -> None:
         for process in self.running.values():
             stop(process)
+
+
+def last_words(log: str) -> list[str]:
+    """Lines that name an error, first those that compilers wrote, and the last lines of a log."""
+    lines = [line for line in log.splitlines()[1:] if line.strip()]
+    last = lines[-6:]
+    errors = dict.fromkeys(line for line in lines if re.search(r"\b(error|fatal|undefined reference)\b", line, re.IGNORECASE))
+    return [*[line for line in errors if line not in last][:14], *last]
 
 
 def grouped(steps: Sequence[Step]) -> list[list[Step]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -35,10 +36,10 @@ def test_a_failing_and_a_hanging_step_do_not_stop_the_others(check, capfd):
     steps = [shell("one", "echo '| 5 images/s'; echo more"), shell("two", "echo broken; exit 3"),
              shell("three", "echo '| half done'; sleep 60 & sleep 60", limit=0.5), shell("four", "true")]
     start = time.monotonic()
-    assert check.run(steps) == 2 and time.monotonic() - start < 8
+    assert check.run(steps) == 2 and time.monotonic() - start < 20
     assert statuses(check) == {"one": "ok", "two": "failed", "three": "timed out", "four": "ok"}
     shown = capfd.readouterr().out
-    assert "one: ok, 0.0 s: 5 images/s" in shown or "one: ok, 0.1 s: 5 images/s" in shown
+    assert re.search(r"one: ok, \d\.\d s: 5 images/s\n", shown)
     assert "two: failed (exit 3)" in shown and "broken" in shown and "half done" in shown and "more" not in shown
     assert shown == (check.out / "summary.txt").read_text()
     assert "2 ok, 2 failed (two, three), 0 skipped" in shown.splitlines()[-1]
@@ -83,13 +84,15 @@ def test_the_deadline_skips_what_does_not_fit_and_stops_what_runs(tmp_path):
 
 
 def test_steps_of_a_group_run_at_the_same_time(check):
-    start = time.monotonic()
-    check.run([shell(name, "sleep 0.7", group="all") for name in "abcd"])
-    assert statuses(check) == dict.fromkeys("abcd", "ok") and time.monotonic() - start < 2
+    # Each waits until all have begun.
+    wait = f"touch {check.work}/$0; while [ $(ls {check.work} | grep -c '^[a-d]$') -lt 4 ]; do sleep 0.05; done"
+    check.run([Step(name, ["sh", "-c", wait, name], 20, needs=1, group="all", native=False) for name in "abcd"])
+    assert statuses(check) == dict.fromkeys("abcd", "ok")
 
 
 def test_what_cannot_run_is_skipped(check):
-    steps = [shell("build", "echo 'error: no such header'; exit 1"), shell("needs kernels", "true", native=True),
+    steps = [shell("build", "echo 'x.cu(3): error: no such header'; seq 6; echo stopped; exit 1"),
+             shell("needs kernels", "true", native=True),
              shell("does not", 'echo "| $WSSS_FAST_BACKEND"'), shell("tool", "true", tool="no-such-tool"),
              shell("after", "true", after=("needs kernels",)),
              shell("refused", "echo Device not supported; exit 1", refused="Device not supported"),
@@ -97,7 +100,8 @@ def test_what_cannot_run_is_skipped(check):
     check.run(steps)
     assert list(statuses(check).values()) == ["failed", "skipped", "ok", "skipped", "skipped", "skipped", "failed"]
     lines = [r.lines for r in check.results]
-    assert "error: no such header" in lines[0] and lines[1] == ["the build failed"] and lines[2] == ["reference"]
+    assert lines[0] == ["x.cu(3): error: no such header", *"23456", "stopped"]
+    assert lines[1] == ["the build failed"] and lines[2] == ["reference"]
     assert lines[3] == ["no-such-tool is not installed"] and lines[4] == ["needs kernels did not succeed"]
 
 
@@ -190,8 +194,8 @@ def test_synthetic_voc_is_read_and_repeats(tmp_path):
 
 def test_the_command(tmp_path):
     """The shell script, with one step, on a CPU."""
-    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "GPU_CHECK_SECONDS": "40"}
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "GPU_CHECK_SECONDS": "200"}
     done = subprocess.run(["bash", ROOT / "benchmarks/gpu_check.sh", "--device", "cpu", "--only", "data_voc"], env=environment,
-                          capture_output=True, text=True, timeout=60, check=False)
+                          capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "data_voc: ok" in done.stdout and (tmp_path / "out/gpu_check.tar.gz").stat().st_size > 0
