@@ -520,8 +520,8 @@ def plan(check: Check, device: str, python: str, workers: int) -> list[Step]:
         # Without torch's pool every tensor is an allocation of its own, whose bounds memcheck knows.
         sanitizer("memcheck", PYTORCH_NO_CUDA_MEMORY_CACHING="1"),
         sanitizer("racecheck"),
-        *(counters(call) for call in ("crf-21", "crf-pair", "pixel-loss")),
         torch_step("profile", 50, "profile"),
+        *(counters(call) for call in ("crf-21", "crf-pair", "pixel-loss")),
         pipeline("voc_bf16", 100, on_voc, "--precision bf16 --until masks", after=("voc",)),
     ]
 
