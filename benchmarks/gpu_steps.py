@@ -1,0 +1,341 @@
+"""Steps of `gpu_check.py` that need torch; each prints its essential figures behind "| " and writes all of them as JSON.
+
+python benchmarks/gpu_steps.py {machine,build,rates,once,profile} [--device cuda] [--quick] [--json FILE] [NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import gpu_crf  # noqa: E402
+from wsss_fast import _native, ops  # noqa: E402
+from wsss_fast.bench.memory import moved  # noqa: E402
+from wsss_fast.bench.suite import OURS, as_list  # noqa: E402
+
+# group: (module of wsss_fast.bench, options of its suite, rows)
+RATES = {
+    "heads": [
+        (
+            "label_conditioned",
+            {"dtype": dtype},
+            ("amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"),
+        )
+        for dtype in ("float32", "bfloat16")
+    ],
+    "losses": [
+        ("pixel_cross_entropy", {}, ("pcl32", "pcl512", "seg41")),
+        ("pixel_bce", {}, ("bce32", "bce512")),
+        ("saliency_loss", {}, ("voc", "coco")),
+        ("aamr_loss", {}, ("seg41", "seg321")),
+        ("random_walk", {}, ("tiny3", "irn1", "irn5")),
+    ],
+}
+# What the profilers run: a row of gpu_crf.py, or (module, options, row) of a suite.
+CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
+    "crf-21": "21 labels",
+    "crf-pair": "seed pair of 3 labels",
+    "head-bf16": ("label_conditioned", {"dtype": "bfloat16"}, "amn16-train"),
+    "head-fp32-81": ("label_conditioned", {"dtype": "float32"}, "amn16-81-train"),
+    "cam-bf16": ("label_conditioned", {"dtype": "bfloat16"}, "cam-train"),
+    "activation": ("label_conditioned", {"dtype": "float32"}, "amn-inference"),
+    "pixel-loss": ("pixel_cross_entropy", {}, "pcl512"),
+    "pixel-loss-41": ("pixel_cross_entropy", {}, "seg41"),
+    "bce": ("pixel_bce", {}, "bce512"),
+    "saliency": ("saliency_loss", {}, "voc"),
+    "aamr": ("aamr_loss", {}, "seg321"),
+    "walk": ("random_walk", {}, "irn5"),
+}
+SHOWN_KERNELS = 12  # of each call, by time
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(run: Callable[[], object], device: torch.device, budget: float) -> dict[str, float]:
+    """Median milliseconds of a warm call: by events on the device, and of the host until the call returned; peak extra MiB."""
+    for _ in range(2):
+        run()
+    synchronize(device)
+    on_device, on_host, start = [], [], time.perf_counter()
+    while len(on_host) < 3 or (len(on_host) < 200 and time.perf_counter() - start < budget):
+        begun = time.perf_counter()
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            run()
+            end.record()
+            on_host.append(1e3 * (time.perf_counter() - begun))
+            end.synchronize()
+            on_device.append(begin.elapsed_time(end))
+        else:
+            run()
+            on_host.append(1e3 * (time.perf_counter() - begun))
+            on_device.append(on_host[-1])
+    figures = {"ms": statistics.median(on_device), "host_ms": statistics.median(on_host), "calls": len(on_host)}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        synchronize(device)
+        figures["peak_mib"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    return figures
+
+
+@contextlib.contextmanager
+def strict_float32() -> Iterator[None]:
+    """Without TF32, in which torch computes convolutions by default, and rounds to 10 bits."""
+    backends = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
+def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
+    """What this machine is, and its two ceilings: bytes per second of a copy, FLOP per second of a bf16 matrix product."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    found: dict[str, Any] = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    nvcc = _native.find_nvcc()
+    if nvcc:
+        found["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        found |= {
+            "device": torch.cuda.get_device_name(device),
+            "capability": torch.cuda.get_device_capability(device),
+            "free_gib": round(free / 2**30, 1),
+            "total_gib": round(total / 2**30, 1),
+        }
+    size, side = (1 << 24, 256) if quick else (1 << 32, 8192)
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    found["copy_tb_per_s"] = 2 * size / timed(lambda: target.copy_(source), device, 0.3)["ms"] / 1e9
+    left, right = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
+    found["bf16_tflop_per_s"] = 2 * side**3 / timed(lambda: left @ right, device, 0.5)["ms"] / 1e9
+    print(
+        f"| {found.get('device', 'cpu')}, {cpu} x {os.cpu_count()}, Linux {found['kernel']}, torch {found['torch']}, "
+        f"Python {found['python']}, {found.get('nvcc', 'no nvcc')}"
+    )
+    print(
+        f"| copy {found['copy_tb_per_s']:.2f} TB/s (bytes read and written), "
+        f"bf16 product {found['bf16_tflop_per_s']:.0f} TFLOP/s at {side}^3"
+    )
+    return found
+
+
+def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
+    """Build for this machine by calling an op on the CPU and on the device, and say what `wsss-fast info` says."""
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image, unary = torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.rand(1, 2, 4, 4)
+        expected = ops.dense_crf(image, unary)
+        got = ops.dense_crf(image.to(device), unary.to(device)).cpu()
+        found = _native.info()
+    found = {
+        **found,
+        "seconds": time.perf_counter() - start,
+        "warnings": [str(w.message) for w in caught],
+        "difference": (got - expected).abs().max().item(),
+    }
+    print(json.dumps(found, indent=1, default=str))
+    print(
+        f"| backend {found['backend']} ({found['why'][:200]}), cuda {found['cuda_archs']}, simd {found['simd']}, "
+        f"built in {found['build_seconds']} s, first call after {found['seconds']:.1f} s, {found['compiler']}"
+    )
+    for text in found["warnings"]:
+        print(f"| warning: {text[:300]}")
+    if found["backend"] != "native" or (device.type == "cuda" and not found["cuda_archs"]):
+        raise SystemExit("| there is no native kernel for this device")
+    return found
+
+
+def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str, Any]]:
+    """Ours and eager PyTorch on rows of `wsss-fast bench`; an implementation with wrong results is not timed."""
+    print(
+        f"| {'case':<38}"
+        + "".join(f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms"))
+        + "  difference",
+        flush=True,
+    )
+    rows, wrong = [], 0
+    for name, options, keys in (entry for group in names for entry in RATES[group]):
+        suite = importlib.import_module(f"wsss_fast.bench.{name}").suite(**options)
+        for key in keys:
+            row = rate(suite, key, device, quick)
+            rows.append({"benchmark": name, "options": options, **row})
+            wrong += "problem" in row
+            cells = []
+            for who, figures in ((OURS, ("ms", "host_ms", "peak_mib")), ("eager", ("ms", "peak_mib")), ("torch", ("ms",))):
+                cells += [f"{row[who][f]:>10.3g}" if f in row.get(who, {}) else f"{'-':>10}" for f in figures]
+            title = " ".join([name, *options.values(), key])
+            said = row.get("problem") or ", ".join(f"{k} {v:.1e}" for k, v in row["figures"].items())
+            print(f"| {title:<38}{''.join(cells)}  {said}", flush=True)
+    if wrong:
+        print(f"| {wrong} rows are wrong")
+    return rows
+
+
+def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
+    """One row: differences from the suite's judge on two inputs, then times and memory of what runs on this device."""
+    candidates = {
+        n: c for n, c in suite.contenders(key).items() if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")
+    }
+    judge = next(name for name in suite.judges if name in candidates)
+    row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": {}}
+    for which in range(2):
+        given = moved(suite.tiny(key) if quick else suite.make(key, which), device)
+        try:
+            with strict_float32():
+                expected = [t.detach().cpu() for t in as_list(candidates[judge].call(*given))]
+                figures = suite.compare([t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected)
+        except Exception as error:
+            return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
+        for name, value in figures.items():
+            row["figures"][name] = value if not value <= row["figures"].get(name, 0.0) else row["figures"].get(name, 0.0)
+    over = [f"{n} {row['figures'][n]:.2g} > {most:g}" for n, most in suite.limits.items() if not row["figures"][n] <= most]
+    if over:
+        return row | {"problem": f"WRONG: {', '.join(over)}"}
+    for name, candidate in candidates.items():
+        try:
+            row[name] = timed(lambda call=candidate.call: call(*given), device, 0.05 if quick else 0.4)
+        except Exception as error:
+            print(f"{name} failed: {error}")
+            if name == OURS:
+                return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
+    return row
+
+
+def prepared(name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS) -> Callable[[], object]:
+    """The call that CALLS names, its input on the device; `iterations` of the CRF."""
+    what = CALLS[name]
+    if isinstance(what, str):
+        sets, labels, count, _ = gpu_crf.ROWS[what]
+        height, width = (24, 32) if quick else (gpu_crf.HEIGHT, gpu_crf.WIDTH)
+        image, unary = moved(gpu_crf.made(sets, labels, min(count, 4), height, width), device)
+        return lambda: gpu_crf.call(image, unary, iterations)
+    module, options, row = what
+    suite = importlib.import_module(f"wsss_fast.bench.{module}").suite(**options)
+    given = moved(suite.tiny(row) if quick else suite.make(row, 0), device)
+    call = suite.contenders(row)[OURS].call
+    return lambda: call(*given)
+
+
+def once(device: torch.device, quick: bool, names: list[str]) -> None:
+    """Two warm calls, then one between cudaProfilerStart and Stop: for `ncu --profile-from-start off`."""
+    for name in names:
+        run = prepared(name, device, quick, iterations=2)  # ncu replays every launch several times
+        for _ in range(2):
+            run()
+        synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.profiler.start()
+        run()
+        synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.profiler.stop()
+
+
+def profile(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
+    """One warm call of each under torch.profiler: the kernels that take longest, and the share of time the device was idle."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    found = {}
+    for name in names or CALLS:
+        try:
+            found[name] = profiled(prepared(name, device, quick), device, activities)
+        except Exception as error:
+            print(f"| {name}: {type(error).__name__}: {str(error)[:160]}", flush=True)
+            found[name] = {"problem": str(error)[:500]}
+            continue
+        row = found[name]
+        print(f"| {name}: {row['launches']} launches, {row['busy_us']:.0f} us busy of {row['wall_us']:.0f} us")
+        for kernel in row["kernels"][:SHOWN_KERNELS]:
+            print(f"    {kernel['us']:>9.1f} us {kernel['count']:>5} x  {kernel['name'][:130]}", flush=True)
+        top = ", ".join(f"{short(k['name'])} {100 * k['us'] / max(row['busy_us'], 1e-9):.0f}%" for k in row["kernels"][:4])
+        print(f"|    {top}", flush=True)
+    return found
+
+
+def profiled(run: Callable[[], object], device: torch.device, activities: list) -> dict[str, Any]:
+    for _ in range(3):
+        run()
+    synchronize(device)
+    with torch.profiler.profile(activities=activities) as record:  # CUPTI starts with the first
+        run()
+        synchronize(device)
+    begun = time.perf_counter()
+    run()
+    synchronize(device)
+    wall = 1e6 * (time.perf_counter() - begun)
+    kernels: dict[str, list[float]] = {}
+    kind = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    for event in record.events():
+        if event.device_type == kind and (device.type == "cuda" or not event.cpu_children):
+            kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
+    table = [{"name": n, "count": len(t), "us": sum(t)} for n, t in kernels.items()]
+    table.sort(key=lambda k: -k["us"])
+    return {
+        "launches": sum(k["count"] for k in table),
+        "busy_us": sum(k["us"] for k in table),
+        "wall_us": wall,
+        "kernels": table[:30],
+    }
+
+
+def short(name: str) -> str:
+    """A kernel's name without return type, namespaces, template arguments and parameters."""
+    return name.removeprefix("void ").split("(anonymous namespace)::")[-1].split("<")[0].split("(")[0].split("::")[-1][:40]
+
+
+STEPS = {f.__name__: f for f in (machine, build, rates, once, profile)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("names", nargs="*", help="groups of rates, or calls to profile")
+    parser.add_argument("--device", default="cuda", type=torch.device)
+    parser.add_argument("--quick", action="store_true", help="tiny inputs, to test this script")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    options = parser.parse_args()
+    found = STEPS[options.step](options.device, options.quick, options.names)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1, default=str))
+    return int(options.step == "rates" and any("problem" in row for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
