@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_crf  # noqa: E402
-from wsss_fast import _native, ops  # noqa: E402
+from wsss_fast import _build, _native, ops  # noqa: E402
 from wsss_fast.bench.memory import moved  # noqa: E402
 from wsss_fast.bench.suite import OURS, as_list  # noqa: E402
 
@@ -126,7 +126,7 @@ def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
         "cuda": torch.version.cuda,
         "date": time.strftime("%Y-%m-%d"),
     }
-    nvcc = _native.find_nvcc()
+    nvcc = _build.find_nvcc()
     if nvcc:
         found["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
     if device.type == "cuda":
@@ -171,12 +171,13 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
     }
     print(json.dumps(found, indent=1, default=str))
     print(
-        f"| backend {found['backend']} ({found['why'][:200]}), cuda {found['cuda_archs']}, simd {found['simd']}, "
-        f"built in {found['build_seconds']} s, first call after {found['seconds']:.1f} s, {found['compiler']}"
+        f"| CPU {found['backend']} ({found['why'][:200]}), simd {found['simd']}, built in {found['build_seconds']} s; "
+        f"CUDA {found['cuda_backend']} ({found['cuda_why'][:200]}), sm {found['cuda_archs']}, "
+        f"built in {found['cuda_build_seconds']} s; both calls after {found['seconds']:.1f} s, {found['compiler']}"
     )
     for text in found["warnings"]:
         print(f"| warning: {text[:300]}")
-    if found["backend"] != "native" or (device.type == "cuda" and not found["cuda_archs"]):
+    if found["backend"] != "native" or (device.type == "cuda" and found["cuda_backend"] != "native"):
         raise SystemExit("| there is no native kernel for this device")
     return found
 
