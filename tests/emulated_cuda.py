@@ -43,9 +43,9 @@ def build(compiler: str, cache: Path) -> Path:
 
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
             objects = list(pool.map(compile_one, sources))
-        libraries = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu"]
         target = f"{folder}/library.so"
-        done = subprocess.run([compiler, "-shared", *objects, *libraries, "-o", target], capture_output=True, text=True, check=False)
+        command = [compiler, "-shared", *objects, f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-o", target]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         os.replace(target, library)
     return library

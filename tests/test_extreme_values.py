@@ -56,7 +56,8 @@ def test_resized_activation(activation, size, dtype, device):
     torch.testing.assert_close(mine.double(), exact, atol=10 * TOLERANCE[dtype], rtol=0)
     (mine * weight).sum().backward()
     (exact * weight.double()).sum().backward()
-    torch.testing.assert_close(ours.grad.double(), truth.grad, atol=20 * TOLERANCE[dtype] * truth.grad.abs().max().item(), rtol=0)
+    allowed = 20 * TOLERANCE[dtype] * truth.grad.abs().max().item()
+    torch.testing.assert_close(ours.grad.double(), truth.grad, atol=allowed, rtol=0)
 
 
 @each_device
@@ -104,7 +105,9 @@ def test_saliency_and_aamr_loss(dtype, device):
 @pytest.mark.parametrize("iterations", [0, 2])
 @pytest.mark.parametrize("labels", [2, 5])
 def test_dense_crf(labels, iterations, device):
-    unary = draw(HUGE, (1, labels, 6, 7), torch.float32, device)
+    # One huge energy a pixel: beside two equal ones messages are below the rounding.
+    unary = draw(MODERATE, (1, labels, 6, 7), torch.float32, device)
+    unary[:, 0] = draw([*MODERATE, 1e30, -1e30], (1, 6, 7), torch.float32, device)
     image = uniform((1, 3, 6, 7), torch.float32, device) * 255
     q = dense_crf(image, unary, iterations=iterations)
     truth = reference.dense_crf(image.double(), unary.double(), iterations=iterations)
