@@ -1,10 +1,15 @@
 """Shared fixtures: a small Shapes set, and a way to change one file of a copy of it."""
 
+import os
 import shutil
 
+import emulated_cuda
 import pytest
 
 from wsss_fast import data
+
+if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):  # the library that test_cuda_on_cpu.py builds
+    emulated_cuda.serve(emulated)
 
 
 @pytest.fixture(scope="session")

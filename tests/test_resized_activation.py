@@ -88,6 +88,23 @@ def test_opcheck(name, activation, device):
     torch.library.opcheck(op, (logits.requires_grad_(), list(size), activation == "softmax"))
 
 
+@each_device
+@each_activation
+@pytest.mark.parametrize("name", ["twofold", "odd_factor", "smaller"])
+def test_gradients_repeat_to_the_bit_and_are_pytorchs(name, activation, device):
+    logits, size = make(name, torch.float32, device)
+    weight = torch.rand(*logits.shape[:2], *size, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def gradient(function, dtype):
+        leaf = logits.to(dtype).requires_grad_()
+        return torch.autograd.grad((function(leaf, size, activation) * weight.to(dtype)).sum(), leaf)[0]
+
+    first = gradient(resized_activation, torch.float32)
+    assert all(torch.equal(gradient(resized_activation, torch.float32), first) for _ in range(3))
+    exact = gradient(reference.resized_activation, torch.float64)
+    assert (first.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
 HEAD = ((2, 5, 9, 11), (2, 5), (3, 4, 5, 3, 3), (3, 4))
 DILATIONS = (1, 2, 4)
 

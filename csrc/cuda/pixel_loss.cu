@@ -21,7 +21,7 @@ void run(Context& context, const PixelLossCall& call) {
   double* counts = context.allocate<double>(3 * int64_t{count_blocks});
   double* parts = context.allocate<double>(blocks);
   PixelTotals* totals = context.allocate<PixelTotals>(1);
-  Real* log_sums = pulled ? context.allocate<Real>(pixels) : nullptr;
+  LogSum<Real>* log_sums = pulled ? context.allocate<LogSum<Real>>(pixels) : nullptr;
   launch_together(stream, count_blocks, kSumThreads, count_labels<T, Label>, in, counts);
   launch_together(stream, 1, kSumThreads, total_labels, counts, count_blocks, call.options.balance, totals);
   launch_together(stream, blocks, kSumThreads, lose_pixels<T, Label>, in, totals, pulled ? nullptr : grad, log_sums, parts);

@@ -130,10 +130,16 @@ __global__ static void total_labels(const double* counts, unsigned blocks, bool 
   totals->wrong = static_cast<int64_t>(all[2]);
 }
 
-// A pixel's loss before its weight; for the softmax also log sum exp.
+// log sum exp of a pixel's logits in two parts: beside a large maximum their sum would lose the second.
+template <class Real>
+struct LogSum {
+  Real top, over;
+};
+
+// A pixel's loss before its weight; for the softmax also its LogSum.
 template <class Real, class Logits>
 __device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int64_t classes, const unsigned char* present,
-                                        const PixelTarget<Real>& t, Real* log_sum) {
+                                        const PixelTarget<Real>& t, LogSum<Real>* log_sum) {
   Real loss = 0;
   if (kind == PixelLossKind::kCrossEntropy) {
     const ClassSums<Real> sums = sums_of<Real>(z, classes);
@@ -142,7 +148,7 @@ __device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int
       for (int64_t k = 0; k < classes; ++k) below += sums.top - z(k);
     }
     const Real over = logarithm(sums.exponentials);
-    *log_sum = sums.top + over;
+    *log_sum = {sums.top, over};
     return over + t.own_more * (sums.top - z(t.own)) + t.other * below;
   }
   for (int64_t k = 0; k < classes; ++k) {
@@ -157,9 +163,9 @@ __device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int
 // d loss / d z_k before the pixel's weight.
 template <class Real>
 __device__ __forceinline__ Real slope_of(PixelLossKind kind, Real value, int64_t k, const unsigned char* present,
-                                         const PixelTarget<Real>& t, Real log_sum) {
+                                         const PixelTarget<Real>& t, const LogSum<Real>& log_sum) {
   const Real target = t.other + (k == t.own ? t.own_more : Real(0));
-  if (kind == PixelLossKind::kCrossEntropy) return exponential(value - log_sum) - target;
+  if (kind == PixelLossKind::kCrossEntropy) return exponential((value - log_sum.top) - log_sum.over) - target;
   if (present != nullptr && !present[k]) return 0;
   const Real e = exponential(value > 0 ? -value : value);
   return (value > 0 ? 1 / (1 + e) : e / (1 + e)) - target;
@@ -168,7 +174,7 @@ __device__ __forceinline__ Real slope_of(PixelLossKind kind, Real value, int64_t
 // Sums of each block's losses; the gradient where logits keep their size, log sums [B, H, W] where they were upsampled.
 // Both may be null. kSumThreads threads a block.
 template <class T, class Label>
-__global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* totals, Wide<T>* grad, Wide<T>* log_sums,
+__global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* totals, Wide<T>* grad, LogSum<Wide<T>>* log_sums,
                             double* parts) {
   using Real = Wide<T>;
   const PixelLossShape& s = in.s;
@@ -179,7 +185,7 @@ __global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* tota
     const auto z = logits_of(in, image, y, x);
     const auto t = target_of(in, *totals, image, label_of(in, image, y, x));
     const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
-    Real log_sum = 0;
+    LogSum<Real> log_sum{};
     loss = static_cast<double>(t.weight * loss_of(in.kind, z, s.classes, present, t, &log_sum));
     if (log_sums != nullptr) log_sums[i] = log_sum;
     for (int64_t k = 0; grad != nullptr && k < s.classes; ++k) {
@@ -192,8 +198,8 @@ __global__ void lose_pixels(PixelLossInput<T, Label> in, const PixelTotals* tota
 
 // Gradient of upsampled logits: a block of kSumThreads for one after the other of `logits`.
 template <class T, class Label>
-__global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals, const Wide<T>* log_sums, int64_t logits,
-                              Wide<T>* grad) {
+__global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals, const LogSum<Wide<T>>* log_sums,
+                              int64_t logits, Wide<T>* grad) {
   using Real = Wide<T>;
   const PixelLossShape& s = in.s;
   for (int64_t at = blockIdx.x; at < logits; at += gridDim.x) {
@@ -208,7 +214,7 @@ __global__ void pull_gradient(PixelLossInput<T, Label> in, const PixelTotals* to
       const Real share = share_of<Real>(y, row, s.height, s.label_height) * share_of<Real>(x, column, s.width, s.label_width);
       if (share == 0) continue;
       const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
-      const Real log_sum = log_sums[(image * s.label_height + row) * s.label_width + column];
+      const LogSum<Real> log_sum = log_sums[(image * s.label_height + row) * s.label_width + column];
       const Real value = logits_of(in, image, row, column)(k);
       sum += static_cast<double>(share * t.weight * slope_of(in.kind, value, k, present, t, log_sum));
     }

@@ -131,7 +131,7 @@ Result<Real> on_device(const Problem<Real>& p) {
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
   const wsss::cuda::PixelLossInput<Real, uint8_t> in{p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
   std::vector<double> counts(3 * kCountBlocks), parts(blocks);
-  std::vector<Real> log_sums(pixels);
+  std::vector<wsss::cuda::LogSum<Real>> log_sums(pixels);
   wsss::cuda::PixelTotals totals{};
   const dim3 block{wsss::cuda::kSumThreads};
   wsss::launch_together({kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
@@ -140,8 +140,10 @@ Result<Real> on_device(const Problem<Real>& p) {
     wsss::cuda::lose_pixels(in, &totals, p.s.upsample ? nullptr : r.grad.data(), p.s.upsample ? log_sums.data() : nullptr, parts.data());
   });
   if (p.s.upsample) {
-    wsss::launch_together({static_cast<unsigned>(r.grad.size())}, block,
-                          [&] { wsss::cuda::pull_gradient(in, &totals, log_sums.data(), static_cast<int64_t>(r.grad.size()), r.grad.data()); });
+    // Fewer blocks than logits: each takes several.
+    const auto logits = static_cast<int64_t>(r.grad.size());
+    wsss::launch_together({static_cast<unsigned>((logits + 1) / 2)}, block,
+                          [&] { wsss::cuda::pull_gradient(in, &totals, log_sums.data(), logits, r.grad.data()); });
   }
   Real loss = 0;
   wsss::launch_together({1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });

@@ -59,6 +59,31 @@ bool good(const wsss::ResizeShape& s, bool softmax, double tolerance) {
     wsss::cuda::resize_and_activate(s, 1, softmax, rounded.data(), on_device.data());
   });
   bool fine = whole == parts;
+  // The gradient is the transpose: <grad, J d> = <J^T grad, d>, with J d by central differences of the definition.
+  std::vector<Real> grad(size), inner(s.out_height * s.out_width, Real(-9)), alone(logits.size(), Real(-9)), together(alone);
+  for (Real& x : grad) x = static_cast<Real>(uniform() - 0.5);
+  const auto count = static_cast<int64_t>(logits.size());
+  wsss::launch({blocks}, {64}, [&] {
+    wsss::cuda::sum_products(1, s.labels, s.out_height * s.out_width, grad.data(), on_device.data(), inner.data());
+  });
+  const Real* products = softmax ? inner.data() : nullptr;
+  wsss::launch({static_cast<unsigned>((count + 63) / 64)}, {64}, [&] {
+    wsss::cuda::pull_cells(s, count, grad.data(), on_device.data(), products, alone.data());
+  });
+  wsss::launch_together({static_cast<unsigned>((count + 2) / 3)}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::pull_cells_together(s, count, grad.data(), on_device.data(), products, together.data());
+  });
+  std::vector<double> more(logits), less(logits);
+  double by_kernel = 0, by_definition_ = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double d = uniform() - 0.5;
+    more[i] += 1e-4 * d, less[i] -= 1e-4 * d;
+    by_kernel += d * alone[i];
+    fine = fine && std::fabs(alone[i] - together[i]) < 1e-5 * (1 + std::fabs(alone[i]));
+  }
+  const auto after = by_definition(s, more, softmax), before = by_definition(s, less, softmax);
+  for (int64_t i = 0; i < size; ++i) by_definition_ += grad[i] * (after[i] - before[i]) / 2e-4;
+  fine = fine && std::fabs(by_kernel - by_definition_) < (sizeof(Real) == 8 ? 1e-6 : 1e-4) * (1 + std::fabs(by_definition_));
   const auto exact = by_definition(s, logits, softmax);
   for (int64_t i = 0; i < size; ++i) {
     fine = fine && std::fabs(whole[i] - exact[i]) < tolerance && std::fabs(on_device[i] - exact[i]) < tolerance;

@@ -101,6 +101,8 @@ def dense_crf(
 
     Differentiable in `unary`, once; not in `image`. The backward pass computes the mean field again and unrolls it
     over the same lattices; for one image at a time it holds iterations + 1 copies of its unaries.
+    On CUDA, the CPU kernel computes what lattice keys of 64 bits cannot name, with copies: images of more than 6 channels,
+    and deviations that are very small for the image. Such a call cannot be captured in a CUDA graph.
     Raises ValueError, naming the argument and what it got. Inside torch.compile and CUDA graphs, where values cannot be
     looked at, levels must be within 0..255, and what the kernel refuses is a RuntimeError.
     Source: Kraehenbuehl and Koltun 2011; lattice: Adams, Baek and Davis 2010.

@@ -70,7 +70,8 @@ def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
     out_i = sum_j exp(-|f_i - f_j|^2 / 2) v_j, the sum including j = i, approximated on a permutohedral lattice. Its
     scale is below the exact sum's (0.91 of it at d = 1, 0.87 at 2, 0.81 at 3 where points lie densely; less where they
     are few, because the blur only passes through vertices that points touch); so divide by the filtered ones:
-    out / permutohedral_filter(features, ones). To filter several times, keep a `PermutohedralLattice`.
+    out / permutohedral_filter(features, ones). To filter several times, keep a `PermutohedralLattice`. On CUDA, lattices of
+    more than 8 dimensions, or whose vertices 64 bits cannot name, are built by the CPU kernel; filtering stays on the device.
 
     Args:
         features: [N, d] floating, divided by the standard deviations, finite; 1 <= d <= 16. Used in float32.

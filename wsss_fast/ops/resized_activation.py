@@ -27,7 +27,8 @@ def _fake_backward(grad, result, size, softmax):
     return result.new_empty(*result.shape[:2], *size)
 
 
-# Inference is what the op is for: its gradient stays in PyTorch.
+# Inference is what the op is for: on the CPU its gradient stays in PyTorch. CUDA has a kernel, because torch's own
+# upsample_bilinear2d_backward adds with float atomics there: two runs would differ.
 _backward_op = define("resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
                       reference=_reference_backward, fake=_fake_backward)
 

@@ -45,7 +45,9 @@ def label_conditioned_logits_backward(
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
     """logits [B, K, h, w] -> softmax over K, or sigmoid, of them resized bilinearly, [B, K, H, W]."""
-    large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    large = logits
+    if tuple(logits.shape[2:]) != tuple(size):  # torch's own resizing to the same size is no copy on the CPU: 0 * inf is NaN
+        large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
     return large.softmax(1) if activation == "softmax" else large.sigmoid()
 
 
