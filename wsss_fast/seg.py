@@ -227,8 +227,8 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
         return {"images_per_second": sum(ranks.gathered(speed))}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                            "flip": recipe.flip, "crf": last, "probabilities": probabilities,
-                            "dtype": str(where.dtype)}, work)
+                            "flip": recipe.flip, "to_input": recipe.augment.to_input, "crf": last,
+                            "probabilities": probabilities, "dtype": str(where.dtype)}, work)
     return PredictResult(folder)
 
 
