@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import multiprocessing
 import operator
 
 import numpy as np
@@ -177,6 +178,13 @@ def test_config_says_what_a_result_depends_on(tmp_path):
 def test_shared_arguments_are_checked(wrong):
     with pytest.raises(InputError):
         runtime(**{"device": "cpu", "seed": 0, "workers": 0, "precision": "auto", **wrong}, prefer_bf16=False)
+
+
+def test_workers_for_a_script_without_a_guard_are_refused_in_the_process_that_runs_it_again(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)  # as multiprocessing notes it
+    runtime("cpu", 0, 0, "auto", prefer_bf16=False)
+    with pytest.raises(InputError, match='under `if __name__ == "__main__":`'):
+        runtime("cpu", 0, 1, "auto", prefer_bf16=False)
 
 
 def test_auto_precision_follows_the_recipe_and_the_hardware():

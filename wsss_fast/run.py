@@ -8,6 +8,7 @@ import errno
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -133,7 +134,8 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
     `precision="auto"` is fp32, but bf16 where the recipe allows it (`prefer_bf16`) and the hardware computes it.
 
     Raises:
-        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision.
+        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision; workers for a
+            script that its own loader processes run once more.
     """
     if device != "auto" and device.split(":")[0] not in DEVICES:
         raise InputError(f"device: got {device!r}, must be auto, cpu, cuda or cuda:N")
@@ -143,6 +145,9 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
         raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
     if seed < 0 or workers < 0:
         raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
+    if workers and getattr(multiprocessing.current_process(), "_inheriting", False):  # before it touches the run folder
+        raise InputError("workers: a process that was started for them runs the script again, as it must where Python does not "
+                         'fork; put the calls of the script under `if __name__ == "__main__":`')
     name = ranks.device(device)
     bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
     return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
