@@ -1,7 +1,10 @@
 """What goes wrong around a run: loader processes that die, disks that are full, folders that are not, names that are odd."""
 
+import dataclasses
 import errno
+import functools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -9,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ import pytest
 import torch
 from layouts import make_coco, make_folder, make_voc
 from powerless import powerless
+from processes import environment, left
 from torch import nn
 from torch.utils.data import get_worker_info
 
@@ -48,30 +53,44 @@ def tree(folder):
 DIED = "(is killed by signal: Killed|exited unexpectedly)"  # torch says the one or the other, whichever it notices first
 
 
-def train(out, monkeypatch, sabotage=lambda id, rng: None, workers=2):
-    """30 updates of a net with dropout, a checkpoint behind each; `sabotage` is called in the loader for every sample."""
-    def make(id, rng):
-        if get_worker_info() is not None:
-            sabotage(id, rng)
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """Samples, and in a loader process before that of id 7 what `sabotage` does."""
+
+    sabotage: Callable[[], None] | None = None
+
+    def __call__(self, id, rng):
+        if get_worker_info() is not None and id == "7" and self.sabotage is not None:
+            self.sabotage()
         return {"x": torch.from_numpy(rng.standard_normal((3, 4, 4)).astype("float32"))}
 
+
+def die(out):
+    """As by SIGKILL, once there is a checkpoint."""
+    if list(out.glob("toy/checkpoint-*")):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(error):
+    raise error
+
+
+def train(out, monkeypatch, sabotage=None, workers=2):
+    """30 updates of a net with dropout, a checkpoint behind each."""
     monkeypatch.setattr(training, "Checkpoints", lambda folder: Checkpoints(folder, every=0.0, share=float("inf")))
     set_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Dropout(0.5), nn.Linear(8, 1))
-    training.train(net, lambda net, batch: net(batch["x"]).square().mean(), Samples(tuple(map(str, range(12))), make, 0), out,
-                   "toy", optimizer=torch.optim.AdamW(net.parameters(), 0.01), schedule=one_cycle(), arguments={},
+    samples = Samples(tuple(map(str, range(12))), Make(sabotage), 0)
+    training.train(net, lambda net, batch: net(batch["x"]).square().mean(), samples, out, "toy",
+                   optimizer=torch.optim.AdamW(net.parameters(), 0.01), schedule=one_cycle(), arguments={},
                    length=training.Length(batch_size=4, updates=30),
                    runtime=runtime("cpu", 0, workers, "fp32", prefer_bf16=False))
     return (out / "toy/weights.pth").read_bytes()
 
 
 def test_a_loader_process_that_is_killed_costs_the_updates_since_the_checkpoint(tmp_path, monkeypatch):
-    def killed(id, rng):
-        if id == "7" and list(tmp_path.glob("run/toy/checkpoint-*")):
-            os.kill(os.getpid(), signal.SIGKILL)
-
     with pytest.raises(RunError, match=rf"^train toy: DataLoader worker .pid.*{DIED}.*the same command goes on") as caught:
-        train(tmp_path / "run", monkeypatch, killed)
+        train(tmp_path / "run", monkeypatch, functools.partial(die, tmp_path / "run"))
     assert "\n" not in str(caught.value) and list(tmp_path.glob("run/toy/checkpoint-*.pth"))
     assert train(tmp_path / "run", monkeypatch) == train(tmp_path / "whole", monkeypatch, workers=0)
 
@@ -82,42 +101,40 @@ def test_a_loader_process_that_is_killed_costs_the_updates_since_the_checkpoint(
      r"^train toy: a loader process failed \(ZeroDivisionError: division by zero\)$"),
 ])
 def test_what_a_loader_process_raises_is_one_line(tmp_path, monkeypatch, error, kind, said):
-    def broken(id, rng):
-        if id == "7":
-            raise error
-
     with pytest.raises(kind, match=said):
-        train(tmp_path, monkeypatch, broken)
+        train(tmp_path, monkeypatch, functools.partial(fail, error))
 
 
 def test_a_command_whose_loader_process_is_killed(shapes_root, tmp_path, capfd, monkeypatch):
-    make = Samples.__getitem__
+    save = Checkpoints.save
 
-    def killed(self, position):
-        if get_worker_info() is not None and position >= 2 * len(self):  # in its third epoch
-            os.kill(os.getpid(), signal.SIGKILL)
-        return make(self, position)
+    def killing(self, update, state):
+        save(self, update, state)
+        if update == 4:  # before its third epoch
+            for process in multiprocessing.active_children():
+                process.kill()
 
     command = ["cam", "train", "--data", shapes_root, "--out", tmp_path, "--backbone", "small", "--recipe.epochs", "3",
                "--recipe.batch-size", "12", "--recipe.augment.crop", "32", "--workers", "2", "--precision", "fp32"]
-    monkeypatch.setattr(Samples, "__getitem__", killed)
+    monkeypatch.setattr(Checkpoints, "save", killing)
     monkeypatch.setattr(training, "Checkpoints", lambda folder: Checkpoints(folder, every=0.0, share=float("inf")))
     code, said = run(capfd, *command)
     assert code == 1 and said.startswith("failed: train cam: DataLoader worker") and re.search(DIED, said)
     kept = {p.name for p in (tmp_path / "cam").iterdir()}
     assert "begun.json" in kept and any(name.startswith("checkpoint-") for name in kept) and "weights.pth" not in kept
-    monkeypatch.setattr(Samples, "__getitem__", make)
+    monkeypatch.setattr(Checkpoints, "save", save)
     code = cli.run([str(a) for a in command])
     assert code == 0 and "goes on behind update" in capfd.readouterr().err and (tmp_path / "cam/weights.pth").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_of_a_job_keeps_the_training(shapes_root, tmp_path, number):
+@pytest.mark.parametrize(("number", "method"), [(signal.SIGTERM, "fork"), (signal.SIGTERM, "forkserver"),
+                                                (signal.SIGINT, "spawn")])
+def test_a_signal_to_all_processes_of_a_job_keeps_the_training(shapes_root, tmp_path, number, method):
     """As batch systems and terminals send it: the loader processes get it too, and must not die before the update is made."""
     argv = ["cam", "train", "--data", str(shapes_root), "--out", str(tmp_path / "run"), "--backbone", "small", "--workers", "2",
             "--recipe.epochs", "400", "--recipe.batch-size", "8", "--recipe.augment.crop", "32", "--precision", "fp32"]
     process = subprocess.Popen([sys.executable, "-m", "wsss_fast", *argv], stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               start_new_session=True)
+                               start_new_session=True, env=environment(method, tmp_path))
     deadline = time.monotonic() + 120
     while not (tmp_path / "run/cam/begun.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -127,8 +144,7 @@ def test_a_signal_to_all_processes_of_a_job_keeps_the_training(shapes_root, tmp_
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number and "the same command goes on where it was" in said, said
     assert len(list((tmp_path / "run/cam").glob("checkpoint-*.pth"))) == 1
-    with pytest.raises(ProcessLookupError):  # no loader process is left
-        os.killpg(process.pid, 0)
+    assert not left(process.pid)
 
 
 # Disks and folders

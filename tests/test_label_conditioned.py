@@ -166,6 +166,22 @@ def test_a_training_step_compiles_whole(device):
 
 
 @each_device
+def test_autocast_compiles_whole(device):
+    """One compiled function, called with and without autocast; the device "meta", which has none, is no error."""
+    features, scale, weight, bias, dilations = make(CASES["amn"], torch.float32, device)
+    compiled = torch.compile(label_conditioned_logits, fullgraph=True, backend="aot_eager")
+    with torch.autocast(device, torch.bfloat16):
+        expected = label_conditioned_logits(features, scale, weight, bias, dilations)
+        found = compiled(features, scale, weight, bias, dilations)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+    assert compiled(features, scale, weight, bias, dilations).dtype == torch.float32
+    meta = [t.to("meta") for t in (features, scale, weight, bias)]
+    with torch.autocast(device, torch.bfloat16):
+        assert compiled(*meta, dilations).dtype == label_conditioned_logits(*meta, dilations).dtype == torch.float32
+
+
+@each_device
 def test_layouts_and_present_classes(device):
     features, scale, weight, bias, dilations = make(CASES["amn"], device=device)
     expected = label_conditioned_logits(features, scale, weight, bias, dilations)

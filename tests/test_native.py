@@ -448,7 +448,7 @@ def test_cxx_may_be_a_launcher_with_flags_and_is_part_of_the_key(tmp_path, monke
         keys[cxx] = plan.key
         assert plan.compiler and plan.simd
     assert len(set(keys.values())) == 4 and keys[""] == keys[real]  # the plain compiler is one build, whoever names it
-    (tmp_path / "one.cpp").write_text('extern "C" int one() { return ONE; }\n#define ONE_IS(x) x\n')
+    (tmp_path / "one.cpp").write_text('extern "C" __attribute__((visibility("default"))) int one() { return ONE; }\n')
     monkeypatch.setenv("CXX", f"'{launcher}' {real} -DONE=1")
     plan = dataclasses.replace(_build.make_plan("cpu"), sources=(tmp_path / "one.cpp",), link_flags=("-shared",))
     assert ctypes.CDLL(str(_build.compile_library(plan, tmp_path))).one() == 1

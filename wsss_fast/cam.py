@@ -135,7 +135,7 @@ def train(data: Source, out: str | Path, *, backbone: str = "resnet50", weights:
     tested = None if val is None else opened(val)
     length = Length(recipe.batch_size, recipe.epochs if recipe.updates is None else None, recipe.updates)
     return training.train(
-        net, _step, Samples(data.ids, _sampler(data, recipe.augment), seed), Path(out), name,
+        net, _step, Samples(data.ids, _LoadSample(data, recipe.augment), seed), Path(out), name,
         optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, length=length, runtime=where,
         finish=None if tested is None else lambda: {"mean_ap": mean_ap(net, tested, where, recipe.batch_size)},
         arguments={"data": data.fingerprint(), "backbone": backbone, "weights": nets.fingerprint(weights),
@@ -218,11 +218,16 @@ def mean_ap(net: nn.Module, data: Dataset, where: Runtime, batch_size: int) -> f
     return float(np.nanmean(average_precision(np.stack([scores[i] for i in data.ids]), data.tags)))
 
 
-def _sampler(data: Dataset, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, _ = augment(data.image(id), None, rng)
-        return {"image": image, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
-    return make
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image` and `tags` of a training image."""
+
+    data: Dataset
+    augment: Augment
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        image, _ = self.augment(self.data.image(id), None, rng)
+        return {"image": image, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}
 
 
 def _step(net: nn.Module, batch: Batch) -> torch.Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from wsss_fast import ranks
 from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.errors import InputError, RunError
-from wsss_fast.interrupt import Stopped, asked_to_stop, shielded, stop
+from wsss_fast.interrupt import Stopped, asked_to_stop, ignore_first_signal, shielded, starting_processes, stop
 from wsss_fast.parallel import Stepped, distributed, shared_statistics, without_exchange
 from wsss_fast.progress import Bar, say
 from wsss_fast.run import Runtime
@@ -28,7 +32,7 @@ class Samples(Dataset):
 
     Args:
         ids: image ids.
-        make: (id, generator) -> one sample, a dict of tensors.
+        make: (id, generator) -> one sample, a dict of tensors; loader processes get it pickled where they are not forked.
         seed: of all samples.
     """
 
@@ -72,31 +76,51 @@ class History:
     samples_per_second: float
 
 
-def poly(power: float = 0.9, warmup: float = 0.0, stairs: int | None = None) -> Callable[[float], float]:
+@dataclasses.dataclass(frozen=True)
+class Poly:
     """Polynomial decay of the learning rate: factor (1 - progress)^power; progress = step / steps, before the update.
 
-    Over the first `warmup` share of training the factor also rises linearly from 0. With `stairs` it keeps its value over
-    that many equal parts of training: 2000 stairs of 20,000 updates change it every 10.
+    Attributes:
+        power: exponent.
+        warmup: share of training over which the factor also rises linearly from 0.
+        stairs: keep the factor over that many equal parts of training (2000 stairs of 20,000 updates change it every 10), or
+            None to change it at every update.
     """
-    def factor(progress: float) -> float:
+
+    power: float = 0.9
+    warmup: float = 0.0
+    stairs: int | None = None
+
+    def __call__(self, progress: float) -> float:
         # step / steps * stairs may fall short of a whole number by rounding
-        reached = progress if stairs is None else math.floor(progress * stairs + 1e-6) / stairs
-        return (1.0 - reached) ** power * (min(1.0, progress / warmup) if warmup else 1.0)
-    return factor
+        reached = progress if self.stairs is None else math.floor(progress * self.stairs + 1e-6) / self.stairs
+        return (1.0 - reached) ** self.power * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
 
-def one_cycle(warmup: float = 0.3, start: float = 0.04, end: float = 4e-6) -> Callable[[float], float]:
+@dataclasses.dataclass(frozen=True)
+class OneCycle:
     """Cosine up from `start` to 1 over the first `warmup` share of training, cosine down to `end` (Smith & Topin 2019)."""
-    def factor(progress: float) -> float:
-        if progress < warmup:
-            return start + (1 - start) * (1 - math.cos(math.pi * progress / warmup)) / 2
-        return end + (1 - end) * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
-    return factor
+
+    warmup: float = 0.3
+    start: float = 0.04
+    end: float = 4e-6
+
+    def __call__(self, progress: float) -> float:
+        if progress < self.warmup:
+            return self.start + (1 - self.start) * (1 - math.cos(math.pi * progress / self.warmup)) / 2
+        down = math.pi * (progress - self.warmup) / (1 - self.warmup)
+        return self.end + (1 - self.end) * (1 + math.cos(down)) / 2
 
 
-def constant() -> Callable[[float], float]:
-    """No schedule."""
-    return lambda progress: 1.0
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The peak learning rate throughout."""
+
+    def __call__(self, progress: float) -> float:
+        return 1.0
+
+
+poly, one_cycle, constant = Poly, OneCycle, Constant
 
 
 def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samples: Samples, *,
@@ -135,6 +159,7 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
     batches = _Batches(len(samples), batch_size, runtime.seed, accumulate)
     loader = DataLoader(samples, batch_sampler=batches, num_workers=runtime.workers,
                         persistent_workers=runtime.workers > 0, pin_memory=runtime.device.type == "cuda",
+                        worker_init_fn=_begin_loading,
                         generator=torch.Generator())  # its own: it must not move the one that dropout draws from
     place(net, runtime.device).train()
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -154,7 +179,9 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
             with shielded():  # a signal waits until all processes have made an update
                 for epoch in range(before // whole, epochs):
                     batches.epoch, batches.skip, batches.limit = epoch, at.done - epoch * whole, total - at.done
-                    for batch in loader:
+                    with starting_processes() if runtime.workers else contextlib.nullcontext():
+                        loaded = iter(loader)
+                    for batch in loaded:
                         _seed_dropout(runtime.seed, at.done)
                         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                             group["lr"] = peak * schedule(at.done / total)
@@ -179,6 +206,22 @@ def fit(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], sample
         seconds = bar.seconds()
     net.eval()
     return History(at.losses, (total - before) * batch_size / seconds)
+
+
+def _begin_loading(number: int) -> None:
+    """The first thing that loader process `number` does."""
+    ignore_first_signal()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the training's has ended.
+
+    torch looks at the parent process' id for that, which under forkserver is the fork server's, and that one waits for the
+    loader processes: a training that was killed would leave them all behind.
+    """
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _seed_dropout(seed: int, update: int) -> None:

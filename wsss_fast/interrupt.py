@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -19,7 +21,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    outlives = False
+    installed = False
     shields = 0
     pending: int | None = None
 
@@ -28,6 +30,7 @@ def install() -> None:
     """Let SIGTERM and SIGINT raise `Stopped` in the main thread; the command line does this, a library call does not."""
     for number in _SIGNALS:
         signal.signal(number, _handle)
+    _State.installed = True
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -37,14 +40,34 @@ def _handle(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
 
-def outlive_one() -> None:
-    """Let the first SIGTERM pass, in a process that serves the training's own.
+def ignore_first_signal() -> None:
+    """Ignore the first SIGTERM, and every Ctrl-C, in a process that works for the training's own.
 
-    Batch systems send it to all processes of a job. Were the servants to die of it, the training could not finish its update.
+    Batch systems and terminals send them to all processes of a job. If the helpers died of it, the training could not finish
+    its update.
     """
-    if not _State.outlives:
-        _State.outlives = True
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+@contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """Around the start of processes that call `ignore_first_signal`: until they have, SIGTERM and Ctrl-C do nothing to them.
+
+    A spawned process imports for seconds before that, and the fork server never gets there: a blocked signal is inherited as
+    such. Without `install` the training itself would not survive a signal, so nothing is blocked.
+    """
+    if not _State.installed:
+        yield
+        return
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # the first process would start it, which unblocks what is blocked here
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def asked_to_stop() -> bool:

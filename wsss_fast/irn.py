@@ -152,7 +152,7 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
         return {}
 
     return training.train(
-        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        net, _step(recipe), Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed), Path(out), name,
         optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, length=Length(recipe.batch_size, recipe.epochs),
         runtime=where, finish=finish,
         arguments={"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
@@ -166,12 +166,18 @@ def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
     return step
 
 
-def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, seed = augment(data.image(id), read_label(seeds, data, id), rng)
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image` and, at the size of the maps, `seed` of a training image."""
+
+    data: Dataset
+    seeds: Path
+    augment: Augment
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        image, seed = self.augment(self.data.image(id), read_label(self.seeds, self.data, id), rng)
         strided = resize_labels(seed.numpy(), *strided_size(*seed.shape))
         return {"image": image, "seed": torch.from_numpy(strided.copy())}  # Pillow's array cannot be written to
-    return make
 
 
 @torch.inference_mode()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -50,30 +53,59 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; dataclasses, paths, numpy scalars and functions are understood."""
+    """Write `value` as indented JSON, atomically; `jsonable` says what is understood."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")
 
 
-def jsonable(value: Any) -> Any:
-    """`value` with dataclasses as dicts, paths and functions as strings, numpy as lists and NaN as None."""
+def jsonable(value: Any, name: str = "") -> Any:
+    """`value` with dataclasses as dicts, paths as strings, numpy as lists, NaN as None, and callables by what they compute.
+
+    A function becomes its qualified name, a callable dataclass its class and fields, a `functools.partial` its function and
+    arguments: two results that two callables may differ in must not get one fingerprint.
+
+    Args:
+        value: what to convert.
+        name: of the value, for errors.
+
+    Raises:
+        InputError: a callable that nothing tells from another one: a lambda, a function inside a function, an object with
+            a state of its own.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = jsonable({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, name)
+        return {"class": _qualified_name(type(value), name), **fields} if callable(value) else fields
     if isinstance(value, dict):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {str(k): jsonable(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
+        return [jsonable(v, f"{name}[{n}]") for n, v in enumerate(value)]
     if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
+        return jsonable(value.tolist(), name)
     if isinstance(value, np.generic):
-        return jsonable(value.item())
+        return jsonable(value.item(), name)
     if isinstance(value, float) and not np.isfinite(value):
         return None
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, functools.partial):
+        return {"partial": jsonable(value.func, name), "args": jsonable(value.args, name),
+                "keywords": jsonable(value.keywords, name)}
     if callable(value):
-        return getattr(value, "__qualname__", repr(value))
+        return _qualified_name(value, name)
     return value
+
+
+def _qualified_name(value: Any, name: str) -> str:
+    """Where a function or class is found again: `module.qualname`. Raises InputError where nothing or another one is there."""
+    module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    found: Any = sys.modules.get(module) if isinstance(module, str) else None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
+        raise InputError(f"{name or 'callable'}: {value!r} cannot be told from another one, so a stage made with it would be "
+                         "taken for finished when it has changed; use a function at the top level of a module, "
+                         "functools.partial of one, or a frozen dataclass with __call__")
+    return f"{module}.{path}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +134,8 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
     `precision="auto"` is fp32, but bf16 where the recipe allows it (`prefer_bf16`) and the hardware computes it.
 
     Raises:
-        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision.
+        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision; workers for a
+            script that its own loader processes run once more.
     """
     if device != "auto" and device.split(":")[0] not in DEVICES:
         raise InputError(f"device: got {device!r}, must be auto, cpu, cuda or cuda:N")
@@ -112,6 +145,9 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
         raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
     if seed < 0 or workers < 0:
         raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
+    if workers and getattr(multiprocessing.current_process(), "_inheriting", False):  # before it touches the run folder
+        raise InputError("workers: a process that was started for them runs the script again, as it must where Python does not "
+                         'fork; put the calls of the script under `if __name__ == "__main__":`')
     name = ranks.device(device)
     bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
     return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
@@ -183,7 +219,7 @@ def stage(out: Path, name: str, arguments: dict[str, Any], work: Callable[[], di
         The notes, with `seconds`; read back from done.json if the stage was finished before.
 
     Raises:
-        InputError: the stage was finished or begun with other arguments.
+        InputError: the stage was finished or begun with other arguments, or one of them is a callable without a name.
     """
     folder, arguments = out / name, jsonable(arguments)
     notes = ranks.by_main(lambda: _begin(folder, name, arguments))

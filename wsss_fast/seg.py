@@ -28,7 +28,7 @@ from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.seeds import Crf
 from wsss_fast.stages.training import Length, TrainResult, adamw
 
-Sampler = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
+LoadSample = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
 Beside = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C+1, h, w], batch) -> a loss
 
 
@@ -129,13 +129,13 @@ def train(data: Source, out: str | Path, *, masks: str | Path, backbone: str = "
 
 def learn(data: Source, out: str | Path, *, masks: str | Path, backbone: str, weights: str | Path | None,
           recipe: Recipe | None, name: str, device: str, seed: int, workers: int, precision: str,
-          sampler: Callable[[Dataset, Path, Augment], Sampler] | None = None, beside: Beside | None = None,
+          sampler: Callable[[Dataset, Path, Augment], LoadSample] | None = None, beside: Beside | None = None,
           depends: dict[str, object] | None = None) -> TrainResult:
     """`train`, with more in the samples and another loss beside the cross-entropy where a method asks for them.
 
     Args:
         sampler: (data, folder of masks, augmentation) -> (id, generator) -> a sample with `image`, `mask` and more; default:
-            these two.
+            these two. Loader processes may get it pickled.
         beside: (largest logits over the scales [B, C+1, h, w], batch) -> the loss that is added.
         depends: what the result depends on besides what `train` notes.
 
@@ -151,7 +151,7 @@ def learn(data: Source, out: str | Path, *, masks: str | Path, backbone: str, we
     elif backbone == "resnet101":
         say(f"{name}: no weights given, so the ResNet-101, whose batch-norm is frozen, starts from random ones; "
             "the published numbers start from COCO's or ImageNet's")
-    samples = Samples(data.ids, (sampler or _sampler)(data, folder, recipe.augment), seed)
+    samples = Samples(data.ids, (sampler or _LoadSample)(data, folder, recipe.augment), seed)
     return training.train(
         net, _step(recipe, beside), samples, Path(out), name,
         optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule, runtime=where,
@@ -169,11 +169,17 @@ def _step(recipe: Recipe, beside: Beside | None = None) -> Callable[[nn.Module, 
     return step
 
 
-def _sampler(data: Dataset, masks: Path, augment: Augment) -> Sampler:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, mask = augment(data.image(id), read_label(masks, data, id), rng)
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image` and `mask` of a training image."""
+
+    data: Dataset
+    masks: Path
+    augment: Augment
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        image, mask = self.augment(self.data.image(id), read_label(self.masks, self.data, id), rng)
         return {"image": image, "mask": mask}
-    return make
 
 
 def _network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLabV2:
@@ -227,8 +233,8 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
         return {"images_per_second": sum(ranks.gathered(speed))}
 
     stage(Path(out), name, {"data": data.fingerprint(), "weights": nets.fingerprint(weights), "scales": recipe.scales,
-                            "flip": recipe.flip, "crf": last, "probabilities": probabilities,
-                            "dtype": str(where.dtype)}, work)
+                            "flip": recipe.flip, "to_input": recipe.augment.to_input, "crf": last,
+                            "probabilities": probabilities, "dtype": str(where.dtype)}, work)
     return PredictResult(folder)
 
 

@@ -111,7 +111,7 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
     else:
         say(f"{name}: no weights given, so the backbone starts from random ones; the published numbers start from ImageNet's")
     return training.train(
-        net, _step(recipe), Samples(data.ids, _sampler(data, folder, recipe.augment), seed), Path(out), name,
+        net, _step(recipe), Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed), Path(out), name,
         optimizer=adam(net, recipe), schedule=recipe.schedule, length=Length(recipe.batch_size, recipe.epochs), runtime=where,
         arguments={"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
                    "weights": nets.fingerprint(weights),
@@ -200,8 +200,14 @@ def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
     return step
 
 
-def _sampler(data: Dataset, seeds: Path, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, seed = augment(data.image(id), read_label(seeds, data, id), rng)
-        return {"image": image, "seed": seed, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
-    return make
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image`, `seed` and `tags` of a training image."""
+
+    data: Dataset
+    seeds: Path
+    augment: Augment
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        image, seed = self.augment(self.data.image(id), read_label(self.seeds, self.data, id), rng)
+        return {"image": image, "seed": seed, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}

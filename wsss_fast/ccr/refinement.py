@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def train(data: Source, out: str | Path, *, masks: str | Path, maps: str | Path,
     saliency.check(data)
     numbers = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "seg"}
     return seg.learn(data, out, **shared, beside=_refinement(recipe),
-                     sampler=lambda data, masks, augment: _sampler(data, masks, folder, augment),
+                     sampler=functools.partial(_LoadSample, maps=folder),
                      depends={"maps": provenance(folder), "saliency": provenance(data.saliencies[data.ids[0]].parent),
                               "refinement": numbers})
 
@@ -113,11 +114,19 @@ def _refinement(recipe: Refinement) -> seg.Beside:
     return loss
 
 
-def _sampler(data: Dataset, masks: Path, maps: Path, augment: Augment) -> seg.Sampler:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, mask, levels = augment.with_maps(data.image(id), read_label(masks, data, id), _levels(data, maps, id), rng)
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image`, `mask` and, as `_levels`, `maps` of a training image."""
+
+    data: Dataset
+    masks: Path
+    augment: Augment
+    maps: Path
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        mask, levels = read_label(self.masks, self.data, id), _levels(self.data, self.maps, id)
+        image, mask, levels = self.augment.with_maps(self.data.image(id), mask, levels, rng)
         return {"image": image, "mask": mask, "maps": levels}
-    return make
 
 
 def _levels(data: Dataset, maps: Path, id: str) -> np.ndarray:

@@ -52,6 +52,10 @@ class Dataset:
         self._cached_bytes = 0
         self._sizes: dict[str, tuple[int, int]] = {}
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the decoded images: whoever unpickles this, a loader process say, decodes those it needs."""
+        return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
+
     def __len__(self) -> int:
         return len(self.ids)
 

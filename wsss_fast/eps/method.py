@@ -153,7 +153,7 @@ def train(data: Source, out: str | Path, *, maps: str | Path | None = None, back
     black = saliency.check(data)
     agreement = saliency.overlap(data, Path(maps)) if maps is not None else None
     return training.train(
-        net, _step(recipe), Samples(data.ids, _sampler(data, recipe.augment), seed), Path(out), name,
+        net, _step(recipe), Samples(data.ids, _LoadSample(data, recipe.augment), seed), Path(out), name,
         optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule,
         length=Length(recipe.batch_size, updates=recipe.updates), runtime=where,
         finish=lambda: {"black_saliency": black, "saliency_overlap": agreement},
@@ -192,11 +192,16 @@ def losses(net: nn.Module, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, 
     return classes, salient.loss
 
 
-def _sampler(data: Dataset, augment: Augment) -> Callable[[str, np.random.Generator], Batch]:
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        image, salient = augment.with_saliency(data.image(id), data.saliency_levels(id), rng)
-        return {"image": image, "saliency": salient, "tags": torch.from_numpy(data.tags_of(id).astype(np.float32))}
-    return make
+@dataclasses.dataclass(frozen=True)
+class _LoadSample:
+    """(id, generator) -> `image`, `saliency` and `tags` of a training image."""
+
+    data: Dataset
+    augment: Augment
+
+    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
+        image, salient = self.augment.with_saliency(self.data.image(id), self.data.saliency_levels(id), rng)
+        return {"image": image, "saliency": salient, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}
 
 
 def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet38", recipe: Recipe | None = None,

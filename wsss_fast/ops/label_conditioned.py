@@ -129,8 +129,11 @@ def label_conditioned_activation(
 
 
 def _autocast(features: Tensor) -> bool:
+    """Whether autocast is on for the features' device; never for one that has none, as "meta"."""
     kind = features.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    # The dynamo of torch 2.10 and 2.11 cannot trace `is_autocast_available`.
+    available = kind != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(kind)
+    return available and torch.is_autocast_enabled(kind)
 
 
 def _check(features, scale, weight, bias, dilations, classes) -> None:

@@ -8,16 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import get_worker_info
 
 from wsss_fast import nets, ranks
 from wsss_fast.checkpoint import Checkpoints
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.fit import Batch, Samples, fit
-from wsss_fast.interrupt import outlive_one
 from wsss_fast.run import Runtime, stage
 
 
@@ -88,7 +85,7 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
     def work() -> dict[str, Any]:
         checkpoints = Checkpoints(out / name)
         with _loader_errors(name):
-            history = fit(net, step, _outliving(samples), optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
+            history = fit(net, step, samples, optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
                           epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
                           label=f"train {name}", checkpoints=checkpoints)
         notes = finish() if finish is not None else {}
@@ -99,16 +96,6 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
 
     notes = stage(out, name, {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}, work)
     return TrainResult(file, notes["losses"], notes.get("mean_ap"))
-
-
-def _outliving(samples: Samples) -> Samples:
-    """The samples, made by loader processes that SIGTERM to the whole job does not end before the training has."""
-    def make(id: str, rng: np.random.Generator) -> Batch:
-        if get_worker_info() is not None:
-            outlive_one()
-        return samples.make(id, rng)
-
-    return Samples(samples.ids, make, samples.seed)
 
 
 @contextlib.contextmanager
