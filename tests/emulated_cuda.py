@@ -18,6 +18,9 @@ if platform.machine() in ("x86_64", "AMD64"):
     CXX_FLAGS += ("-march=x86-64-v3",)  # without it, fmaf is a slow library call
 
 
+KEPT: list[torch.library.Library] = []
+
+
 def build(compiler: str, cache: Path) -> Path:
     """The library in `cache`, compiled when no build of the same sources is there."""
     sources = [CSRC / "bind" / "cuda.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]
@@ -64,4 +67,5 @@ def serve(library: str) -> None:
         cpu.define(schema.replace("wsss_fast::", ""))
         cpu.impl(name, function, "CPU")
     torch.ops.load_library(library)
-    _native._state.module, _native._state.done, _native._state.reason = cpu, True, f"emulated CUDA: {library}"
+    _native._state["cpu"] = _native._Backend("cpu", path=Path(library), reason=f"emulated CUDA: {library}", done=True)
+    KEPT.append(cpu)  # a library's registrations end with it

@@ -4,8 +4,9 @@
 #include <cstdio>
 #include <vector>
 
-#include "../cpu/mean_field.h"
-#include "../cpu/point_lattice.h"
+#include "../cpu/dense_crf.cpp"
+#include "../cpu/lattice.cpp"
+#include "../cpu/point_lattice.cpp"
 
 namespace {
 
@@ -16,7 +17,7 @@ std::vector<float> crf(const std::vector<float>& image, const std::vector<float>
                        const wsss::CrfShape& shape, const wsss::CrfParameters& parameters, int threads) {
   std::vector<float> q(unary.size(), -1.0f);
   if (batch > 1 || threads == 1) {
-    wsss::dense_crf_cpu(image.data(), unary.data(), q.data(), batch, shape, parameters, threads);
+    wsss::cpu::dense_crf(image.data(), unary.data(), q.data(), batch, shape, parameters, threads);
   } else {  // a team inside one image, however small
     wsss::MeanField field(shape, parameters, threads);
     wsss::Team::run(threads, [&](wsss::Team& team, int rank) {
@@ -171,7 +172,7 @@ bool filters(int64_t points, int d, int64_t channels) {
   std::vector<float> first_out;
   for (int threads : {1, 3}) {
     wsss::Lattice lattice;
-    wsss::build_point_lattice(features.data(), points, d, threads, lattice);
+    wsss::build_tiles(features.data(), points, d, threads, lattice);
     const int64_t entries = points * (d + 1), m = lattice.vertices;
     std::vector<int32_t> row(entries), entry(entries), first(m + 1);
     std::vector<float> weight(entries);
@@ -179,8 +180,8 @@ bool filters(int64_t points, int d, int64_t channels) {
     const wsss::PointLattice flat{points, m, d + 1, row.data(), weight.data(), entry.data(), first.data(),
                                   lattice.next.get(), lattice.previous.get()};
     std::vector<float> out(x.size()), back(x.size());
-    wsss::filter_points(flat, x.data(), out.data(), channels, false, threads);
-    wsss::filter_points(flat, y.data(), back.data(), channels, true, threads);
+    wsss::cpu::filter_points(flat, x.data(), out.data(), channels, false, threads);
+    wsss::cpu::filter_points(flat, y.data(), back.data(), channels, true, threads);
     double forward = 0, backward = 0;
     for (size_t i = 0; i < x.size(); ++i) forward += double{out[i]} * y[i], backward += double{back[i]} * x[i];
     fine = fine && std::fabs(forward - backward) <= 1e-5 * std::fabs(forward);

@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/random_walk.h"
+#include "../cpu/random_walk.cpp"
 #include "../cuda/random_walk.cuh"
 
 namespace {
@@ -80,7 +80,7 @@ bool good(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, in
   for (float& x : map) x = static_cast<float>(uniform());
   for (float& x : edge) x = uniform() < 0.1 ? 1.0f : static_cast<float>(0.3 * uniform());
   std::vector<float> one(map.size(), -1.0f), many(map.size(), -1.0f);
-  wsss::random_walk_cpu(map.data(), edge.data(), batch, maps, s, beta, steps, 1, one.data());
+  wsss::cpu::random_walk(map.data(), edge.data(), batch, maps, s, beta, steps, 1, one.data());
   bool fine = true;
   for (int threads : {2, 3}) {
     wsss::RandomWalk walk(s, maps, beta);  // a team inside one image, however small
@@ -90,7 +90,7 @@ bool good(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, in
       }
     });
     fine = fine && many == one;
-    wsss::random_walk_cpu(map.data(), edge.data(), batch, maps, s, beta, steps, threads, many.data());
+    wsss::cpu::random_walk(map.data(), edge.data(), batch, maps, s, beta, steps, threads, many.data());
     fine = fine && many == one;
   }
   const bool whole = beta == std::floor(beta);
