@@ -166,7 +166,10 @@ def nvcc_release(nvcc: str) -> str:
 
 def _toolkit(nvcc: str) -> tuple[Path, Path]:
     """Folders of the toolkit's headers and libraries; an incomplete toolkit is refused here, by the file that is missing."""
-    home = Path(nvcc).resolve().parent.parent
+    # nvcc may be a script elsewhere that starts the toolkit's own, which says where it lies.
+    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull], capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.M)
+    home = Path(top.group(1).strip()).resolve() if top else Path(nvcc).resolve().parent.parent
     found = []
     places = {"cuda_runtime.h": ("include", "targets/*/include"), "libcudart_static.a": ("lib64", "lib", "targets/*/lib")}
     for name, folders in places.items():
