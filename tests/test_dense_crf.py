@@ -261,6 +261,14 @@ def test_thread_counts_agree_to_the_bit(shape):
             assert torch.equal(dense_crf(image, unary, iterations=3), alone)
 
 
+@each_device
+def test_the_op_itself_takes_any_number_of_labels(device):
+    image, unary = make((1, 1, 300, 4, 5), device)
+    q = torch.ops.wsss_fast.dense_crf(image.float(), unary, [3.0, 3.0, 3.0], [], [0.0, 255.0], 2)
+    expected = reference.dense_crf(image, unary, gaussian=(3.0, 3.0), bilateral=None, iterations=2)
+    torch.testing.assert_close(q, expected, atol=tolerance(2), rtol=0)
+
+
 @pytest.mark.parametrize("low, high", [(0.0, 1.0), (-40.0, 30.0), (300.0, 900.0), (-9e4, -6e4), (0.0, 65535.0)])
 def test_levels_of_any_range(low, high):
     image, unary = make((2, 3, 16, 19), channels=2)
