@@ -1,10 +1,16 @@
-"""Shared fixtures: a small Shapes set, and a way to change one file of a copy of it."""
+"""One thread a process, and shared fixtures: a small Shapes set, and a copy of it that a test may damage."""
 
+import os
 import shutil
 
-import pytest
+# The tests' tensors are small: a second OpenMP thread computes little and spins much, most of all when pytest-xdist runs
+# several processes. Set before torch is imported, so that it also holds for child processes. Tests of several threads ask
+# for them with torch.set_num_threads; OMP_NUM_THREADS=N runs every test on N.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from wsss_fast import data
+import pytest  # noqa: E402
+
+from wsss_fast import data  # noqa: E402
 
 
 @pytest.fixture(scope="session")
