@@ -1,12 +1,17 @@
-"""Shared fixtures: a small Shapes set, and a way to change one file of a copy of it."""
+"""One thread a process, and shared fixtures: a small Shapes set, and a copy of it that a test may damage."""
 
 import os
 import shutil
 
-import emulated_cuda
-import pytest
+# The tests' tensors are small: a second OpenMP thread computes little and spins much, most of all when pytest-xdist runs
+# several processes. Set before torch is imported, so that it also holds for child processes. Tests of several threads ask
+# for them with torch.set_num_threads; OMP_NUM_THREADS=N runs every test on N.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from wsss_fast import data
+import emulated_cuda  # noqa: E402
+import pytest  # noqa: E402
+
+from wsss_fast import data  # noqa: E402
 
 if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):  # the library that test_cuda_on_cpu.py builds
     emulated_cuda.serve(emulated)

@@ -1,8 +1,13 @@
-"""Helpers of tests that start commands: how these start processes of their own, and which of them are left."""
+"""Helpers of tests that start commands: how these start processes of their own, which are left, and waiting for what they do.
+
+Waiting is for conditions and for work done, since seconds mean little on a busy machine.
+"""
 
 import os
 import time
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +38,22 @@ def left(group, seconds=15.0):
     while running(group) and time.monotonic() < deadline:
         time.sleep(0.1)
     return running(group)
+
+
+def wait_until(condition, process, timeout=120):
+    """Until `condition()` holds; the process must be running all the while."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_for_updates(process, folder, pid=None, seconds=1.0):
+    """Until a training in the stage `folder` has begun and has then computed for `seconds`: some updates, of many.
+
+    `pid` is the process that trains, where it is not `process`; a function, since it is known only once it runs.
+    """
+    wait_until((folder / "begun.json").exists, process)
+    trains = psutil.Process(process.pid if pid is None else pid())
+    before = trains.cpu_times()
+    wait_until(lambda: sum(trains.cpu_times()[:2]) - sum(before[:2]) > seconds, process)

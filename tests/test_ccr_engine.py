@@ -1,6 +1,8 @@
 """CCR's crops, rounds and batches against a plain loop, and what they do with odd input."""
 
+import copy
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +24,11 @@ CPU = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
 
 
 def classifier(classes=4, backbone="small"):
+    return copy.deepcopy(made_classifier(classes, backbone))  # whose random weights take longer than its passes here
+
+
+@functools.cache
+def made_classifier(classes, backbone):
     torch.manual_seed(0)
     make = nets.cam_resnet38 if backbone == "resnet38" else nets.cam_resnet50
     net = make(classes, backbone=backbone).eval()

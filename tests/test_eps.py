@@ -171,6 +171,7 @@ def test_inverted_saliency_is_reported_by_the_classifiers_maps(shapes, tmp_path,
     assert notes["inside"] < 0.3 < 0.7 < notes["outside"] and len(notes["inverted"]) > 12
 
 
+@pytest.mark.slow
 def test_the_papers_recipes_run_with_the_full_networks(shapes, tmp_path):
     """VOC's and COCO's numbers and EPS' classifier baseline, at few and small images."""
     some = shapes.only(shapes.ids[:2])

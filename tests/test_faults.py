@@ -20,7 +20,7 @@ import pytest
 import torch
 from layouts import make_coco, make_folder, make_voc
 from powerless import powerless
-from processes import environment, left
+from processes import environment, left, wait_for_updates
 from torch import nn
 from torch.utils.data import get_worker_info
 
@@ -135,11 +135,7 @@ def test_a_signal_to_all_processes_of_a_job_keeps_the_training(shapes_root, tmp_
             "--recipe.epochs", "400", "--recipe.batch-size", "8", "--recipe.augment.crop", "32", "--precision", "fp32"]
     process = subprocess.Popen([sys.executable, "-m", "wsss_fast", *argv], stderr=subprocess.PIPE, text=True, cwd=ROOT,
                                start_new_session=True, env=environment(method, tmp_path))
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run/cam/begun.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(5.0)  # a few updates
+    wait_for_updates(process, tmp_path / "run/cam")
     os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number and "the same command goes on where it was" in said, said
@@ -219,17 +215,20 @@ def test_a_run_folder_that_is_a_file_is_named(shapes_root, given, tmp_path, capf
 
 
 @pytest.mark.skipif(not LINUX, reason="capabilities are Linux'")
-@pytest.mark.parametrize("kind", ["training", "label PNGs", "figures"])
-def test_a_run_folder_that_is_read_only_is_named(shapes_root, given, tmp_path, kind):
+def test_a_run_folder_that_is_read_only_is_named(shapes_root, given, tmp_path):
+    """Commands of three kinds, one after the other in a process of their own, which alone loses its capabilities."""
     out = tmp_path / "run"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     out.chmod(0o555)
-    done = subprocess.run([sys.executable, "-m", "wsss_fast", *command(kind, given, shapes_root, out)], capture_output=True,
-                          text=True, check=False, preexec_fn=powerless, cwd=ROOT)
+    commands = [command(kind, given, shapes_root, out) for kind in ("training", "label PNGs", "figures")]
+    script = "import json, sys; from wsss_fast import cli; print(*(cli.run(argv) for argv in json.loads(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(commands)], capture_output=True, text=True, check=True,
+                          preexec_fn=powerless, cwd=ROOT)
     out.chmod(0o755)
-    said = done.stderr.strip().splitlines()
-    assert done.returncode == 1 and f"failed: {out}" in said[-1] and "Permission denied" in said[-1], done.stderr
+    failures = [line for line in done.stderr.splitlines() if "failed" in line]
+    assert done.stdout.split()[-3:] == ["1"] * 3 and len(failures) == 3, done.stderr
+    assert all(line.startswith(f"failed: {out}") and "Permission denied" in line for line in failures), done.stderr
     assert [p.name for p in out.iterdir()] == ["notes.txt"]
 
 

@@ -69,6 +69,7 @@ def test_saliency_at_the_size_of_the_maps():
     assert not np.array_equal(nearest(salient[:, 0], 41, 41), file["out41"][:, 0])  # that is rounded to the middle
 
 
+@pytest.mark.slow
 def test_three_training_steps():
     file = golden("eps_train_step")
     net = filled(nets.eps_resnet38(20), "eps_resnet38_eps_21").train()
@@ -125,6 +126,11 @@ def networks():
             "cls": filled(nets.cam_resnet38(20), "eps_resnet38_cls_20")}
 
 
+@pytest.fixture(scope="module")
+def ready(networks):
+    return {kind: nets.prepared(copy.deepcopy(net), CPU, split=kind == "eps") for kind, net in networks.items()}
+
+
 def views_of(image, label, scales):
     height, width = image.shape[:2]
     stack = []
@@ -137,15 +143,13 @@ def views_of(image, label, scales):
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["eps", "cls"])
 @pytest.mark.parametrize("name", ["i0", "i1"])
-@pytest.mark.parametrize("ready", [False, True], ids=["plain", "as infer runs it"])
-def test_inference(networks, name, kind, ready):
-    file, net = golden("eps_infer"), networks[kind]
+@pytest.mark.parametrize("way", ["networks", "ready"], ids=["plain", "as infer runs it"])
+def test_inference(request, name, kind, way):
+    file, net = golden("eps_infer"), request.getfixturevalue(way)[kind]
     views = views_of(file[f"{name}/img_u8"], file[f"{name}/label"], PAPER.scales)
     assert [list(v.shape[1:]) for v in views.scales] == file[f"{name}/scaled_shapes"][::2].tolist()
     classifier = cam.RECIPES["resnet38"]
     assert classifier.scales == PAPER.scales
-    if ready:
-        net = nets.prepared(copy.deepcopy(net), CPU, split=kind == "eps")
     (maps,) = (eps.scorer(net) if kind == "eps" else cam.scorer(net, classifier.align))(views)
     np.testing.assert_array_equal(maps.keys - 1, file[f"{kind}/{name}/keys"])
     np.testing.assert_allclose(maps.high_res, file[f"{kind}/{name}/cam"], atol=1e-4)

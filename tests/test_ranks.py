@@ -3,18 +3,25 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import wait_for_updates, wait_until
 
 ROOT = Path(__file__).parents[1]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
-PORT = iter(range(29611 + os.getpid() % 1000, 40000))
+
+
+def launcher():
+    """torchrun with two processes, on a port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
 
 
 def environment():
@@ -22,7 +29,7 @@ def environment():
 
 
 def torchrun(*command, **options):
-    return subprocess.run([*TORCHRUN, str(next(PORT)), *map(str, command)], capture_output=True, text=True, timeout=300,
+    return subprocess.run([*launcher(), *map(str, command)], capture_output=True, text=True, timeout=300,
                           check=False, env=environment(), **options)
 
 
@@ -78,13 +85,23 @@ def cam_train(data, out, *more):
             "--recipe.augment.crop", "64", "--recipe.batch-size", "8", "--out", out, *map(str, more)]
 
 
+SEVERAL_COMMANDS = """
+import json, sys
+from wsss_fast import cli
+sys.exit(min(cli.run(argv) for argv in json.loads(sys.argv[1])))
+"""
+
+
 def test_bad_input_is_said_once_by_the_main_process(shapes_root, tmp_path):
-    result = torchrun(*cam_train(shapes_root, tmp_path / "run", "--recipe.epoch", "2"))
-    assert result.returncode != 0 and result.stderr.count("error: ") == 1
-    result = torchrun(*cam_train(shapes_root, tmp_path / "run", "--recipe.batch-size", "7"))
+    """Three commands, one after the other in the same two processes."""
+    out, script = tmp_path / "run", tmp_path / "several.py"
+    script.write_text(SEVERAL_COMMANDS)
+    commands = [cam_train(shapes_root, out, *wrong)[2:] for wrong in (
+        ("--recipe.epoch", "2"), ("--recipe.batch-size", "7"), ("--device", "cuda:0"))]
+    result = torchrun(script, json.dumps([[*map(str, command)] for command in commands]))
+    assert result.returncode != 0 and result.stderr.count("error: Unrecognized options: --recipe.epoch") == 1
     assert "batch of 7 cannot be cut into 1 equal parts for each of 2 processes" in result.stderr
-    result = torchrun(*cam_train(shapes_root, tmp_path / "run", "--device", "cuda:0"))
-    assert "device" in result.stderr and not (tmp_path / "run").exists()
+    assert "error: device: got 'cuda:0'" in result.stderr and not out.exists()
 
 
 def children(pid):
@@ -92,26 +109,30 @@ def children(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes under /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_dies_ends_the_run_and_the_rerun_goes_on(shapes_root, tmp_path, number):
-    """SIGKILL of one process: the others end, too. SIGTERM to the launcher: all stop behind one update and keep it."""
-    command = cam_train(shapes_root, tmp_path / "run", "--recipe.epochs", 50)
-    log = tmp_path / "log"
+def test_a_process_that_dies_ends_the_run(shapes_root, tmp_path):
+    """SIGKILL of one process: the others end, too."""
+    command, log = cam_train(shapes_root, tmp_path / "run", "--recipe.epochs", 400), tmp_path / "log"
     with log.open("w") as file:
-        run = subprocess.Popen([*TORCHRUN, str(next(PORT)), *map(str, command)], stderr=file, env=environment())
-        begun, deadline = tmp_path / "run/cam/begun.json", time.monotonic() + 120
-        while not begun.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(4)  # some updates
-        os.kill(children(run.pid)[1] if number == signal.SIGKILL else run.pid, number)
+        run = subprocess.Popen([*launcher(), *map(str, command)], stderr=file, env=environment())
+        wait_for_updates(run, tmp_path / "run/cam", lambda: children(run.pid)[0])
+        os.kill(children(run.pid)[1], signal.SIGKILL)
         assert run.wait(60) != 0
     assert not (tmp_path / "run/cam/weights.pth").exists()
-    kept = list((tmp_path / "run/cam").glob("checkpoint-*.pth"))
-    if number == signal.SIGKILL:
-        assert "[process 0] failed: process 0 of 2 cannot reach the others" in log.read_text()
-    else:
-        assert len(kept) == 1, log.read_text()
-        done = torch.load(kept[0], weights_only=True)["done"]
-        again = torchrun(*cam_train(shapes_root, tmp_path / "run", "--recipe.epochs", 50))
-        assert again.returncode == 0 and f"goes on behind update {done} of 150" in again.stderr
-        assert (tmp_path / "run/cam/weights.pth").exists() and not list((tmp_path / "run/cam").glob("checkpoint-*"))
+    assert "[process 0] failed: process 0 of 2 cannot reach the others" in log.read_text()
+
+
+def test_a_launcher_that_is_stopped_keeps_an_update_and_the_rerun_goes_on(shapes_root, tmp_path):
+    """SIGTERM to the launcher: all stop behind one update, the one after that in which the main process was asked."""
+    script, *argv = ROOT / "tests/stoppable.py", *cam_train(shapes_root, tmp_path / "run", "--recipe.epochs", 4)[2:]
+    log, waits = tmp_path / "log", tmp_path / "waits"
+    with log.open("w") as file:
+        run = subprocess.Popen([*launcher(), script, *map(str, argv)], stderr=file,
+                               env=environment() | {"WAITS": str(waits)})
+        wait_until(waits.exists, run)
+        run.terminate()
+        assert run.wait(60) != 0
+    assert not (tmp_path / "run/cam/weights.pth").exists()
+    assert [p.name for p in (tmp_path / "run/cam").glob("checkpoint-*.pth")] == ["checkpoint-000000006.pth"], log.read_text()
+    again = torchrun("-m", "wsss_fast", *argv)
+    assert again.returncode == 0 and "goes on behind update 6 of 12" in again.stderr
+    assert (tmp_path / "run/cam/weights.pth").exists() and not list((tmp_path / "run/cam").glob("checkpoint-*"))

@@ -50,6 +50,19 @@ def test_error_is_at_most_twice_eagers(name, activation, dtype, device):
         assert (ours.double() - truth).abs().max() <= allowed
 
 
+@each_activation
+def test_any_number_of_threads_gives_the_same_bits(activation):
+    logits, size = make("odd_factor", torch.float32)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            found.append(resized_activation(logits, size, activation))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 @each_device
 @each_activation
 def test_large_logits(activation, device):

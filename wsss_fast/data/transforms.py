@@ -23,7 +23,12 @@ MEAN_BGR = np.array([104.008, 116.669, 122.675])  # of Caffe's ImageNet networks
 
 def normalise(image: np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> float32 [3, H, W]: (image / 255 - mean) / std, computed in float64 as the public code."""
+    if image.dtype == np.uint8:  # most are: a look-up of the 256 levels of each channel is four times faster
+        return np.stack([levels.take(image[..., channel]) for channel, levels in enumerate(_NORMALISED)])
     return np.ascontiguousarray(((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
+
+
+_NORMALISED = np.ascontiguousarray(((np.arange(256)[:, None] / 255.0 - MEAN) / STD).astype(np.float32).T)  # [3, 256]
 
 
 def subtract_mean(image: np.ndarray) -> np.ndarray:

@@ -161,4 +161,4 @@ def refine(images: np.ndarray, labels: np.ndarray, num_labels: int, crf: Crf, de
     unary = unary_from_labels(torch.from_numpy(labels).to(device), num_labels, gt_prob=crf.gt_prob)  # [B, S, L, H, W]
     photos = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
     q = dense_crf(photos, unary, gaussian=crf.gaussian, bilateral=crf.bilateral, iterations=crf.iterations)
-    return q.argmax(dim=2).cpu().numpy()
+    return q.max(dim=2).indices.cpu().numpy()  # as argmax, which is ten times slower on a CPU
