@@ -1,0 +1,149 @@
+"""The C++ headers of a torch release without its wheel: `python tools/torch_headers.py 2.10.0 OUT`.
+
+Writes into OUT/torch/include what a build against torch's stable ABI can include, and torch's own copy of pybind11, which
+such a build must not find first. A wheel is a zip archive: its directory and the members needed are fetched with HTTP range
+requests, 4 to 5 MB of 500 to 900. A server without range requests sends the whole wheel; a wheel on disk is read directly.
+pip's configuration says where wheels are found. OUT is the cache: a second call for the same version does nothing.
+"""
+
+import ast
+import io
+import platform
+import posixpath
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, url2pathname
+
+SEEDS = tuple("torch/csrc/inductor/aoti_torch/" + x for x in ("c/", "generated/"))
+SEEDS += ("torch/csrc/stable/", "torch/headeronly/", "pybind11/")
+REQUEST_BYTES = 1 << 20
+
+
+def pip_settings() -> dict[str, str]:
+    """pip's options by name; environment variables win over configuration files."""
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    pairs = sorted((line.partition("=") for line in done.stdout.splitlines()), key=lambda x: x[0].startswith(":env:"))
+    return {key.rpartition(".")[2]: ast.literal_eval(value) for key, _, value in pairs}
+
+
+def open_url(url: str, settings: dict[str, str], **headers: str):
+    proxies = [ProxyHandler(dict.fromkeys(("http", "https"), settings["proxy"]))] if "proxy" in settings else []
+    opener = build_opener(HTTPSHandler(context=ssl.create_default_context(cafile=settings.get("cert"))), *proxies)
+    return opener.open(Request(url, headers=headers), timeout=float(settings.get("default-timeout", 60)))
+
+
+def find_wheel(version: str, settings: dict[str, str]) -> str:
+    """The URL of the best wheel for this platform: on disk if any is, then for this Python, then the highest build number."""
+    indexes = [settings.get("index-url", "https://pypi.org/simple"), *settings.get("extra-index-url", "").split()]
+    places = settings.get("find-links", "").split() + [f"{url.rstrip('/')}/torch/" for url in indexes]
+    urls = []
+    for place in places:
+        folder = Path(url2pathname(urlsplit(place).path))
+        if place.startswith("http") or (folder / "index.html").is_file():
+            page = place if place.startswith("http") else (folder / "index.html").as_uri()
+            with open_url(page, settings, Accept="application/vnd.pypi.simple.v1+html, text/html;q=0.1") as answer:
+                urls += [urljoin(answer.url, link) for link in re.findall(r'href="([^"#]+\.whl)', answer.read().decode())]
+        else:
+            urls += [path.resolve().as_uri() for path in folder.glob("torch-*.whl")]
+    system = "macosx" if sys.platform == "darwin" else "linux"
+    pattern = rf"/torch-{re.escape(version)}(?:\+\w+)?-(?:(\d+)-)?(cp\d+)-[^/]*{system}[^/]*{platform.machine()}\.whl$"
+    own = "cp{}{}".format(*sys.version_info)
+    ranked = [((url.startswith("file:"), found[2] == own, int(found[1] or 0)), url)
+              for url in urls if (found := re.search(pattern, unquote(url)))]  # fmt: skip
+    if not ranked:
+        sys.exit(f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} in {' '.join(places)}")
+    return max(ranked)[1]
+
+
+class RangeFile(io.RawIOBase):
+    """A file on a server, read by range requests; io.BufferedReader decides how much each of them reads."""
+
+    def __init__(self, url: str, settings: dict[str, str], size: int):
+        self.url, self.settings, self.size, self.position = url, settings, size, 0
+
+    def readable(self):
+        return True
+
+    seekable = readable
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def readinto(self, buffer):
+        end = min(self.position + len(buffer), self.size)
+        if self.position >= end:
+            return 0
+        with open_url(self.url, self.settings, Range=f"bytes={self.position}-{end - 1}") as answer:
+            data = answer.read()
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
+def open_wheel(url: str, settings: dict[str, str]):
+    if url.startswith("file:"):
+        return open(url2pathname(urlsplit(url).path), "rb")
+    with suppress(HTTPError), open_url(url, settings, Range="bytes=0-0") as answer:
+        if answer.status == 206:
+            size = int(answer.headers["Content-Range"].rpartition("/")[2])
+            return io.BufferedReader(RangeFile(url, settings, size), REQUEST_BYTES)
+    print(f"torch_headers: no range requests here, downloading all of {url}", file=sys.stderr)
+    whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with open_url(url, settings) as answer:
+        shutil.copyfileobj(answer, whole)
+    return whole
+
+
+def extract(archive: zipfile.ZipFile, include: Path) -> int:
+    """Write the headers of SEEDS and all that they include into the directory `include`; returns how many."""
+    start = "torch/include/"
+    members = {i.filename.removeprefix(start): i for i in archive.infolist()
+               if i.filename.startswith(start) and not i.is_dir()}  # fmt: skip
+    wanted, written = {name for name in members if name.startswith(SEEDS)}, set()
+    while todo := sorted(wanted - written, key=lambda name: members[name].header_offset):
+        for name in todo:
+            text = archive.read(members[name])
+            (include / name).parent.mkdir(parents=True, exist_ok=True)
+            (include / name).write_bytes(text)
+            for other in re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text.decode(errors="replace"), re.M):
+                wanted |= {other, posixpath.normpath(posixpath.join(posixpath.dirname(name), other))} & members.keys()
+        written.update(todo)
+    return len(written)
+
+
+def main(version: str, out: Path) -> None:
+    folder, stamp = out / "torch", out / "torch/headers_of_version.txt"
+    if stamp.is_file() and stamp.read_text() == version:
+        return print(f"{folder}/include: headers of torch {version}, already there")
+    if folder.exists() and not stamp.is_file():
+        sys.exit(f"torch_headers: {folder} exists and was not written by this program; choose another directory")
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = pip_settings()
+    url = find_wheel(version, settings)
+    with open_wheel(url, settings) as file, zipfile.ZipFile(file) as archive:
+        folder.mkdir(parents=True)
+        stamp.touch()
+        count = extract(archive, folder / "include")
+    if not count:
+        sys.exit(f"torch_headers: {url} has no headers of the stable ABI")
+    stamp.write_text(version)
+    print(f"{folder}/include: {count} headers of {url}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python tools/torch_headers.py VERSION OUT")
+    try:
+        main(sys.argv[1], Path(sys.argv[2]))
+    except (OSError, ValueError, zipfile.BadZipFile, subprocess.SubprocessError) as error:
+        sys.exit(f"torch_headers: {error}")
