@@ -474,7 +474,7 @@ def plan(check: Check, device: str, python: str, workers: int) -> list[Step]:
     def tests() -> Step:
         selected = words("tests/test_random_walk.py -q -k alone")
         if gpu:
-            selected = ["tests", "-v", "-k", "cuda and not on_the_cpu and not check_cuda"]
+            selected = ["tests", "-v", "-k", "cuda and not cuda_on_cpu and not gpu_check"]
             selected += words("-n 8") * has(python, "xdist") + words("--timeout 60") * has(python, "pytest_timeout")
         command = words(interpreter, "-m pytest -p no:cacheprovider --tb=short --junitxml", check.logs / "tests.xml")
         environment = {"OMP_NUM_THREADS": "2"} if gpu else {}
