@@ -146,9 +146,10 @@ def test_approximates_the_gaussian(d, device):
 def test_derivatives(case, device):
     features, values = make(case, device, torch.float64)
     features, leaf = features[:9], values[:9].requires_grad_()
-    for function in (permutohedral_filter, reference.permutohedral_filter):
-        assert torch.autograd.gradcheck(lambda v, f=function: f(features, v).pow(3), leaf)
-        assert torch.autograd.gradgradcheck(lambda v, f=function: f(features, v).pow(3), leaf)
+    # On CUDA the reference adds with float atomics: its runs differ by roundings. Ours must not.
+    for function, varies in ((permutohedral_filter, 0.0), (reference.permutohedral_filter, 1e-10)):
+        assert torch.autograd.gradcheck(lambda v, f=function: f(features, v).pow(3), leaf, nondet_tol=varies)
+        assert torch.autograd.gradgradcheck(lambda v, f=function: f(features, v).pow(3), leaf, nondet_tol=varies)
 
 
 @each_device

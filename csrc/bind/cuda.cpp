@@ -270,7 +270,8 @@ Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tenso
   const Tensor values = torch::stable::contiguous(values_in);
   check_device("lattice_filter", "weight", weight, row);
   check_device("lattice_filter", "values", values, row);
-  check(row.dim() == 2 && row.size(1) >= 2, "lattice_filter: row is " + shape_text(row) + "; must be [N, d+1]");
+  check(row.dim() == 2 && row.size(1) >= 2 && row.size(1) < 64,
+        "lattice_filter: row is " + shape_text(row) + "; must be [N, d+1]");
   const int64_t points = row.size(0), corners = row.size(1), vertices = first.numel() - 1, channels = values.size(1);
   check(values.size(0) == points && weight.size(0) == points && weight.size(1) == corners &&
             entry.numel() == points * corners && vertices >= (points > 0 ? 1 : 0) && next.numel() == corners * vertices &&

@@ -16,7 +16,8 @@ struct TermOf {
   int64_t points;   // of the lattice
   int64_t entries;
   int64_t copies;
-  Real* values[2];  // [copies * *count, width] splat writes the first, each direction of the blur reads one and writes the other
+  // [copies * *count, width] splat writes the first, each direction of the blur reads one and writes the other
+  Real* values[2];
   Real* carry;      // [copies * windows, width]
 
   TermOf() = default;

@@ -87,7 +87,8 @@ void find_bounds(Stream stream, const float* features, int64_t points, int d, co
   measure.take<float>(2 * count);
   with_arena(measure.peak(), [&](Arena& arena) {
     float* partial = arena.take<float>(2 * count);
-    launch_together(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds, features, points, d, partial, partial + count);
+    launch_together(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds, features, points, d, partial,
+                    partial + count);
     copy_to_host(stream, bounds.data(), partial, bounds.size() * sizeof(float));
   });
   for (int j = 0; j < d; ++j) {
