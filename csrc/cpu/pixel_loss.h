@@ -290,7 +290,7 @@ class PixelLossCpu {
       const Real* upper = plane + source.low * s_.width;
       const Real* lower = plane + source.high * s_.width;
       for (int64_t x = 0; x < s_.width; ++x) {
-        row[k * s_.width + x] = (1 - source.fraction) * upper[x] + source.fraction * lower[x];
+        row[k * s_.width + x] = mixed(upper[x], lower[x], source.fraction);
       }
     }
   }
@@ -302,7 +302,7 @@ class PixelLossCpu {
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* row = work.row.data() + k * s_.width;
       Real* to = work.tile.row(k);
-      for (int64_t x = 0; x < kTile; ++x) to[x] = (1 - fraction[x]) * row[low[x]] + fraction[x] * row[high[x]];
+      for (int64_t x = 0; x < kTile; ++x) to[x] = mixed(row[low[x]], row[high[x]], fraction[x]);
     }
   }
 

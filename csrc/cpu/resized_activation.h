@@ -71,7 +71,7 @@ class ResizedRows {
       Real* to = stretched_[i].data() + k * padded_;
       for (int64_t x = 0; x < shape_.out_width; ++x) {
         const auto& c = columns_[x];
-        to[x] = (1 - c.fraction) * from[c.low] + c.fraction * from[c.high];
+        to[x] = mixed(from[c.low], from[c.high], c.fraction);
       }
     }
     return stretched_[i].data();
@@ -80,8 +80,8 @@ class ResizedRows {
   void mix(const Real* low, const Real* high, Real fraction) {
     for (int64_t k = 0; k < shape_.labels; ++k) {
       for (int64_t x = 0; x < kTile; x += kStep) {
-        write(&tile_[k * kTile + x],
-              (1 - fraction) * read(low + k * padded_ + x) + fraction * read(high + k * padded_ + x));
+        const V upper = read(low + k * padded_ + x);
+        write(&tile_[k * kTile + x], fraction > 0 ? (1 - fraction) * upper + fraction * read(high + k * padded_ + x) : upper);
       }
     }
   }

@@ -7,12 +7,6 @@
 
 namespace wsss::cuda {
 
-// (1 - fraction) * low + fraction * high. At fraction 0 alone the low value: 0 times infinity would be NaN.
-template <class Real>
-__device__ __forceinline__ Real mixed(Real low, Real high, Real fraction) {
-  return fraction > 0 ? (1 - fraction) * low + fraction * high : low;
-}
-
 // How much of a cell a resized cell takes, and the range of those that take any.
 template <class Real>
 __device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size, int64_t size) {

@@ -12,7 +12,7 @@ struct ResizeShape {
   int64_t out_height, out_width;
 };
 
-// Cell `i` of the result = (1 - fraction) * source[low] + fraction * source[high].
+// Cell `i` of the result = mixed(source[low], source[high], fraction).
 template <class Real>
 struct BilinearSource {
   int64_t low, high;
@@ -29,6 +29,12 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   const Real fraction = at - static_cast<Real>(low);
   // Nothing is read that does not count: a NaN stays where it is when sizes are equal.
   return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
+}
+
+// (1 - fraction) * low + fraction * high. At fraction 0 the low value alone: 0 times infinity would be NaN.
+template <class Real>
+WSSS_HD Real mixed(Real low, Real high, Real fraction) {
+  return fraction > 0 ? (1 - fraction) * low + fraction * high : low;
 }
 
 }  // namespace wsss
