@@ -11,7 +11,7 @@ constexpr float kExpFloor = -46.0f;
 template <class T>
 inline T exp_negative(T x) {
   const auto visible = x > kExpFloor;
-  const T bounded = visible ? x : x - x + kExpFloor;
+  const T bounded = visible ? x : T{} + kExpFloor;
   const T n = round_even(bounded * 1.44269504088896341f);
   // ln 2 in two parts, the first exact in 15 bits (Cody and Waite).
   const T r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -22,7 +22,7 @@ inline T exp_negative(T x) {
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
   const T scale = bits_to_float((to_int(n) + 127) << 23);
-  return visible ? p * scale : x - x;
+  return visible ? p * scale : x < T{} ? T{} : x;  // -infinity becomes 0, NaN stays
 }
 
 }  // namespace wsss
