@@ -86,7 +86,12 @@ def _open(library: Path, manifest: dict) -> None:
         missing = [name for name in wanted if not any(hasattr(found, name) for found in torch_libraries)]
         if missing:
             raise Unavailable(f"torch {torch.__version__} has no {missing[0]}, which {library.name} needs")
-    ctypes.CDLL(str(library))
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        hint = ("; an older libstdc++ was loaded first: take it off LD_LIBRARY_PATH, or set CXX to the compiler that belongs to it"
+                if "GLIBCXX" in str(error) or "CXXABI" in str(error) else "")  # fmt: skip
+        raise Unavailable(f"{error}{hint}") from None
 
 
 # ---- libraries of an installed wheel
