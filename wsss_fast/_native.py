@@ -89,8 +89,9 @@ def _open(library: Path, manifest: dict) -> None:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        hint = ("; an older libstdc++ was loaded first: take it off LD_LIBRARY_PATH, or set CXX to the compiler that belongs to it"
-                if "GLIBCXX" in str(error) or "CXXABI" in str(error) else "")  # fmt: skip
+        hint = ""
+        if "GLIBCXX" in str(error) or "CXXABI" in str(error):
+            hint = "; an older libstdc++ comes first: take it off LD_LIBRARY_PATH, or set CXX to the compiler that belongs to it"
         raise Unavailable(f"{error}{hint}") from None
 
 
