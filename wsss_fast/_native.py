@@ -91,7 +91,7 @@ def _open(library: Path, manifest: dict) -> None:
     except OSError as error:
         hint = ""
         if "GLIBCXX" in str(error) or "CXXABI" in str(error):
-            hint = "; an older libstdc++ comes first: take it off LD_LIBRARY_PATH, or set CXX to the compiler that belongs to it"
+            hint = "; an older libstdc++ comes first: take it off LD_LIBRARY_PATH, or set CXX to the compiler that goes with it"
         raise Unavailable(f"{error}{hint}") from None
 
 
