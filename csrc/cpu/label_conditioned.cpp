@@ -7,7 +7,6 @@
 #include "kernels.h"
 
 #include <memory>
-#include <tuple>
 
 namespace wsss::cpu {
 namespace {
@@ -46,7 +45,7 @@ class Head {
 
   // logits [B, K, h, w]
   void forward(Real* logits) const {
-    const auto [scale, weight, bias] = std::tuple(head_.scale, head_.weight, head_.bias);
+    const Real *scale = head_.scale, *weight = head_.weight, *bias = head_.bias;
     parallel(batch() * shape_.labels, [&](int64_t plane) {
       Real sum = 0;
       for (int64_t r = 0; r < shape_.branches; ++r) sum += bias[r * shape_.labels + plane % shape_.labels];
@@ -75,7 +74,7 @@ class Head {
   // grad [B, K, h, w] of the logits. A null grad_features is not computed, nor are a null grad_weight and its
   // grad_scale; both of the latter start at zero.
   void backward(const Real* grad, Real* grad_features, Real* grad_scale, Real* grad_weight) const {
-    const auto [scale, weight] = std::pair(head_.scale, head_.weight);
+    const Real *scale = head_.scale, *weight = head_.weight;
     const Rows packed = weights();
     const std::vector<Rows> sums = grad_weight ? for_each_task([&] { return weights(); }) : same(packed);
     // Holds the scaled weights of an image, then the gradient with respect to them.
