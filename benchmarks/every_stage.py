@@ -79,6 +79,7 @@ def main() -> None:
         torch.optim.Adam = torch.optim.AdamW = _Plain
         torch.nn.Dropout.forward = lambda self, x: x
     stages(**asked)
+    ranks.end(0)
 
 
 if __name__ == "__main__":
