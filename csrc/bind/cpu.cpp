@@ -142,7 +142,8 @@ Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tenso
                              next.const_data_ptr<int32_t>(),
                              previous.const_data_ptr<int32_t>()};
   with_real(values, [&]<class Real>(Real) {
-    cpu::filter_points(lattice, values.const_data_ptr<Real>(), out.mutable_data_ptr<Real>(), values.size(1), reverse, threads());
+    cpu::filter_points(lattice, values.const_data_ptr<Real>(), out.mutable_data_ptr<Real>(), values.size(1), reverse,
+                       threads());
   });
   return out;
 }

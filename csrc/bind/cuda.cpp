@@ -159,13 +159,8 @@ Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in, std::vector<dou
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   check_device("dense_crf", "unary", unary, image);
   const int64_t channels = image.size(1), labels = unary.size(2);
-  check(image.size(0) == unary.size(0) && image.size(2) == unary.size(3) && image.size(3) == unary.size(4),
-        "dense_crf: image is " + shape_text(image) + " but unary is " + shape_text(unary));
+  check_crf_arguments(image, unary, gaussian, bilateral, levels);
   check(labels >= 1, "dense_crf: unary is " + shape_text(unary) + "; needs a label");
-  check(gaussian.empty() || gaussian.size() == 3, "dense_crf: gaussian must be [] or [sx, sy, weight]");
-  check(bilateral.empty() || static_cast<int64_t>(bilateral.size()) == channels + 3,
-        "dense_crf: bilateral must be [] or [sx, sy, a deviation per channel, weight]");
-  check(levels.size() == 2, "dense_crf: levels must be [lowest, highest]");
   if (unary.numel() == 0) return empty(unary, sizes_of(unary), ScalarType::Float);
   const bool reads_image = !bilateral.empty() && bilateral.back() > 0;
   if (labels > cuda::kMaxLabels || (reads_image && channels + 2 > cuda::kMaxDimensions)) {
@@ -217,6 +212,19 @@ LatticeTensors permutohedral_lattice_on_cpu(const Tensor& features) {
   return {moved_all[0], moved_all[1], moved_all[2], moved_all[3], moved_all[4], moved_all[5]};
 }
 
+cuda::PointLattice lattice_of(const Tensor& row, const Tensor& weight, const Tensor& entry, const Tensor& first,
+                              const Tensor& next, const Tensor& previous) {
+  return {row.size(0),
+          first.numel() - 1,
+          static_cast<int>(row.size(1)),
+          row.mutable_data_ptr<int32_t>(),
+          weight.mutable_data_ptr<float>(),
+          entry.mutable_data_ptr<int32_t>(),
+          first.mutable_data_ptr<int32_t>(),
+          next.mutable_data_ptr<int32_t>(),
+          previous.mutable_data_ptr<int32_t>()};
+}
+
 // features [N, d] -> row, weight, entry, first, next, previous (see cuda::PointLattice)
 LatticeTensors permutohedral_lattice(const Tensor& features_in) {
   const Tensor features = float_input("permutohedral_lattice", "features", features_in, 2);
@@ -235,15 +243,7 @@ LatticeTensors permutohedral_lattice(const Tensor& features_in) {
       first = empty(features, {vertices + 1}, ScalarType::Int);
       next = empty(features, {corners, vertices}, ScalarType::Int);
       previous = empty(features, {corners, vertices}, ScalarType::Int);
-      return cuda::PointLattice{points,
-                                vertices,
-                                static_cast<int>(corners),
-                                row.mutable_data_ptr<int32_t>(),
-                                weight.mutable_data_ptr<float>(),
-                                entry.mutable_data_ptr<int32_t>(),
-                                first.mutable_data_ptr<int32_t>(),
-                                next.mutable_data_ptr<int32_t>(),
-                                previous.mutable_data_ptr<int32_t>()};
+      return lattice_of(row, weight, entry, first, next, previous);
     });
   } catch (const cuda::BeyondLimits&) {
     return permutohedral_lattice_on_cpu(features);
@@ -252,9 +252,8 @@ LatticeTensors permutohedral_lattice(const Tensor& features_in) {
 }
 
 Tensor integers(const char* name, const Tensor& t, const Tensor& like) {
-  check(t.scalar_type() == ScalarType::Int, std::string("lattice_filter: ") + name + " must be int32");
   check_device("lattice_filter", name, t, like);
-  return torch::stable::contiguous(t);
+  return int_input("lattice_filter", name, t);
 }
 
 // values [N, c] float32 or float64 -> the same shape
@@ -264,31 +263,17 @@ Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tenso
   const Tensor first = integers("first", first_in, row_in), next = integers("next", next_in, row_in);
   const Tensor previous = integers("previous", previous_in, row_in);
   const Tensor weight = float_input("lattice_filter", "weight", weight_in, 2);
-  check(values_in.dim() == 2, "lattice_filter: values is " + shape_text(values_in) + "; must be [N, c]");
+  check_lattice_filter(row, weight, entry, first, next, previous, values_in);
   check(values_in.scalar_type() == ScalarType::Float || values_in.scalar_type() == ScalarType::Double,
         "lattice_filter: values must be float32 or float64");
   const Tensor values = torch::stable::contiguous(values_in);
   check_device("lattice_filter", "weight", weight, row);
   check_device("lattice_filter", "values", values, row);
-  check(row.dim() == 2 && row.size(1) >= 2 && row.size(1) < 64,
-        "lattice_filter: row is " + shape_text(row) + "; must be [N, d+1]");
-  const int64_t points = row.size(0), corners = row.size(1), vertices = first.numel() - 1, channels = values.size(1);
-  check(values.size(0) == points && weight.size(0) == points && weight.size(1) == corners &&
-            entry.numel() == points * corners && vertices >= (points > 0 ? 1 : 0) && next.numel() == corners * vertices &&
-            previous.numel() == corners * vertices,
-        "lattice_filter: the tensors are not of one lattice with " + std::to_string(values.size(0)) + " points");
+  const int64_t channels = values.size(1);
   check(channels <= INT32_MAX, "lattice_filter: values has too many channels");
   Tensor out = empty(values, sizes_of(values), values.scalar_type());
   if (out.numel() == 0) return out;
-  const cuda::PointLattice lattice{points,
-                                   vertices,
-                                   static_cast<int>(corners),
-                                   row.mutable_data_ptr<int32_t>(),
-                                   weight.mutable_data_ptr<float>(),
-                                   entry.mutable_data_ptr<int32_t>(),
-                                   first.mutable_data_ptr<int32_t>(),
-                                   next.mutable_data_ptr<int32_t>(),
-                                   previous.mutable_data_ptr<int32_t>()};
+  const cuda::PointLattice lattice = lattice_of(row, weight, entry, first, next, previous);
   TorchContext context("lattice_filter", values);
   cuda::lattice_filter(context, element_type("lattice_filter", values), lattice, read(values), write(out),
                        static_cast<int>(channels), reverse);
@@ -364,11 +349,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backward(
 
 // logits [B, K, h, w] -> [B, K, H, W]
 Tensor resized_activation(const Tensor& logits_in, const std::vector<int64_t>& size, bool softmax) {
-  check(logits_in.dim() == 4 && size.size() == 2,
-        "resized_activation: logits is " + shape_text(logits_in) + "; must be [B, K, h, w], size two numbers");
+  const ResizeShape shape = resize_shape(logits_in, size);
   const Tensor logits = torch::stable::contiguous(logits_in);
   const auto type = element_type("resized_activation", logits);
-  const ResizeShape shape{logits.size(1), logits.size(2), logits.size(3), size[0], size[1]};
   Tensor result = empty(logits, {logits.size(0), shape.labels, size[0], size[1]}, logits.scalar_type());
   if (logits.numel() == 0 || result.numel() == 0) return result;
   TorchContext context("resized_activation", logits);
@@ -420,33 +403,20 @@ std::tuple<Tensor, Tensor> pixel_loss(const char* op, PixelLossKind kind, const 
                                       const std::optional<Tensor>& present_in, double smoothing, bool balance,
                                       int64_t ignore_index, bool resize_logits, bool need_grad) {
   const Tensor logits = torch::stable::contiguous(logits_in), labels = torch::stable::contiguous(labels_in);
-  const std::string name = op;
-  check(logits.dim() == 4 && labels.dim() == 3 && labels.size(0) == logits.size(0),
-        name + ": logits is " + shape_text(logits) + " but labels is " + shape_text(labels));
+  const PixelLossShape shape = pixel_loss_shape(op, logits, labels, resize_logits);
   check_device(op, "labels", labels, logits);
-  const bool bytes = labels.scalar_type() == ScalarType::Byte;
-  check(bytes || labels.scalar_type() == ScalarType::Long, name + ": labels must be uint8 or int64");
-  std::optional<Tensor> present;
-  if (present_in) {
-    present = torch::stable::contiguous(*present_in);
-    check(present->scalar_type() == ScalarType::Byte && present->dim() == 2 && present->size(0) == logits.size(0) &&
-              present->size(1) == logits.size(1),
-          name + ": present is " + shape_text(*present) + "; must be uint8 [B, K]");
-    check_device(op, "present", *present, logits);
-  }
+  const auto present = presence(op, logits, present_in);
+  if (present) check_device(op, "present", *present, logits);
   const auto type = element_type(op, logits);
-  const bool same = logits.size(2) == labels.size(1) && logits.size(3) == labels.size(2);
   const auto wide = wide_type(logits);
   Tensor grad = empty(logits, need_grad ? sizes_of(logits) : Sizes{0}, wide);
   if (logits.numel() == 0) return {zeros(logits, {}, wide), grad};
-  check(labels.numel() > 0, name + ": labels is empty");
   Tensor loss = empty(logits, {}, wide);
   TorchContext context(op, logits);
   cuda::pixel_loss(context, {kind,
                              type,
-                             bytes,
-                             {logits.size(0), logits.size(1), logits.size(2), logits.size(3), labels.size(1), labels.size(2),
-                              resize_logits && !same},
+                             labels.scalar_type() == ScalarType::Byte,
+                             shape,
                              {smoothing, balance, ignore_index},
                              read(logits),
                              read(labels),
@@ -504,15 +474,11 @@ std::tuple<Tensor, Tensor, Tensor> aamr_loss(const Tensor& logits_in, const Tens
   const Tensor response = torch::stable::contiguous(response_in);
   const auto type = element_type(op, logits);
   const auto wide = wide_type(logits);
-  check(logits.dim() == 4 && logits.size(1) >= 2, "aamr_loss: logits is " + shape_text(logits));
+  const AamrShape shape = aamr_shape(logits, saliency, response);
   for (const Tensor* map : {&saliency, &response}) {
-    check(map->dim() == 3 && map->size(0) == logits.size(0) && (logits.numel() == 0 || map->numel() > 0),
-          "aamr_loss: logits is " + shape_text(logits) + " but a map is " + shape_text(*map));
     check(map->scalar_type() == wide, "aamr_loss: saliency and response must be float32, or float64 for float64 logits");
     check_device(op, "a map", *map, logits);
   }
-  const AamrShape shape{logits.size(0),   logits.size(1),   logits.size(2),   logits.size(3),
-                        saliency.size(1), saliency.size(2), response.size(1), response.size(2)};
   check(shape.pixels() <= INT32_MAX,
         "aamr_loss: logits is " + shape_text(logits) + "; must have fewer than 2^31 pixels an image");
   Tensor region = empty(saliency, {shape.images, shape.height, shape.width}, ScalarType::Byte);
