@@ -26,6 +26,8 @@ def kernels(log: str, arch: str) -> str:
     """What ptxas says of our kernels; CUB's own are not ours to tune."""
     pattern = r"Compiling entry function '(\S+)' for '(sm_\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
     ours = [(int(r), int(s), name) for name, a, s, r in re.findall(pattern, log, re.S) if a == f"sm_{arch}" and "wsss" in name]
+    if not ours:
+        return f"sm_{arch}: no kernels of ours"
     spills = ", ".join(f"{name} ({count} bytes)" for _, count, name in ours if count)
     return f"sm_{arch}: {len(ours)} kernels, at most {max(ours)[0]} registers, spills: {spills or 'none'}"
 

@@ -30,8 +30,16 @@ double run(const char* op, PixelLossKind kind, const PixelLossShape& shape, cons
 template <class Real>
 double pixel_loss(const char* op, PixelLossKind kind, const PixelLossShape& shape, const PixelLossOptions& options,
                   const PixelLossArrays<Real>& arrays, const Host& host) {
-  const auto run_as = arrays.wide_labels ? &run<Real, int64_t> : &run<Real, uint8_t>;
-  return run_as(op, kind, shape, options, arrays, host);
+  if (arrays.wide_labels) return run<Real, int64_t>(op, kind, shape, options, arrays, host);
+  if constexpr (std::is_same_v<Real, float>) {
+    return run<Real, uint8_t>(op, kind, shape, options, arrays, host);
+  } else {  // doubles are for gradients that are checked: not worth compiling for both types of labels
+    const auto* bytes = static_cast<const uint8_t*>(arrays.labels);
+    const std::vector<int64_t> labels(bytes, bytes + shape.images * shape.label_height * shape.label_width);
+    PixelLossArrays<Real> widened = arrays;
+    widened.labels = labels.data();
+    return run<Real, int64_t>(op, kind, shape, options, widened, host);
+  }
 }
 
 template double pixel_loss(const char*, PixelLossKind, const PixelLossShape&, const PixelLossOptions&,

@@ -33,7 +33,6 @@ void filter_points(const PointLattice& lattice, const Real* values, Real* out, i
   switch (channels) {
     case 1: return with(std::integral_constant<int, 1>());
     case 2: return with(std::integral_constant<int, 2>());
-    case 3: return with(std::integral_constant<int, 3>());
     case 4: return with(std::integral_constant<int, 4>());
     default: return with(std::integral_constant<int, 0>());
   }
