@@ -408,5 +408,5 @@ def info() -> dict:
         "cuda_archs": cuda.manifest.get("cuda_archs", "").split(),
         "cuda_build_seconds": cuda.build_seconds,
         "cuda_library": str(cuda.path) if cuda.path else None,
-        "build_info": cpu.manifest,
+        "build_info": {key: value for key, value in cpu.manifest.items() if key != "torch_symbols"},
     }

@@ -86,10 +86,8 @@ def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: 
 
 def info() -> None:
     """Say which kernels are in use and why, with versions, compiler, SIMD level and cache."""
-    table = Table(show_header=False, box=None)
-    for key, value in _native.info().items():
-        table.add_row(str(key), str(value))
-    OUTPUT.print(table)
+    for key, value in _native.info().items():  # whole paths and reasons, however wide the terminal
+        OUTPUT.print(f"{key:<20}{value}", soft_wrap=True, markup=False, highlight=False)
 
 
 def evaluate(data: data.Source, *, predictions: Path | None = None, maps: Path | None = None, pairs: tuple[str, ...] = (),
