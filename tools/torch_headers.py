@@ -41,9 +41,15 @@ def open_url(url: str, settings: dict[str, str], **headers: str):
     return opener.open(Request(url, headers=headers), timeout=float(settings.get("default-timeout", 60)))
 
 
+def default_index() -> str:
+    """Where pip looks when nothing is configured."""
+    code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def find_wheel(version: str, settings: dict[str, str]) -> str:
     """The URL of the best wheel for this platform: on disk if any is, then for this Python, then the highest build number."""
-    indexes = [settings.get("index-url", "https://pypi.org/simple"), *settings.get("extra-index-url", "").split()]
+    indexes = [settings.get("index-url") or default_index(), *settings.get("extra-index-url", "").split()]
     places = settings.get("find-links", "").split() + [f"{url.rstrip('/')}/torch/" for url in indexes]
     urls = []
     for place in places:
