@@ -53,7 +53,8 @@ class BuildWithLibraries(build_py):
         super().run()
         if AHEAD:
             target = Path(self.build_lib) / "wsss_fast" / "lib"
-            target.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build in this folder
+            target.mkdir(parents=True)
             if ready := os.environ.get("WSSS_FAST_LIBRARIES"):
                 for path in sorted(Path(ready).glob("*.so")):
                     shutil.copy(path, target)

@@ -367,6 +367,20 @@ def test_a_toolkit_that_does_not_fit_is_named(tmp_path, monkeypatch, release, fi
 
 
 @needs_compiler
+def test_nvcc_takes_the_compiler_that_cxx_names(tmp_path, monkeypatch):
+    """Who sets CXX often does so because the system's compiler is too new for nvcc."""
+    real = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    launcher = tmp_path / "ccache"
+    launcher.write_text('#!/bin/sh\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(nvcc_of(tmp_path, "13.0")))
+    for cxx, named in (("", []), (real, [real]), (f"{launcher} {real} -DX", [real])):
+        monkeypatch.setenv("CXX", cxx)
+        plan = _build.make_plan("cuda", archs=("90",))
+        assert [flag for flag in plan.nvcc_flags if "bindir" in flag] == [f"--compiler-bindir={word}" for word in named]
+
+
+@needs_compiler
 def test_the_cuda_library_does_not_hold_up_the_cpu(tmp_path, monkeypatch):
     """Of two parts each has its own backend, reason and warning."""
     monkeypatch.setattr(_native, "_state", {part: _native._Backend(part) for part in ("cpu", "cuda")})

@@ -68,7 +68,7 @@ def build_library(plan: _build.Plan, target: Path) -> None:
         names = torch_symbols(objects)
         write_trampolines(names, folder / "torch_symbols.s")
         run(*plan.cxx, "-c", folder / "torch_symbols.s", "-o", folder / "symbols.o")
-        run(*plan.cxx, *plan.cxx_flags[:5], "-c", WHEEL / "old_runtime.cpp", "-o", folder / "runtime.o")
+        run(*plan.cxx, "-std=c++20", "-O2", "-fPIC", "-c", WHEEL / "old_runtime.cpp", "-o", folder / "runtime.o")
         (folder / "exports.map").write_text("{ global: wsss_fast_*; local: *; };\n")
         system = [run(*plan.cxx, f"-print-file-name={name}").strip() for name in ("libstdc++.so", "libgcc_s.so.1")]
         libraries = [word for word in plan.link_flags if word.startswith("-L") or word == "-lcudart_static"]

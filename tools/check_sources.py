@@ -8,7 +8,6 @@ of each source's kernels are printed.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -32,13 +31,13 @@ def kernels(log: str, arch: str) -> str:
     return f"sm_{arch}: {len(ours)} kernels, at most {max(ours)[0]} registers, spills: {spills or 'none'}"
 
 
-def compile_part(part: str, archs: tuple[str, ...], binding_only: bool) -> bool:
+def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only: bool) -> bool:
     """Compile one part's sources; print what failed, or what the kernels take. True when all compile."""
     sources = [s for s in _build.list_sources(part) if s.parent.name == "bind" or not binding_only]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _build.compile_objects(part, sources, Path(folder), archs)
+            _build.compile_objects(part, sources, Path(folder), archs, include)
         except _build.BuildFailed as error:
             print(f"{error.log}\n{part}: {error}")
             return False
@@ -54,16 +53,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=tuple(_build.NAMES))
     parser.add_argument("--archs", nargs="+", default=ARCHS, help="compute capabilities of the CUDA code (default: 80 90)")
-    parser.add_argument("--torch-include", type=Path, metavar="HEADERS", help="headers of another torch")
+    parser.add_argument("--torch-include", type=Path, metavar="HEADERS", default=_build.TORCH_INCLUDE,
+                        help="headers of another torch (default: of the installed one)")  # fmt: skip
     parser.add_argument("--binding-only", action="store_true", help="only the sources that include torch's headers")
     given = parser.parse_args()
-    if given.torch_include is not None:
-        if not (given.torch_include / "torch" / "csrc" / "stable").is_dir():
-            oldest = ".".join(map(str, _build.OLDEST_TORCH))
-            parser.error(f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer")
-        os.environ["WSSS_FAST_TORCH_INCLUDE"] = str(given.torch_include)
+    if not (given.torch_include / "torch" / "csrc" / "stable").is_dir():
+        oldest = ".".join(map(str, _build.OLDEST_TORCH))
+        parser.error(f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer")
     try:
-        good = [compile_part(part, tuple(given.archs), given.binding_only) for part in given.parts]
+        good = [compile_part(part, tuple(given.archs), given.torch_include, given.binding_only) for part in given.parts]
         return 0 if all(good) else 1
     except (_build.Unavailable, subprocess.SubprocessError) as error:
         print(error)

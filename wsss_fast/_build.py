@@ -21,11 +21,6 @@ from pathlib import Path
 
 import torch
 
-try:
-    import fcntl  # noqa: F401
-except ImportError:  # Windows: the reference serves there
-    fcntl = None
-
 PACKAGE = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)  # whose stable ABI the sources use; pyproject.toml and README name the same
 TORCH_TARGET = f"0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
@@ -33,6 +28,7 @@ NAMES = {"cpu": "libwsss_fast_cpu", "cuda": "libwsss_fast_cuda", "module": "_C"}
 # CPU libraries of a wheel for x86, best first: suffix of the name, -march, and what torch calls the CPUs that run it. The
 # loader picks one, so that a wheel computes with AVX-512 where there is any: twice as fast as AVX2 for a CRF of 21 labels.
 X86_LEVELS = (("_avx512", "x86-64-v4", ("AVX512",)), ("_avx2", "x86-64-v3", ("AVX2", "AVX512")))
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 INSTALL_COMPILER = "install g++ 11 or newer (Debian/Ubuntu: apt install g++; conda: conda install gxx)"
 
 
@@ -164,20 +160,19 @@ def nvcc_release(nvcc: str) -> str:
     return found.group(1)
 
 
-def _toolkit(nvcc: str) -> tuple[Path, Path]:
-    """Folders of the toolkit's headers and libraries; an incomplete toolkit is refused here, by the file that is missing."""
+def _toolkit_libraries(nvcc: str) -> Path:
+    """The folder of the toolkit's libraries; an incomplete toolkit is refused here, by the file that is missing."""
     # nvcc may be a script elsewhere that starts the toolkit's own, which says where it lies.
     said = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull], capture_output=True, text=True)
     top = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.M)
     home = Path(top.group(1).strip()).resolve() if top else Path(nvcc).resolve().parent.parent
-    found = []
     places = {"cuda_runtime.h": ("include", "targets/*/include"), "libcudart_static.a": ("lib64", "lib", "targets/*/lib")}
     for name, folders in places.items():
-        found += [path.parent for folder in folders for path in home.glob(f"{folder}/{name}")][:1]
-        if not found or not (found[-1] / name).is_file():
+        found = next((path for folder in folders for path in home.glob(f"{folder}/{name}")), None)
+        if found is None:
             raise Unavailable(f"the CUDA toolkit of {nvcc} is incomplete: {home}/{folders[0]}/{name} is missing; "
                               "install the whole toolkit")  # fmt: skip
-    return found[0], found[1]
+    return found.parent
 
 
 def is_x86() -> bool:
@@ -205,9 +200,15 @@ def _cpu_identity() -> str:
         return platform.processor()
 
 
-def nvcc_flags(archs: tuple[str, ...]) -> tuple[str, ...]:
+def _host_compiler(cxx: tuple[str, ...]) -> str:
+    """What nvcc is to compile host code with: the compiler that CXX names, past a launcher; "" for nvcc's own choice."""
+    named = [word for word in cxx if Path(word).name not in LAUNCHERS] if os.environ.get("CXX") else []
+    return named[0] if named else ""
+
+
+def nvcc_flags(archs: tuple[str, ...], host_compiler: str = "") -> tuple[str, ...]:
     """`archs` as "90", or "90+ptx" for code that the driver compiles for later cards, too."""
-    code = []
+    code = [f"--compiler-bindir={host_compiler}"] if host_compiler else []
     for arch in archs:
         number, _, ptx = arch.partition("+")
         code.append(f"-gencode=arch=compute_{number},code=" + (f"[sm_{number},compute_{number}]" if ptx else f"sm_{number}"))
@@ -216,15 +217,13 @@ def nvcc_flags(archs: tuple[str, ...]) -> tuple[str, ...]:
     return *flags, *code
 
 
-def torch_include() -> Path:
-    """The folder of torch's headers; WSSS_FAST_TORCH_INCLUDE names those of another release, to compile against."""
-    return Path(os.environ.get("WSSS_FAST_TORCH_INCLUDE") or Path(torch.__file__).parent / "include")
+TORCH_INCLUDE = Path(torch.__file__).parent / "include"
 
 
-def _system_includes(part: str) -> tuple[str, ...]:
-    """pybind11's own headers come before torch's: torch 2.10 to 2.12 ship copies that refuse the stable ABI."""
+def _system_includes(part: str, torch_include: Path) -> tuple[str, ...]:
+    """Torch's headers, or pybind11's own: torch 2.10 to 2.12 ship copies of pybind11's that refuse the stable ABI."""
     if part != "module":
-        return (str(torch_include()),)
+        return (str(torch_include),)
     try:
         import pybind11  # only this part needs it
     except ImportError:
@@ -253,7 +252,7 @@ def make_plan(part: str, *, arch: str = "native", archs: tuple[str, ...] = (), t
         archs: compute capabilities of the CUDA code, as "90".
         torch_libraries: link against torch's libraries, where they lie now; without, the loader brings their symbols.
     """
-    if fcntl is None:
+    if os.name == "nt":  # the reference serves there
         raise Unavailable("native builds need Linux or macOS")
     check_torch()
     cxx = find_compiler()
@@ -270,13 +269,12 @@ def make_plan(part: str, *, arch: str = "native", archs: tuple[str, ...] = (), t
         nvcc = find_nvcc()
         if nvcc is None:
             raise Unavailable("nvcc is missing: install the CUDA toolkit or set CUDA_HOME")
-        cuda, device_flags = nvcc_release(nvcc), nvcc_flags(archs)
-        _, libraries = _toolkit(nvcc)
-        link += (f"-L{libraries}", "-lcudart_static", "-ldl", "-lrt")
+        cuda, device_flags = nvcc_release(nvcc), nvcc_flags(archs, _host_compiler(cxx))
+        link += (f"-L{_toolkit_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt")
     simd = _simd_level(cxx, flags) if part == "cpu" else ""
     identity = [part, source_hash(part), cxx[1:], flags, link, torch.__version__, compiler, cuda, device_flags]
     identity += [_cpu_identity() if part == "cpu" and arch == "native" else "",
-                 sysconfig.get_config_var("SOABI") if part == "module" else "", str(torch_include())]  # fmt: skip
+                 sysconfig.get_config_var("SOABI") if part == "module" else "", str(TORCH_INCLUDE)]  # fmt: skip
     key = f"{part}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]}"
     return Plan(part, cxx, compiler, flags, link, nvcc, device_flags, cuda, archs, simd, list_sources(part), key)
 
@@ -320,13 +318,14 @@ def _ninja_file(folder: Path, rules: list[str]) -> None:
     (folder / "build.ninja").write_bytes(os.fsencode("\n".join(rules) + "\n"))
 
 
-def _compile_rules(sources: Sequence[Path], part: str, cxx: tuple[str, ...], nvcc: tuple[str, ...], folder: Path) -> list[str]:
+def _compile_rules(sources: Sequence[Path], part: str, cxx: tuple[str, ...], nvcc: tuple[str, ...], folder: Path,
+                   torch_include: Path = TORCH_INCLUDE) -> list[str]:
     """Rules that make 0.o, 1.o, ... in `folder`, and 0.log, 1.log, ... of what the compilers print."""
     rules = []
     for number, source in enumerate(sources):
         words = [*(nvcc if source.suffix == ".cu" else cxx), f"-I{folder}", f"-I{csrc()}"]
         if source.parent.name == "bind":  # kernels know neither torch nor Python
-            words += [word for path in _system_includes(part) for word in ("-isystem", path)]
+            words += [word for path in _system_includes(part, torch_include) for word in ("-isystem", path)]
             words.append("-O1")  # it only calls kernels: optimising more would take longer than parsing
         command = f"{_command(*words)} -c $in -o $out > {number}.log 2>&1 || (cat {number}.log; exit 1)"
         rules.append(f"rule c{number}\n  command = {command}")
@@ -342,8 +341,16 @@ def _run_ninja(folder: Path) -> None:
         raise BuildFailed(first_error(log), log)
 
 
-def compile_objects(part: str, sources: Sequence[Path], folder: Path, archs: tuple[str, ...]) -> None:
+def compile_objects(part: str, sources: Sequence[Path], folder: Path, archs: tuple[str, ...],
+                    torch_include: Path = TORCH_INCLUDE) -> None:
     """Compile `sources` in `folder` without linking, with all that the compilers say in 0.log, 1.log, ...
+
+    Args:
+        part: "cpu", "cuda" or "module".
+        sources: files of csrc.
+        folder: for the objects.
+        archs: compute capabilities of the CUDA code, as "90".
+        torch_include: headers of torch, perhaps of another release than the installed one.
 
     Raises:
         BuildFailed: a source does not compile.
@@ -352,7 +359,8 @@ def compile_objects(part: str, sources: Sequence[Path], folder: Path, archs: tup
     nvcc = find_nvcc() if any(source.suffix == ".cu" for source in sources) else ""
     if nvcc is None:
         raise Unavailable("nvcc is missing: install the CUDA toolkit or set CUDA_HOME")
-    _ninja_file(folder, _compile_rules(sources, part, cxx, (nvcc, *nvcc_flags(archs), "-Xptxas=-v"), folder))
+    nvcc_words = (nvcc, *nvcc_flags(archs, _host_compiler(cxx)), "-Xptxas=-v")
+    _ninja_file(folder, _compile_rules(sources, part, cxx, nvcc_words, folder, torch_include))
     _run_ninja(folder)
 
 

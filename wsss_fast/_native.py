@@ -201,18 +201,14 @@ def cache_folder() -> Path:
     raise Unavailable(f"no place for the build: {refused}; set WSSS_FAST_CACHE")
 
 
-def _is_whole(library: Path) -> bool:
-    try:
-        _read_manifest(library)
-    except Unavailable:
-        return False
-    return True
-
-
-def _find_cached(plan: Plan) -> Path | None:
-    """The library of `plan` in a cache, which need not be writable: another user may keep it for all."""
-    libraries = [folder / plan.key / plan.library for folder in _cache_folders()]
-    return next((x for x in libraries if os.access(x, os.R_OK) and not _is_foreign(x.parent.parent) and _is_whole(x)), None)
+def _find_cached(plan: Plan) -> tuple[Path, dict] | None:
+    """The undamaged library of `plan` in a cache, with its manifest; not writable perhaps: another user may keep it for all."""
+    for folder in _cache_folders():
+        library = folder / plan.key / plan.library
+        if os.access(library, os.R_OK) and not _is_foreign(folder):
+            with suppress(Unavailable):
+                return library, _read_manifest(library)
+    return None
 
 
 @contextmanager
@@ -228,15 +224,15 @@ def _locked(path: Path):
         yield
 
 
-def _build_into_cache(plan: Plan) -> tuple[Path, float | None]:
-    """The cached library of `plan`, built when missing; and the seconds that took."""
-    if library := _find_cached(plan):
-        return library, None
+def _build_into_cache(plan: Plan) -> tuple[Path, dict, float | None]:
+    """The cached library of `plan` with its manifest, built when missing; and the seconds that took."""
+    if found := _find_cached(plan):
+        return *found, None
     cache = cache_folder()
     library = cache / plan.key / plan.library
     with _locked(cache / f"{plan.key}.lock"):
-        if library.is_file() and _is_whole(library):
-            return library, None
+        if found := _find_cached(plan):
+            return *found, None
         # Holding the lock: whatever other builds of this key left behind is dead.
         for leftover in cache.glob(f"{plan.key}.build-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -255,7 +251,7 @@ def _build_into_cache(plan: Plan) -> tuple[Path, float | None]:
             raise
         seconds = time.perf_counter() - start
         print(f"{seconds:.1f} s, cached in {library.parent}", file=sys.stderr, flush=True)
-        return library, seconds
+        return library, _read_manifest(library), seconds
 
 
 def _keep_log(error: BuildFailed, path: Path) -> str:
@@ -322,8 +318,7 @@ def _load_native(backend: _Backend) -> None:
         refused = f"{error}; "
     try:
         plan = _plan(backend.part)
-        path, backend.build_seconds = _build_into_cache(plan)
-        manifest = _read_manifest(path)
+        path, manifest, backend.build_seconds = _build_into_cache(plan)
         _open(path, manifest)
     except (Unavailable, OSError) as error:
         raise Unavailable(f"{refused}{error}") from None
@@ -376,7 +371,7 @@ def module():
     Raises:
         Unavailable: it cannot be built here; it also needs the Python headers and pybind11.
     """
-    path, _ = _build_into_cache(_build.make_plan("module"))
+    path, *_ = _build_into_cache(_build.make_plan("module"))
     loader = importlib.machinery.ExtensionFileLoader("_C", str(path))
     found = importlib.util.module_from_spec(importlib.util.spec_from_file_location("_C", path, loader=loader))
     loader.exec_module(found)

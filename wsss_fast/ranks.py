@@ -83,10 +83,10 @@ def leave() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """End this process with an exit code. One of several ends without Python's and C++'s last clean-up.
+    """End this process with an exit code. One of several processes ends without Python's and C++'s last clean-up.
 
-    Threads of torch's process groups may live on until then; now and then one of them ended a finished process with "terminate
-    called without an active exception", and so the run with a failure.
+    Seen twice on a busy machine: a finished process aborted there ("terminate called without an active exception"), and the
+    whole run counted as failed. The likely cause is a thread of torch's process group, which has nothing left to do by then.
     """
     if count() > 1:
         for stream in (sys.stdout, sys.stderr):
