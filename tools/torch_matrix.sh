@@ -13,7 +13,7 @@ set -euo pipefail
 DEFAULT_VERSIONS=(2.10.0 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0)
 # Operators, networks and torch.compile, which depend on torch's version; not the training stages, which are made of them.
 DEFAULT_TESTS=(tests/test_{dense_crf,unary,lattice,label_conditioned,resized_activation,random_walk,pixel_loss,saliency_loss}.py
-  tests/test_{aamr_loss,split_conv2d,relations,compat_pydensecrf,golden_crf,docstrings,cuda_graph,extreme_values}.py
+  tests/test_{aamr_loss,amx_conv2d,relations,compat_pydensecrf,golden_crf,docstrings,cuda_graph,extreme_values}.py
   tests/test_{nets,nets_inference,nets_irn_deeplab,nets_resnet38,golden_nets}.py
   tests/test_native.py::test_what_a_library_says_of_itself)
 FREE_GB=15          # less than this and a version is not tried

@@ -312,7 +312,7 @@ Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius,
 
 // ---- split convolution
 
-constexpr const char* kConv = "split_conv2d";
+constexpr const char* kConv = "amx_conv2d";
 
 const float* vector_of(const std::optional<Tensor>& given, const char* name, int64_t length) {
   if (!given) return nullptr;
@@ -332,7 +332,7 @@ const int64_t* extents(const std::optional<Tensor>& given, int64_t batch) {
 }
 
 // maps [B, H, W, C], filters [ceil(K / 32), ceil(C / 32), k * k, parts, 2, 16, 16, 2] -> [B, H', W', K]
-Tensor split_conv2d(const Tensor& maps_in, const Tensor& filters, int64_t count, const std::optional<Tensor>& scale,
+Tensor amx_conv2d(const Tensor& maps_in, const Tensor& filters, int64_t count, const std::optional<Tensor>& scale,
                     const std::optional<Tensor>& shift, const std::optional<Tensor>& bias,
                     const std::optional<Tensor>& residual_in, const std::optional<Tensor>& inside, int64_t stride,
                     int64_t dilation, bool relu) {
@@ -363,7 +363,7 @@ Tensor split_conv2d(const Tensor& maps_in, const Tensor& filters, int64_t count,
                         vector_of(shift, "shift", shape.channels), extents(inside, shape.batch)};
   const ConvArrays arrays{static_cast<const uint16_t*>(filters.const_data_ptr()), vector_of(bias, "bias", shape.filters),
                           residual ? residual->const_data_ptr<float>() : nullptr, relu, out.mutable_data_ptr<float>()};
-  if (out.numel() > 0) cpu::split_conv2d(shape, parts, given, arrays, TorchHost(maps));
+  if (out.numel() > 0) cpu::amx_conv2d(shape, parts, given, arrays, TorchHost(maps));
   return out;
 }
 
@@ -382,5 +382,5 @@ STABLE_TORCH_LIBRARY_IMPL(wsss_fast, CPU, m) {
   WSSS_IMPL(m, "saliency_loss", "CPU", wsss::saliency_loss);
   WSSS_IMPL(m, "aamr_loss", "CPU", wsss::aamr_loss);
   WSSS_IMPL(m, "random_walk", "CPU", wsss::random_walk);
-  WSSS_IMPL(m, "split_conv2d", "CPU", wsss::split_conv2d);
+  WSSS_IMPL(m, "amx_conv2d", "CPU", wsss::amx_conv2d);
 }

@@ -200,7 +200,7 @@ double aamr_loss(const AamrShape& shape, double salient, double active, double o
                  const Host& host);
 }  // namespace cpu
 
-// ---- split_conv2d.cpp
+// ---- amx_conv2d.cpp
 
 constexpr int64_t kConvDepth = 32;    // channels of a plane of maps
 constexpr int64_t kConvFilters = 32;  // filters of a block
@@ -235,7 +235,7 @@ struct ConvArrays {
 
 namespace cpu {
 // `parts` bfloat16 parts of a filter's numbers: 2 or 3.
-void split_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host);
+void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host);
 }  // namespace cpu
 
 }  // namespace wsss

@@ -71,7 +71,7 @@ def suite() -> Suite:
     multiply-adds of the convolutions, in float32.
     """
     return Suite(
-        name="inference", op="split_conv2d", title="Maps of one image of 512x384, float32",
+        name="inference", op="amx_conv2d", title="Maps of one image of 512x384, float32",
         rows={key: text for key, (text, _) in ROWS.items()}, quick=("eps_quick",),
         make=lambda key, which: make(ROWS[key][1], which),
         tiny=lambda key: make(dataclasses.replace(ROWS[key][1], size=(16, 24), scales=(1.0,)), 0),

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from wsss_fast.nets.resnet import Bottleneck, ResNet
 from wsss_fast.nets.small import SmallBlock, SmallResNet
 from wsss_fast.nets.wide_resnet38 import Unit, WideResNet38
-from wsss_fast.ops.split_conv2d import BLOCK, fits, pack, pays, split_conv2d
+from wsss_fast.ops.amx_conv2d import BLOCK, amx_conv2d, fits, pack, pays
 from wsss_fast.run import Runtime
 
 
@@ -22,7 +22,7 @@ def prepared(net: nn.Module, where: Runtime, *, split: bool = False) -> nn.Modul
     Args:
         net: as `nets` makes it, with its weights.
         where: device and dtype; with bfloat16 convolutions are autocast's.
-        split: in float32 on a CPU with a matrix unit, let `ops.split_conv2d` do the convolutions. Logits then differ by 3e-5 of
+        split: in float32 on a CPU with a matrix unit, let `ops.amx_conv2d` do the convolutions. Logits then differ by 3e-5 of
             the largest; EPS' maps by 9e-6 with random weights, a CAM classifier's by 2e-5 to 4e-5, for which only CCR asks.
     """
     net = net.to(where.device).eval().requires_grad_(False)
@@ -89,7 +89,7 @@ class Convolution(nn.Module):
         after: batch-norm of the result.
         shifted: whether `after` adds its shift; no, where another term of the sum brings it.
         relu: whether a ReLU ends it.
-        split: whether `ops.split_conv2d` may do it.
+        split: whether `ops.amx_conv2d` may do it.
     """
 
     def __init__(self, conv: nn.Conv2d, *, before: nn.BatchNorm2d | None = None, after: nn.BatchNorm2d | None = None,
@@ -123,7 +123,7 @@ class Convolution(nn.Module):
         `inside`, only where `split`: see there.
         """
         if self.split:
-            return split_conv2d(x, self.weight, self.filters, scale=self.scale, shift=self.shift, bias=self.bias,
+            return amx_conv2d(x, self.weight, self.filters, scale=self.scale, shift=self.shift, bias=self.bias,
                                 residual=residual, inside=inside, stride=self.stride[0], dilation=self.dilation[0],
                                 relu=self.relu)
         if self.scale is not None:

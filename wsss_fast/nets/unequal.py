@@ -18,7 +18,7 @@ class UnequalMaps:
 
     The images lie in the upper left corners of one batch of canvases. A convolution sees zeros outside of a lone image; so
     what lies outside of the images is set to zero before every padded convolution and pooling, or taken as zero by
-    `ops.split_conv2d`. That is exact for networks of centred, zero-padded convolutions, of poolings over values >= 0, and of
+    `ops.amx_conv2d`. That is exact for networks of centred, zero-padded convolutions, of poolings over values >= 0, and of
     what acts on single pixels (batch-norm on stored statistics, ReLU, sums). It is not where a padded layer of torch's begins
     with a batch-norm, as in ResNet-38 prepared for inference without a matrix unit. Whether it is for this network, is tried
     once on noise; if not, only images of one size share a pass.

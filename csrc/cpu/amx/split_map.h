@@ -9,10 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "amx.h"
-#include "buffer.h"
-#include "kernels.h"
-#include "simd.h"
+#include "tiles.h"
+#include "../buffer.h"
+#include "../kernels.h"
+#include "../simd.h"
 
 namespace wsss {
 

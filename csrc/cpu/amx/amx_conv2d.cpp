@@ -1,6 +1,6 @@
-#include "split_conv2d.h"
+#include "conv2d.h"
 
-#include "kernels.h"
+#include "../kernels.h"
 
 namespace wsss::cpu {
 namespace {
@@ -48,7 +48,7 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
 
 }  // namespace
 
-void split_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
+void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
   parts == 3 ? run<3>(shape, maps, arrays, host) : run<2>(shape, maps, arrays, host);
 }
 

@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from wsss_fast.ops import reference
-from wsss_fast.ops.reference.split_conv2d import unpacked
-from wsss_fast.ops.split_conv2d import fits, pack, split_conv2d
+from wsss_fast.ops.amx_conv2d import amx_conv2d, fits, pack
+from wsss_fast.ops.reference.amx_conv2d import unpacked
 
 # maps [B, C, H, W], filters, side of the kernel, stride, dilation
 CASES = [
@@ -58,19 +58,19 @@ def exact(maps, weight, scale=None, shift=None, bias=None, residual=None, inside
 def test_whole_numbers_come_out_exact(case, parts):
     maps, weight, extras, how = problem(case)
     filters, count = pack(weight, parts), len(weight)
-    assert torch.equal(split_conv2d(maps, filters, count, **how).double(), exact(maps, weight, **how))
+    assert torch.equal(amx_conv2d(maps, filters, count, **how).double(), exact(maps, weight, **how))
     extras["inside"] = extents(case)
-    assert torch.equal(split_conv2d(maps, filters, count, relu=True, **extras, **how).double(),
+    assert torch.equal(amx_conv2d(maps, filters, count, relu=True, **extras, **how).double(),
                        exact(maps, weight, relu=True, **extras, **how))
     some = {"bias": extras["bias"]}
-    assert torch.equal(split_conv2d(maps, filters, count, **some, **how).double(), exact(maps, weight, **some, **how))
+    assert torch.equal(amx_conv2d(maps, filters, count, **some, **how).double(), exact(maps, weight, **some, **how))
 
 
 @pytest.mark.parametrize(("largest_map", "largest_weight"), [(30_000, 1), (1, 30_000)])
 def test_the_second_parts_count(largest_map, largest_weight):
     """16-bit numbers against ones: lost without the second part of maps, or of weights."""
     maps, weight, _, how = problem(CASES[3], largest_map, largest_weight)
-    assert torch.equal(split_conv2d(maps, pack(weight), **how).double(), exact(maps, weight, **how))
+    assert torch.equal(amx_conv2d(maps, pack(weight), **how).double(), exact(maps, weight, **how))
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -81,7 +81,7 @@ def test_real_numbers(case, parts):
     maps, weight = torch.randn(b, c, h, w), torch.randn(k, c, side, side) / (c * side * side) ** 0.5
     scale, shift = torch.rand(c) + 0.5, torch.randn(c)
     expected = exact(maps, weight, scale, shift, stride=stride, dilation=dilation)
-    result = split_conv2d(maps, pack(weight, parts), k, scale=scale, shift=shift, stride=stride, dilation=dilation)
+    result = amx_conv2d(maps, pack(weight, parts), k, scale=scale, shift=shift, stride=stride, dilation=dilation)
     terms = exact(maps, weight.abs(), scale, shift, stride=stride, dilation=dilation)
     assert ((result - expected).abs() <= 2.0**-15 * terms).all()
     if c >= 32:  # of many terms; errors of a few do not yet cancel
@@ -99,12 +99,12 @@ def test_weights_come_back():
 def test_any_layout_gives_the_same():
     maps, weight, extras, how = problem(CASES[3])
     filters = pack(weight)
-    plain = split_conv2d(maps, filters, **extras, **how)
+    plain = amx_conv2d(maps, filters, **extras, **how)
     assert plain.is_contiguous(memory_format=torch.channels_last)
     for layout in (lambda x: x.contiguous(memory_format=torch.channels_last),
                    lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), lambda x: torch.cat([x, x], 3)[..., :x.shape[3]]):
         other = {**extras, "residual": layout(extras["residual"])}
-        assert torch.equal(split_conv2d(layout(maps), filters, **other, **how), plain)
+        assert torch.equal(amx_conv2d(layout(maps), filters, **other, **how), plain)
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 40, 47), (5, 48, 12, 9), (1, 64, 150, 60)], ids=str)
@@ -113,32 +113,32 @@ def test_threads_give_the_same_bits(shape):
     before, filters = torch.get_num_threads(), pack(weight)
     try:
         torch.set_num_threads(1)
-        one = split_conv2d(maps, filters, 300)
+        one = amx_conv2d(maps, filters, 300)
         for threads in (2, 3):
             torch.set_num_threads(threads)
-            assert torch.equal(split_conv2d(maps, filters, 300), one)
+            assert torch.equal(amx_conv2d(maps, filters, 300), one)
     finally:
         torch.set_num_threads(before)
 
 
 def test_images_of_a_batch_do_not_touch():
     maps, weight, _, how = problem(CASES[-2])
-    together = split_conv2d(maps, pack(weight), len(weight), **how)
-    alone = [split_conv2d(image[None], pack(weight), len(weight), **how) for image in maps]
+    together = amx_conv2d(maps, pack(weight), len(weight), **how)
+    alone = [amx_conv2d(image[None], pack(weight), len(weight), **how) for image in maps]
     assert torch.equal(together, torch.cat(alone))
 
 
 def test_empty_maps():
     filters = pack(torch.ones(32, 32, 3, 3))
-    assert split_conv2d(torch.ones(0, 32, 4, 5), filters).shape == (0, 32, 4, 5)
-    assert split_conv2d(torch.ones(1, 32, 0, 5), filters).shape == (1, 32, 0, 5)
+    assert amx_conv2d(torch.ones(0, 32, 4, 5), filters).shape == (0, 32, 4, 5)
+    assert amx_conv2d(torch.ones(1, 32, 0, 5), filters).shape == (1, 32, 0, 5)
 
 
 def test_reference_agrees():
     maps, weight, extras, how = problem(CASES[3])
     given = maps.permute(0, 2, 3, 1), pack(weight), len(weight), extras["scale"], extras["shift"], extras["bias"], \
         extras["residual"].permute(0, 2, 3, 1), extents(CASES[3]), *how.values(), True
-    out = reference.split_conv2d(*given).permute(0, 3, 1, 2)
+    out = reference.amx_conv2d(*given).permute(0, 3, 1, 2)
     assert_close(out.double(), exact(maps, weight, relu=True, inside=extents(CASES[3]), **extras, **how), rtol=1e-6, atol=1e-2)
 
 
@@ -146,12 +146,12 @@ def test_opcheck():
     maps, weight, extras, how = problem(CASES[0])
     given = maps.permute(0, 2, 3, 1).contiguous(), pack(weight), len(weight), extras["scale"], extras["shift"], \
         extras["bias"], extras["residual"].permute(0, 2, 3, 1).contiguous(), extents(CASES[0]), *how.values(), True
-    torch.library.opcheck(torch.ops.wsss_fast.split_conv2d.default, given)
+    torch.library.opcheck(torch.ops.wsss_fast.amx_conv2d.default, given)
 
 
 def test_no_gradient():
     with pytest.raises(NotImplementedError, match="cannot be differentiated"):
-        split_conv2d(torch.ones(1, 32, 2, 2, requires_grad=True), pack(torch.ones(32, 32, 1, 1))).sum().backward()
+        amx_conv2d(torch.ones(1, 32, 2, 2, requires_grad=True), pack(torch.ones(32, 32, 1, 1))).sum().backward()
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -166,14 +166,14 @@ def test_no_gradient():
 ])
 def test_bad_arguments(change, said):
     given = {"maps": torch.ones(1, 32, 2, 2), "filters": pack(torch.ones(32, 32, 1, 1)), **change}
-    with pytest.raises(ValueError, match=f"split_conv2d: .*{said}"):
-        split_conv2d(given.pop("maps"), given.pop("filters"), **given)
+    with pytest.raises(ValueError, match=f"amx_conv2d: .*{said}"):
+        amx_conv2d(given.pop("maps"), given.pop("filters"), **given)
 
 
 @pytest.mark.parametrize("shape", [(32, 0, 3, 3), (0, 32, 1, 1), (32, 32, 5, 5), (32, 32, 1, 3), (32, 32, 7, 7), (32, 32)])
 def test_other_weights_are_refused(shape):
     assert not fits(torch.ones(shape))
-    with pytest.raises(ValueError, match="split_conv2d: weight is"):
+    with pytest.raises(ValueError, match="amx_conv2d: weight is"):
         pack(torch.ones(shape))
     with pytest.raises(ValueError, match="parts is 4"):
         pack(torch.ones(32, 32, 1, 1), 4)

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <vector>
 
-#include "../cpu/split_conv2d.h"
+#include "../cpu/amx/conv2d.h"
 
 namespace {
 

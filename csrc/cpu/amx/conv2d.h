@@ -11,9 +11,9 @@
 #include <optional>
 #include <vector>
 
-#include "amx.h"
-#include "buffer.h"
-#include "simd.h"
+#include "tiles.h"
+#include "../buffer.h"
+#include "../simd.h"
 #include "split_map.h"
 
 namespace wsss {

@@ -1,18 +1,18 @@
-"""Reference of split_conv2d: the weights put together again, and PyTorch's convolution."""
+"""Reference of amx_conv2d: the weights put together again, and PyTorch's convolution."""
 
 import torch
 from torch import Tensor
 
 
 def unpacked(filters: Tensor, count: int, channels: int) -> Tensor:
-    """Filters as `ops.split_conv2d.pack` made them -> weight [count, channels, k, k], the sum of their parts, float64."""
+    """Filters as `ops.amx_conv2d.pack` made them -> weight [count, channels, k, k], the sum of their parts, float64."""
     blocks, depth, taps = filters.shape[:3]
     parts = filters.double().permute(3, 0, 4, 6, 1, 5, 7, 2)  # [parts, K / 32, 2, 16, C / 32, 16, 2, k * k]
     side = 1 if taps == 1 else 3
     return parts.sum(0).reshape(blocks * 32, depth * 32, side, side)[:count, :channels]
 
 
-def split_conv2d(maps: Tensor, filters: Tensor, count: int, scale: Tensor | None, shift: Tensor | None, bias: Tensor | None,
+def amx_conv2d(maps: Tensor, filters: Tensor, count: int, scale: Tensor | None, shift: Tensor | None, bias: Tensor | None,
                  residual: Tensor | None, inside: Tensor | None, stride: int, dilation: int, relu: bool) -> Tensor:
     """maps [B, H, W, C] -> [B, H', W', K], of the maps' dtype."""
     weight = unpacked(filters, count, maps.shape[3]).to(maps.dtype)

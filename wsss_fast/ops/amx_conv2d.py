@@ -12,7 +12,7 @@ BLOCK = 32  # channels and filters are taken by so many, with zeros for those th
 
 
 def _reference(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu):
-    out = reference.split_conv2d(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu)
+    out = reference.amx_conv2d(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu)
     return out.contiguous()
 
 
@@ -23,7 +23,7 @@ def _fake(maps, filters, count, scale, shift, bias, residual, inside, stride, di
 
 # maps [B, H, W, C], filters as `pack` makes them, scale and shift [C], bias [K], residual and result [B, H', W', K],
 # inside [B, 2]
-_op = define("split_conv2d(Tensor maps, Tensor filters, int count, Tensor? scale, Tensor? shift, Tensor? bias, "
+_op = define("amx_conv2d(Tensor maps, Tensor filters, int count, Tensor? scale, Tensor? shift, Tensor? bias, "
              "Tensor? residual, Tensor? inside, int stride, int dilation, bool relu) -> Tensor",
              reference=_reference, fake=_fake)
 
@@ -32,7 +32,7 @@ def pays() -> bool:
     """Whether the CPU has a matrix unit (AMX) and a kernel that uses it; elsewhere torch's own convolution is faster."""
     if not torch.cpu._is_amx_tile_supported():
         return False
-    return _native.load() and has_native_kernel("split_conv2d", torch.device("cpu"))
+    return _native.load() and has_native_kernel("amx_conv2d", torch.device("cpu"))
 
 
 def fits(weight: Tensor) -> bool:
@@ -52,9 +52,9 @@ def pack(weight: Tensor, parts: int = 2) -> Tensor:
     Raises ValueError where `fits` says no, or `parts` is neither 2 nor 3.
     """
     if not fits(weight):
-        raise ValueError(f"split_conv2d: weight is {list(weight.shape)}; must be [K, C, k, k], K and C >= 1, k 1 or 3")
+        raise ValueError(f"amx_conv2d: weight is {list(weight.shape)}; must be [K, C, k, k], K and C >= 1, k 1 or 3")
     if parts not in (2, 3):
-        raise ValueError(f"split_conv2d: parts is {parts}; must be 2 or 3")
+        raise ValueError(f"amx_conv2d: parts is {parts}; must be 2 or 3")
     filters, channels = weight.shape[:2]
     rest, found = torch.nn.functional.pad(weight.detach(), (0, 0, 0, 0, 0, -channels % BLOCK, 0, -filters % BLOCK)), []
     for _ in range(parts):
@@ -65,7 +65,7 @@ def pack(weight: Tensor, parts: int = 2) -> Tensor:
     return blocks.permute(1, 4, 7, 0, 2, 5, 3, 6).contiguous()
 
 
-def split_conv2d(maps: Tensor, filters: Tensor, count: int | None = None, *, scale: Tensor | None = None,
+def amx_conv2d(maps: Tensor, filters: Tensor, count: int | None = None, *, scale: Tensor | None = None,
                  shift: Tensor | None = None, bias: Tensor | None = None, residual: Tensor | None = None,
                  inside: Tensor | None = None, stride: int = 1, dilation: int = 1, relu: bool = False) -> Tensor:
     """relu( conv( relu(maps * scale + shift), weight ) + bias + residual ), zero padding dilation * (k // 2).
@@ -105,7 +105,7 @@ def split_conv2d(maps: Tensor, filters: Tensor, count: int | None = None, *, sca
 
 def _check(maps: Tensor, filters: Tensor, count: int, scale: Tensor | None, shift: Tensor | None, inside: Tensor | None,
            stride: int, dilation: int) -> None:
-    op = "split_conv2d"
+    op = "amx_conv2d"
     if maps.dim() != 4 or maps.dtype != torch.float32:
         raise ValueError(f"{op}: maps is {maps.dtype} {list(maps.shape)}; must be float32 [B, C, H, W]")
     if filters.dim() != 8 or filters.dtype != torch.bfloat16:
