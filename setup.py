@@ -23,7 +23,9 @@ AHEAD = os.environ.get("WSSS_FAST_AOT") == "1" or "WSSS_FAST_LIBRARIES" in os.en
 
 def load_build():
     """wsss_fast/_build.py by path: importing the package would need its dependencies."""
-    spec = importlib.util.spec_from_file_location("_wsss_fast_build", ROOT / "wsss_fast" / "_build.py")
+    spec = importlib.util.spec_from_file_location(
+        "_wsss_fast_build", ROOT / "wsss_fast" / "_build.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -32,7 +34,11 @@ def load_build():
 
 def compile_here(target: Path) -> None:
     build = load_build()
-    levels = [(suffix, arch) for suffix, arch, _ in build.X86_LEVELS] if build.is_x86() else [("", "baseline")]
+    levels = (
+        [(suffix, arch) for suffix, arch, _ in build.X86_LEVELS]
+        if build.is_x86()
+        else [("", "baseline")]
+    )
     try:
         plans = [(suffix, build.make_plan("cpu", arch=arch)) for suffix, arch in levels]
         if archs := os.environ.get("WSSS_FAST_CUDA_ARCHS", "").split():

@@ -19,13 +19,17 @@ from scipy import ndimage
 from benchmarks import ccr_direct, ccr_maps
 from benchmarks.ccr_maps import SMALL, Row
 from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg
+from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.data.images import read_labels
-from wsss_fast.nets.unequal import UnequalMaps
-from wsss_fast.run import runtime, write_json
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.runtime import runtime
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import make_views, same_size_batches
 
-_MASKS = "published", 0.74  # variant and threshold behind the masks that the saliency part trains on
+_MASKS = (
+    "published",
+    0.74,
+)  # variant and threshold behind the masks that the saliency part trains on
 _SMALL_SHARE = 0.03  # of the picture: an object of less is small
 _UNSEEN = 0.25  # mean saliency: an object of less is not salient
 
@@ -35,9 +39,18 @@ def main(argv: list[str]) -> None:
     tyro.cli(measure, args=argv, prog="python -m benchmarks ccr")
 
 
-def measure(runs: Path, out: Path = Path("bench-ccr"), *, part: Literal["maps", "kinds", "speed", "saliency"] = "maps",
-            benchmark: Literal["shapes", "shapes-sparse"] = "shapes", seeds: tuple[int, ...] = (0, 1, 2), images: int = 300,
-            variants: tuple[str, ...] = ("published", "each class"), crf: bool = True, updates: int = 800) -> None:
+def measure(
+    runs: Path,
+    out: Path = Path("bench-ccr"),
+    *,
+    part: Literal["maps", "kinds", "speed", "saliency"] = "maps",
+    benchmark: Literal["shapes", "shapes-sparse"] = "shapes",
+    seeds: tuple[int, ...] = (0, 1, 2),
+    images: int = 300,
+    variants: tuple[str, ...] = ("published", "each class"),
+    crf: bool = True,
+    updates: int = 800,
+) -> None:
     """Print the table of a part, and leave it in `<out>/<benchmark>-<part>.json`; finished stages are read back.
 
     Args:
@@ -55,17 +68,28 @@ def measure(runs: Path, out: Path = Path("bench-ccr"), *, part: Literal["maps", 
     rows: list[Row] = []
     for seed in seeds:
         whole = data.load(f"{benchmark}:{seed}")
-        dataset, run, own = whole.only(whole.ids[:images]), runs / f"seed{seed}", out / f"{benchmark}-seed{seed}"
+        dataset, run, own = (
+            whole.only(whole.ids[:images]),
+            runs / f"seed{seed}",
+            out / f"{benchmark}-seed{seed}",
+        )
         ccr_maps.classifier(whole, run, seed)
         if part == "maps":
-            rows += ccr_maps.map_rows(dataset, ccr_maps.folders(dataset, run, own, variants), seed, crf)
+            rows += ccr_maps.map_rows(
+                dataset, ccr_maps.folders(dataset, run, own, variants), seed, crf
+            )
         elif part == "kinds":
-            rows += ccr_maps.kind_rows(dataset, ccr_maps.folders(dataset, run, own, ccr_maps.SPLIT), seed)
+            rows += ccr_maps.kind_rows(
+                dataset, ccr_maps.folders(dataset, run, own, ccr_maps.SPLIT), seed
+            )
         elif part == "speed":
             rows.append(speed_row(dataset, run, seed))
         else:
             rows += saliency_rows(dataset, run, own, f"{benchmark}:{seed}", seed, updates)
-        write_json(out / f"{benchmark}-{part}.json", {"date": time.strftime("%Y-%m-%d"), "images": images, "rows": rows})
+        write_json(
+            out / f"{benchmark}-{part}.json",
+            {"date": time.strftime("%Y-%m-%d"), "images": images, "rows": rows},
+        )
     print(_table(rows))
     label = {"maps": "maps", "kinds": "images"}.get(part)
     if label and len(seeds) > 1:
@@ -78,8 +102,16 @@ def over_seeds(rows: list[Row], label: str) -> list[Row]:
     for name in dict.fromkeys(row[label] for row in rows):
         own = [row for row in rows if row[label] == name]
         figures = {key: [row[key] for row in own] for key in own[0] if key not in ("seed", label)}
-        found.append({label: name, **{key: _spread(values, key.startswith("gain")) for key, values in figures.items()
-                                      if isinstance(values[0], (int, float))}})
+        found.append(
+            {
+                label: name,
+                **{
+                    key: _spread(values, key.startswith("gain"))
+                    for key, values in figures.items()
+                    if isinstance(values[0], (int, float))
+                },
+            }
+        )
     return found
 
 
@@ -96,7 +128,9 @@ def _table(rows: list[Row]) -> str:
     """Markdown; curves are left to the JSON."""
     head = [key for key, value in rows[0].items() if not isinstance(value, dict)]
     body = [[_cell(row[key]) for key in head] for row in rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)
+    )
 
 
 def _cell(value: object) -> str:
@@ -108,21 +142,30 @@ def _cell(value: object) -> str:
 @torch.inference_mode()
 def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
     """Seconds an image in float32, of the plain loop and of the engine, whose maps must agree; and of the engine in bf16."""
-    net = nets.load_weights(cam.network(dataset, "small"), run / "cam/weights.pth", complete=True).eval()
-    scales, images = SMALL.ask.scales, [dataset.image(i) for i in dataset.ids]
+    net = nets.load_weights(
+        cam.network(dataset, "small"), run / "cam/weights.pth", complete=True
+    ).eval()
+    scales, images = SMALL.erasing.scales, [dataset.image(i) for i in dataset.ids]
 
     def plain() -> list[np.ndarray]:
-        return [ccr_direct.maps(net, image, dataset.tags_of(id), scales=scales)
-                for id, image in zip(dataset.ids, images, strict=True)]
+        return [
+            ccr_direct.maps(net, image, dataset.tags_of(id), scales=scales)
+            for id, image in zip(dataset.ids, images, strict=True)
+        ]
 
     def engine(own: torch.nn.Module) -> list[np.ndarray]:
-        score = ccr.scorer(UnequalMaps(own), dataset.image, SMALL)
-        return [maps.high_res for ids in same_size_batches(dataset, dataset.ids, SMALL.infer_batch)
-                for maps in score(make_views(dataset, ids, scales, torch.device("cpu")))]
+        score = ccr.views_to_maps(PaddedBatch(own), dataset.image, SMALL)
+        return [
+            maps.high_res
+            for ids in same_size_batches(dataset, dataset.ids, SMALL.infer_batch)
+            for maps in score(make_views(dataset, ids, scales, torch.device("cpu")))
+        ]
 
     expected, direct = _timed(plain)
-    half_net = nets.prepared(copy.deepcopy(net), runtime("cpu", 0, 0, "bf16", prefer_bf16=False))
-    nets.prepared(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), split=True)
+    half_net = nets.optimize_for_inference(
+        copy.deepcopy(net), runtime("cpu", 0, 0, "bf16", prefer_bf16=False)
+    )
+    nets.optimize_for_inference(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), split=True)
     found, seconds = _timed(lambda: engine(net))
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:
@@ -130,9 +173,16 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
     with torch.autocast("cpu", torch.bfloat16):
         _, half = _timed(lambda: engine(half_net))
     count = len(dataset)
-    return {"seed": seed, "images": count, "threads": torch.get_num_threads(), "plain loop, ms an image": 1e3 * direct / count,
-            "engine": 1e3 * seconds / count, "ratio": direct / seconds, "engine, bf16": 1e3 * half / count,
-            "largest difference": f"{worst:.1e}"}
+    return {
+        "seed": seed,
+        "images": count,
+        "threads": torch.get_num_threads(),
+        "plain loop, ms an image": 1e3 * direct / count,
+        "engine": 1e3 * seconds / count,
+        "ratio": direct / seconds,
+        "engine, bf16": 1e3 * half / count,
+        "largest difference": f"{worst:.1e}",
+    }
 
 
 def _timed(call) -> tuple[list[np.ndarray], float]:
@@ -141,24 +191,53 @@ def _timed(call) -> tuple[list[np.ndarray], float]:
     return results, time.perf_counter() - start
 
 
-def saliency_rows(dataset: data.Dataset, run: Path, out: Path, benchmark: str, seed: int, updates: int) -> list[Row]:
+def saliency_rows(
+    dataset: data.Dataset, run: Path, out: Path, benchmark: str, seed: int, updates: int
+) -> list[Row]:
     """mIoU and recall of small, not salient objects (%) on validation images, by what saliency the training was given."""
     unseen = data.load(benchmark, split="val")
     variant, threshold = _MASKS
     made = ccr_maps.folders(dataset, run, out, (variant,))[variant]
-    crf = amn.ROADS["small"].crf
+    crf = amn.PIPELINES["small"].crf
     labels = masks.make(dataset, made, out, threshold=threshold, crf=crf).folder
     base = ccr.Refinement(seg=dataclasses.replace(seg.RECIPES["small"], updates=updates))
     rows = []
-    for name, recipe in (("none", dataclasses.replace(base, weight=0.0)), ("everywhere", base.everywhere()), ("AAMR", base)):
-        trained = ccr.train(dataset, out, masks=labels, maps=made, backbone="small", weights=run / "cam/weights.pth",
-                            recipe=recipe, seed=seed, name=f"seg-{name}")
-        predicted = seg.infer(unseen, trained.weights, out, backbone="small", recipe=recipe.seg, crf=False,
-                              name=f"seg-{name}/predictions").predictions
+    for name, recipe in (
+        ("none", dataclasses.replace(base, weight=0.0)),
+        ("everywhere", base.everywhere()),
+        ("AAMR", base),
+    ):
+        trained = ccr.train(
+            dataset,
+            out,
+            masks=labels,
+            maps=made,
+            backbone="small",
+            weights=run / "cam/weights.pth",
+            recipe=recipe,
+            seed=seed,
+            name=f"seg-{name}",
+        )
+        predicted = seg.infer(
+            unseen,
+            trained.weights,
+            out,
+            backbone="small",
+            recipe=recipe.seg,
+            crf=False,
+            name=f"seg-{name}/predictions",
+        ).predictions
         found, objects = small_object_recall(unseen, predicted)
         metrics = evaluate(predicted, unseen)
-        rows.append({"seed": seed, "saliency": name, "mIoU": 100 * metrics.miou, "recall of small objects": 100 * found,
-                     "objects": objects})
+        rows.append(
+            {
+                "seed": seed,
+                "saliency": name,
+                "mIoU": 100 * metrics.miou,
+                "recall of small objects": 100 * found,
+                "objects": objects,
+            }
+        )
     return rows
 
 
@@ -169,7 +248,11 @@ def small_object_recall(dataset: data.Dataset, predictions: Path) -> tuple[float
     """
     right = pixels = objects = 0
     for id in dataset.ids:
-        truth, predicted, salient = dataset.mask(id), read_labels(predictions / f"{id}.png"), dataset.saliency(id)
+        truth, predicted, salient = (
+            dataset.mask(id),
+            read_labels(predictions / f"{id}.png"),
+            dataset.saliency(id),
+        )
         for label in np.setdiff1d(np.unique(truth), [0, 255]):
             regions, count = ndimage.label(truth == label, structure=np.ones((3, 3)))
             for k in range(1, count + 1):

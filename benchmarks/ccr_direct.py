@@ -10,8 +10,16 @@ from wsss_fast.data.transforms import normalise, resize_image
 
 
 @torch.inference_mode()
-def maps(net: torch.nn.Module, image: np.ndarray, tags: np.ndarray, *, scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0),
-         rounds: int = 5, masked_from: float = 0.7, stop: float = 0.02) -> np.ndarray:
+def maps(
+    net: torch.nn.Module,
+    image: np.ndarray,
+    tags: np.ndarray,
+    *,
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0),
+    rounds: int = 5,
+    masked_from: float = 0.7,
+    stop: float = 0.02,
+) -> np.ndarray:
     """Maps of one image, float32 [K, H, W]: crops at its border clamped, masks mirrored with the image.
 
     Args:
@@ -31,12 +39,20 @@ def maps(net: torch.nn.Module, image: np.ndarray, tags: np.ndarray, *, scales: t
     places = four_crops([centre(m) for m in base.numpy()], height, width)
     whole = np.zeros((len(present), height, width), np.float32)
     for y0, y1, x0, x1 in places:
-        answer = crop_response(net, image[y0:y1, x0:x1], present, scales, rounds, masked_from, stop)[0]
+        answer = crop_response(
+            net, image[y0:y1, x0:x1], present, scales, rounds, masked_from, stop
+        )[0]
         whole[:, y0:y1, x0:x1] = np.maximum(whole[:, y0:y1, x0:x1], answer)
     return whole
 
 
-def asked(net, image: np.ndarray, present: np.ndarray, mask: torch.Tensor | None, scales: tuple[float, ...]) -> torch.Tensor:
+def asked(
+    net,
+    image: np.ndarray,
+    present: np.ndarray,
+    mask: torch.Tensor | None,
+    scales: tuple[float, ...],
+) -> torch.Tensor:
     """Sum over scales and mirror images of the maps, each divided by (maximum + 1e-5); `mask` [h, w] is filled."""
     height, width = image.shape[:2]
     total = torch.zeros(len(present), height, width)
@@ -54,8 +70,15 @@ def asked(net, image: np.ndarray, present: np.ndarray, mask: torch.Tensor | None
     return total / (total.amax(dim=(1, 2), keepdim=True) + 1e-5)
 
 
-def crop_response(net, crop: np.ndarray, present: np.ndarray, scales: tuple[float, ...], rounds: int, masked_from: float,
-                  stop: float) -> tuple[np.ndarray, int]:
+def crop_response(
+    net,
+    crop: np.ndarray,
+    present: np.ndarray,
+    scales: tuple[float, ...],
+    rounds: int,
+    masked_from: float,
+    stop: float,
+) -> tuple[np.ndarray, int]:
     """Running maximum over the rounds of one crop, and how many there were."""
     response = asked(net, crop, present, None, scales)
     mask, count = response.max(dim=0).values >= masked_from, 1
@@ -74,10 +97,14 @@ def centre(values: np.ndarray) -> tuple[int, int]:
     if total == 0:
         return height // 2, width // 2
     ys, xs = np.mgrid[:height, :width]
-    return int((values * ys).sum(dtype=np.float64) / total), int((values * xs).sum(dtype=np.float64) / total)
+    return int((values * ys).sum(dtype=np.float64) / total), int(
+        (values * xs).sum(dtype=np.float64) / total
+    )
 
 
-def four_crops(centres: list[tuple[int, int]], height: int, width: int) -> list[tuple[int, int, int, int]]:
+def four_crops(
+    centres: list[tuple[int, int]], height: int, width: int
+) -> list[tuple[int, int, int, int]]:
     """The crops as the public code makes them, but for starts below 0: four, also where all are the whole image."""
     if len(centres) > 2:
         return [(0, height, 0, width)] * 4
@@ -85,4 +112,9 @@ def four_crops(centres: list[tuple[int, int]], height: int, width: int) -> list[
     ys, xs = zip(*centres, strict=True)
     top, left = max(0, min(ys) - buffer), max(0, min(xs) - buffer)
     bottom, right = min(height, max(ys) + buffer), min(width, max(xs) + buffer)
-    return [(0, bottom, 0, right), (0, bottom, left, width), (top, height, 0, right), (top, height, left, width)]
+    return [
+        (0, bottom, 0, right),
+        (0, bottom, left, width),
+        (top, height, 0, right),
+        (top, height, left, width),
+    ]

@@ -10,10 +10,13 @@ import numpy as np
 
 from wsss_fast import amn, cam, ccr, data, threshold_curve
 from wsss_fast.data.images import IGNORE
-from wsss_fast.stages.evaluate import Curve, Metrics, crf_curve
+from wsss_fast.evaluation.curves import Curve, crf_curve
+from wsss_fast.evaluation.metrics import Metrics
 
-_JOINT = ccr.Rounds(scales=ccr.RECIPES["small"].ask.scales)
-SMALL = dataclasses.replace(ccr.RECIPES["small"], ask=_JOINT)  # the published procedure with the small network's scales
+_JOINT = ccr.ErasingOptions(scales=ccr.RECIPES["small"].erasing.scales)
+SMALL = dataclasses.replace(
+    ccr.RECIPES["small"], erasing=_JOINT
+)  # the published procedure with the small network's scales
 VARIANTS = {
     "published": _JOINT,
     "each class": dataclasses.replace(_JOINT, masking="class"),
@@ -25,28 +28,56 @@ VARIANTS = {
     "each class, three rounds": dataclasses.replace(_JOINT, masking="class", rounds=3),
 }
 _SPARSE_AT = 0.4  # one threshold for all: at its best one, which is lower, a sparse map covers no less than another
-_FROM_BEST = (-0.20, -0.16, -0.12, -0.08, -0.04, 0.0, 0.04, 0.08)  # where the best threshold behind a CRF is looked for
-SPLIT = ("published", "each class", "each class, three rounds")  # they get a CRF, and are scored on kinds of images
+_FROM_BEST = (
+    -0.20,
+    -0.16,
+    -0.12,
+    -0.08,
+    -0.04,
+    0.0,
+    0.04,
+    0.08,
+)  # where the best threshold behind a CRF is looked for
+SPLIT = (
+    "published",
+    "each class",
+    "each class, three rounds",
+)  # they get a CRF, and are scored on kinds of images
 
 Row = dict[str, object]
 
 
 def classifier(dataset: data.Dataset, run: Path, seed: int) -> Path:
     """Weights of the classifier in `run`, with its CAMs beside them; both are made, as the demo does, where there are none."""
-    weights, recipe = run / "cam/weights.pth", amn.ROADS["small"].cam
+    weights, recipe = run / "cam/weights.pth", amn.PIPELINES["small"].cam
     if not weights.exists():
-        cam.train(dataset, run, backbone="small", recipe=recipe, val=data.load(dataset.root, split="val"), seed=seed)
+        cam.train(
+            dataset,
+            run,
+            backbone="small",
+            recipe=recipe,
+            val=data.load(dataset.root, split="val"),
+            seed=seed,
+        )
     cam.infer(dataset, weights, run, backbone="small", recipe=recipe)
     return weights
 
 
-def folders(dataset: data.Dataset, run: Path, out: Path, variants: Sequence[str]) -> dict[str, Path]:
+def folders(
+    dataset: data.Dataset, run: Path, out: Path, variants: Sequence[str]
+) -> dict[str, Path]:
     """CAM and each variant -> its maps, made where they are missing."""
     made = {"CAM": run / "cam/maps"}
     for variant in variants:
         name = variant.replace(", ", "-").replace(" ", "-")
-        made[variant] = ccr.infer(dataset, run / "cam/weights.pth", out, backbone="small", name=f"{name}/maps",
-                                  recipe=dataclasses.replace(SMALL, ask=VARIANTS[variant])).maps
+        made[variant] = ccr.infer(
+            dataset,
+            run / "cam/weights.pth",
+            out,
+            backbone="small",
+            name=f"{name}/maps",
+            recipe=dataclasses.replace(SMALL, erasing=VARIANTS[variant]),
+        ).maps
     return made
 
 
@@ -59,12 +90,27 @@ def map_rows(dataset: data.Dataset, made: dict[str, Path], seed: int, crf: bool)
     rows: list[Row] = []
     for name, folder in made.items():
         curve = threshold_curve(folder, dataset)
-        row: Row = {"seed": seed, "maps": name, **_figures(curve, rows, ""), **_covered(curve.metrics),
-                    f"recall at {_SPARSE_AT}": _covered(threshold_curve(folder, dataset,
-                                                                        thresholds=(_SPARSE_AT,)).metrics)["recall"]}
+        row: Row = {
+            "seed": seed,
+            "maps": name,
+            **_figures(curve, rows, ""),
+            **_covered(curve.metrics),
+            f"recall at {_SPARSE_AT}": _covered(
+                threshold_curve(folder, dataset, thresholds=(_SPARSE_AT,)).metrics
+            )["recall"],
+        }
         if crf and name in ("CAM", *SPLIT):
-            row |= _figures(crf_curve(folder, dataset, amn.ROADS["small"].crf, thresholds=thresholds_behind(curve.best),
-                                      label=f"{name} + CRF"), rows, " + CRF")
+            row |= _figures(
+                crf_curve(
+                    folder,
+                    dataset,
+                    amn.PIPELINES["small"].crf,
+                    thresholds=thresholds_behind(curve.best),
+                    label=f"{name} + CRF",
+                ),
+                rows,
+                " + CRF",
+            )
         elif crf:
             row |= dict.fromkeys(("mIoU + CRF", "at + CRF", "gain + CRF"), float("nan"))
         rows.append(row)
@@ -79,15 +125,21 @@ def thresholds_behind(best: float) -> list[float]:
 def _figures(curve: Curve, rows: list[Row], behind: str) -> Row:
     """The best point of a curve (%), and its distance to CAM's, which is the first row."""
     miou = 100 * curve.metrics.miou
-    return {f"mIoU{behind}": miou, f"at{behind}": curve.best, f"gain{behind}": miou - rows[0][f"mIoU{behind}"] if rows else 0.0,
-            f"curve{behind}": dict(zip(map(str, curve.thresholds), curve.miou, strict=True))}
+    return {
+        f"mIoU{behind}": miou,
+        f"at{behind}": curve.best,
+        f"gain{behind}": miou - rows[0][f"mIoU{behind}"] if rows else 0.0,
+        f"curve{behind}": dict(zip(map(str, curve.thresholds), curve.miou, strict=True)),
+    }
 
 
 def _covered(metrics: Metrics) -> dict[str, float]:
     """Share of the object pixels that have their class in the prediction, and of what is predicted that is right (%)."""
     hits = np.diag(metrics.confusion)[1:].sum()
-    return {"recall": float(100 * hits / metrics.confusion[1:].sum()),
-            "precision": float(100 * hits / max(1, metrics.confusion[:, 1:].sum()))}
+    return {
+        "recall": float(100 * hits / metrics.confusion[1:].sum()),
+        "precision": float(100 * hits / max(1, metrics.confusion[:, 1:].sum())),
+    }
 
 
 def kind_rows(dataset: data.Dataset, made: dict[str, Path], seed: int) -> list[Row]:
@@ -98,23 +150,42 @@ def kind_rows(dataset: data.Dataset, made: dict[str, Path], seed: int) -> list[R
     share = {id: _share(dataset.mask(id)) for id in dataset.ids}
     count = {id: int(dataset.tags_of(id).sum()) for id in dataset.ids}
     kinds: dict[str, list[str]] = {}
-    for name, fits in (("one class", lambda n: n == 1), ("two classes", lambda n: n == 2), ("three and more", lambda n: n > 2)):
+    for name, fits in (
+        ("one class", lambda n: n == 1),
+        ("two classes", lambda n: n == 2),
+        ("three and more", lambda n: n > 2),
+    ):
         ids = [i for i in dataset.ids if fits(count[i])]
         middle = float(np.median([share[i] for i in ids])) if ids else 0.0
         kinds[name] = ids
         if name != "three and more":  # too few to be halved
-            kinds |= {f"{name}, larger half": [i for i in ids if share[i] > middle],
-                      f"{name}, smaller half": [i for i in ids if share[i] <= middle]}
+            kinds |= {
+                f"{name}, larger half": [i for i in ids if share[i] > middle],
+                f"{name}, smaller half": [i for i in ids if share[i] <= middle],
+            }
     rows: list[Row] = []
     for kind, ids in kinds.items():
         if ids:
             part = dataset.only(ids)
-            miou = {name: 100 * threshold_curve(made[name], part).metrics.miou for name in ("CAM", *SPLIT)}
-            rows.append({"seed": seed, "images": kind, "count": len(ids), **miou,
-                         **{f"gain, {name}": miou[name] - miou["CAM"] for name in SPLIT}})
+            miou = {
+                name: 100 * threshold_curve(made[name], part).metrics.miou
+                for name in ("CAM", *SPLIT)
+            }
+            rows.append(
+                {
+                    "seed": seed,
+                    "images": kind,
+                    "count": len(ids),
+                    **miou,
+                    **{f"gain, {name}": miou[name] - miou["CAM"] for name in SPLIT},
+                }
+            )
     return rows
 
 
 def _share(mask: np.ndarray) -> float:
     """Share of the picture that a class in it covers, in the mean over its classes."""
-    return float(((mask > 0) & (mask < IGNORE)).mean() / max(1, len(np.setdiff1d(np.unique(mask), [0, IGNORE]))))
+    return float(
+        ((mask > 0) & (mask < IGNORE)).mean()
+        / max(1, len(np.setdiff1d(np.unique(mask), [0, IGNORE])))
+    )

@@ -32,10 +32,18 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 470.0  # seconds for everything; the environment variable GPU_CHECK_SECONDS changes it
 RESERVE = 5.0  # seconds that packing may take
 GRACE = 4.0  # seconds between SIGTERM and SIGKILL
-LARGEST_LOG = 4 << 20  # bytes of a log that go into the archive; the middle of a longer one is left out
-TOOL_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/nvidia/nsight-compute/*")
+LARGEST_LOG = (
+    4 << 20
+)  # bytes of a log that go into the archive; the middle of a longer one is left out
+TOOL_FOLDERS = (
+    "/usr/local/cuda/bin",
+    "/usr/local/cuda/compute-sanitizer",
+    "/opt/nvidia/nsight-compute/*",
+)
 
-Digest = Callable[["Check", "Step", str], tuple[list[str], Any]]  # (check, step, its log) -> (lines to show, figures)
+Digest = Callable[
+    ["Check", "Step", str], tuple[list[str], Any]
+]  # (check, step, its log) -> (lines to show, figures)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,7 +154,11 @@ class Check:
             words[0] = find_tool(words[0]) or words[0]
             # A build that failed is not tried again by every process that follows.
             failed = any(r.name == "build" and r.status != "ok" for r in self.results)
-            environment = {**self.environment, **({"WSSS_FAST_BACKEND": "reference"} if failed else {}), **step.environment}
+            environment = {
+                **self.environment,
+                **({"WSSS_FAST_BACKEND": "reference"} if failed else {}),
+                **step.environment,
+            }
             log.write(f"$ {shlex.join(words)}\n".encode())
             log.flush()
             begun[step], limits[step] = time.monotonic(), min(step.limit, self.left())
@@ -184,7 +196,13 @@ class Check:
             lines, figures = [f"its results cannot be read: {type(error).__name__}: {error}"], None
         status = "timed out" if late else "ok" if code == 0 else "failed"
         if status != "ok" and step.refused and (found := re.search(step.refused, log)):
-            return Result(step.name, "skipped", code, seconds, [f"the tool cannot use this device: {found.group()}"])
+            return Result(
+                step.name,
+                "skipped",
+                code,
+                seconds,
+                [f"the tool cannot use this device: {found.group()}"],
+            )
         if status == "failed" and (not lines or step.name == "build"):
             lines = [*lines, *last_words(log)]
         return Result(step.name, status, code, seconds, lines, figures)
@@ -209,11 +227,20 @@ class Check:
         with replaced(self.out / "summary.txt") as path:
             path.write_text("\n".join([*self.summary, ""]))
         with replaced(self.out / "gpu_check.json") as path:
-            path.write_text(json.dumps({r.name: dataclasses.asdict(r) for r in self.results}, indent=1, default=str))
-        with replaced(self.out / "gpu_check.tar.gz") as path, tarfile.open(path, "w:gz", compresslevel=3) as archive:
+            path.write_text(
+                json.dumps(
+                    {r.name: dataclasses.asdict(r) for r in self.results}, indent=1, default=str
+                )
+            )
+        with (
+            replaced(self.out / "gpu_check.tar.gz") as path,
+            tarfile.open(path, "w:gz", compresslevel=3) as archive,
+        ):
             for file in sorted(self.logs.rglob("*")):
                 if file.is_file():
-                    archive.add(shortened(file, self.work), f"gpu_check/{file.relative_to(self.logs)}")
+                    archive.add(
+                        shortened(file, self.work), f"gpu_check/{file.relative_to(self.logs)}"
+                    )
             for name in ("summary.txt", "gpu_check.json"):
                 archive.add(self.out / name, f"gpu_check/{name}")
 
@@ -226,7 +253,11 @@ def last_words(log: str) -> list[str]:
     """Lines that name an error, first those that compilers wrote, and the last lines of a log."""
     lines = [line for line in log.splitlines()[1:] if line.strip()]
     last = lines[-6:]
-    errors = dict.fromkeys(line for line in lines if re.search(r"\b(error|fatal|undefined reference)\b", line, re.IGNORECASE))
+    errors = dict.fromkeys(
+        line
+        for line in lines
+        if re.search(r"\b(error|fatal|undefined reference)\b", line, re.IGNORECASE)
+    )
     return [*[line for line in errors if line not in last][:14], *last]
 
 
@@ -284,7 +315,10 @@ def test_results(check: Check, step: Step, log: str) -> tuple[list[str], Any]:
     if not report.exists():
         failed = sorted(set(re.findall(r"(?:FAILED|ERROR) (tests/\S+)", log)))
         passed = len(re.findall(r" PASSED ", log))
-        return [f"no report; {passed} passed, {len(failed)} failed so far", *failed[:30]], {"passed": passed, "failed": failed}
+        return [f"no report; {passed} passed, {len(failed)} failed so far", *failed[:30]], {
+            "passed": passed,
+            "failed": failed,
+        }
     cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed, skipped = {}, 0
     for case in cases:
@@ -295,7 +329,10 @@ def test_results(check: Check, step: Step, log: str) -> tuple[list[str], Any]:
             failed[f"{case.get('classname')}::{case.get('name')}"] = message[0]
     figures = {"passed": len(cases) - len(failed) - skipped, "failed": failed, "skipped": skipped}
     lines = [f"{figures['passed']} passed, {len(failed)} failed, {skipped} skipped"]
-    lines += [f"FAILED {name.removeprefix('tests.')}: {message[:100]}" for name, message in list(failed.items())[:30]]
+    lines += [
+        f"FAILED {name.removeprefix('tests.')}: {message[:100]}"
+        for name, message in list(failed.items())[:30]
+    ]
     return lines, figures
 
 
@@ -309,14 +346,27 @@ def pipeline_results(check: Check, step: Step, log: str) -> tuple[list[str], Any
         shutil.copy(file, target)
     stages, scores = stage_figures(run), score_figures(run)
     # The package reports every loop that took more than a moment: "curve cam: 64/64 in 2.7 s (23.7 img/s)".
-    bars = {n: float(s) for n, s in re.findall(r"^(\S[^:\n]*): \d+/\d+ in ([\d.]+) s", log, re.MULTILINE) if n not in stages}
-    lines = [f"{name:<16}{row['seconds']:>8.2f} s {row['images_per_s'] or float('nan'):>9.1f} images/s"
-             for name, row in stages.items()]
+    bars = {
+        n: float(s)
+        for n, s in re.findall(r"^(\S[^:\n]*): \d+/\d+ in ([\d.]+) s", log, re.MULTILINE)
+        if n not in stages
+    }
+    lines = [
+        f"{name:<16}{row['seconds']:>8.2f} s {row['images_per_s'] or float('nan'):>9.1f} images/s"
+        for name, row in stages.items()
+    ]
     if scores:
-        lines.append("mIoU: " + ", ".join(f"{n} {100 * r['miou']:.1f}" for n, r in scores.items() if "miou" in r))
+        lines.append(
+            "mIoU: "
+            + ", ".join(f"{n} {100 * r['miou']:.1f}" for n, r in scores.items() if "miou" in r)
+        )
     if bars:
-        lines.append("other loops: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in bars.items()))
-    errors = [line for line in log.splitlines() if re.match(r"\s*(error|failed|Traceback|\w*Error)", line)]
+        lines.append(
+            "other loops: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in bars.items())
+        )
+    errors = [
+        line for line in log.splitlines() if re.match(r"\s*(error|failed|Traceback|\w*Error)", line)
+    ]
     whole = sum(row["seconds"] for row in stages.values())
     figures = {"stages": stages, "scores": scores, "other_loops": bars}
     return [f"{len(stages)} stages, together {whole:.1f} s", *lines, *errors[-3:]], figures
@@ -331,7 +381,11 @@ def stage_figures(run: Path) -> dict[str, dict[str, Any]]:
         files = sum(p.suffix in (".png", ".npz") for p in path.parent.iterdir())
         if not rate and files and notes["seconds"]:
             rate = files / notes["seconds"]
-        stages[str(path.parent.relative_to(run))] = {"seconds": notes["seconds"], "images_per_s": rate, "files": files}
+        stages[str(path.parent.relative_to(run))] = {
+            "seconds": notes["seconds"],
+            "images_per_s": rate,
+            "files": files,
+        }
     return stages
 
 
@@ -339,12 +393,16 @@ def score_figures(run: Path) -> dict[str, dict[str, Any]]:
     """The numbers of metrics.json, without those of single classes."""
     path = run / "metrics.json"
     records = json.loads(path.read_text())["stages"] if path.exists() else []
-    return {r["stage"]: {k: v for k, v in r.items() if isinstance(v, (int, float))} for r in records}
+    return {
+        r["stage"]: {k: v for k, v in r.items() if isinstance(v, (int, float))} for r in records
+    }
 
 
 def nccl_results(check: Check, step: Step, log: str) -> tuple[list[str], Any]:
     path = check.work / "runs" / step.name / "nccl.json"
-    return marked_lines(check, step, log)[0], json.loads(path.read_text()) if path.exists() else None
+    return marked_lines(check, step, log)[0], json.loads(
+        path.read_text()
+    ) if path.exists() else None
 
 
 def sanitizer_results(check: Check, step: Step, log: str) -> tuple[list[str], Any]:
@@ -355,7 +413,11 @@ def sanitizer_results(check: Check, step: Step, log: str) -> tuple[list[str], An
         if re.search(r"^=+ +(Invalid|Error:|Warning:|Race|Program hit|\S+ Race)", line)
     ]
     total = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: .*", log)
-    return [*(total[-1:] or ["the tool wrote no summary"]), *reports[:6], *marked_lines(check, step, log)[0][-3:]], {
+    return [
+        *(total[-1:] or ["the tool wrote no summary"]),
+        *reports[:6],
+        *marked_lines(check, step, log)[0][-3:],
+    ], {
         "summary": total[-1:],
         "reports": len(reports),
     }
@@ -366,7 +428,9 @@ def kernel_figures(check: Check, step: Step, log: str) -> tuple[list[str], Any]:
     lines = log.splitlines()
     start = next((n for n, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
-        return [line for line in lines if "==ERROR==" in line][:3] or ["no kernels were profiled"], None
+        return [line for line in lines if "==ERROR==" in line][:3] or [
+            "no kernels were profiled"
+        ], None
     launches: dict[str, dict[str, Any]] = {}
     for row in csv.DictReader(line for line in lines[start:] if line.startswith('"')):
         launch = launches.setdefault(row["ID"], {"name": row["Kernel Name"]})
@@ -393,7 +457,13 @@ def kernel_row(name: str, launches: list[dict[str, Any]]) -> dict[str, Any]:
     whole = sum(times) or 1.0
 
     def mean(metric: str) -> float:
-        return sum(t * launch.get(metric, float("nan")) for t, launch in zip(times, launches, strict=True)) / whole
+        return (
+            sum(
+                t * launch.get(metric, float("nan"))
+                for t, launch in zip(times, launches, strict=True)
+            )
+            / whole
+        )
 
     return {
         "name": name,
@@ -409,14 +479,24 @@ def kernel_row(name: str, launches: list[dict[str, Any]]) -> dict[str, Any]:
 
 def short(name: str) -> str:
     """A kernel's name without return type, namespaces, template arguments and parameters."""
-    name = name.removeprefix("void ").replace("(anonymous namespace)", "anonymous").replace("<unnamed>", "anonymous")
+    name = (
+        name.removeprefix("void ")
+        .replace("(anonymous namespace)", "anonymous")
+        .replace("<unnamed>", "anonymous")
+    )
     return name.split("<")[0].split("(")[0].split("::")[-1][:48]
 
 
 # Options of `amn run` that end every training early; all else is as published. Rates of learning are low, or random initial
 # weights, whose batch-norm is frozen, would diverge.
 SHORT_VOC = {
-    "cam.epochs": 3, "cam.lr": 1e-6, "amn.epochs": 3, "amn.lr": 1e-6, "irn.epochs": 4, "irn.lr": 1e-6, "seg.updates": 12,
+    "cam.epochs": 3,
+    "cam.lr": 1e-6,
+    "amn.epochs": 3,
+    "amn.lr": 1e-6,
+    "irn.epochs": 4,
+    "irn.lr": 1e-6,
+    "seg.updates": 12,
     "seg.lr": 1e-6,
 }
 TINY = {
@@ -447,9 +527,17 @@ def words(*parts: Any) -> list[str]:
     found: list[str] = []
     for part in parts:
         if isinstance(part, dict):
-            found += (word for key, value in part.items() for word in (f"--road.{key}", *str(value).split()))
+            found += (
+                word
+                for key, value in part.items()
+                for word in (f"--pipeline.{key}", *str(value).split())
+            )
         else:
-            found += part.split() if isinstance(part, str) else map(str, part if isinstance(part, list) else [part])
+            found += (
+                part.split()
+                if isinstance(part, str)
+                else map(str, part if isinstance(part, list) else [part])
+            )
     return found
 
 
@@ -464,54 +552,127 @@ def plan(check: Check, device: str, python: str, workers: int) -> list[Step]:
 
     def torch_step(name: str, limit: float, step: str, **options: Any) -> Step:
         quick = "" if gpu else "--quick"
-        command = script("gpu_steps", f"{step} --device {device} {quick} --json", check.figures / f"{name}.json")
+        command = script(
+            "gpu_steps", f"{step} --device {device} {quick} --json", check.figures / f"{name}.json"
+        )
         return Step(name, command, limit, **options)
 
     def pipeline(name: str, limit: float, *parts: Any, **options: Any) -> Step:
         command = words(interpreter, "-m wsss_fast", *parts, where, "--out", runs / name)
-        return Step(name, command, limit, needs=40, native=False, digest=pipeline_results, **options)
+        return Step(
+            name, command, limit, needs=40, native=False, digest=pipeline_results, **options
+        )
 
     def tests() -> Step:
         selected = words("tests/test_random_walk.py -q -k alone")
         if gpu:
             selected = ["tests", "-v", "-k", "cuda and not cuda_on_cpu and not gpu_check"]
-            selected += words("-n 8") * has(python, "xdist") + words("--timeout 60") * has(python, "pytest_timeout")
-        command = words(interpreter, "-m pytest -p no:cacheprovider --tb=short --junitxml", check.logs / "tests.xml")
+            selected += words("-n 8") * has(python, "xdist") + words("--timeout 60") * has(
+                python, "pytest_timeout"
+            )
+        command = words(
+            interpreter,
+            "-m pytest -p no:cacheprovider --tb=short --junitxml",
+            check.logs / "tests.xml",
+        )
         environment = {"OMP_NUM_THREADS": "2"} if gpu else {}
-        return Step("tests", [*command, *selected], 110, needs=20, group="tests", digest=test_results, environment=environment)
+        return Step(
+            "tests",
+            [*command, *selected],
+            110,
+            needs=20,
+            group="tests",
+            digest=test_results,
+            environment=environment,
+        )
 
     def sanitizer(tool: str, **environment: str) -> Step:
-        command = words(f"compute-sanitizer --tool {tool} --error-exitcode 9", interpreter, ROOT / "benchmarks/gpu_ops.py")
-        return Step(tool, command, 100, needs=25, group="sanitizers", tool="compute-sanitizer", digest=sanitizer_results,
-                    environment=environment, refused="Device not supported")
+        command = words(
+            f"compute-sanitizer --tool {tool} --error-exitcode 9",
+            interpreter,
+            ROOT / "benchmarks/gpu_ops.py",
+        )
+        return Step(
+            tool,
+            command,
+            100,
+            needs=25,
+            group="sanitizers",
+            tool="compute-sanitizer",
+            digest=sanitizer_results,
+            environment=environment,
+            refused="Device not supported",
+        )
 
     def counters(call: str) -> Step:
-        ncu = words("ncu --profile-from-start off --target-processes all --clock-control none --launch-count 120",
-                    "--section SpeedOfLight --section Occupancy --section LaunchStats --apply-rules no",
-                    "--csv --page details --print-units base")
-        return Step(f"ncu_{call}", [*ncu, *script("gpu_steps", "once", call)], 50, needs=20, tool="ncu", digest=kernel_figures,
-                    refused="LibraryNotLoaded|ERR_NVGPUCTRPERM")
+        ncu = words(
+            "ncu --profile-from-start off --target-processes all --clock-control none --launch-count 120",
+            "--section SpeedOfLight --section Occupancy --section LaunchStats --apply-rules no",
+            "--csv --page details --print-units base",
+        )
+        return Step(
+            f"ncu_{call}",
+            [*ncu, *script("gpu_steps", "once", call)],
+            50,
+            needs=20,
+            tool="ncu",
+            digest=kernel_figures,
+            refused="LibraryNotLoaded|ERR_NVGPUCTRPERM",
+        )
 
-    made = [interpreter, "-c", "from wsss_fast import data; data.load('shapes:0')" if gpu else
-            f"from wsss_fast import data; data.make_shapes({str(shapes)!r}, seed=3, train=24, val=8, size=64)"]
+    made = [
+        interpreter,
+        "-c",
+        "from wsss_fast import data; data.load('shapes:0')"
+        if gpu
+        else f"from wsss_fast import data; data.make_shapes({str(shapes)!r}, seed=3, train=24, val=8, size=64)",
+    ]
     # The small classifier's images are not resized, so it has no such option.
-    tiny_shapes = words("amn run --preset shapes --until masks --data", shapes,
-                        {key: value for key, value in TINY.items() if "long-side" not in key})
+    tiny_shapes = words(
+        "amn run --preset shapes --until masks --data",
+        shapes,
+        {key: value for key, value in TINY.items() if "long-side" not in key},
+    )
     on_voc = words("amn run --preset voc --val-split val --data", voc, SHORT_VOC if gpu else TINY)
     steps = [
         torch_step("machine", 40, "machine", native=False),
-        Step("data_voc", script("synthetic_voc", voc, "--train 64 --val 16" if gpu else "--train 8 --val 4 --size 60 80"), 90,
-             group="build", native=False),
+        Step(
+            "data_voc",
+            script(
+                "synthetic_voc",
+                voc,
+                "--train 64 --val 16" if gpu else "--train 8 --val 4 --size 60 80",
+            ),
+            90,
+            group="build",
+            native=False,
+        ),
         Step("data_shapes", made, 90, group="build", native=False),
         torch_step("build", 180, "build", group="build"),
         Step("ops", script("gpu_ops", f"--device {device}"), 60, group="tests"),
         tests(),
-        Step("crf", script("gpu_crf", f"--device {device} {'' if gpu else '--quick'} --json", check.figures / "crf.json"), 60),
+        Step(
+            "crf",
+            script(
+                "gpu_crf",
+                f"--device {device} {'' if gpu else '--quick'} --json",
+                check.figures / "crf.json",
+            ),
+            60,
+        ),
         torch_step("heads", 60, "rates heads"),
         torch_step("losses", 60, "rates losses"),
         pipeline("demo", 130, ["demo"] if gpu else tiny_shapes, after=("data_shapes",)),
         pipeline("voc", 140, on_voc, after=("data_voc",)),
-        Step("nccl", script("gpu_nccl", runs / "nccl"), 100, needs=25, group="sanitizers", native=False, digest=nccl_results),
+        Step(
+            "nccl",
+            script("gpu_nccl", runs / "nccl"),
+            100,
+            needs=25,
+            group="sanitizers",
+            native=False,
+            digest=nccl_results,
+        ),
     ]
     if not gpu:
         return [*steps, torch_step("profile", 50, "profile crf-21 pixel-loss")]
@@ -532,34 +693,61 @@ def has(python: str, module: str) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a trial at tiny sizes, without NVIDIA tools"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", help="names of steps; their prerequisites are not added")
-    parser.add_argument("--list", action="store_true", help="print the steps and their commands, and run nothing")
-    parser.add_argument("--keep", type=Path, help="use this folder for builds, data and runs, and do not remove it")
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu: a trial at tiny sizes, without NVIDIA tools",
+    )
+    parser.add_argument(
+        "--only", nargs="+", help="names of steps; their prerequisites are not added"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the steps and their commands, and run nothing"
+    )
+    parser.add_argument(
+        "--keep", type=Path, help="use this folder for builds, data and runs, and do not remove it"
+    )
     options = parser.parse_args()
     out = Path(os.environ.get("OUT") or ROOT / "gpu-results")
     deadline = float(os.environ.get("GPU_CHECK_SECONDS") or DEADLINE)
     with contextlib.ExitStack() as stack:
         work = options.keep or Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="gpu_check-", ignore_cleanup_errors=True))
+            stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="gpu_check-", ignore_cleanup_errors=True)
+            )
         )
         check = Check((work / "out" if options.list else out).resolve(), work.resolve(), deadline)
         python = os.environ.get("PYTHON") or sys.executable
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        check.environment |= {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "WSSS_FAST_BACKEND": "native"}
+        check.environment |= {
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "WSSS_FAST_BACKEND": "native",
+        }
         for name, folder in (("WSSS_FAST_CACHE", "cache"), ("WSSS_FAST_DATA", "data")):
-            if options.device == "cuda" or name not in os.environ:  # a cold build belongs to the check
+            if (
+                options.device == "cuda" or name not in os.environ
+            ):  # a cold build belongs to the check
                 check.environment[name] = str(work.resolve() / folder)
         workers = max(0, min(8, (os.cpu_count() or 1) // 2)) if options.device == "cuda" else 0
-        steps = [s for s in plan(check, options.device, python, workers) if not options.only or s.name in options.only]
+        steps = [
+            s
+            for s in plan(check, options.device, python, workers)
+            if not options.only or s.name in options.only
+        ]
         if options.only:
-            steps = [dataclasses.replace(s, after=tuple(set(s.after) & set(options.only))) for s in steps]
+            steps = [
+                dataclasses.replace(s, after=tuple(set(s.after) & set(options.only))) for s in steps
+            ]
         if options.list:
             for step in steps:
-                print(f"{step.name:<14} at most {step.limit:.0f} s: {shlex.join(map(str, step.command))}")
+                print(
+                    f"{step.name:<14} at most {step.limit:.0f} s: {shlex.join(map(str, step.command))}"
+                )
             return 0
         stack.callback(check.stop_all)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops the steps on the way out

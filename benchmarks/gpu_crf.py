@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from wsss_fast import ops  # noqa: E402
-from wsss_fast.bench import crf, photos  # noqa: E402
+from wsss_fast.bench import dense_crf, photos  # noqa: E402
 
-HEIGHT, WIDTH, ITERATIONS = 375, 500, crf.ITERATIONS
+HEIGHT, WIDTH, ITERATIONS = 375, 500, dense_crf.ITERATIONS
 # name: unaries per image, labels, images, images per second to reach on an H200
 ROWS = {
     "2 labels": (1, 2, 32, None),
@@ -33,7 +33,9 @@ ROWS = {
 
 def made(sets, labels, count, height, width, present=None):
     """Levels uint8 [count, 3, H, W] of different photos, and energies of smooth soft maps [count, S, L, H, W]."""
-    return crf.problem(crf.Problem(labels, sets, count, present), 0, "soft", height, width)
+    return dense_crf.problem(
+        dense_crf.Problem(labels, sets, count, present), 0, "soft", height, width
+    )
 
 
 def call(image, unary, iterations=ITERATIONS):
@@ -76,9 +78,20 @@ def measure(name, device, quick):
     image, unary = made(sets, labels, count, height, width, 4 if "present" in name else None)
     there = image.to(device), unary.to(device)
     q, expected = call(*there).cpu(), call(image[:1], unary[:1])
-    row = {"name": name, "sets": sets, "labels": labels, "images": count, "height": height, "width": width,
-           "goal": goal, **crf.compare([q[:1]], [expected]), "repeats": torch.equal(q, call(*there).cpu())}
-    if not row["repeats"] or not all(row[figure] <= limit for figure, limit in crf.LIMITS.items()):
+    row = {
+        "name": name,
+        "sets": sets,
+        "labels": labels,
+        "images": count,
+        "height": height,
+        "width": width,
+        "goal": goal,
+        **dense_crf.compare([q[:1]], [expected]),
+        "repeats": torch.equal(q, call(*there).cpu()),
+    }
+    if not row["repeats"] or not all(
+        row[figure] <= limit for figure, limit in dense_crf.LIMITS.items()
+    ):
         return row
     budget = 0.1 if quick else 1.0
     row["images_per_s"] = count / median_seconds(lambda: call(*there), device, budget)
@@ -95,16 +108,24 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small images, to test this script")
     parser.add_argument("--json", help="write the results here")
     options = parser.parse_args()
-    print(f"| {'case':<24}{'images':>7}{'images/s':>10}{'graph':>10}{'goal':>7}{'MiB':>8}"
-          + "".join(f"{figure:>15}" for figure in crf.LIMITS))
+    print(
+        f"| {'case':<24}{'images':>7}{'images/s':>10}{'graph':>10}{'goal':>7}{'MiB':>8}"
+        + "".join(f"{figure:>15}" for figure in dense_crf.LIMITS)
+    )
     rows = []
     for name in ROWS:
         row = measure(name, options.device, options.quick)
         rows.append(row)
-        rates = [f"{row[k]:.0f}" if k in row else "-" for k in ("images_per_s", "graph_images_per_s")]
+        rates = [
+            f"{row[k]:.0f}" if k in row else "-" for k in ("images_per_s", "graph_images_per_s")
+        ]
         wrong = "" if "images_per_s" in row else "  WRONG" if row["repeats"] else "  NOT REPEATABLE"
-        print(f"| {name:<24}{row['images']:>7}{rates[0]:>10}{rates[1]:>10}{row['goal'] or '-':>7}{row.get('peak_mib', 0):>8.0f}"
-              + "".join(f"{row[figure]:>15.1e}" for figure in crf.LIMITS) + wrong, flush=True)
+        print(
+            f"| {name:<24}{row['images']:>7}{rates[0]:>10}{rates[1]:>10}{row['goal'] or '-':>7}{row.get('peak_mib', 0):>8.0f}"
+            + "".join(f"{row[figure]:>15.1e}" for figure in dense_crf.LIMITS)
+            + wrong,
+            flush=True,
+        )
     print(f"{HEIGHT}x{WIDTH} unless --quick, {ITERATIONS} iterations, {photos.source()}")
     if options.json:
         about = {"torch": torch.__version__, "device": str(options.device)}

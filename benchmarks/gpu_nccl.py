@@ -25,7 +25,8 @@ import torch.distributed as dist
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import every_stage  # noqa: E402
-from wsss_fast import data, ranks  # noqa: E402
+from wsss_fast import data  # noqa: E402
+from wsss_fast.engine import distributed  # noqa: E402
 
 TRAININGS = ("cam", "amn", "irn", "seg", "eps", "refined")
 INFERENCES = (
@@ -60,15 +61,23 @@ class OneOfSeveral(int):
 def member() -> None:
     """In a process that torchrun has started: run every stage, then say which backend did how many exchanges."""
     calls: Counter[str] = Counter()
-    for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast_object_list", "barrier"):
+    for name in (
+        "all_reduce",
+        "all_gather",
+        "all_gather_object",
+        "broadcast_object_list",
+        "barrier",
+    ):
         original = getattr(dist, name)
 
-        def counted(*args: Any, _name: str = name, _original: Any = original, **options: Any) -> Any:
+        def counted(
+            *args: Any, _name: str = name, _original: Any = original, **options: Any
+        ) -> Any:
             calls[_name] += 1
             return _original(*args, **options)
 
         setattr(dist, name, counted)
-    leave = ranks.leave
+    leave = distributed.leave_group
 
     def report_and_leave() -> None:
         print(
@@ -77,7 +86,7 @@ def member() -> None:
                 {
                     "backend": dist.get_backend(),
                     "processes": dist.get_world_size(),
-                    "device": ranks.device("auto"),
+                    "device": distributed.process_device("auto"),
                     "calls": dict(calls),
                 }
             ),
@@ -85,7 +94,7 @@ def member() -> None:
         )
         leave()
 
-    ranks.count, ranks.leave = lambda: OneOfSeveral(1), report_and_leave
+    distributed.world_size, distributed.leave_group = lambda: OneOfSeveral(1), report_and_leave
     every_stage.main()
 
 
@@ -101,24 +110,38 @@ def compare(plain: Path, group: Path) -> tuple[dict[str, Any], list[str]]:
         one, two = (np.asarray(notes(run / stage)["losses"]) for run in (plain, group))
         figures["losses"][stage] = float(np.max(np.abs(two - one) / np.abs(one)))
         first, second = (
-            torch.load(run / stage / "weights.pth", weights_only=True, map_location="cpu") for run in (plain, group)
+            torch.load(run / stage / "weights.pth", weights_only=True, map_location="cpu")
+            for run in (plain, group)
         )
         figures["weights"][stage] = max(
-            ((second[n].double() - v.double()).abs().max() / v.double().abs().max().clamp_min(0.01)).item()
+            (
+                (second[n].double() - v.double()).abs().max()
+                / v.double().abs().max().clamp_min(0.01)
+            ).item()
             for n, v in first.items()
         )
-        if not (figures["losses"][stage] <= LOSS_TOLERANCE and figures["weights"][stage] <= WEIGHT_TOLERANCE):
+        if not (
+            figures["losses"][stage] <= LOSS_TOLERANCE
+            and figures["weights"][stage] <= WEIGHT_TOLERANCE
+        ):
             wrong.append(
                 f"{stage}: losses differ by {figures['losses'][stage]:.1e}, weights by {figures['weights'][stage]:.1e}"
             )
     for stage in INFERENCES:
         one, two = (
-            {p.name: p.read_bytes() for p in (run / stage).iterdir() if p.suffix in (".npz", ".png")} for run in (plain, group)
+            {
+                p.name: p.read_bytes()
+                for p in (run / stage).iterdir()
+                if p.suffix in (".npz", ".png")
+            }
+            for run in (plain, group)
         )
         different = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
         figures["files"][stage] = {"files": len(one), "different": len(different)}
         if different or not one:
-            wrong.append(f"{stage}: {len(different)} of {len(one)} files differ, first {different[:1]}")
+            wrong.append(
+                f"{stage}: {len(different)} of {len(one)} files differ, first {different[:1]}"
+            )
     return figures, wrong
 
 
@@ -130,8 +153,20 @@ def main() -> int:
     plain, group = folder / "plain", folder / "group"
     # Strict float32: rounding to TF32 would make large steps of the last bits in which two orders of summation differ.
     # A machine without a network has the loopback device alone.
-    environment = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0", "NCCL_SOCKET_IFNAME": "lo", "NCCL_DEBUG": "VERSION"}
-    alone = [sys.executable, str(ROOT / "benchmarks/every_stage.py"), str(shapes), str(plain), str(plain), *NUMBERS]
+    environment = {
+        **os.environ,
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "NCCL_DEBUG": "VERSION",
+    }
+    alone = [
+        sys.executable,
+        str(ROOT / "benchmarks/every_stage.py"),
+        str(shapes),
+        str(plain),
+        str(plain),
+        *NUMBERS,
+    ]
     subprocess.run(alone, check=True, env=environment)
     launched = [
         sys.executable,
@@ -153,10 +188,16 @@ def main() -> int:
     if done.returncode:
         print(f"| the run under torchrun ended with exit code {done.returncode}")
         return 1
-    said = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("group ")).partition(" ")[2])
+    said = json.loads(
+        next(line for line in done.stdout.splitlines() if line.startswith("group ")).partition(" ")[
+            2
+        ]
+    )
     figures, wrong = compare(plain, group)
     different = sum(f["different"] for f in figures["files"].values())
-    print(f"| backend {said['backend']} on {said['device']}, {sum(said['calls'].values())} exchanges {said['calls']}")
+    print(
+        f"| backend {said['backend']} on {said['device']}, {sum(said['calls'].values())} exchanges {said['calls']}"
+    )
     files = sum(f["files"] for f in figures["files"].values())
     print(
         f"| losses differ by {max(figures['losses'].values()):.1e}, weights by {max(figures['weights'].values()):.1e} "

@@ -23,7 +23,9 @@ from wsss_fast import ops  # noqa: E402
 LIMITS = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 FLOATS = (torch.float32, torch.bfloat16)
 
-Call = Callable[[Callable[[Tensor], Tensor]], Iterable[Tensor]]  # (moves a tensor to the device) -> results
+Call = Callable[
+    [Callable[[Tensor], Tensor]], Iterable[Tensor]
+]  # (moves a tensor to the device) -> results
 Case = tuple[str, torch.dtype, Call]
 
 
@@ -43,21 +45,37 @@ def with_gradients(result: Tensor, *leaves: Tensor) -> list[Tensor]:
 def dense_crf() -> Iterator[Case]:
     """Label counts around every width a kernel may be specialised for; sets, batches, each term alone, gray images."""
     both = {"gaussian": (3.0, 3.0), "bilateral": (20.0, 9.0, 5.0)}
-    shapes = [(1, 1, labels, 7, 9) for labels in (1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 32, 33, 64, 65, 81, 128, 129, 256)]
-    shapes += [(3, 2, 3, 9, 14), (2, 1, 21, 17, 19), (1, 2, 5, 1, 7), (1, 1, 2, 20, 33), (1, 3, 1, 1, 1)]
+    shapes = [
+        (1, 1, labels, 7, 9)
+        for labels in (1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 32, 33, 64, 65, 81, 128, 129, 256)
+    ]
+    shapes += [
+        (3, 2, 3, 9, 14),
+        (2, 1, 21, 17, 19),
+        (1, 2, 5, 1, 7),
+        (1, 1, 2, 20, 33),
+        (1, 3, 1, 1, 1),
+    ]
     for number, shape in enumerate(shapes):
         g = generator(number)
         image = torch.randint(0, 256, (shape[0], 3, *shape[-2:]), generator=g, dtype=torch.uint8)
         unary = 3 * torch.rand(shape, generator=g)
         some = shape in shapes[-5:]
-        for terms in (both, both | {"bilateral": None}, both | {"gaussian": None}) if some else (both,):
+        for terms in (
+            (both, both | {"bilateral": None}, both | {"gaussian": None}) if some else (both,)
+        ):
             yield (
                 "dense_crf",
                 torch.float32,
-                lambda to, i=image, u=unary, t=terms: [ops.dense_crf(to(i), to(u), **t, iterations=2)],
+                lambda to, i=image, u=unary, t=terms: [
+                    ops.dense_crf(to(i), to(u), **t, iterations=2)
+                ],
             )
     g = generator(99)
-    gray, unary = torch.randint(0, 256, (1, 1, 8, 9), generator=g).float(), torch.rand(1, 3, 8, 9, generator=g)
+    gray, unary = (
+        torch.randint(0, 256, (1, 1, 8, 9), generator=g).float(),
+        torch.rand(1, 3, 8, 9, generator=g),
+    )
     yield "dense_crf", torch.float32, lambda to: [ops.dense_crf(to(gray), to(unary), iterations=2)]
     rgb = torch.randint(0, 256, (1, 3, 8, 9), generator=g).float()
 
@@ -70,11 +88,21 @@ def dense_crf() -> Iterator[Case]:
 
 def lattice() -> Iterator[Case]:
     """The filter and its transpose over 1 to 8 dimensions, with its gradient."""
-    for n, d, c in ((37, 1, 1), (40, 2, 4), (33, 3, 3), (101, 5, 21), (64, 5, 81), (33, 8, 3), (1, 2, 1)):
+    for n, d, c in (
+        (37, 1, 1),
+        (40, 2, 4),
+        (33, 3, 3),
+        (101, 5, 21),
+        (64, 5, 81),
+        (33, 8, 3),
+        (1, 2, 1),
+    ):
         g = generator(n + d)
         features, values = 4 * torch.rand(n, d, generator=g), torch.rand(n, c, generator=g)
 
-        def both(to: Callable, features: Tensor = features, values: Tensor = values) -> list[Tensor]:
+        def both(
+            to: Callable, features: Tensor = features, values: Tensor = values
+        ) -> list[Tensor]:
             built, v = ops.PermutohedralLattice(to(features)), leaf(to(values))
             return [*with_gradients(built.filter(v), v), built.filter(v.detach(), transpose=True)]
 
@@ -84,7 +112,11 @@ def lattice() -> Iterator[Case]:
 def heads() -> Iterator[Case]:
     """1x1 and 3x3 kernels, with and without scale and class subset; logits, and activations of a larger and a smaller size."""
     for dtype in (*FLOATS, torch.float16):
-        for k, dilations, scaled in ((1, [1], False), (3, [1, 2, 6], True), (3, [6, 12, 18, 24], False)):
+        for k, dilations, scaled in (
+            (1, [1], False),
+            (3, [1, 2, 6], True),
+            (3, [6, 12, 18, 24], False),
+        ):
             g = generator(k)
             features = torch.randn(3, 40, 9, 11, generator=g).to(dtype)
             scale = torch.rand(3, 40, generator=g).to(dtype) if scaled else None
@@ -92,10 +124,15 @@ def heads() -> Iterator[Case]:
             bias = torch.randn(len(dilations), 5, generator=g).to(dtype)
 
             def logits(
-                to: Callable, given: tuple = (features, scale, weight, bias), dilations: list = dilations
+                to: Callable,
+                given: tuple = (features, scale, weight, bias),
+                dilations: list = dilations,
             ) -> list[Tensor]:
                 tensors = [t if t is None else leaf(to(t)) for t in given]
-                return with_gradients(ops.label_conditioned_logits(*tensors, dilations), *(t for t in tensors if t is not None))
+                return with_gradients(
+                    ops.label_conditioned_logits(*tensors, dilations),
+                    *(t for t in tensors if t is not None),
+                )
 
             yield "label_conditioned_logits", dtype, logits
             for activation, size in (("softmax", (20, 31)), ("sigmoid", (5, 4)), ("softmax", None)):
@@ -121,10 +158,14 @@ def heads() -> Iterator[Case]:
 def pixel_losses() -> Iterator[Case]:
     """Cross-entropy and BCE, labels brought to the logits and logits brought to the labels, balanced and smoothed or plain."""
     for dtype in FLOATS:
-        for number, (shape, size) in enumerate((((2, 21, 5, 7), (33, 40)), ((1, 3, 4, 4), (4, 4)), ((1, 81, 3, 3), (17, 9)))):
+        for number, (shape, size) in enumerate(
+            (((2, 21, 5, 7), (33, 40)), ((1, 3, 4, 4), (4, 4)), ((1, 81, 3, 3), (17, 9)))
+        ):
             g = generator(number)
             z = torch.randn(shape, generator=g).to(dtype)
-            labels = torch.randint(0, shape[1], (shape[0], *size), generator=g).to(torch.int64 if number == 1 else torch.uint8)
+            labels = torch.randint(0, shape[1], (shape[0], *size), generator=g).to(
+                torch.int64 if number == 1 else torch.uint8
+            )
             labels[torch.rand(labels.shape, generator=g) < 0.2] = 255
             present = torch.rand(shape[:2], generator=g) < 0.7
             for resize in ("labels", "logits"):
@@ -141,35 +182,72 @@ def pixel_losses() -> Iterator[Case]:
                     ) -> list[Tensor]:
                         leaves = leaf(to(z))
                         more = {key: to(value) for key, value in more.items()}
-                        return with_gradients(getattr(ops, name)(leaves, to(labels), resize=resize, **options, **more), leaves)
+                        return with_gradients(
+                            getattr(ops, name)(
+                                leaves, to(labels), resize=resize, **options, **more
+                            ),
+                            leaves,
+                        )
 
-                    yield "pixel_cross_entropy", dtype, lambda to, f=loss: f(to, "pixel_cross_entropy")
-                    yield "pixel_bce", dtype, lambda to, f=loss, p=present: f(to, "pixel_bce", present=p)
+                    yield (
+                        "pixel_cross_entropy",
+                        dtype,
+                        lambda to, f=loss: f(to, "pixel_cross_entropy"),
+                    )
+                    yield (
+                        "pixel_bce",
+                        dtype,
+                        lambda to, f=loss, p=present: f(to, "pixel_bce", present=p),
+                    )
 
 
 def map_losses() -> Iterator[Case]:
     """saliency_loss with every strategy, and aamr_loss over several regions, at the logits' size and above it."""
     for dtype in FLOATS:
-        for shape, size in (((2, 21, 7, 9), (29, 33)), ((1, 4, 12, 11), (12, 11)), ((1, 81, 3, 3), (3, 3))):
+        for shape, size in (
+            ((2, 21, 7, 9), (29, 33)),
+            ((1, 4, 12, 11), (12, 11)),
+            ((1, 81, 3, 3), (3, 3)),
+        ):
             g = generator(sum(shape))
             z = (2 * torch.randn(shape, generator=g)).to(dtype)
-            maps, response = torch.rand(shape[0], *size, generator=g), torch.rand(shape[0], *size, generator=g)
+            maps, response = (
+                torch.rand(shape[0], *size, generator=g),
+                torch.rand(shape[0], *size, generator=g),
+            )
             tags = (torch.rand(shape[0], shape[1] - 1, generator=g) < 0.4).long()
 
-            for options in ({}, {"strategy": "naive"}, {"strategy": "predefined", "background_classes": (2,)}):
+            for options in (
+                {},
+                {"strategy": "naive"},
+                {"strategy": "predefined", "background_classes": (2,)},
+            ):
 
                 def saliency(
-                    to: Callable, z: Tensor = z, maps: Tensor = maps, tags: Tensor = tags, options: dict = options
+                    to: Callable,
+                    z: Tensor = z,
+                    maps: Tensor = maps,
+                    tags: Tensor = tags,
+                    options: dict = options,
                 ) -> list[Tensor]:
                     leaves = leaf(to(z))
                     found = ops.saliency_loss(leaves, to(maps), to(tags), **options)
-                    return [*with_gradients(found.loss, leaves), found.foreground, found.background, found.estimate]
+                    return [
+                        *with_gradients(found.loss, leaves),
+                        found.foreground,
+                        found.background,
+                        found.estimate,
+                    ]
 
                 yield "saliency_loss", dtype, saliency
 
-            def aamr(to: Callable, z: Tensor = z, maps: Tensor = maps, response: Tensor = response) -> list[Tensor]:
+            def aamr(
+                to: Callable, z: Tensor = z, maps: Tensor = maps, response: Tensor = response
+            ) -> list[Tensor]:
                 leaves = leaf(to(z))
-                loss, region = ops.aamr_loss(leaves, to(maps), to(response), active=0.6, return_region=True)
+                loss, region = ops.aamr_loss(
+                    leaves, to(maps), to(response), active=0.6, return_region=True
+                )
                 return [*with_gradients(loss, leaves), region.float()]
 
             yield "aamr_loss", dtype, aamr
@@ -177,9 +255,19 @@ def map_losses() -> Iterator[Case]:
 
 def random_walk() -> Iterator[Case]:
     """Radius 1, which has no neighbours, to 9; one map and several, alone and in a batch."""
-    for radius, shape in ((1, (3, 8, 9)), (2, (1, 5, 7)), (5, (3, 12, 11)), (5, (2, 5, 6, 9)), (9, (4, 13, 6)), (5, (1, 1, 1))):
+    for radius, shape in (
+        (1, (3, 8, 9)),
+        (2, (1, 5, 7)),
+        (5, (3, 12, 11)),
+        (5, (2, 5, 6, 9)),
+        (9, (4, 13, 6)),
+        (5, (1, 1, 1)),
+    ):
         g = generator(radius)
-        maps, edge = torch.rand(shape, generator=g), torch.rand(*shape[:-3], *shape[-2:], generator=g)
+        maps, edge = (
+            torch.rand(shape, generator=g),
+            torch.rand(*shape[:-3], *shape[-2:], generator=g),
+        )
         yield (
             "random_walk",
             torch.float32,
@@ -203,9 +291,13 @@ def difference(got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", type=torch.device)
-    parser.add_argument("--only", nargs="*", choices=[f.__name__ for f in CASES], help="groups of ops; default: all")
+    parser.add_argument(
+        "--only", nargs="*", choices=[f.__name__ for f in CASES], help="groups of ops; default: all"
+    )
     options = parser.parse_args()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is compared as float32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        False  # float32 is compared as float32
+    )
     found: dict[tuple[str, torch.dtype], list[float]] = {}
     wrong, start = 0, time.perf_counter()
     for group in CASES:
@@ -221,10 +313,15 @@ def main() -> int:
                 continue
             found.setdefault((name, dtype), []).append(off)
             if not off <= LIMITS[dtype]:
-                print(f"| {name} {dtype}, case {number} of {group.__name__}: differs by {off:.2g}", flush=True)
+                print(
+                    f"| {name} {dtype}, case {number} of {group.__name__}: differs by {off:.2g}",
+                    flush=True,
+                )
                 wrong += 1
     for (name, dtype), values in found.items():
-        print(f"{name:<26}{str(dtype):<16}{len(values):>4} cases, worst relative difference {max(values):.1e}")
+        print(
+            f"{name:<26}{str(dtype):<16}{len(values):>4} cases, worst relative difference {max(values):.1e}"
+        )
     print(
         f"| {sum(map(len, found.values()))} cases of {len({name for name, _ in found})} ops, {wrong} wrong, "
         f"{time.perf_counter() - start:.1f} s",

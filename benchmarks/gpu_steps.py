@@ -89,7 +89,11 @@ def timed(run: Callable[[], object], device: torch.device, budget: float) -> dic
             run()
             on_host.append(1e3 * (time.perf_counter() - begun))
             on_device.append(on_host[-1])
-    figures = {"ms": statistics.median(on_device), "host_ms": statistics.median(on_host), "calls": len(on_host)}
+    figures = {
+        "ms": statistics.median(on_device),
+        "host_ms": statistics.median(on_host),
+        "calls": len(on_host),
+    }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -116,7 +120,10 @@ def strict_float32() -> Iterator[None]:
 def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
     """What this machine is, and its two ceilings: bytes per second of a copy, FLOP per second of a bf16 matrix product."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cpu = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
     found: dict[str, Any] = {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -128,7 +135,11 @@ def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
     }
     nvcc = _build.find_nvcc()
     if nvcc:
-        found["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
+        found["nvcc"] = (
+            subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+            .stdout.strip()
+            .splitlines()[-1]
+        )
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         found |= {
@@ -177,7 +188,9 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
     )
     for text in found["warnings"]:
         print(f"| warning: {text[:300]}")
-    if found["backend"] != "native" or (device.type == "cuda" and found["cuda_backend"] != "native"):
+    if found["backend"] != "native" or (
+        device.type == "cuda" and found["cuda_backend"] != "native"
+    ):
         raise SystemExit("| there is no native kernel for this device")
     return found
 
@@ -186,7 +199,9 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
     """Ours and eager PyTorch on rows of `wsss-fast bench`; an implementation with wrong results is not timed."""
     print(
         f"| {'case':<38}"
-        + "".join(f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms"))
+        + "".join(
+            f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms")
+        )
         + "  difference",
         flush=True,
     )
@@ -198,10 +213,19 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
             rows.append({"benchmark": name, "options": options, **row})
             wrong += "problem" in row
             cells = []
-            for who, figures in ((OURS, ("ms", "host_ms", "peak_mib")), ("eager", ("ms", "peak_mib")), ("torch", ("ms",))):
-                cells += [f"{row[who][f]:>10.3g}" if f in row.get(who, {}) else f"{'-':>10}" for f in figures]
+            for who, figures in (
+                (OURS, ("ms", "host_ms", "peak_mib")),
+                ("eager", ("ms", "peak_mib")),
+                ("torch", ("ms",)),
+            ):
+                cells += [
+                    f"{row[who][f]:>10.3g}" if f in row.get(who, {}) else f"{'-':>10}"
+                    for f in figures
+                ]
             title = " ".join([name, *options.values(), key])
-            said = row.get("problem") or ", ".join(f"{k} {v:.1e}" for k, v in row["figures"].items())
+            said = row.get("problem") or ", ".join(
+                f"{k} {v:.1e}" for k, v in row["figures"].items()
+            )
             print(f"| {title:<38}{''.join(cells)}  {said}", flush=True)
     if wrong:
         print(f"| {wrong} rows are wrong")
@@ -209,28 +233,42 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
 
 
 def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
-    """One row: differences from the suite's judge on two inputs, then times and memory of what runs on this device."""
+    """One row: differences from the suite's baseline on two inputs, then times and memory of what runs on this device."""
     candidates = {
-        n: c for n, c in suite.contenders(key).items() if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")
+        n: c
+        for n, c in suite.implementations(key).items()
+        if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")
     }
-    judge = next(name for name in suite.judges if name in candidates)
+    baseline = next(name for name in suite.baselines if name in candidates)
     row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": {}}
     for which in range(2):
         given = moved(suite.tiny(key) if quick else suite.make(key, which), device)
         try:
             with strict_float32():
-                expected = [t.detach().cpu() for t in as_list(candidates[judge].call(*given))]
-                figures = suite.compare([t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected)
+                expected = [t.detach().cpu() for t in as_list(candidates[baseline].call(*given))]
+                figures = suite.compare(
+                    [t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected
+                )
         except Exception as error:
             return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
         for name, value in figures.items():
-            row["figures"][name] = value if not value <= row["figures"].get(name, 0.0) else row["figures"].get(name, 0.0)
-    over = [f"{n} {row['figures'][n]:.2g} > {most:g}" for n, most in suite.limits.items() if not row["figures"][n] <= most]
+            row["figures"][name] = (
+                value
+                if not value <= row["figures"].get(name, 0.0)
+                else row["figures"].get(name, 0.0)
+            )
+    over = [
+        f"{n} {row['figures'][n]:.2g} > {most:g}"
+        for n, most in suite.limits.items()
+        if not row["figures"][n] <= most
+    ]
     if over:
         return row | {"problem": f"WRONG: {', '.join(over)}"}
     for name, candidate in candidates.items():
         try:
-            row[name] = timed(lambda call=candidate.call: call(*given), device, 0.05 if quick else 0.4)
+            row[name] = timed(
+                lambda call=candidate.call: call(*given), device, 0.05 if quick else 0.4
+            )
         except Exception as error:
             print(f"{name} failed: {error}")
             if name == OURS:
@@ -238,7 +276,9 @@ def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, A
     return row
 
 
-def prepared(name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS) -> Callable[[], object]:
+def optimize_for_inference(
+    name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS
+) -> Callable[[], object]:
     """The call that CALLS names, its input on the device; `iterations` of the CRF."""
     what = CALLS[name]
     if isinstance(what, str):
@@ -249,14 +289,16 @@ def prepared(name: str, device: torch.device, quick: bool, iterations: int = gpu
     module, options, row = what
     suite = importlib.import_module(f"wsss_fast.bench.{module}").suite(**options)
     given = moved(suite.tiny(row) if quick else suite.make(row, 0), device)
-    call = suite.contenders(row)[OURS].call
+    call = suite.implementations(row)[OURS].call
     return lambda: call(*given)
 
 
 def once(device: torch.device, quick: bool, names: list[str]) -> None:
     """Two warm calls, then one between cudaProfilerStart and Stop: for `ncu --profile-from-start off`."""
     for name in names:
-        run = prepared(name, device, quick, iterations=2)  # ncu replays every launch several times
+        run = optimize_for_inference(
+            name, device, quick, iterations=2
+        )  # ncu replays every launch several times
         for _ in range(2):
             run()
         synchronize(device)
@@ -276,16 +318,24 @@ def profile(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
     found = {}
     for name in names or CALLS:
         try:
-            found[name] = profiled(prepared(name, device, quick), device, activities)
+            found[name] = profiled(optimize_for_inference(name, device, quick), device, activities)
         except Exception as error:
             print(f"| {name}: {type(error).__name__}: {str(error)[:160]}", flush=True)
             found[name] = {"problem": str(error)[:500]}
             continue
         row = found[name]
-        print(f"| {name}: {row['launches']} launches, {row['busy_us']:.0f} us busy of {row['wall_us']:.0f} us")
+        print(
+            f"| {name}: {row['launches']} launches, {row['busy_us']:.0f} us busy of {row['wall_us']:.0f} us"
+        )
         for kernel in row["kernels"][:SHOWN_KERNELS]:
-            print(f"    {kernel['us']:>9.1f} us {kernel['count']:>5} x  {kernel['name'][:130]}", flush=True)
-        top = ", ".join(f"{short(k['name'])} {100 * k['us'] / max(row['busy_us'], 1e-9):.0f}%" for k in row["kernels"][:4])
+            print(
+                f"    {kernel['us']:>9.1f} us {kernel['count']:>5} x  {kernel['name'][:130]}",
+                flush=True,
+            )
+        top = ", ".join(
+            f"{short(k['name'])} {100 * k['us'] / max(row['busy_us'], 1e-9):.0f}%"
+            for k in row["kernels"][:4]
+        )
         print(f"|    {top}", flush=True)
     return found
 
@@ -302,7 +352,9 @@ def profiled(run: Callable[[], object], device: torch.device, activities: list) 
     synchronize(device)
     wall = 1e6 * (time.perf_counter() - begun)
     kernels: dict[str, list[float]] = {}
-    kind = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    kind = (
+        torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    )
     for event in record.events():
         if event.device_type == kind and (device.type == "cuda" or not event.cpu_children):
             kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
@@ -318,7 +370,13 @@ def profiled(run: Callable[[], object], device: torch.device, activities: list) 
 
 def short(name: str) -> str:
     """A kernel's name without return type, namespaces, template arguments and parameters."""
-    return name.removeprefix("void ").split("(anonymous namespace)::")[-1].split("<")[0].split("(")[0].split("::")[-1][:40]
+    return (
+        name.removeprefix("void ")
+        .split("(anonymous namespace)::")[-1]
+        .split("<")[0]
+        .split("(")[0]
+        .split("::")[-1][:40]
+    )
 
 
 STEPS = {f.__name__: f for f in (machine, build, rates, once, profile)}

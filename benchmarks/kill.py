@@ -1,4 +1,4 @@
-"""Kills the AMN road at random moments and goes on: does every run end with the files of one that was left alone?"""
+"""Kills the AMN pipeline at random moments and goes on: does every run end with the files of one that was left alone?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from wsss_fast import data
-from wsss_fast.run import write_json
+from wsss_fast.engine.files import write_json
 
 _ARTEFACTS = (".npz", ".png", ".pth")
 _COSTS = ("seconds", "images_per_second", "samples_per_second")
@@ -28,9 +28,17 @@ def main(argv: list[str]) -> None:
     tyro.cli(measure, args=argv, prog="python -m benchmarks kill")
 
 
-def measure(out: Path = Path("bench-kill"), *, times: int = 20, kills: int = 1, train: int = 64, size: int = 64,
-            processes: int = 1, seed: int = 0) -> None:
-    """Run the whole road once alone, then `times` times with SIGKILL; print a line each, leave `<out>/kill.json`.
+def measure(
+    out: Path = Path("bench-kill"),
+    *,
+    times: int = 20,
+    kills: int = 1,
+    train: int = 64,
+    size: int = 64,
+    processes: int = 1,
+    seed: int = 0,
+) -> None:
+    """Run the whole pipeline once alone, then `times` times with SIGKILL; print a line each, leave `<out>/kill.json`.
 
     Args:
         out: folder of the runs; must not hold any.
@@ -55,33 +63,60 @@ def measure(out: Path = Path("bench-kill"), *, times: int = 20, kills: int = 1, 
         print(f"{n + 1}/{times}: {rows[-1]}", flush=True)
         shutil.rmtree(folder)
     same = sum(row["same"] for row in rows)
-    write_json(out / "kill.json", {"date": time.strftime("%Y-%m-%d"), "seconds_alone": seconds, "files": len(alone) - 1,
-                                   "same": same, "runs": rows})
+    write_json(
+        out / "kill.json",
+        {
+            "date": time.strftime("%Y-%m-%d"),
+            "seconds_alone": seconds,
+            "files": len(alone) - 1,
+            "same": same,
+            "runs": rows,
+        },
+    )
     print(f"{same} of {times} runs ended with the files and metrics of the run alone")
     if same < times:
         sys.exit(1)
 
 
-def one_run(command: list[str], folder: Path, moments: list[float], alone: dict[str, Any]) -> dict[str, Any]:
+def one_run(
+    command: list[str], folder: Path, moments: list[float], alone: dict[str, Any]
+) -> dict[str, Any]:
     """Start, kill after each of `moments` seconds, start again; where it was hit, and whether it ended as `alone`."""
     hit = []
     for moment in moments:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             process.wait(moment)
             hit.append("finished")
         except subprocess.TimeoutExpired:
-            for id in (process.pid, *_children(process.pid)):  # torchrun gives its workers sessions of their own
+            for id in (
+                process.pid,
+                *_children(process.pid),
+            ):  # torchrun gives its workers sessions of their own
                 os.kill(id, signal.SIGKILL)
             process.wait()
             begun = sorted(folder.rglob("begun.json"))
             hit.append(str(begun[0].parent.relative_to(folder)) if begun else "between stages")
-    done = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False)
-    left = [str(p.relative_to(folder)) for name in ("*.tmp*", "begun.json", "checkpoint-*") for p in folder.rglob(name)]
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, check=False
+    )
+    left = [
+        str(p.relative_to(folder))
+        for name in ("*.tmp*", "begun.json", "checkpoint-*")
+        for p in folder.rglob(name)
+    ]
     ended = result(folder) if done.returncode == 0 else {}
     different = sorted(k for k in {*alone, *ended} if alone.get(k) != ended.get(k))
-    return {"killed_after": [round(m, 1) for m in moments], "in": hit, "code": done.returncode, "left": left,
-            "different": different[:5], "same": not different and not left}
+    return {
+        "killed_after": [round(m, 1) for m in moments],
+        "in": hit,
+        "code": done.returncode,
+        "left": left,
+        "different": different[:5],
+        "same": not different and not left,
+    }
 
 
 def _children(parent: int) -> list[int]:
@@ -91,15 +126,37 @@ def _children(parent: int) -> list[int]:
 
 def result(folder: Path) -> dict[str, Any]:
     """Bytes of every artefact by name, and metrics.json without what the clock says."""
-    files: dict[str, Any] = {str(p.relative_to(folder)): p.read_bytes()
-                             for p in sorted(folder.rglob("*")) if p.suffix in _ARTEFACTS}
+    files: dict[str, Any] = {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in _ARTEFACTS
+    }
     stages = json.loads((folder / "metrics.json").read_text())["stages"]
-    files["metrics.json"] = [{k: v for k, v in stage.items() if k not in _COSTS} for stage in stages]
+    files["metrics.json"] = [
+        {k: v for k, v in stage.items() if k not in _COSTS} for stage in stages
+    ]
     return files
 
 
 def _command(shapes: Path, out: Path, processes: int) -> list[str]:
-    numbers = [word for key, value in _QUICK.items() for word in (f"--road.{key}", str(value))]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
-    return [sys.executable, *launcher, "-m", "wsss_fast", "amn", "run", "--preset", "shapes", "--data", str(shapes),
-            "--val-split", "val", "--out", str(out), *numbers]
+    numbers = [word for key, value in _QUICK.items() for word in (f"--pipeline.{key}", str(value))]
+    launcher = (
+        ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    return [
+        sys.executable,
+        *launcher,
+        "-m",
+        "wsss_fast",
+        "amn",
+        "run",
+        "--preset",
+        "shapes",
+        "--data",
+        str(shapes),
+        "--val-split",
+        "val",
+        "--out",
+        str(out),
+        *numbers,
+    ]

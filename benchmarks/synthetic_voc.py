@@ -21,34 +21,57 @@ from wsss_fast.data import VOC_CLASSES, write_labels  # noqa: E402
 _BORDER = 255  # VOC's rim around objects, which is not scored
 
 
-def texture(rng: np.random.Generator, height: int, width: int, cell: int, contrast: float) -> np.ndarray:
+def texture(
+    rng: np.random.Generator, height: int, width: int, cell: int, contrast: float
+) -> np.ndarray:
     """Smooth noise [H, W, 3], float, around 0, with features of about `cell` pixels."""
     low = rng.normal(0.0, contrast, (height // cell + 2, width // cell + 2, 3))
     planes = [
-        Image.fromarray(low[..., c].astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)
+        Image.fromarray(low[..., c].astype(np.float32)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for c in range(3)
     ]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def picture(labels: list[int], height: int, width: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
+def picture(
+    labels: list[int], height: int, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[tuple]]:
     """Photo [H, W, 3] uint8, mask [H, W] uint8 and the boxes (x0, y0, x1, y1) of its objects, one for each label."""
-    photo = rng.uniform(70, 180, 3) + texture(rng, height, width, 40, 30.0) + texture(rng, height, width, 6, 12.0)
+    photo = (
+        rng.uniform(70, 180, 3)
+        + texture(rng, height, width, 40, 30.0)
+        + texture(rng, height, width, 6, 12.0)
+    )
     mask = np.zeros((height, width), np.uint8)
     rows, columns = np.mgrid[:height, :width]
     boxes, step = [], width // len(labels)
     for place, label in enumerate(labels):  # side by side, so that none hides another
-        own = np.random.default_rng(label)  # of the class: colour, direction and period of its stripes
+        own = np.random.default_rng(
+            label
+        )  # of the class: colour, direction and period of its stripes
         colour, angle, period = own.uniform(20, 235, 3), own.uniform(0, np.pi), own.uniform(5, 17)
-        centre = (place + 0.5) * step + rng.uniform(-0.05, 0.05) * step, height * rng.uniform(0.42, 0.58)
+        centre = (
+            (place + 0.5) * step + rng.uniform(-0.05, 0.05) * step,
+            height * rng.uniform(0.42, 0.58),
+        )
         turns = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         radius = rng.uniform(0.7, 1.0, 24) * min(step, height) * rng.uniform(0.3, 0.46)
-        outline = [(centre[0] + r * np.cos(t), centre[1] + r * np.sin(t)) for r, t in zip(radius, turns, strict=True)]
+        outline = [
+            (centre[0] + r * np.cos(t), centre[1] + r * np.sin(t))
+            for r, t in zip(radius, turns, strict=True)
+        ]
         canvas = Image.new("L", (width, height))
         ImageDraw.Draw(canvas).polygon(outline, fill=1, outline=2, width=3)
         area = np.asarray(canvas)
-        stripes = 35 * np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * (2 * np.pi / period))
+        stripes = 35 * np.sin(
+            (columns * np.cos(angle) + rows * np.sin(angle)) * (2 * np.pi / period)
+        )
         inside = area > 0
-        photo[inside] = (colour + stripes[..., None] + texture(rng, height, width, 12, 14.0))[inside]
+        photo[inside] = (colour + stripes[..., None] + texture(rng, height, width, 12, 14.0))[
+            inside
+        ]
         mask[area == 1], mask[area == 2] = label, _BORDER
         ys, xs = np.nonzero(inside)
         boxes.append((int(xs.min()), int(ys.min()), int(xs.max()), int(ys.max())))
@@ -66,7 +89,12 @@ def make(root: Path, train: int = 64, val: int = 16, size: tuple[int, int] = (37
         for _ in range(count):
             rng = np.random.default_rng([2012, number])
             height, width = size if number % 4 else size[::-1]
-            labels = sorted({int(label) for label in 1 + rng.choice(len(VOC_CLASSES), 1 + number % 3, replace=False)})
+            labels = sorted(
+                {
+                    int(label)
+                    for label in 1 + rng.choice(len(VOC_CLASSES), 1 + number % 3, replace=False)
+                }
+            )
             photo, mask, boxes = picture(labels, height, width, rng)
             id = f"2012_{number:06d}"
             Image.fromarray(photo).save(root / "JPEGImages" / f"{id}.jpg", quality=92)
@@ -79,10 +107,14 @@ def make(root: Path, train: int = 64, val: int = 16, size: tuple[int, int] = (37
                 f"<ymin>{y0 + 1}</ymin><xmax>{x1 + 1}</xmax><ymax>{y1 + 1}</ymax></bndbox></object>"
                 for label, (x0, y0, x1, y1) in zip(labels, boxes, strict=True)
             )
-            (root / "Annotations" / f"{id}.xml").write_text(f"<annotation><filename>{id}.jpg</filename>{objects}</annotation>")
+            (root / "Annotations" / f"{id}.xml").write_text(
+                f"<annotation><filename>{id}.jpg</filename>{objects}</annotation>"
+            )
             ids.append(id)
             number += 1
-        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(f"{id}\n" for id in ids))
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(
+            "".join(f"{id}\n" for id in ids)
+        )
     return root
 
 
@@ -91,7 +123,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=64, help="training images")
     parser.add_argument("--val", type=int, default=16, help="validation images")
-    parser.add_argument("--size", type=int, nargs=2, default=(375, 500), metavar=("HEIGHT", "WIDTH"), help="pixels")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(375, 500), metavar=("HEIGHT", "WIDTH"), help="pixels"
+    )
     options = parser.parse_args()
     make(options.folder, options.train, options.val, tuple(options.size))
 

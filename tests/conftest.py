@@ -13,13 +13,17 @@ import pytest  # noqa: E402
 
 from wsss_fast import data  # noqa: E402
 
-if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):  # the library that test_cuda_on_cpu.py builds
+if emulated := os.environ.get(
+    "WSSS_FAST_EMULATE_CUDA"
+):  # the library that test_cuda_on_cpu.py builds
     emulated_cuda.serve(emulated)
 
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
-    return data.make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=3, train=24, val=8, size=64)
+    return data.make_shapes(
+        tmp_path_factory.mktemp("data") / "shapes", seed=3, train=24, val=8, size=64
+    )
 
 
 @pytest.fixture(scope="session")

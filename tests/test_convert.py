@@ -15,7 +15,10 @@ def stored(path, content):
 
 
 def maps(generator, keys=(3, 7)):
-    scores = generator.random((len(keys), 5, 6), dtype=np.float32), generator.random((len(keys), 17, 22), dtype=np.float32)
+    scores = (
+        generator.random((len(keys), 5, 6), dtype=np.float32),
+        generator.random((len(keys), 17, 22), dtype=np.float32),
+    )
     return np.array(keys), *(s.astype(np.float16).astype(np.float32) for s in scores)
 
 
@@ -27,7 +30,10 @@ def test_there_and_back(tmp_path, tensors):
     public.mkdir()
     wrap = torch.from_numpy if tensors else np.asarray
     stored(public / "a.npy", {"keys": wrap(keys - 1), "cam": wrap(strided), "high_res": high_res})
-    stored(public / "none.npy", {"keys": wrap(keys[:0]), "cam": wrap(strided[:0]), "high_res": high_res[:0]})
+    stored(
+        public / "none.npy",
+        {"keys": wrap(keys[:0]), "cam": wrap(strided[:0]), "high_res": high_res[:0]},
+    )
     convert.maps_from_pickles(public, tmp_path / "ours")
     ours = load_maps(tmp_path / "ours", "a")
     np.testing.assert_array_equal(ours.keys, keys)
@@ -47,7 +53,9 @@ def test_a_background_row_is_left_out(tmp_path):
     save_maps(tmp_path / "ours", "a", ClassMaps(np.array([0, 2]), strided))
     convert.maps_to_pickles(tmp_path / "ours", tmp_path / "public")
     back = np.load(tmp_path / "public/a.npy", allow_pickle=True).item()
-    assert back["keys"].tolist() == [1] and back["cam"].shape == (1, 5, 6) and "high_res" not in back
+    assert (
+        back["keys"].tolist() == [1] and back["cam"].shape == (1, 5, 6) and "high_res" not in back
+    )
 
 
 class Bomb:
@@ -55,15 +63,21 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ({"keys": np.array([1]), "cam": Bomb()}, r"asks for \w+.system; only arrays and tensors"),
-    (Bomb(), "asks for"),
-    ({"keys": np.array([1])}, "holds no maps"),
-    ({"keys": np.array([1, 2]), "cam": np.zeros((1, 4, 4))}, r"keys, cam and high_res are \[\[2\], \[1, 4, 4\]"),
-    ({"keys": np.array([300]), "cam": np.zeros((1, 4, 4))}, "expected whole numbers"),
-    ({"keys": np.array([1]), "cam": np.full((1, 4, 4), np.nan)}, "finite"),
-    ({"keys": np.array([1]), "cam": "text"}, "no arrays"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"keys": np.array([1]), "cam": Bomb()}, r"asks for \w+.system; only arrays and tensors"),
+        (Bomb(), "asks for"),
+        ({"keys": np.array([1])}, "holds no maps"),
+        (
+            {"keys": np.array([1, 2]), "cam": np.zeros((1, 4, 4))},
+            r"keys, cam and high_res are \[\[2\], \[1, 4, 4\]",
+        ),
+        ({"keys": np.array([300]), "cam": np.zeros((1, 4, 4))}, "expected whole numbers"),
+        ({"keys": np.array([1]), "cam": np.full((1, 4, 4), np.nan)}, "finite"),
+        ({"keys": np.array([1]), "cam": "text"}, "no arrays"),
+    ],
+)
 def test_what_is_refused(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "public").mkdir()

@@ -22,7 +22,11 @@ from wsss_fast.maps import (
 def maps(keys=(0, 3, 5), high_res=True):
     rng = np.random.default_rng(0)
     strided = rng.random((len(keys), *strided_size(9, 13))).astype(np.float32)
-    return ClassMaps(np.array(keys), strided, rng.random((len(keys), 9, 13)).astype(np.float32) if high_res else None)
+    return ClassMaps(
+        np.array(keys),
+        strided,
+        rng.random((len(keys), 9, 13)).astype(np.float32) if high_res else None,
+    )
 
 
 def test_round_trip_in_half_precision(tmp_path):
@@ -56,7 +60,9 @@ def test_damaged_files_are_named(tmp_path, shapes):
     np.savez(tmp_path / "b.npz", keys=np.array([1]))
     with pytest.raises(InputError, match=r"b\.npz: needs keys"):
         load_maps(tmp_path, "b")
-    np.savez(tmp_path / "c.npz", keys=np.array([object()], dtype=object), strided=np.zeros((1, 2, 2)))
+    np.savez(
+        tmp_path / "c.npz", keys=np.array([object()], dtype=object), strided=np.zeros((1, 2, 2))
+    )
     with pytest.raises(InputError, match=r"c\.npz: cannot be read"):  # a pickle is never loaded
         load_maps(tmp_path, "c")
     with pytest.raises(InputError, match="no maps for 24 of 24 ids"):
@@ -66,8 +72,12 @@ def test_damaged_files_are_named(tmp_path, shapes):
 def test_background_wins_ties_and_float32_is_compared():
     scores = np.array([[[0.3, 0.3001, 0.1]], [[0.2, 0.3002, 0.1]]], np.float32)
     np.testing.assert_array_equal(label_index(scores, 0.3), [[0, 2, 0]])
-    np.testing.assert_array_equal(to_labels(label_index(scores, 0.3), np.array([4, 9])), [[0, 9, 0]])
-    np.testing.assert_array_equal(label_index(np.zeros((0, 2, 2), np.float32), 0.3), np.zeros((2, 2)))
+    np.testing.assert_array_equal(
+        to_labels(label_index(scores, 0.3), np.array([4, 9])), [[0, 9, 0]]
+    )
+    np.testing.assert_array_equal(
+        label_index(np.zeros((0, 2, 2), np.float32), 0.3), np.zeros((2, 2))
+    )
 
 
 def test_views_are_resized_then_summed():

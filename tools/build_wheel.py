@@ -38,7 +38,9 @@ def run(*command: object) -> str:
 
 def torch_symbols(objects: list[Path]) -> list[str]:
     """Functions of torch's C interface that the objects need."""
-    undefined = {line.split()[-1] for line in run("nm", "-u", *objects).splitlines() if " U " in line}
+    undefined = {
+        line.split()[-1] for line in run("nm", "-u", *objects).splitlines() if " U " in line
+    }
     return sorted(name for name in undefined if re.match(r"(aoti_)?torch_", name))
 
 
@@ -49,8 +51,18 @@ def write_trampolines(names: list[str], path: Path) -> None:
         lines += [f"{name}: jmp *wsss_torch_table+{8 * i}(%rip)"]
     lines += [".data", ".balign 8", ".globl wsss_torch_table", ".hidden wsss_torch_table"]
     lines += [f"wsss_torch_table: .fill {len(names)},8,0"]
-    lines += [".section .data.rel.ro,\"aw\"", ".balign 8", ".globl wsss_torch_names", ".hidden wsss_torch_names"]
-    lines += ["wsss_torch_names:", *(f".quad name{i}" for i in range(len(names))), ".quad 0", ".section .rodata"]
+    lines += [
+        '.section .data.rel.ro,"aw"',
+        ".balign 8",
+        ".globl wsss_torch_names",
+        ".hidden wsss_torch_names",
+    ]
+    lines += [
+        "wsss_torch_names:",
+        *(f".quad name{i}" for i in range(len(names))),
+        ".quad 0",
+        ".section .rodata",
+    ]
     lines += [f'name{i}: .string "{name}"' for i, name in enumerate(names)]
     path.write_text("\n".join(lines) + "\n")
 
@@ -68,10 +80,24 @@ def build_library(plan: _build.Plan, target: Path) -> None:
         names = torch_symbols(objects)
         write_trampolines(names, folder / "torch_symbols.s")
         run(*plan.cxx, "-c", folder / "torch_symbols.s", "-o", folder / "symbols.o")
-        run(*plan.cxx, "-std=c++20", "-O2", "-fPIC", "-c", WHEEL / "old_runtime.cpp", "-o", folder / "runtime.o")
+        run(
+            *plan.cxx,
+            "-std=c++20",
+            "-O2",
+            "-fPIC",
+            "-c",
+            WHEEL / "old_runtime.cpp",
+            "-o",
+            folder / "runtime.o",
+        )
         (folder / "exports.map").write_text("{ global: wsss_fast_*; local: *; };\n")
-        system = [run(*plan.cxx, f"-print-file-name={name}").strip() for name in ("libstdc++.so", "libgcc_s.so.1")]
-        libraries = [word for word in plan.link_flags if word.startswith("-L") or word == "-lcudart_static"]
+        system = [
+            run(*plan.cxx, f"-print-file-name={name}").strip()
+            for name in ("libstdc++.so", "libgcc_s.so.1")
+        ]
+        libraries = [
+            word for word in plan.link_flags if word.startswith("-L") or word == "-lcudart_static"
+        ]
         run(sys.executable, "-m", "ziglang", "cc", "-target", TARGET, "-shared", "-s", *objects, folder / "symbols.o",
             folder / "runtime.o", f"-Wl,--version-script={folder / 'exports.map'}", *libraries,
             *(Path(path).resolve() for path in system), "-lm", "-lpthread", "-ldl", "-lrt", "-o", target)  # fmt: skip
@@ -84,7 +110,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder for the wheel")
     parser.add_argument("--no-cuda", action="store_true", help="leave the CUDA library out")
-    parser.add_argument("--archs", nargs="+", default=CUDA_ARCHS, help=f"of the CUDA library (default: {' '.join(CUDA_ARCHS)})")
+    parser.add_argument(
+        "--archs",
+        nargs="+",
+        default=CUDA_ARCHS,
+        help=f"of the CUDA library (default: {' '.join(CUDA_ARCHS)})",
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -98,14 +129,19 @@ def main() -> int:
                 build_library(plan, libraries / f"{_build.NAMES['cuda']}.so")
         except _build.Unavailable as error:
             sys.exit(f"build_wheel: {error}")
-        environment = os.environ | {"WSSS_FAST_LIBRARIES": str(libraries), "WSSS_FAST_PLATFORM": PLATFORM}
+        environment = os.environ | {
+            "WSSS_FAST_LIBRARIES": str(libraries),
+            "WSSS_FAST_PLATFORM": PLATFORM,
+        }
         subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", given.out, ROOT],
                        env=environment, check=True)  # fmt: skip
     (wheel,) = given.out.glob(f"wsss_fast-*-py3-none-{PLATFORM}.whl")
     print(shown := run(sys.executable, "-m", "auditwheel", "show", wheel))
     size = wheel.stat().st_size / 1e6
     print(f"{wheel}: {size:.1f} MB")
-    found = re.search(r'platform\s+tag:\s+"manylinux_2_(\d+)_x86_64"', shown)  # an older one would do as well
+    found = re.search(
+        r'platform\s+tag:\s+"manylinux_2_(\d+)_x86_64"', shown
+    )  # an older one would do as well
     return 0 if found and int(found.group(1)) <= 28 and size <= MOST_MEGABYTES else 1
 
 

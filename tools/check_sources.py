@@ -24,7 +24,11 @@ ARCHS = ("80", "90")
 def kernels(log: str, arch: str) -> str:
     """What ptxas says of our kernels; CUB's own are not ours to tune."""
     pattern = r"Compiling entry function '(\S+)' for '(sm_\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
-    ours = [(int(r), int(s), name) for name, a, s, r in re.findall(pattern, log, re.S) if a == f"sm_{arch}" and "wsss" in name]
+    ours = [
+        (int(r), int(s), name)
+        for name, a, s, r in re.findall(pattern, log, re.S)
+        if a == f"sm_{arch}" and "wsss" in name
+    ]
     if not ours:
         return f"sm_{arch}: no kernels of ours"
     spills = ", ".join(f"{name} ({count} bytes)" for _, count, name in ours if count)
@@ -45,23 +49,38 @@ def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only:
             if source.suffix == ".cu":
                 log = Path(folder, f"{number}.log").read_text()
                 print("\n".join(f"{source.name}: {kernels(log, arch)}" for arch in archs))
-    print(f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
     return True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=tuple(_build.NAMES))
-    parser.add_argument("--archs", nargs="+", default=ARCHS, help="compute capabilities of the CUDA code (default: 80 90)")
+    parser.add_argument(
+        "--archs",
+        nargs="+",
+        default=ARCHS,
+        help="compute capabilities of the CUDA code (default: 80 90)",
+    )
     parser.add_argument("--torch-include", type=Path, metavar="HEADERS", default=_build.TORCH_INCLUDE,
                         help="headers of another torch (default: of the installed one)")  # fmt: skip
-    parser.add_argument("--binding-only", action="store_true", help="only the sources that include torch's headers")
+    parser.add_argument(
+        "--binding-only", action="store_true", help="only the sources that include torch's headers"
+    )
     given = parser.parse_args()
     if not (given.torch_include / "torch" / "csrc" / "stable").is_dir():
         oldest = ".".join(map(str, _build.OLDEST_TORCH))
-        parser.error(f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer")
+        parser.error(
+            f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer"
+        )
     try:
-        good = [compile_part(part, tuple(given.archs), given.torch_include, given.binding_only) for part in given.parts]
+        good = [
+            compile_part(part, tuple(given.archs), given.torch_include, given.binding_only)
+            for part in given.parts
+        ]
         return 0 if all(good) else 1
     except (_build.Unavailable, subprocess.SubprocessError) as error:
         print(error)

@@ -30,34 +30,59 @@ REQUEST_BYTES = 1 << 20
 
 def pip_settings() -> dict[str, str]:
     """pip's options by name; environment variables win over configuration files."""
-    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    pairs = sorted((line.partition("=") for line in done.stdout.splitlines()), key=lambda x: x[0].startswith(":env:"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
+    pairs = sorted(
+        (line.partition("=") for line in done.stdout.splitlines()),
+        key=lambda x: x[0].startswith(":env:"),
+    )
     return {key.rpartition(".")[2]: ast.literal_eval(value) for key, _, value in pairs}
 
 
 def open_url(url: str, settings: dict[str, str], **headers: str):
-    proxies = [ProxyHandler(dict.fromkeys(("http", "https"), settings["proxy"]))] if "proxy" in settings else []
-    opener = build_opener(HTTPSHandler(context=ssl.create_default_context(cafile=settings.get("cert"))), *proxies)
-    return opener.open(Request(url, headers=headers), timeout=float(settings.get("default-timeout", 60)))
+    proxies = (
+        [ProxyHandler(dict.fromkeys(("http", "https"), settings["proxy"]))]
+        if "proxy" in settings
+        else []
+    )
+    opener = build_opener(
+        HTTPSHandler(context=ssl.create_default_context(cafile=settings.get("cert"))), *proxies
+    )
+    return opener.open(
+        Request(url, headers=headers), timeout=float(settings.get("default-timeout", 60))
+    )
 
 
 def default_index() -> str:
     """Where pip looks when nothing is configured."""
     code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def find_wheel(version: str, settings: dict[str, str]) -> str:
     """The URL of the best wheel for this platform: on disk if any is, then for this Python, then the highest build number."""
-    indexes = [settings.get("index-url") or default_index(), *settings.get("extra-index-url", "").split()]
-    places = settings.get("find-links", "").split() + [f"{url.rstrip('/')}/torch/" for url in indexes]
+    indexes = [
+        settings.get("index-url") or default_index(),
+        *settings.get("extra-index-url", "").split(),
+    ]
+    places = settings.get("find-links", "").split() + [
+        f"{url.rstrip('/')}/torch/" for url in indexes
+    ]
     urls = []
     for place in places:
         folder = Path(url2pathname(urlsplit(place).path))
         if place.startswith("http") or (folder / "index.html").is_file():
             page = place if place.startswith("http") else (folder / "index.html").as_uri()
-            with open_url(page, settings, Accept="application/vnd.pypi.simple.v1+html, text/html;q=0.1") as answer:
-                urls += [urljoin(answer.url, link) for link in re.findall(r'href="([^"#]+\.whl)', answer.read().decode())]
+            with open_url(
+                page, settings, Accept="application/vnd.pypi.simple.v1+html, text/html;q=0.1"
+            ) as answer:
+                urls += [
+                    urljoin(answer.url, link)
+                    for link in re.findall(r'href="([^"#]+\.whl)', answer.read().decode())
+                ]
         else:
             urls += [path.resolve().as_uri() for path in folder.glob("torch-*.whl")]
     system = "macosx" if sys.platform == "darwin" else "linux"
@@ -66,7 +91,9 @@ def find_wheel(version: str, settings: dict[str, str]) -> str:
     ranked = [((url.startswith("file:"), found[2] == own, int(found[1] or 0)), url)
               for url in urls if (found := re.search(pattern, unquote(url)))]  # fmt: skip
     if not ranked:
-        sys.exit(f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} in {' '.join(places)}")
+        sys.exit(
+            f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} in {' '.join(places)}"
+        )
     return max(ranked)[1]
 
 
@@ -121,8 +148,13 @@ def extract(archive: zipfile.ZipFile, include: Path) -> int:
             text = archive.read(members[name])
             (include / name).parent.mkdir(parents=True, exist_ok=True)
             (include / name).write_bytes(text)
-            for other in re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text.decode(errors="replace"), re.M):
-                wanted |= {other, posixpath.normpath(posixpath.join(posixpath.dirname(name), other))} & members.keys()
+            for other in re.findall(
+                r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text.decode(errors="replace"), re.M
+            ):
+                wanted |= {
+                    other,
+                    posixpath.normpath(posixpath.join(posixpath.dirname(name), other)),
+                } & members.keys()
         written.update(todo)
     return len(written)
 
@@ -132,7 +164,9 @@ def main(version: str, out: Path) -> None:
     if stamp.is_file() and stamp.read_text() == version:
         return print(f"{folder}/include: headers of torch {version}, already there")
     if folder.exists() and not stamp.is_file():
-        sys.exit(f"torch_headers: {folder} exists and was not written by this program; choose another directory")
+        sys.exit(
+            f"torch_headers: {folder} exists and was not written by this program; choose another directory"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     settings = pip_settings()
     url = find_wheel(version, settings)

@@ -29,7 +29,9 @@ NAMES = {"cpu": "libwsss_fast_cpu", "cuda": "libwsss_fast_cuda", "module": "_C"}
 # loader picks one, so that a wheel computes with AVX-512 where there is any: twice as fast as AVX2 for a CRF of 21 labels.
 X86_LEVELS = (("_avx512", "x86-64-v4", ("AVX512",)), ("_avx2", "x86-64-v3", ("AVX2", "AVX512")))
 LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
-INSTALL_COMPILER = "install g++ 11 or newer (Debian/Ubuntu: apt install g++; conda: conda install gxx)"
+INSTALL_COMPILER = (
+    "install g++ 11 or newer (Debian/Ubuntu: apt install g++; conda: conda install gxx)"
+)
 
 
 class Unavailable(Exception):
@@ -81,7 +83,9 @@ def csrc() -> Path:
     for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
         if (folder / "sources.txt").is_file():
             return folder
-    raise Unavailable("the C++ sources (csrc) are missing from the installation; reinstall wsss-fast")
+    raise Unavailable(
+        "the C++ sources (csrc) are missing from the installation; reinstall wsss-fast"
+    )
 
 
 def part_of(source: str) -> str:
@@ -92,7 +96,9 @@ def part_of(source: str) -> str:
 
 def list_sources(part: str | None = None) -> tuple[Path, ...]:
     """Source files of one part, or of all."""
-    names = [line.split("#")[0].strip() for line in (csrc() / "sources.txt").read_text().splitlines()]
+    names = [
+        line.split("#")[0].strip() for line in (csrc() / "sources.txt").read_text().splitlines()
+    ]
     return tuple(csrc() / n for n in names if n and part in (None, part_of(n)))
 
 
@@ -100,7 +106,9 @@ def source_hash(part: str) -> str:
     """A hash of every file that one part may include."""
     others = {"cpu": ("cuda",), "cuda": ("cpu",), "module": ("cpu", "cuda")}[part]
     digest = hashlib.sha256()
-    for path in sorted(p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu", ".txt")):
+    for path in sorted(
+        p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu", ".txt")
+    ):
         name = path.relative_to(csrc()).as_posix()
         if name.partition("/")[0] not in ("tests", *others):
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -121,11 +129,20 @@ def check_torch() -> None:
 
 def _run(*command: str, hint: str = INSTALL_COMPILER) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL).stdout
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        ).stdout
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout or "").strip().splitlines()[-1:]
         said = f": {last[0]}" if last else ""
-        raise Unavailable(f"{shlex.join(command)} fails with exit code {error.returncode}{said}; {hint}") from None
+        raise Unavailable(
+            f"{shlex.join(command)} fails with exit code {error.returncode}{said}; {hint}"
+        ) from None
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"{command[0]} does not run ({error}); {hint}") from None
 
@@ -148,13 +165,18 @@ def find_compiler() -> tuple[str, ...]:
 
 def find_nvcc() -> str | None:
     homes = [os.environ[v] for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
-    candidates = [f"{home}/bin/nvcc" for home in homes] + [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
+    candidates = [f"{home}/bin/nvcc" for home in homes] + [
+        shutil.which("nvcc"),
+        "/usr/local/cuda/bin/nvcc",
+    ]
     return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
 
 
 def nvcc_release(nvcc: str) -> str:
     """Its CUDA release, as 13.0."""
-    found = re.search(r"release (\d+\.\d+)", _run(nvcc, "--version", hint="install the whole CUDA toolkit"))
+    found = re.search(
+        r"release (\d+\.\d+)", _run(nvcc, "--version", hint="install the whole CUDA toolkit")
+    )
     if not found:
         raise Unavailable(f"{nvcc} --version names no CUDA release")
     return found.group(1)
@@ -163,10 +185,17 @@ def nvcc_release(nvcc: str) -> str:
 def _toolkit_libraries(nvcc: str) -> Path:
     """The folder of the toolkit's libraries; an incomplete toolkit is refused here, by the file that is missing."""
     # nvcc may be a script elsewhere that starts the toolkit's own, which says where it lies.
-    said = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull], capture_output=True, text=True)
+    said = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull],
+        capture_output=True,
+        text=True,
+    )
     top = re.search(r"^#\$ TOP=(.+)$", said.stderr, re.M)
     home = Path(top.group(1).strip()).resolve() if top else Path(nvcc).resolve().parent.parent
-    places = {"cuda_runtime.h": ("include", "targets/*/include"), "libcudart_static.a": ("lib64", "lib", "targets/*/lib")}
+    places = {
+        "cuda_runtime.h": ("include", "targets/*/include"),
+        "libcudart_static.a": ("lib64", "lib", "targets/*/lib"),
+    }
     for name, folders in places.items():
         found = next((path for folder in folders for path in home.glob(f"{folder}/{name}")), None)
         if found is None:
@@ -195,14 +224,18 @@ def _cpu_identity() -> str:
     """What -march=native depends on: a shared home may serve different machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))}))
+        return "\n".join(
+            sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+        )
     except OSError:
         return platform.processor()
 
 
 def _host_compiler(cxx: tuple[str, ...]) -> str:
     """What nvcc is to compile host code with: the compiler that CXX names, past a launcher; "" for nvcc's own choice."""
-    named = [word for word in cxx if Path(word).name not in LAUNCHERS] if os.environ.get("CXX") else []
+    named = (
+        [word for word in cxx if Path(word).name not in LAUNCHERS] if os.environ.get("CXX") else []
+    )
     return named[0] if named else ""
 
 
@@ -211,9 +244,18 @@ def nvcc_flags(archs: tuple[str, ...], host_compiler: str = "") -> tuple[str, ..
     code = [f"--compiler-bindir={host_compiler}"] if host_compiler else []
     for arch in archs:
         number, _, ptx = arch.partition("+")
-        code.append(f"-gencode=arch=compute_{number},code=" + (f"[sm_{number},compute_{number}]" if ptx else f"sm_{number}"))
+        code.append(
+            f"-gencode=arch=compute_{number},code="
+            + (f"[sm_{number},compute_{number}]" if ptx else f"sm_{number}")
+        )
     # No fused multiply-add: lattice coordinates must come out the same on every device (see csrc/math/lattice.h).
-    flags = ("-std=c++20", "-O3", "--fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "--expt-relaxed-constexpr")
+    flags = (
+        "-std=c++20",
+        "-O3",
+        "--fmad=false",
+        "-Xcompiler=-fPIC,-fvisibility=hidden",
+        "--expt-relaxed-constexpr",
+    )
     return *flags, *code
 
 
@@ -230,20 +272,32 @@ def _system_includes(part: str, torch_include: Path) -> tuple[str, ...]:
         raise Unavailable("pybind11 is missing: pip install pybind11") from None
     python = sysconfig.get_paths()["include"]
     if not Path(python, "Python.h").is_file():
-        raise Unavailable(f"Python.h is not in {python}: install the Python headers (apt install python3-dev)")
+        raise Unavailable(
+            f"Python.h is not in {python}: install the Python headers (apt install python3-dev)"
+        )
     return pybind11.get_include(), python
 
 
 def _cxx_flags(part: str, arch: str) -> tuple[str, ...]:
     # No contraction: see nvcc_flags. Throughput does not suffer, the kernels wait for memory.
-    flags = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wno-psabi")
+    flags = (
+        "-std=c++20",
+        "-O3",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wno-psabi",
+    )
     flags += (f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",)
     if part == "cpu":
         return *flags, *_arch_flags(arch)
     return (*flags, "-DUSE_CUDA") if part == "cuda" else flags
 
 
-def make_plan(part: str, *, arch: str = "native", archs: tuple[str, ...] = (), torch_libraries: bool = True) -> Plan:
+def make_plan(
+    part: str, *, arch: str = "native", archs: tuple[str, ...] = (), torch_libraries: bool = True
+) -> Plan:
     """One library's build.
 
     Args:
@@ -272,11 +326,34 @@ def make_plan(part: str, *, arch: str = "native", archs: tuple[str, ...] = (), t
         cuda, device_flags = nvcc_release(nvcc), nvcc_flags(archs, _host_compiler(cxx))
         link += (f"-L{_toolkit_libraries(nvcc)}", "-lcudart_static", "-ldl", "-lrt")
     simd = _simd_level(cxx, flags) if part == "cpu" else ""
-    identity = [part, source_hash(part), cxx[1:], flags, link, torch.__version__, compiler, cuda, device_flags]
+    identity = [
+        part,
+        source_hash(part),
+        cxx[1:],
+        flags,
+        link,
+        torch.__version__,
+        compiler,
+        cuda,
+        device_flags,
+    ]
     identity += [_cpu_identity() if part == "cpu" and arch == "native" else "",
                  sysconfig.get_config_var("SOABI") if part == "module" else "", str(TORCH_INCLUDE)]  # fmt: skip
     key = f"{part}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]}"
-    return Plan(part, cxx, compiler, flags, link, nvcc, device_flags, cuda, archs, simd, list_sources(part), key)
+    return Plan(
+        part,
+        cxx,
+        compiler,
+        flags,
+        link,
+        nvcc,
+        device_flags,
+        cuda,
+        archs,
+        simd,
+        list_sources(part),
+        key,
+    )
 
 
 # ---- compiling
@@ -318,16 +395,30 @@ def _ninja_file(folder: Path, rules: list[str]) -> None:
     (folder / "build.ninja").write_bytes(os.fsencode("\n".join(rules) + "\n"))
 
 
-def _compile_rules(sources: Sequence[Path], part: str, cxx: tuple[str, ...], nvcc: tuple[str, ...], folder: Path,
-                   torch_include: Path = TORCH_INCLUDE) -> list[str]:
+def _compile_rules(
+    sources: Sequence[Path],
+    part: str,
+    cxx: tuple[str, ...],
+    nvcc: tuple[str, ...],
+    folder: Path,
+    torch_include: Path = TORCH_INCLUDE,
+) -> list[str]:
     """Rules that make 0.o, 1.o, ... in `folder`, and 0.log, 1.log, ... of what the compilers print."""
     rules = []
     for number, source in enumerate(sources):
         words = [*(nvcc if source.suffix == ".cu" else cxx), f"-I{folder}", f"-I{csrc()}"]
         if source.parent.name == "bind":  # kernels know neither torch nor Python
-            words += [word for path in _system_includes(part, torch_include) for word in ("-isystem", path)]
-            words.append("-O1")  # it only calls kernels: optimising more would take longer than parsing
-        command = f"{_command(*words)} -c $in -o $out > {number}.log 2>&1 || (cat {number}.log; exit 1)"
+            words += [
+                word
+                for path in _system_includes(part, torch_include)
+                for word in ("-isystem", path)
+            ]
+            words.append(
+                "-O1"
+            )  # it only calls kernels: optimising more would take longer than parsing
+        command = (
+            f"{_command(*words)} -c $in -o $out > {number}.log 2>&1 || (cat {number}.log; exit 1)"
+        )
         rules.append(f"rule c{number}\n  command = {command}")
         rules.append(f"build {number}.o: c{number} " + re.sub("([$ :])", r"$\1", str(source)))
     return rules
@@ -341,8 +432,13 @@ def _run_ninja(folder: Path) -> None:
         raise BuildFailed(first_error(log), log)
 
 
-def compile_objects(part: str, sources: Sequence[Path], folder: Path, archs: tuple[str, ...],
-                    torch_include: Path = TORCH_INCLUDE) -> None:
+def compile_objects(
+    part: str,
+    sources: Sequence[Path],
+    folder: Path,
+    archs: tuple[str, ...],
+    torch_include: Path = TORCH_INCLUDE,
+) -> None:
     """Compile `sources` in `folder` without linking, with all that the compilers say in 0.log, 1.log, ...
 
     Args:
@@ -370,13 +466,17 @@ def compile_library(plan: Plan, folder: Path, *, link: bool = True) -> Path:
     Raises:
         BuildFailed: a source does not compile, or the linker fails.
     """
-    header = "".join(f"#define WSSS_{k.upper()} {json.dumps(v)}\n" for k, v in plan.describe().items())
+    header = "".join(
+        f"#define WSSS_{k.upper()} {json.dumps(v)}\n" for k, v in plan.describe().items()
+    )
     (folder / "wsss_build_info.h").write_text(header, encoding="utf-8")
     cxx, nvcc = (*plan.cxx, *plan.cxx_flags), (plan.nvcc or "", *plan.nvcc_flags)
     rules = _compile_rules(plan.sources, plan.part, cxx, nvcc, folder)
     objects = " ".join(f"{number}.o" for number in range(len(plan.sources)))
     if link:
-        rules.append(f"rule link\n  command = {_command(*plan.cxx)} $in {_command(*plan.link_flags)} -o $out")
+        rules.append(
+            f"rule link\n  command = {_command(*plan.cxx)} $in {_command(*plan.link_flags)} -o $out"
+        )
         rules.append(f"build {plan.library}: link {objects}")
     _ninja_file(folder, rules)
     _run_ninja(folder)
@@ -384,10 +484,11 @@ def compile_library(plan: Plan, folder: Path, *, link: bool = True) -> Path:
 
 
 def write_manifest(plan: Plan, library: Path, **more) -> Path:
-    """Beside the library: what it was made of, its size and hash. The loader trusts nothing else."""
+    """ExtraLoss the library: what it was made of, its size and hash. The loader trusts nothing else."""
     data = library.read_bytes()
-    manifest = plan.describe() | more | {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = (
+        plan.describe() | more | {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    )
     path = library.with_suffix(".json")
     path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return path
-

@@ -69,7 +69,9 @@ def _read_manifest(library: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Unavailable(f"{path} cannot be read: {error}") from None
     if len(data) != size or hashlib.sha256(data).hexdigest() != expected:
-        raise Unavailable(f"{library} is damaged: {len(data)} bytes, not what its manifest says of {size}")
+        raise Unavailable(
+            f"{library} is damaged: {len(data)} bytes, not what its manifest says of {size}"
+        )
     return manifest
 
 
@@ -81,11 +83,19 @@ def _open(library: Path, manifest: dict) -> None:
     """
     _build.check_torch()
     if wanted := manifest.get("torch_symbols", "").split():
-        names = ("libtorch_cpu.so", "libtorch_cuda.so") if manifest["part"] == "cuda" else ("libtorch_cpu.so",)
+        names = (
+            ("libtorch_cpu.so", "libtorch_cuda.so")
+            if manifest["part"] == "cuda"
+            else ("libtorch_cpu.so",)
+        )
         torch_libraries = [ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY) for name in names]
-        missing = [name for name in wanted if not any(hasattr(found, name) for found in torch_libraries)]
+        missing = [
+            name for name in wanted if not any(hasattr(found, name) for found in torch_libraries)
+        ]
         if missing:
-            raise Unavailable(f"torch {torch.__version__} has no {missing[0]}, which {library.name} needs")
+            raise Unavailable(
+                f"torch {torch.__version__} has no {missing[0]}, which {library.name} needs"
+            )
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -115,7 +125,9 @@ def _runs(capability: tuple[int, int], archs: list[str]) -> bool:
     for arch in archs:
         number, _, ptx = arch.partition("+")
         major, minor = int(number[:-1]), int(number[-1])
-        if (ptx and (major, minor) <= capability) or (major == capability[0] and minor <= capability[1]):
+        if (ptx and (major, minor) <= capability) or (
+            major == capability[0] and minor <= capability[1]
+        ):
             return True
     return False
 
@@ -124,10 +136,14 @@ def _check_cuda(manifest: dict) -> None:
     """Refuse a CUDA library that this torch, driver or card does not run."""
     built, ours = manifest.get("cuda", ""), torch.version.cuda or ""
     if built.split(".")[0] != ours.split(".")[0]:
-        raise Unavailable(f"the installed library is for CUDA {built.split('.')[0]}, this torch for CUDA {ours or 'none'}")
+        raise Unavailable(
+            f"the installed library is for CUDA {built.split('.')[0]}, this torch for CUDA {ours or 'none'}"
+        )
     driver, needed = _cuda_driver(), int(built.split(".")[0]) * 1000
     if driver < needed:
-        raise Unavailable(f"the driver runs CUDA {driver // 1000}.{driver % 1000 // 10}, the installed library needs {built}")
+        raise Unavailable(
+            f"the driver runs CUDA {driver // 1000}.{driver % 1000 // 10}, the installed library needs {built}"
+        )
     archs = manifest.get("cuda_archs", "").split()
     missing = [f"{a}.{b}" for a, b in _capabilities() if not _runs((a, b), archs)]
     if missing:
@@ -139,7 +155,11 @@ def _cpu_candidates() -> list[str]:
     if not _build.is_x86():
         return [NAMES["cpu"]]
     capability = torch.backends.cpu.get_cpu_capability()
-    return [NAMES["cpu"] + suffix for suffix, _, cpus in _build.X86_LEVELS if capability.startswith(cpus)]
+    return [
+        NAMES["cpu"] + suffix
+        for suffix, _, cpus in _build.X86_LEVELS
+        if capability.startswith(cpus)
+    ]
 
 
 def installed_library(part: str) -> tuple[Path, dict] | None:
@@ -152,11 +172,15 @@ def installed_library(part: str) -> tuple[Path, dict] | None:
     found = [path for path in (LIBRARIES / f"{name}.so" for name in names) if path.is_file()]
     if not found:
         if any(LIBRARIES.glob(f"{NAMES[part]}*.so")):
-            raise Unavailable(f"the installed libraries do not run on this CPU ({torch.backends.cpu.get_cpu_capability()})")
+            raise Unavailable(
+                f"the installed libraries do not run on this CPU ({torch.backends.cpu.get_cpu_capability()})"
+            )
         return None
     manifest = _read_manifest(found[0])
     if manifest.get("source_hash") != _build.source_hash(part):
-        raise Unavailable(f"{found[0]} was built from other sources than those of this installation; reinstall wsss-fast")
+        raise Unavailable(
+            f"{found[0]} was built from other sources than those of this installation; reinstall wsss-fast"
+        )
     if part == "cuda":
         _check_cuda(manifest)
     return found[0], manifest
@@ -175,7 +199,9 @@ def _cache_folders() -> list[Path]:
         return [Path(explicit)]
     folders = [_temporary_cache()]
     with suppress(RuntimeError):  # a user without a home
-        folders.insert(0, Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "wsss_fast")
+        folders.insert(
+            0, Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "wsss_fast"
+        )
     return folders
 
 
@@ -189,7 +215,9 @@ def cache_folder() -> Path:
     refused = ""
     for folder in _cache_folders():
         try:
-            folder.mkdir(mode=0o700 if folder == _temporary_cache() else 0o777, parents=True, exist_ok=True)
+            folder.mkdir(
+                mode=0o700 if folder == _temporary_cache() else 0o777, parents=True, exist_ok=True
+            )
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -214,12 +242,17 @@ def _find_cached(plan: Plan) -> tuple[Path, dict] | None:
 @contextmanager
 def _locked(path: Path):
     """Exclusive between processes; the kernel drops the lock when its holder dies, however it dies."""
-    of_another_user = path.exists() and not os.access(path, os.W_OK)  # with whom the cache is shared: read-only will do
+    of_another_user = path.exists() and not os.access(
+        path, os.W_OK
+    )  # with whom the cache is shared: read-only will do
     with open(path, "r" if of_another_user else "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("wsss_fast: another process is building the native ops; waiting for it", file=sys.stderr)
+            print(
+                "wsss_fast: another process is building the native ops; waiting for it",
+                file=sys.stderr,
+            )
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -237,17 +270,28 @@ def _build_into_cache(plan: Plan) -> tuple[Path, dict, float | None]:
         for leftover in cache.glob(f"{plan.key}.build-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         archs = f" sm_{','.join(plan.cuda_archs)}" if plan.cuda_archs else ""
-        what = "the module _C" if plan.part == "module" else f"native ops ({plan.part.upper()}{archs})"
-        print(f"wsss_fast: building {what} with {plan.compiler} ... ", end="", file=sys.stderr, flush=True)
+        what = (
+            "the module _C" if plan.part == "module" else f"native ops ({plan.part.upper()}{archs})"
+        )
+        print(
+            f"wsss_fast: building {what} with {plan.compiler} ... ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         start = time.perf_counter()
         try:
             _build_into(library, plan)
         except BaseException as error:
             print("failed", file=sys.stderr, flush=True)
             if isinstance(error, BuildFailed):
-                raise Unavailable(f"the build failed: {error}{_keep_log(error, cache / f'{plan.key}.log')}") from None
+                raise Unavailable(
+                    f"the build failed: {error}{_keep_log(error, cache / f'{plan.key}.log')}"
+                ) from None
             if isinstance(error, OSError):
-                raise Unavailable(f"nothing can be built in {cache}: {error}; set WSSS_FAST_CACHE to another folder") from None
+                raise Unavailable(
+                    f"nothing can be built in {cache}: {error}; set WSSS_FAST_CACHE to another folder"
+                ) from None
             raise
         seconds = time.perf_counter() - start
         print(f"{seconds:.1f} s, cached in {library.parent}", file=sys.stderr, flush=True)
@@ -298,7 +342,9 @@ def _plan(part: str) -> Plan:
     if not wanted:
         raise Unavailable("this torch is not built for CUDA")
     if nvcc is None:
-        raise Unavailable(f"nvcc is missing: install the CUDA toolkit {torch.version.cuda} or set CUDA_HOME")
+        raise Unavailable(
+            f"nvcc is missing: install the CUDA toolkit {torch.version.cuda} or set CUDA_HOME"
+        )
     if _build.nvcc_release(nvcc).split(".")[0] != wanted:
         raise Unavailable(f"{nvcc} is of CUDA {_build.nvcc_release(nvcc)}, this torch of CUDA {torch.version.cuda}: "
                           f"point CUDA_HOME at a toolkit of CUDA {wanted}")  # fmt: skip
@@ -323,7 +369,9 @@ def _load_native(backend: _Backend) -> None:
     except (Unavailable, OSError) as error:
         raise Unavailable(f"{refused}{error}") from None
     backend.path, backend.manifest = path, manifest
-    backend.reason = refused + ("found in the cache" if backend.build_seconds is None else "built at first use")
+    backend.reason = refused + (
+        "found in the cache" if backend.build_seconds is None else "built at first use"
+    )
 
 
 def _warn_once(message: str) -> None:
@@ -373,7 +421,9 @@ def module():
     """
     path, *_ = _build_into_cache(_build.make_plan("module"))
     loader = importlib.machinery.ExtensionFileLoader("_C", str(path))
-    found = importlib.util.module_from_spec(importlib.util.spec_from_file_location("_C", path, loader=loader))
+    found = importlib.util.module_from_spec(
+        importlib.util.spec_from_file_location("_C", path, loader=loader)
+    )
     loader.exec_module(found)
     return found
 
@@ -388,7 +438,9 @@ def info() -> dict:
     if torch.cuda.is_available():
         load("cuda")
     elif not cuda.done:
-        cuda.reason = "torch sees no GPU" if torch.version.cuda else "this torch is not built for CUDA"
+        cuda.reason = (
+            "torch sees no GPU" if torch.version.cuda else "this torch is not built for CUDA"
+        )
     return {
         "backend": "native" if cpu.native else "reference",
         "why": cpu.reason,

@@ -19,40 +19,63 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, interrupt, irn, ranks, report, road, seg
+from wsss_fast import _native, amn, bench, cam, ccr, convert, data, eps, irn, pipeline, seg
 from wsss_fast.bench import harness
 from wsss_fast.bench import show as bench_show
+from wsss_fast.engine import distributed, signals
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.progress import CONSOLE, say
 from wsss_fast.errors import InputError, RunError
-from wsss_fast.progress import CONSOLE, say
-from wsss_fast.run import write_json
-from wsss_fast.stages import crf as crf_stage
-from wsss_fast.stages import evaluation
+from wsss_fast.evaluation import report, summary
+from wsss_fast.stages import crf_files as crf_stage
 from wsss_fast.stages import saliency as saliency_stage
 from wsss_fast.stages import seeds as seed_stage
 
 OUTPUT = Console(highlight=False)
-WIDE = Console(highlight=False, width=200)  # for tables whose figures must not be cut where a terminal is narrow
+WIDE = Console(
+    highlight=False, width=200
+)  # for tables whose figures must not be cut where a terminal is narrow
 
 _NAMED = 20  # broken images are named one by one up to this many
 
 # A `data: Source` of the library is these arguments on the command line, handed to `data.load`.
 _DATA_HELP = {
-    "data": (str, inspect.Parameter.empty,
-             "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / shapes-sparse:SEED, the "
-             "built-in benchmark"),
-    "split": (str, "train",
-              "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val"),
+    "data": (
+        str,
+        inspect.Parameter.empty,
+        "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / shapes-sparse:SEED, the "
+        "built-in benchmark",
+    ),
+    "split": (
+        str,
+        "train",
+        "name of an id list in ImageSets/Segmentation or beside labels.csv, without .txt; COCO14: train or val",
+    ),
     "ids": (Path | None, None, "text file with one id a line, instead of a split"),
-    "strict": (bool, False, "stop at the first broken image; otherwise broken ones are left out and named at the end"),
+    "strict": (
+        bool,
+        False,
+        "stop at the first broken image; otherwise broken ones are left out and named at the end",
+    ),
 }
 # The commands that read saliency maps have a fourth.
-_SALIENCY_HELP = (Path | None, None, "folder of <id>.png saliency maps; default: saliency/ in the data's folder")
+_SALIENCY_HELP = (
+    Path | None,
+    None,
+    "folder of <id>.png saliency maps; default: saliency/ in the data's folder",
+)
 _READS_SALIENCY = ("eps train", "eps run", "eps analyse", "ccr train", "ccr run", "ccr analyse")
 
 
-def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, workers: int = 0,
-         precision: str = "auto") -> amn.RunResult:
-    """Make the Shapes benchmark, run the AMN road on it with the small network, and leave masks and a report.
+def demo(
+    out: Path = Path("wsss-demo"),
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> amn.RunResult:
+    """Make the Shapes benchmark, run the AMN pipeline on it with the small network, and leave masks and a report.
 
     IRN and the segmentation network follow in `wsss-fast amn run --preset shapes --data shapes --out DIR`.
 
@@ -64,13 +87,32 @@ def demo(out: Path = Path("wsss-demo"), *, device: str = "auto", seed: int = 0, 
         precision: fp32, bf16 (autocast), or auto.
     """
     name = f"shapes:{seed}"
-    road = dataclasses.replace(amn.ROADS["small"], refine="crf")  # as good on these small pictures, and three minutes
-    return amn.run(data.load(name), out, preset="shapes", road=road, until="masks", val=data.load(name, split="val"),
-                   device=device, seed=seed, workers=workers, precision=precision)
+    pipeline = dataclasses.replace(
+        amn.PIPELINES["small"], refine="crf"
+    )  # as good on these small pictures, and three minutes
+    return amn.run(
+        data.load(name),
+        out,
+        preset="shapes",
+        pipeline=pipeline,
+        until="masks",
+        val=data.load(name, split="val"),
+        device=device,
+        seed=seed,
+        workers=workers,
+        precision=precision,
+    )
 
 
-def shapes(out: Path, *, seed: int = 0, train: int = 800, val: int = 200, size: int = 128,
-           preset: Literal["standard", "sparse"] = "standard") -> Path:
+def shapes(
+    out: Path,
+    *,
+    seed: int = 0,
+    train: int = 800,
+    val: int = 200,
+    size: int = 128,
+    preset: Literal["standard", "sparse"] = "standard",
+) -> Path:
     """Write the Shapes benchmark in VOC12 layout.
 
     Args:
@@ -90,8 +132,14 @@ def info() -> None:
         OUTPUT.print(f"{key:<20}{value}", soft_wrap=True, markup=False, highlight=False)
 
 
-def evaluate(data: data.Source, *, predictions: Path | None = None, maps: Path | None = None, pairs: tuple[str, ...] = (),
-             out: Path | None = None) -> evaluation.Evaluation:
+def evaluate(
+    data: data.Source,
+    *,
+    predictions: Path | None = None,
+    maps: Path | None = None,
+    pairs: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> summary.Evaluation:
     """Score a folder of label PNGs, or of maps at every threshold, against the masks of a data set.
 
     Args:
@@ -100,56 +148,90 @@ def evaluate(data: data.Source, *, predictions: Path | None = None, maps: Path |
         pairs: target/coincident classes whose confusion ratio is wanted, as in train/rails boat/water.
         out: folder for evaluation.json and evaluation.png.
     """
-    return evaluation.full(data, predictions=predictions, maps=maps, pairs=pairs, out=out)
+    return summary.summarize(data, predictions=predictions, maps=maps, pairs=pairs, out=out)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
-    "amn run": amn.run, "amn train": amn.train, "amn infer": amn.infer,
-    "cam train": cam.train, "cam infer": cam.infer,
+    "amn run": amn.run,
+    "amn train": amn.train,
+    "amn infer": amn.infer,
+    "cam train": cam.train,
+    "cam infer": cam.infer,
     "seeds": seed_stage.make,
-    "irn train": irn.train, "irn infer": irn.infer,
-    "eps run": eps.run, "eps train": eps.train, "eps infer": eps.infer, "eps analyse": eps.analyse,
-    "ccr run": ccr.run, "ccr infer": ccr.infer, "ccr train": ccr.train, "ccr analyse": ccr.analyse,
+    "irn train": irn.train,
+    "irn infer": irn.infer,
+    "eps run": eps.run,
+    "eps train": eps.train,
+    "eps infer": eps.infer,
+    "eps analyse": eps.analyse,
+    "ccr run": ccr.run,
+    "ccr infer": ccr.infer,
+    "ccr train": ccr.train,
+    "ccr analyse": ccr.analyse,
     "saliency": saliency_stage.make,
-    "seg train": seg.train, "seg infer": seg.infer,
-    "crf": crf_stage.refine,
-    "convert from-pickles": convert.maps_from_pickles, "convert to-pickles": convert.maps_to_pickles,
+    "seg train": seg.train,
+    "seg infer": seg.infer,
+    "crf": crf_stage.refine_files,
+    "convert from-pickles": convert.maps_from_pickles,
+    "convert to-pickles": convert.maps_to_pickles,
     "eval": evaluate,
     "shapes": shapes,
-    "bench": bench.contents, "bench all": bench.run_all,
+    "bench": bench.contents,
+    "bench all": bench.run_all,
     **{f"bench {name}": bench.command(module) for name, module in bench.BENCHMARKS.items()},
     "info": info,
 }
 # What has no parts to divide: of several processes the main one does it.
 _ALONE = ("convert", "shapes", "bench", "info")
 # As in `wsss-fast crf photo.jpg labels.png -o refined.png`.
-_POSITIONAL = {"crf": ("image", "labels"), "convert from-pickles": ("source", "out"), "convert to-pickles": ("source", "out")}
+_POSITIONAL = {
+    "crf": ("image", "labels"),
+    "convert from-pickles": ("source", "out"),
+    "convert to-pickles": ("source", "out"),
+}
 _SHORT = {"crf": {"out": "-o"}}
 # Default recipes depend on the backbone; they are filled in before the help is made, so that it shows the real numbers.
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "amn run": ("road", amn.ROADS), "amn train": ("recipe", amn.RECIPES), "amn infer": ("recipe", amn.RECIPES),
-    "cam train": ("recipe", cam.RECIPES), "cam infer": ("recipe", cam.RECIPES),
-    "irn train": ("recipe", irn.RECIPES), "irn infer": ("recipe", irn.RECIPES),
-    "eps run": ("road", eps.ROADS), "eps analyse": ("road", eps.ROADS),
-    "eps train": ("recipe", eps.RECIPES), "eps infer": ("recipe", eps.RECIPES),
-    "ccr run": ("road", ccr.ROADS), "ccr analyse": ("road", ccr.ROADS),
-    "ccr infer": ("recipe", ccr.RECIPES), "ccr train": ("recipe", ccr.REFINEMENTS),
-    "seg train": ("recipe", seg.RECIPES), "seg infer": ("recipe", seg.RECIPES),
+    "amn run": ("pipeline", amn.PIPELINES),
+    "amn train": ("recipe", amn.RECIPES),
+    "amn infer": ("recipe", amn.RECIPES),
+    "cam train": ("recipe", cam.RECIPES),
+    "cam infer": ("recipe", cam.RECIPES),
+    "irn train": ("recipe", irn.RECIPES),
+    "irn infer": ("recipe", irn.RECIPES),
+    "eps run": ("pipeline", eps.PIPELINES),
+    "eps analyse": ("pipeline", eps.PIPELINES),
+    "eps train": ("recipe", eps.RECIPES),
+    "eps infer": ("recipe", eps.RECIPES),
+    "ccr run": ("pipeline", ccr.PIPELINES),
+    "ccr analyse": ("pipeline", ccr.PIPELINES),
+    "ccr infer": ("recipe", ccr.RECIPES),
+    "ccr train": ("recipe", ccr.REFINEMENTS),
+    "seg train": ("recipe", seg.RECIPES),
+    "seg infer": ("recipe", seg.RECIPES),
 }
 
 
-_PRESETS = {"amn run": amn.PRESETS, "eps run": eps.PRESETS, "eps analyse": eps.PRESETS, "ccr run": ccr.PRESETS,
-            "ccr analyse": ccr.PRESETS}
+_PRESETS = {
+    "amn run": amn.PRESETS,
+    "eps run": eps.PRESETS,
+    "eps analyse": eps.PRESETS,
+    "ccr run": ccr.PRESETS,
+    "ccr analyse": ccr.PRESETS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 bad input, 1 a failed run or images left out, 130 or 143 stopped by a signal."""
-    interrupt.install()
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a class name must not end a run
+    signals.install()
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that cannot show a class name must not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    ranks.end(run(sys.argv[1:] if argv is None else list(argv)))
+    distributed.exit_process(run(sys.argv[1:] if argv is None else list(argv)))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -157,7 +239,7 @@ def run(argv: Sequence[str]) -> int:
     name, rest = _split(argv)
     if name is None:
         return rest
-    if name.split()[0] in _ALONE and not ranks.is_main():
+    if name.split()[0] in _ALONE and not distributed.is_main_process():
         return 0
     try:
         arguments = _parse(name, rest)
@@ -165,36 +247,57 @@ def run(argv: Sequence[str]) -> int:
             return arguments
         opened = _opened(COMMANDS[name], arguments)
         result = COMMANDS[name](**opened)
-        if ranks.is_main():
+        if distributed.is_main_process():
             _show(name, result)
         code = _broken(opened)
-        ranks.leave()
+        distributed.leave_group()
         return code
     except InputError as error:
         return _fail(2, f"error: {error}", every=True)
     except RunError as error:
         return _fail(1, f"failed: {error}", every=True)
     except KeyboardInterrupt as error:
-        stopped, code = (str(error), 128 + error.number) if isinstance(error, interrupt.Stopped) else ("interrupted", 130)
+        stopped, code = (
+            (str(error), 128 + error.number)
+            if isinstance(error, signals.Stopped)
+            else ("interrupted", 130)
+        )
         if name.startswith("bench"):
             return _fail(code, f"{stopped}; the rows that were finished are in the JSON file")
         return _fail(code, f"{stopped}; the same command goes on where it was")
-    except Exception as error:  # whatever it is, a command ends with one line; the variable gives the rest
+    except (
+        Exception
+    ) as error:  # whatever it is, a command ends with one line; the variable gives the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename is not None:  # a full disk, a folder that is read-only
-            return _fail(1, f"failed: {_printable(error.filename)}: {error.strerror}; once this is mended, the same command "
-                            "goes on where it was", every=True)
-        return _fail(1, f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)", every=True)
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # a full disk, a folder that is read-only
+            return _fail(
+                1,
+                f"failed: {_printable(error.filename)}: {error.strerror}; once this is mended, the same command "
+                "goes on where it was",
+                every=True,
+            )
+        return _fail(
+            1,
+            f"failed: {type(error).__name__}: {error} (WSSS_FAST_TRACEBACK=1 shows where)",
+            every=True,
+        )
 
 
 def _broken(arguments: dict[str, Any]) -> int:
     """Name the images that were left out, leave them in `<out>/broken.json`, and say so in the exit code."""
-    broken = {id: why for value in arguments.values() if isinstance(value, data.Dataset) for id, why in value.broken.items()}
+    broken = {
+        id: why
+        for value in arguments.values()
+        if isinstance(value, data.Dataset)
+        for id, why in value.broken.items()
+    }
     if not broken:
         return 0
     out = arguments.get("out")
-    if out is not None and ranks.is_main():
+    if out is not None and distributed.is_main_process():
         write_json(Path(out) / "broken.json", broken)
     for why in list(broken.values())[:_NAMED]:
         say(f"left out: {why}")
@@ -205,7 +308,11 @@ def _broken(arguments: dict[str, Any]) -> int:
 
 def _printable(name: Any) -> str:
     """A file name without what bytes that are no text become."""
-    return os.fsdecode(name).encode(errors="backslashreplace").decode() if isinstance(name, (str, bytes)) else str(name)
+    return (
+        os.fsdecode(name).encode(errors="backslashreplace").decode()
+        if isinstance(name, (str, bytes))
+        else str(name)
+    )
 
 
 def _fail(code: int, message: str, *, every: bool = False) -> int:
@@ -217,18 +324,29 @@ def _split(argv: Sequence[str]) -> tuple[str, Sequence[str]] | tuple[None, int]:
     """(command, its arguments), or (None, exit code) after the overview was printed or the typo was named."""
     for words in (2, 1):
         name = " ".join(argv[:words])
-        mistyped = argv[words:] and not argv[words].startswith("-") and any(c.startswith(f"{name} ") for c in COMMANDS)
+        mistyped = (
+            argv[words:]
+            and not argv[words].startswith("-")
+            and any(c.startswith(f"{name} ") for c in COMMANDS)
+        )
         if name in COMMANDS and len(argv) >= words and not mistyped:
             return name, argv[words:]
     if not argv or argv[0] in ("-h", "--help"):
-        if ranks.is_main():
+        if distributed.is_main_process():
             _overview()
         return None, 0
     tried = " ".join(a for a in argv[:2] if not a.startswith("-"))
     group = [c for c in COMMANDS if c.split()[0] == argv[0]]
-    near = (difflib.get_close_matches(tried, group, 1, 0.7) or group
-            or difflib.get_close_matches(tried, COMMANDS, 3, 0.5) or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5))
-    return None, _fail(2, f"error: no command {tried!r}; {'did you mean ' + ' or '.join(near) if near else 'see --help'}")
+    near = (
+        difflib.get_close_matches(tried, group, 1, 0.7)
+        or group
+        or difflib.get_close_matches(tried, COMMANDS, 3, 0.5)
+        or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5)
+    )
+    return None, _fail(
+        2,
+        f"error: no command {tried!r}; {'did you mean ' + ' or '.join(near) if near else 'see --help'}",
+    )
 
 
 def _overview() -> None:
@@ -243,12 +361,23 @@ def _parse(name: str, argv: Sequence[str]) -> dict[str, Any] | int:
     """Arguments of a command, or the exit code if tyro printed help or refused them (said in one line)."""
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(sys.stdout if ranks.is_main() else io.StringIO()):
-            return tyro.cli(_signature(name, argv), args=list(argv), prog=f"wsss-fast {name}",
-                            config=(tyro.conf.SuppressFixed,))
+        with (
+            contextlib.redirect_stderr(errors),
+            contextlib.redirect_stdout(
+                sys.stdout if distributed.is_main_process() else io.StringIO()
+            ),
+        ):
+            return tyro.cli(
+                _signature(name, argv),
+                args=list(argv),
+                prog=f"wsss-fast {name}",
+                config=(tyro.conf.SuppressFixed,),
+            )
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 2
-        inside = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]  # without the box's title
+        inside = [
+            line for line in errors.getvalue().splitlines() if not line.startswith("╭")
+        ]  # without the box's title
         return _fail(code, f"error: {re.sub('[╰╯│─]+', ' ', ' '.join(inside))}") if code else 0
 
 
@@ -258,23 +387,37 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
     hints = get_type_hints(function)
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
-        parameter = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        parameter = parameter.replace(
+            annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY
+        )
         if parameter.annotation == data.Source:
             parameters += [_parameter(key, *_DATA_HELP[key]) for key in _DATA_HELP]
             if name in _READS_SALIENCY:
                 parameters.append(_parameter("saliency", *_SALIENCY_HELP))
         elif parameter.annotation == data.Source | None:
-            parameters.append(_parameter("val_split", str | None, None, "split whose tags the classifier is tested on"))
+            parameters.append(
+                _parameter(
+                    "val_split", str | None, None, "split whose tags the classifier is tested on"
+                )
+            )
         elif name in _RECIPES and parameter.name == _RECIPES[name][0]:
             recipes = _RECIPES[name][1]
-            usual = inspect.signature(function).parameters["backbone"].default or next(iter(recipes))
+            usual = inspect.signature(function).parameters["backbone"].default or next(
+                iter(recipes)
+            )
             preset = _PRESETS.get(name, {}).get(_value(argv, "--preset") or "")
-            default = preset.road if preset else recipes.get(_value(argv, "--backbone") or usual, recipes[usual])
+            default = (
+                preset.pipeline
+                if preset
+                else recipes.get(_value(argv, "--backbone") or usual, recipes[usual])
+            )
             parameters.append(parameter.replace(annotation=_valued(type(default)), default=default))
         else:
             annotation = _simple(parameter.annotation)
             if parameter.name in _POSITIONAL.get(name, ()):
-                annotation = Annotated[tyro.conf.Positional[annotation], tyro.conf.arg(metavar=parameter.name.upper())]
+                annotation = Annotated[
+                    tyro.conf.Positional[annotation], tyro.conf.arg(metavar=parameter.name.upper())
+                ]
             elif short := _SHORT.get(name, {}).get(parameter.name):
                 annotation = Annotated[annotation, tyro.conf.arg(aliases=[short])]
             parameters.append(parameter.replace(annotation=annotation))
@@ -290,8 +433,12 @@ def _signature(name: str, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
 
 
 def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default,
-                             annotation=Annotated[kind, tyro.conf.arg(help=text)])
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, tyro.conf.arg(help=text)],
+    )
 
 
 def _simple(annotation: Any) -> Any:
@@ -320,21 +467,31 @@ def _opened(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         return arguments
     source = {key: arguments.pop(key) for key in _DATA_HELP}
     val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)
-    opened = data.load(source["data"], split=source["split"], ids=source["ids"], saliency=saliency, strict=source["strict"])
+    opened = data.load(
+        source["data"],
+        split=source["split"],
+        ids=source["ids"],
+        saliency=saliency,
+        strict=source["strict"],
+    )
     if val_split is not None:
         arguments["val"] = data.load(source["data"], split=val_split, strict=source["strict"])
     return {**arguments, "data": opened}
 
 
 def _show(name: str, result: Any) -> None:
-    if isinstance(result, road.RunResult):
+    if isinstance(result, pipeline.RunResult):
         OUTPUT.print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
-        OUTPUT.print(f"masks: {result.masks}{predicted}\nreport: {result.report}", soft_wrap=True, markup=False)
-    elif isinstance(result, road.AnalysesResult):
+        OUTPUT.print(
+            f"masks: {result.masks}{predicted}\nreport: {result.report}",
+            soft_wrap=True,
+            markup=False,
+        )
+    elif isinstance(result, pipeline.AnalysesResult):
         OUTPUT.print(report.text_table(result.out))
         OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
-    elif isinstance(result, evaluation.Evaluation):
+    elif isinstance(result, summary.Evaluation):
         _show_evaluation(result)
     elif isinstance(result, harness.Report):
         _show_benchmarks([result])
@@ -356,18 +513,29 @@ def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
         raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
 
 
-def _show_evaluation(found: evaluation.Evaluation) -> None:
+def _show_evaluation(found: summary.Evaluation) -> None:
     metrics, curve = found.metrics, found.curve
     at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
-    table = Table(title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}", title_justify="left")
+    table = Table(
+        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}",
+        title_justify="left",
+    )
     for column in ("class", "IoU", "precision", "recall"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for name in metrics.iou:
-        table.add_row(Text(name), *(f"{100 * values[name]:.2f}" for values in (metrics.iou, metrics.precision, metrics.recall)))
+        table.add_row(
+            Text(name),
+            *(
+                f"{100 * values[name]:.2f}"
+                for values in (metrics.iou, metrics.precision, metrics.recall)
+            ),
+        )
     OUTPUT.print(table)
     if curve is not None:
         table = Table(title="mIoU (%) over the threshold", title_justify="left")
-        steps = range(0, len(curve.thresholds), 5)  # every tenth of the threshold's range; all of them are in the JSON
+        steps = range(
+            0, len(curve.thresholds), 5
+        )  # every tenth of the threshold's range; all of them are in the JSON
         for step in steps:
             table.add_column(f"{curve.thresholds[step]:.2f}", justify="right")
         table.add_row(*(f"{100 * curve.miou[step]:.1f}" for step in steps))

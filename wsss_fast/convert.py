@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, load_maps, save_maps
-from wsss_fast.progress import track
-from wsss_fast.run import atomic_write
 
 
 def maps_from_pickles(source: Path, out: Path) -> Path:
@@ -67,17 +67,32 @@ def maps_to_pickles(source: Path, out: Path) -> Path:
 
 def _from_public(path: Path, content: Any) -> ClassMaps:
     if not isinstance(content, dict) or not {"keys", "cam"} <= set(content):
-        raise InputError(f"{path}: holds no maps; expected a dictionary with keys, cam and high_res")
+        raise InputError(
+            f"{path}: holds no maps; expected a dictionary with keys, cam and high_res"
+        )
     try:
         keys, strided = np.asarray(content["keys"]), np.asarray(content["cam"], dtype=np.float32)
-        high_res = None if content.get("high_res") is None else np.asarray(content["high_res"], dtype=np.float32)
+        high_res = (
+            None
+            if content.get("high_res") is None
+            else np.asarray(content["high_res"], dtype=np.float32)
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: keys, cam and high_res are no arrays ({error})") from None
-    whole = keys.ndim == 1 and np.issubdtype(keys.dtype, np.integer) and (not keys.size or keys.min() >= 0 and keys.max() < 255)
-    fits = all(m is None or (m.ndim == 3 and len(m) == len(keys) and np.isfinite(m).all()) for m in (strided, high_res))
+    whole = (
+        keys.ndim == 1
+        and np.issubdtype(keys.dtype, np.integer)
+        and (not keys.size or keys.min() >= 0 and keys.max() < 255)
+    )
+    fits = all(
+        m is None or (m.ndim == 3 and len(m) == len(keys) and np.isfinite(m).all())
+        for m in (strided, high_res)
+    )
     if not whole or not fits:
         shapes = [list(np.shape(content.get(name))) for name in ("keys", "cam", "high_res")]
-        raise InputError(f"{path}: keys, cam and high_res are {shapes}; expected whole numbers [K] and finite [K, h, w]")
+        raise InputError(
+            f"{path}: keys, cam and high_res are {shapes}; expected whole numbers [K] and finite [K, h, w]"
+        )
     return ClassMaps((keys + 1).astype(np.int16), strided, high_res)
 
 
@@ -85,13 +100,28 @@ def _unpickled(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
-            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read_header(file)
             if dtype.kind != "O" or shape != ():
-                raise InputError(f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary")
+                raise InputError(
+                    f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
+                )
             return _Reader(file, path).load().item()
-    except (ValueError, EOFError, OSError, pickle.UnpicklingError, AttributeError, IndexError, KeyError, TypeError,
-            RuntimeError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         raise InputError(f"{path}: cannot be unpickled as maps ({error})") from None
 
 
@@ -105,7 +135,9 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
         if allowed is None:
-            raise InputError(f"{self._path}: asks for {module}.{name}; only arrays and tensors are unpickled")
+            raise InputError(
+                f"{self._path}: asks for {module}.{name}; only arrays and tensors are unpickled"
+            )
         return allowed()
 
 
@@ -116,7 +148,9 @@ def _storage(content: bytes) -> Any:
 
 def _numpy_function(name: str) -> Callable[[], Any]:
     """By what numpy itself writes: the module has had two names."""
-    return lambda: getattr(np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name)
+    return lambda: getattr(
+        np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name
+    )
 
 
 _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {

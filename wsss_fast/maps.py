@@ -12,11 +12,20 @@ import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.run import atomic_write
 
 # What numpy and zipfile raise for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
-_UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, KeyError, zlib.error)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +45,19 @@ class ClassMaps:
     def foreground(self) -> ClassMaps:
         """Without the background row: consumers put a constant threshold in its place, as the papers do."""
         rows = self.keys > 0
-        return ClassMaps(self.keys[rows], self.strided[rows], None if self.high_res is None else self.high_res[rows])
+        return ClassMaps(
+            self.keys[rows],
+            self.strided[rows],
+            None if self.high_res is None else self.high_res[rows],
+        )
 
     def at_size(self, height: int, width: int) -> np.ndarray:
         """Scores at the image's size, float32 [K, H, W]: `high_res`, or `strided` upsampled bilinearly."""
         if self.high_res is not None:
             if self.high_res.shape[1:] != (height, width):
-                raise InputError(f"maps are {self.high_res.shape[1:]}, but the image is {(height, width)}")
+                raise InputError(
+                    f"maps are {self.high_res.shape[1:]}, but the image is {(height, width)}"
+                )
             return self.high_res
         if not len(self.keys):
             return np.zeros((0, height, width), np.float32)
@@ -58,7 +73,9 @@ def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear resize of [..., h, w] maps, align_corners False."""
     lead = maps.shape[:-2]
     flat = maps.reshape(1, -1, *maps.shape[-2:])
-    resized = torch.nn.functional.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        flat, (height, width), mode="bilinear", align_corners=False
+    )
     return resized.reshape(*lead, height, width)
 
 
@@ -91,11 +108,15 @@ def load_maps(folder: Path, id: str) -> ClassMaps:
     except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as maps ({error})") from None
     keys, strided, high_res = arrays.get("keys"), arrays.get("strided"), arrays.get("high_res")
-    if any(not isinstance(a, np.ndarray) or a.dtype.kind not in "iuf" for a in arrays.values()):  # bytes, if no array is in it
+    if any(
+        not isinstance(a, np.ndarray) or a.dtype.kind not in "iuf" for a in arrays.values()
+    ):  # bytes, if no array is in it
         raise InputError(f"{path}: holds something else than arrays of numbers")
     if keys is None or strided is None or strided.ndim != 3 or len(keys) != len(strided):
         raise InputError(f"{path}: needs keys [K] and strided [K,h,w]")
-    return ClassMaps(keys, strided.astype(np.float32), None if high_res is None else high_res.astype(np.float32))
+    return ClassMaps(
+        keys, strided.astype(np.float32), None if high_res is None else high_res.astype(np.float32)
+    )
 
 
 def check_maps(folder: Path, data: Dataset) -> None:
@@ -109,7 +130,9 @@ def check_maps(folder: Path, data: Dataset) -> None:
     present = {p.name for p in folder.iterdir()}
     missing = [i for i in data.ids if f"{i}.npz" not in present]
     if missing:
-        raise InputError(f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+        raise InputError(
+            f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, first {missing[0]!r}"
+        )
 
 
 def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:

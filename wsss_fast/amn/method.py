@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import MapsResult
+from wsss_fast.cam.method import MapsResult
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
-from wsss_fast.fit import Batch, Samples, constant, poly
+from wsss_fast.engine.progress import say
+from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.runtime import runtime, set_seed
+from wsss_fast.engine.samples import Batch, Samples
+from wsss_fast.engine.schedules import constant, poly
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
-from wsss_fast.progress import say
-from wsss_fast.run import provenance, runtime, set_seed
 from wsss_fast.stages import training
-from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
+from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.training import Length, TrainResult
 
@@ -65,21 +67,42 @@ class Recipe:
 
 def adam(net: nets.AmnNet, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam with weight decay as L2, as published: the backbone at `lr`, what is new at `head_lr`."""
-    groups = [{"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
-              {"params": net.head_parameters(), "lr": recipe.head_lr}]
+    groups = [
+        {"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
+        {"params": net.head_parameters(), "lr": recipe.head_lr},
+    ]
     return torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
 
 
 RECIPES = {
     "resnet50": Recipe(),
-    "small": Recipe(epochs=8, lr=3e-4, head_lr=3e-3, augment=Augment(crop=128, scale=(0.8, 1.3)),
-                    scales=(1.0, 0.75, 1.5), infer_batch=16, schedule=poly(warmup=0.05), prefer_bf16=True),
+    "small": Recipe(
+        epochs=8,
+        lr=3e-4,
+        head_lr=3e-3,
+        augment=Augment(crop=128, scale=(0.8, 1.3)),
+        scales=(1.0, 0.75, 1.5),
+        infer_batch=16,
+        schedule=poly(warmup=0.05),
+        prefer_bf16=True,
+    ),
 }
 
 
-def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
-          weights: str | Path | None = None, recipe: Recipe | None = None, name: str = "amn", device: str = "auto",
-          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+def train(
+    data: Source,
+    out: str | Path,
+    *,
+    seeds: str | Path,
+    backbone: str = "resnet50",
+    weights: str | Path | None = None,
+    recipe: Recipe | None = None,
+    name: str = "amn",
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> TrainResult:
     """Train the AMN on seeds by the per-pixel classification loss; leaves `<out>/<name>/weights.pth`.
 
     Args:
@@ -109,18 +132,41 @@ def train(data: Source, out: str | Path, *, seeds: str | Path, backbone: str = "
     if weights is not None:
         nets.load_weights(net, weights)
     else:
-        say(f"{name}: no weights given, so the backbone starts from random ones; the published numbers start from ImageNet's")
+        say(
+            f"{name}: no weights given, so the backbone starts from random ones; the published numbers start from ImageNet's"
+        )
     return training.train(
-        net, _step(recipe), Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed), Path(out), name,
-        optimizer=adam(net, recipe), schedule=recipe.schedule, length=Length(recipe.batch_size, recipe.epochs), runtime=where,
-        arguments={"data": data.fingerprint(), "seeds": provenance(folder), "backbone": backbone,
-                   "weights": nets.fingerprint(weights),
-                   "recipe": training.part(recipe, "present_only", "scales", "infer_batch")})
+        net,
+        _step(recipe),
+        Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed),
+        Path(out),
+        name,
+        optimizer=adam(net, recipe),
+        schedule=recipe.schedule,
+        length=Length(recipe.batch_size, recipe.epochs),
+        runtime=where,
+        arguments={
+            "data": data.fingerprint(),
+            "seeds": provenance(folder),
+            "backbone": backbone,
+            "weights": nets.fingerprint(weights),
+            "recipe": training.part(recipe, "present_only", "scales", "infer_batch"),
+        },
+    )
 
 
-def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Path, backbone: str = "resnet50",
-          recipe: Recipe | None = None, name: str = "amn/maps", device: str = "auto",
-          precision: str = "auto") -> MapsResult:
+def infer(
+    data: Source,
+    weights: str | Path,
+    out: str | Path,
+    *,
+    seeds: str | Path,
+    backbone: str = "resnet50",
+    recipe: Recipe | None = None,
+    name: str = "amn/maps",
+    device: str = "auto",
+    precision: str = "auto",
+) -> MapsResult:
     """AMN maps of every image; leaves `<out>/<name>/<id>.npz` with the background as row 0.
 
     Logits of each scale, averaged with the mirror image's, resized bilinearly and averaged over scales; softmax over
@@ -145,28 +191,52 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, seeds: str | Pa
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     folder = check_label_folder(Path(seeds), data, "seeds")
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)
-    net = nets.prepared(nets.load_weights(net, weights, complete=True), where)
-    to_maps = scorer(net, lambda id: read_label(folder, data, id), recipe.present_only)
-    return MapsResult(maps_stage(
-        Path(out), name, data, to_maps, scales=recipe.scales, batch_size=recipe.infer_batch, runtime=where,
-        arguments={"seeds": provenance(folder), "weights": nets.fingerprint(weights), "present_only": recipe.present_only}))
+    net = nets.optimize_for_inference(nets.load_weights(net, weights, complete=True), where)
+    to_maps = views_to_maps(net, lambda id: read_label(folder, data, id), recipe.present_only)
+    return MapsResult(
+        maps_stage(
+            Path(out),
+            name,
+            data,
+            to_maps,
+            scales=recipe.scales,
+            batch_size=recipe.infer_batch,
+            runtime=where,
+            arguments={
+                "seeds": provenance(folder),
+                "weights": nets.fingerprint(weights),
+                "present_only": recipe.present_only,
+            },
+        )
+    )
 
 
-def scorer(net: nets.AmnNet, seed_of: Callable[[str], np.ndarray], present_only: bool = False) -> Scorer:
-    """AMN as a scorer for `stages.activate`; `seed_of` gives the seed of an id, uint8 [H, W]."""
+def views_to_maps(
+    net: nets.AmnNet, seed_of: Callable[[str], np.ndarray], present_only: bool = False
+) -> ViewsToMaps:
+    """AMN as a views_to_maps for `stages.activate`; `seed_of` gives the seed of an id, uint8 [H, W]."""
+
     def to_maps(views: Views) -> list[ClassMaps]:
         labels = torch.cat([views.tags, views.tags])
         logits = []
         for scale in views.scales:
             images, mirrored = unflipped(net(scale, labels).float())
             logits.append((images + mirrored) / 2)  # [B, C+1, h_s, w_s]
-        return [merge_logits([view[i] for view in logits], tags, seed_of(id), views.size, present_only)
-                for i, (id, tags) in enumerate(zip(views.ids, views.tags, strict=True))]
+        return [
+            merge_logits([view[i] for view in logits], tags, seed_of(id), views.size, present_only)
+            for i, (id, tags) in enumerate(zip(views.ids, views.tags, strict=True))
+        ]
+
     return to_maps
 
 
-def merge_logits(views: list[torch.Tensor], tags: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
-                 present_only: bool = False) -> ClassMaps:
+def merge_logits(
+    views: list[torch.Tensor],
+    tags: torch.Tensor,
+    seed: np.ndarray,
+    size: tuple[int, int],
+    present_only: bool = False,
+) -> ClassMaps:
     """Maps of one image from the logits of its scales.
 
     Args:
@@ -177,12 +247,19 @@ def merge_logits(views: list[torch.Tensor], tags: torch.Tensor, seed: np.ndarray
         present_only: softmax over background and present classes only.
     """
     kept = torch.cat([tags.new_ones(1), tags]).nonzero()[:, 0]
-    strided, high_res = (_normalised(views, kept, seed, each, present_only) for each in (strided_size(*size), size))
+    strided, high_res = (
+        _normalised(views, kept, seed, each, present_only) for each in (strided_size(*size), size)
+    )
     return ClassMaps(kept.cpu().numpy().astype(np.int16), strided, high_res)
 
 
-def _normalised(views: list[torch.Tensor], kept: torch.Tensor, seed: np.ndarray, size: tuple[int, int],
-                present_only: bool) -> np.ndarray:
+def _normalised(
+    views: list[torch.Tensor],
+    kept: torch.Tensor,
+    seed: np.ndarray,
+    size: tuple[int, int],
+    present_only: bool,
+) -> np.ndarray:
     chosen = [view[kept] for view in views] if present_only else views
     logits = torch.stack([resize_maps(view, *size) for view in chosen]).mean(dim=0)
     scores = logits.softmax(dim=0)
@@ -196,7 +273,10 @@ def _normalised(views: list[torch.Tensor], kept: torch.Tensor, seed: np.ndarray,
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
     def step(net: nn.Module, batch: Batch) -> torch.Tensor:
         logits = net(batch["image"], batch["tags"])
-        return cross_entropy(logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance)
+        return cross_entropy(
+            logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance
+        )
+
     return step
 
 
@@ -210,4 +290,8 @@ class _LoadSample:
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
         image, seed = self.augment(self.data.image(id), read_label(self.seeds, self.data, id), rng)
-        return {"image": image, "seed": seed, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}
+        return {
+            "image": image,
+            "seed": seed,
+            "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32)),
+        }

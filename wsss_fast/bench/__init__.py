@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from wsss_fast.bench import (
     aamr_loss,
-    crf,
+    dense_crf,
     inference,
     label_conditioned,
     pixel_bce,
@@ -21,15 +21,33 @@ from wsss_fast.bench import (
 )
 from wsss_fast.bench.harness import Report, run_suite
 
-_MODULES = (crf, label_conditioned, pixel_cross_entropy, pixel_bce, saliency_loss, aamr_loss, random_walk, inference)
+_MODULES = (
+    dense_crf,
+    label_conditioned,
+    pixel_cross_entropy,
+    pixel_bce,
+    saliency_loss,
+    aamr_loss,
+    random_walk,
+    inference,
+)
 BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 
 
 def contents() -> str:
     """Say which benchmarks there are; `bench NAME` measures one, `bench all` every one."""
     width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:{width}}  {inspect.getdoc(module.suite).splitlines()[0]}" for name, module in BENCHMARKS.items()]
-    return "\n".join(["usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]", "", *lines])
+    lines = [
+        f"  {name:{width}}  {inspect.getdoc(module.suite).splitlines()[0]}"
+        for name, module in BENCHMARKS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]",
+            "",
+            *lines,
+        ]
+    )
 
 
 def run_all(out: Path = Path("bench"), **options: Any) -> Iterator[Report]:
@@ -53,14 +71,27 @@ def command(module: ModuleType) -> Callable[..., Report]:
 
 def _describe(function: Callable, own: Callable, *left_out: str) -> None:
     """Give `function` what the command line is made from: the docstring of `own`, its options and those of `run_suite`."""
-    shared = {n: p for n, p in inspect.signature(run_suite).parameters.items() if n not in ("suite", *left_out)}
+    shared = {
+        n: p
+        for n, p in inspect.signature(run_suite).parameters.items()
+        if n not in ("suite", *left_out)
+    }
     parameters = {"out": shared.pop("out").replace(default=Path("bench"))}
-    parameters |= {n: p for n, p in inspect.signature(own).parameters.items() if n not in ("out", "options")} | shared
+    parameters |= {
+        n: p for n, p in inspect.signature(own).parameters.items() if n not in ("out", "options")
+    } | shared
     hints = get_type_hints(run_suite) | get_type_hints(own)
     text, _, _ = inspect.getdoc(own).partition("\n\nArgs:")
-    lines = [line for line in _arguments(run_suite) if line.split(":")[0].strip() not in ("suite", *left_out)]
-    function.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()])
+    lines = [
+        line
+        for line in _arguments(run_suite)
+        if line.split(":")[0].strip() not in ("suite", *left_out)
+    ]
+    function.__signature__ = inspect.Signature(
+        [  # type: ignore[attr-defined]
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()
+        ]
+    )
     function.__annotations__ = {name: hints[name] for name in parameters}
     function.__doc__ = "\n".join([text, "", show.COLUMNS, "", "Args:", *_arguments(own), *lines])
 

@@ -7,8 +7,16 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from wsss_fast.bench.floor import copy
-from wsss_fast.bench.suite import COMPILED, EAGER, Contender, Input, Suite, differentiated, of_op
+from wsss_fast.bench.roofline import copy
+from wsss_fast.bench.suite import (
+    COMPILED,
+    EAGER,
+    Implementation,
+    Input,
+    Suite,
+    differentiated,
+    of_op,
+)
 
 try:
     from scipy import ndimage
@@ -35,16 +43,25 @@ def suite() -> Suite:
 
     DeepLab is its training batch at stride 8, full size two images without stride. eager finds regions by spreading numbers
     until none changes, an unknown number of steps that torch.compile cannot capture as one graph; scipy is the same loss
-    with scipy.ndimage.label on the CPU for the regions. The floor reads the logits and the pixels of both maps that count,
+    with scipy.ndimage.label on the CPU for the regions. The roofline reads the logits and the pixels of both maps that count,
     and writes the gradient.
     """
     return Suite(
-        name="aamr_loss", op="aamr_loss", title="Mask refinement loss (AAMR) and its gradient, float32", quick=("seg41",),
+        name="aamr_loss",
+        op="aamr_loss",
+        title="Mask refinement loss (AAMR) and its gradient, float32",
+        quick=("seg41",),
         rows={key: text for key, (text, _) in ROWS.items()},
         make=lambda key, which: make(ROWS[key][1], which),
-        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), maps=(12, 12)), 0),
-        contenders=lambda key: contenders(), floor=lambda key: copy(least_bytes(ROWS[key][1])),
-        notes=() if ndimage else ("scipy is not installed, so eager is the only other contender.",))
+        tiny=lambda key: make(
+            dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), maps=(12, 12)), 0
+        ),
+        implementations=lambda key: implementations(),
+        roofline=lambda key: copy(least_bytes(ROWS[key][1])),
+        notes=()
+        if ndimage
+        else ("scipy is not installed, so eager is the only other implementation.",),
+    )
 
 
 def make(shape: Maps, which: int) -> Input:
@@ -52,17 +69,28 @@ def make(shape: Maps, which: int) -> Input:
     generator = torch.Generator().manual_seed(which)
     logits = 3 * torch.randn(shape.logits, generator=generator)
     coarse = torch.randn(2, shape.logits[0], 1, 9, 9, generator=generator)
-    saliency = torch.sigmoid(6 * torch.nn.functional.interpolate(coarse[0], shape.maps, mode="bilinear"))
-    response = torch.sigmoid(4 * torch.nn.functional.interpolate(coarse[1] + coarse[0] / 5 - 0.7, shape.maps, mode="bilinear"))
+    saliency = torch.sigmoid(
+        6 * torch.nn.functional.interpolate(coarse[0], shape.maps, mode="bilinear")
+    )
+    response = torch.sigmoid(
+        4
+        * torch.nn.functional.interpolate(
+            coarse[1] + coarse[0] / 5 - 0.7, shape.maps, mode="bilinear"
+        )
+    )
     return logits, saliency, response[:, 0].contiguous(), torch.ones(())
 
 
-def contenders() -> dict[str, Contender]:
+def implementations() -> dict[str, Implementation]:
     """Ours, the eager reference, and the same with scipy's regions where that is installed."""
     found = of_op("aamr_loss", gradients=1)
     del found[COMPILED]
     found[EAGER] = dataclasses.replace(found[EAGER], slow=False)
-    return {**found, "scipy": Contender(differentiated(with_scipy, 1), on_cpu=True)} if ndimage else found
+    return (
+        {**found, "scipy": Implementation(differentiated(with_scipy, 1), on_cpu=True)}
+        if ndimage
+        else found
+    )
 
 
 def with_scipy(logits: Tensor, saliency: Tensor, response: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from wsss_fast import cam, eps, nets
-from wsss_fast.bench.floor import Floor, matmul
-from wsss_fast.bench.suite import EAGER, OURS, Contender, Input, Suite
-from wsss_fast.run import Runtime
-from wsss_fast.stages.activate import Scorer, Views
+from wsss_fast.bench.roofline import Roofline, matmul
+from wsss_fast.bench.suite import EAGER, OURS, Implementation, Input, Suite
+from wsss_fast.engine.runtime import Runtime
+from wsss_fast.stages.activate import Views, ViewsToMaps
 
 CLASSES = 20
 _PRESENT = (3, 11)  # classes of the image
@@ -27,13 +27,13 @@ class Method:
     Attributes:
         network: -> the network.
         view: (network, images [B, 3, h, w]) -> maps of the classes [B, C, h', w'].
-        scorer: the method's own, of a network.
-        split: as the method's `infer` asks `nets.prepared`.
+        views_to_maps: the method's own, of a network.
+        split: as the method's `infer` asks `nets.optimize_for_inference`.
     """
 
     network: Callable[[], nn.Module]
     view: Callable[[nn.Module, Tensor], Tensor]
-    scorer: Callable[[nn.Module], Scorer]
+    views_to_maps: Callable[[nn.Module], ViewsToMaps]
     split: bool = False
 
 
@@ -47,11 +47,20 @@ class Pictures:
 
 
 METHODS = {
-    "eps": Method(lambda: nets.eps_resnet38(CLASSES), lambda net, x: net(x)[1].softmax(dim=1)[:, 1:], eps.scorer,
-                  split=True),
-    "cam38": Method(lambda: nets.cam_resnet38(CLASSES), lambda net, x: net.maps(x),
-                    lambda net: cam.scorer(net, cam.RECIPES["resnet38"].align)),
-    "cam50": Method(lambda: nets.cam_resnet50(CLASSES), lambda net, x: net.maps(x), cam.scorer),
+    "eps": Method(
+        lambda: nets.eps_resnet38(CLASSES),
+        lambda net, x: net(x)[1].softmax(dim=1)[:, 1:],
+        eps.views_to_maps,
+        split=True,
+    ),
+    "cam38": Method(
+        lambda: nets.cam_resnet38(CLASSES),
+        lambda net, x: net.maps(x),
+        lambda net: cam.views_to_maps(net, cam.RECIPES["resnet38"].align),
+    ),
+    "cam50": Method(
+        lambda: nets.cam_resnet50(CLASSES), lambda net, x: net.maps(x), cam.views_to_maps
+    ),
 }
 ROWS = {
     "eps_quick": ("EPS, 256x192, 2 views", Pictures("eps", (192, 256), (1.0,))),
@@ -67,16 +76,21 @@ def suite() -> Suite:
 
     512x384, scales 0.5 to 2 and mirror images unless said otherwise; random weights and images, 20 classes, 2 present. eager
     is the public procedure: one view at a time, the maps of all classes resized to the image, times the label, mirrored back,
-    summed, divided by their maximum. The floor is the
+    summed, divided by their maximum. The roofline is the
     multiply-adds of the convolutions, in float32.
     """
     return Suite(
-        name="inference", op="amx_conv2d", title="Maps of one image of 512x384, float32",
-        rows={key: text for key, (text, _) in ROWS.items()}, quick=("eps_quick",),
+        name="inference",
+        op="amx_conv2d",
+        title="Maps of one image of 512x384, float32",
+        rows={key: text for key, (text, _) in ROWS.items()},
+        quick=("eps_quick",),
         make=lambda key, which: make(ROWS[key][1], which),
         tiny=lambda key: make(dataclasses.replace(ROWS[key][1], size=(16, 24), scales=(1.0,)), 0),
-        contenders=lambda key: contenders(ROWS[key][1]), limits={"error": _ERROR},
-        floor=lambda key: least_products(ROWS[key][1]))
+        implementations=lambda key: implementations(ROWS[key][1]),
+        limits={"error": _ERROR},
+        roofline=lambda key: least_products(ROWS[key][1]),
+    )
 
 
 def make(pictures: Pictures, which: int) -> Input:
@@ -86,23 +100,34 @@ def make(pictures: Pictures, which: int) -> Input:
     low = torch.randn(1, 3, height // 16, width // 16, generator=generator)
     image = nn.functional.interpolate(low, (height, width), mode="bicubic")
     image = image + 0.3 * torch.randn(image.shape, generator=generator)
-    scaled = [nn.functional.interpolate(image, (round(height * s), round(width * s)), mode="bilinear") for s in pictures.scales]
-    views = tuple(torch.cat([view, view.flip(-1)]).contiguous(memory_format=torch.channels_last) for view in scaled)
+    scaled = [
+        nn.functional.interpolate(image, (round(height * s), round(width * s)), mode="bilinear")
+        for s in pictures.scales
+    ]
+    views = tuple(
+        torch.cat([view, view.flip(-1)]).contiguous(memory_format=torch.channels_last)
+        for view in scaled
+    )
     return (torch.tensor(pictures.size), *views)
 
 
-def contenders(pictures: Pictures) -> dict[str, Contender]:
+def implementations(pictures: Pictures) -> dict[str, Implementation]:
     """Ours and the plain loop."""
+
     def ours(size: Tensor, *views: Tensor) -> Tensor:
-        scorer = METHODS[pictures.method].scorer(_prepared(pictures.method, views[0].device))
+        views_to_maps = METHODS[pictures.method].views_to_maps(
+            _prepared(pictures.method, views[0].device)
+        )
         given = Views(("image",), _tags(views[0].device)[None], views, tuple(size.tolist()))
         with torch.inference_mode():
-            return torch.from_numpy(scorer(given)[0].high_res)
+            return torch.from_numpy(views_to_maps(given)[0].high_res)
 
     def eager(size: Tensor, *views: Tensor) -> Tensor:
-        return plain_loop(METHODS[pictures.method], _network(pictures.method, views[0].device), size, views)
+        return plain_loop(
+            METHODS[pictures.method], _network(pictures.method, views[0].device), size, views
+        )
 
-    return {OURS: Contender(ours), EAGER: Contender(eager)}
+    return {OURS: Implementation(ours), EAGER: Implementation(eager)}
 
 
 @torch.no_grad()
@@ -113,7 +138,9 @@ def plain_loop(method: Method, net: nn.Module, size: Tensor, views: tuple[Tensor
     for scale in views:
         for mirrored in (False, True):
             maps = method.view(net, scale[int(mirrored)][None].contiguous())
-            maps = nn.functional.interpolate(maps, tuple(size.tolist()), mode="bilinear", align_corners=False)[0]
+            maps = nn.functional.interpolate(
+                maps, tuple(size.tolist()), mode="bilinear", align_corners=False
+            )[0]
             maps = maps * tags[:, None, None]
             summed.append(maps.flip(-1) if mirrored else maps)
     total = torch.stack(summed).sum(dim=0)
@@ -121,7 +148,9 @@ def plain_loop(method: Method, net: nn.Module, size: Tensor, views: tuple[Tensor
 
 
 def _tags(device: torch.device) -> Tensor:
-    return torch.zeros(CLASSES, device=device).index_fill_(0, torch.tensor(_PRESENT, device=device), 1.0)
+    return torch.zeros(CLASSES, device=device).index_fill_(
+        0, torch.tensor(_PRESENT, device=device), 1.0
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -133,8 +162,11 @@ def _network(method: str, device: torch.device) -> nn.Module:
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=generator)
             around = 1.0 if name.endswith(("running_var", "weight")) else 0.0
-            value.copy_(noise / value[0].numel() ** 0.5 if value.dim() == 4 else
-                        around + 0.1 * (noise.abs() if name.endswith("running_var") else noise))
+            value.copy_(
+                noise / value[0].numel() ** 0.5
+                if value.dim() == 4
+                else around + 0.1 * (noise.abs() if name.endswith("running_var") else noise)
+            )
     return net.to(device)
 
 
@@ -143,11 +175,13 @@ def _prepared(method: str, device: torch.device) -> nn.Module:
     net = METHODS[method].network()
     net.load_state_dict(_network(method, device).state_dict())
     _network.cache_clear()  # or the memory of ours would hold eager's weights, too
-    return nets.prepared(net, Runtime(device, 0, 0, torch.float32), split=METHODS[method].split)
+    return nets.optimize_for_inference(
+        net, Runtime(device, 0, 0, torch.float32), split=METHODS[method].split
+    )
 
 
 @functools.cache
-def least_products(pictures: Pictures) -> Floor:
+def least_products(pictures: Pictures) -> Roofline:
     """Multiply-adds of all convolutions, padding counted, and one product of the size of the deepest stage's."""
     seen = 0.0
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from wsss_fast.bench.floor import Floor, matmul
-from wsss_fast.bench.suite import Contender, Input, Suite, of_op
+from wsss_fast.bench.roofline import Roofline, matmul
+from wsss_fast.bench.suite import Implementation, Input, Suite, of_op
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def suite(*, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Su
     """label_conditioned_logits and _activation against eager and compiled PyTorch.
 
     Features are Bx2048x32x32 for AMN (dilations 6 12 18 24, 3x3) and CAM (1x1), 10x2048x41x41 for DeepLab (AMN's kernels,
-    no scale); K is 21 (CAM: 20) unless said. train: forward, and backward for every input. The floor is the product of the
+    no scale); K is 21 (CAM: 20) unless said. train: forward, and backward for every input. The roofline is the product of the
     features with each distinct tap of the kernels where the tap stays on the map, thrice with the backward.
 
     Args:
@@ -56,14 +56,19 @@ def suite(*, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Su
     """
     kind: torch.dtype = getattr(torch, dtype)
     return Suite(
-        name="label_conditioned", op="label_conditioned_logits", variant="" if dtype == "float32" else dtype,
+        name="label_conditioned",
+        op="label_conditioned_logits",
+        variant="" if dtype == "float32" else dtype,
         title=f"Label-conditioned head, {dtype}; 2048x32x32, DeepLab 2048x41x41; K=21, CAM 20",
-        options={"dtype": dtype}, quick=("amn4", "amn4-train", "cam", "cam-train"),
+        options={"dtype": dtype},
+        quick=("amn4", "amn4-train", "cam", "cam-train"),
         rows={key: text for key, (text, _) in ROWS.items()},
         make=lambda key, which: make(ROWS[key][1], which, kind),
         tiny=lambda key: make(dataclasses.replace(ROWS[key][1], features=_TINY), 0, kind),
-        contenders=lambda key: contenders(ROWS[key][1]), limits={"error": max(_ERROR, 4 * torch.finfo(kind).eps)},
-        floor=lambda key: least_products(ROWS[key][1], kind))
+        implementations=lambda key: implementations(ROWS[key][1]),
+        limits={"error": max(_ERROR, 4 * torch.finfo(kind).eps)},
+        roofline=lambda key: least_products(ROWS[key][1], kind),
+    )
 
 
 def make(head: Head, which: int, dtype: torch.dtype) -> Input:
@@ -71,25 +76,45 @@ def make(head: Head, which: int, dtype: torch.dtype) -> Input:
     b, c, h, w = head.features
     r, k = len(head.dilations), head.kernel
     generator = torch.Generator().manual_seed(which)
-    shapes = [head.features, (b, c), (r, head.labels, c, k, k), (r, head.labels), (b, head.labels, *(head.size or (h, w)))]
-    features, scale, weight, bias, upstream = (torch.randn(s, generator=generator).to(dtype) for s in shapes)
+    shapes = [
+        head.features,
+        (b, c),
+        (r, head.labels, c, k, k),
+        (r, head.labels),
+        (b, head.labels, *(head.size or (h, w))),
+    ]
+    features, scale, weight, bias, upstream = (
+        torch.randn(s, generator=generator).to(dtype) for s in shapes
+    )
     tensors = features, scale if head.scaled else None, 0.01 * weight, bias
     return (*tensors, upstream) if head.backward else tensors
 
 
-def contenders(head: Head) -> dict[str, Contender]:
+def implementations(head: Head) -> dict[str, Implementation]:
     """Logits, or their activation at another size, with the gradients of all tensors where the head has a backward."""
     gradients = 4 if head.backward else 0
     if head.size is None:
         return of_op("label_conditioned_logits", gradients=gradients, dilations=head.dilations)
-    return of_op("label_conditioned_activation", gradients=gradients, dilations=head.dilations, size=head.size)
+    return of_op(
+        "label_conditioned_activation",
+        gradients=gradients,
+        dilations=head.dilations,
+        size=head.size,
+    )
 
 
-def least_products(head: Head, dtype: torch.dtype) -> Floor:
+def least_products(head: Head, dtype: torch.dtype) -> Roofline:
     """One product [labels x taps, C] x [C, cells], cells being how many of all images a tap reaches on average."""
     b, c, h, w = head.features
     steps = range(-(head.kernel // 2), head.kernel // 2 + 1)
-    taps = {(dilation * y, dilation * x) for dilation in head.dilations for y in steps for x in steps}
+    taps = {
+        (dilation * y, dilation * x) for dilation in head.dilations for y in steps for x in steps
+    }
     reached = [(h - abs(y)) * (w - abs(x)) for y, x in taps if abs(y) < h and abs(x) < w]
-    return matmul(head.labels * len(reached), c, round(b * sum(reached) / len(reached)),
-                  products=3 if head.backward else 1, dtype=dtype)
+    return matmul(
+        head.labels * len(reached),
+        c,
+        round(b * sum(reached) / len(reached)),
+        products=3 if head.backward else 1,
+        dtype=dtype,
+    )

@@ -15,7 +15,9 @@ except ImportError:  # a test extra; made textures stand in
     stored = None
 
 _NAMES = ("chelsea", "coffee", "astronaut", "rocket")
-_MOTORCYCLE = "motorcycle_left.png"  # skimage downloads it on demand; it is used where that has happened
+_MOTORCYCLE = (
+    "motorcycle_left.png"  # skimage downloads it on demand; it is used where that has happened
+)
 _MADE = 4
 
 
@@ -26,7 +28,11 @@ def _originals() -> tuple[dict[str, Image.Image], str]:
         return {}, "scikit-image is not installed"
     try:
         found = {name: Image.fromarray(getattr(stored, name)()) for name in _NAMES}
-    except (ImportError, OSError, ValueError) as error:  # this version of skimage would download them
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:  # this version of skimage would download them
         return {}, f"scikit-image's cannot be had: {type(error).__name__}"
     motorcycle = Path(stored.data_dir) / _MOTORCYCLE
     if motorcycle.is_file():
@@ -46,7 +52,10 @@ def photos(height: int, width: int) -> torch.Tensor:
     found, _ = _originals()
     if not found:
         return torch.stack([_made(seed, height, width) for seed in range(_MADE)])
-    resized = [np.array(image.resize((width, height), Image.Resampling.LANCZOS)) for image in found.values()]
+    resized = [
+        np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+        for image in found.values()
+    ]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -61,7 +70,12 @@ def _made(seed: int, height: int, width: int) -> torch.Tensor:
     colours = torch.rand(8, 3, generator=generator) * 255
     regions = colours[smooth(8, 7, 9).argmax(0)].permute(2, 0, 1)
     grain = torch.randn(3, height, width, generator=generator)
-    return (regions + 20 * smooth(3, 12, 16) + 8 * smooth(3, 60, 80) + 4 * grain).round().clamp(0, 255).to(torch.uint8)
+    return (
+        (regions + 20 * smooth(3, 12, 16) + 8 * smooth(3, 60, 80) + 4 * grain)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    )
 
 
 def batch(first: int, count: int, height: int, width: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.bench.floor import Floor, matmul
-from wsss_fast.bench.suite import EAGER, OURS, Contender, Input, Suite
+from wsss_fast.bench.roofline import Roofline, matmul
+from wsss_fast.bench.suite import EAGER, OURS, Implementation, Input, Suite
 from wsss_fast.ops.reference.random_walk import path
 
 try:
@@ -17,7 +17,11 @@ try:
 except ImportError:  # an optional peer; the table says that it is missing
     sparse = None
 
-_RADIUS, _BETA, _STEPS = 5, 10.0, 256  # the usual ones; the dense contender doubles steps, so 256 is 8 squarings
+_RADIUS, _BETA, _STEPS = (
+    5,
+    10.0,
+    256,
+)  # the usual ones; the dense implementation doubles steps, so 256 is 8 squarings
 _ERROR = 1e-3  # of the largest value: what is asked of float32 against the dense float64 result
 
 
@@ -38,21 +42,29 @@ ROWS = {
 def suite() -> Suite:
     """random_walk, 256 steps of radius 5, against the eager reference, scipy and the dense matrix.
 
-    A grid of 128x96 is an image of 512x384. eager is the reference in float64, the judge. scipy takes the same steps with a
+    A grid of 128x96 is an image of 512x384. eager is the reference in float64, the baseline. scipy takes the same steps with a
     sparse matrix in float32 and one thread, its making included. dense squares the matrix eight times, as the public code
-    does; at 128x96 that took 191 s on two cores and is left out. The floor is the multiply-adds of all steps that stay on the
+    does; at 128x96 that took 191 s on two cores and is left out. The roofline is the multiply-adds of all steps that stay on the
     map, beside a plain matrix product, since what they read stays in the caches.
     """
-    notes = ["dense is measured at 32x24 only: the public code's took 191 s at 128x96, once, on two cores."]
+    notes = [
+        "dense is measured at 32x24 only: the public code's took 191 s at 128x96, once, on two cores."
+    ]
     if sparse is None:
         notes.append("scipy is not installed.")
     return Suite(
-        name="random_walk", op="random_walk", title=f"Random walk, radius {_RADIUS}, {_STEPS} steps",
-        rows={key: text for key, (text, _) in ROWS.items()}, quick=("tiny3", "irn3"),
+        name="random_walk",
+        op="random_walk",
+        title=f"Random walk, radius {_RADIUS}, {_STEPS} steps",
+        rows={key: text for key, (text, _) in ROWS.items()},
+        quick=("tiny3", "irn3"),
         make=lambda key, which: make(ROWS[key][1], which),
         tiny=lambda key: make(dataclasses.replace(ROWS[key][1], maps=(2, 7, 6)), 0),
-        contenders=lambda key: contenders(ROWS[key][1]), limits={"error": _ERROR},
-        floor=lambda key: least_steps(ROWS[key][1]), notes=tuple(notes))
+        implementations=lambda key: implementations(ROWS[key][1]),
+        limits={"error": _ERROR},
+        roofline=lambda key: least_steps(ROWS[key][1]),
+        notes=tuple(notes),
+    )
 
 
 def make(grid: Grid, which: int) -> Input:
@@ -65,14 +77,18 @@ def make(grid: Grid, which: int) -> Input:
     return smooth[:-1].clamp(min=0), edge
 
 
-def contenders(grid: Grid) -> dict[str, Contender]:
+def implementations(grid: Grid) -> dict[str, Implementation]:
     """Ours, the reference in float64, scipy's sparse product, and the dense squaring where it is small enough."""
-    found = {OURS: Contender(lambda maps, edge: ops.random_walk(maps, edge)),
-             EAGER: Contender(lambda maps, edge: ops.reference.random_walk(maps.double(), edge.double()))}
+    found = {
+        OURS: Implementation(lambda maps, edge: ops.random_walk(maps, edge)),
+        EAGER: Implementation(
+            lambda maps, edge: ops.reference.random_walk(maps.double(), edge.double())
+        ),
+    }
     if sparse is not None:
-        found["scipy"] = Contender(by_sparse_steps, on_cpu=True)
+        found["scipy"] = Implementation(by_sparse_steps, on_cpu=True)
     if grid.dense:
-        found["dense"] = Contender(by_squaring)
+        found["dense"] = Implementation(by_squaring)
     return found
 
 
@@ -86,11 +102,18 @@ def transition(edge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     places, values = [torch.stack([cells.flatten()] * 2)], [torch.ones_like(edge).flatten()]
     for y in range(_RADIUS):
         for x in range(-_RADIUS + 1, _RADIUS):
-            if not (y > 0 or x > 0) or y * y + x * x >= _RADIUS * _RADIUS or y >= height or abs(x) >= width:
+            if (
+                not (y > 0 or x > 0)
+                or y * y + x * x >= _RADIUS * _RADIUS
+                or y >= height
+                or abs(x) >= width
+            ):
                 continue
             left = max(0, -x)
 
-            def at(plane: Tensor, v: int, u: int, y: int = y, x: int = x, left: int = left) -> Tensor:
+            def at(
+                plane: Tensor, v: int, u: int, y: int = y, x: int = x, left: int = left
+            ) -> Tensor:
                 return plane[v : v + height - y, left + u : left + u + width - abs(x)]
 
             wall = torch.stack([at(edge, v, u) for v, u in path(y, x)]).amax(0).flatten()
@@ -120,9 +143,14 @@ def by_squaring(maps: Tensor, edge: Tensor) -> Tensor:
     return ((maps * (1 - edge)).flatten(1) @ matrix).view(maps.shape)
 
 
-def least_steps(grid: Grid) -> Floor:
+def least_steps(grid: Grid) -> Roofline:
     """A multiply-add of every map and step for every two cells nearer than the radius."""
     k, height, width = grid.maps
     reach = range(-_RADIUS + 1, _RADIUS)
-    pairs = sum(max(0, height - abs(y)) * max(0, width - abs(x)) for y in reach for x in reach if y * y + x * x < _RADIUS**2)
+    pairs = sum(
+        max(0, height - abs(y)) * max(0, width - abs(x))
+        for y in reach
+        for x in reach
+        if y * y + x * x < _RADIUS**2
+    )
     return dataclasses.replace(matmul(1024, 1024, 1024), work=2.0 * _STEPS * k * pairs)

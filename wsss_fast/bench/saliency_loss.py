@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
-from wsss_fast.bench.floor import copy
-from wsss_fast.bench.suite import Contender, Input, Suite, of_op
+from wsss_fast.bench.roofline import copy
+from wsss_fast.bench.suite import Implementation, Input, Suite, of_op
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +29,21 @@ def suite() -> Suite:
     """saliency_loss, forward and backward, against eager and compiled PyTorch.
 
     Rows are EPS' batches of VOC (crops of 448, a saliency map of each) and COCO (crops of 321), adaptive strategy. The three
-    maps are compared too. The floor reads logits and the saliency pixels that count, and writes the gradient and the maps.
+    maps are compared too. The roofline reads logits and the saliency pixels that count, and writes the gradient and the maps.
     """
     return Suite(
-        name="saliency_loss", op="saliency_loss", title="EPS' saliency loss, its maps and its gradient, float32",
-        rows={key: text for key, (text, _) in ROWS.items()}, quick=("voc",),
+        name="saliency_loss",
+        op="saliency_loss",
+        title="EPS' saliency loss, its maps and its gradient, float32",
+        rows={key: text for key, (text, _) in ROWS.items()},
+        quick=("voc",),
         make=lambda key, which: make(ROWS[key][1], which),
-        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), saliency=(12, 12)), 0),
-        contenders=lambda key: contenders(), floor=lambda key: copy(least_bytes(ROWS[key][1])))
+        tiny=lambda key: make(
+            dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), saliency=(12, 12)), 0
+        ),
+        implementations=lambda key: implementations(),
+        roofline=lambda key: copy(least_bytes(ROWS[key][1])),
+    )
 
 
 def make(maps: Maps, which: int) -> Input:
@@ -46,13 +53,15 @@ def make(maps: Maps, which: int) -> Input:
     coarse = torch.randn(batch, channels, 7, 7, generator=generator)
     logits = 4 * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
     logits += torch.randn(logits.shape, generator=generator)
-    saliency = torch.sigmoid(6 * torch.nn.functional.interpolate(coarse[:, -1:], maps.saliency, mode="bilinear"))
+    saliency = torch.sigmoid(
+        6 * torch.nn.functional.interpolate(coarse[:, -1:], maps.saliency, mode="bilinear")
+    )
     labels = torch.rand(batch, channels - 1, generator=generator) < maps.present
     labels[:, -1] = True  # the class that the saliency follows
     return logits, saliency, labels.long(), torch.ones(())
 
 
-def contenders() -> dict[str, Contender]:
+def implementations() -> dict[str, Implementation]:
     """Ours, the eager and the compiled reference; no public implementation stands alone."""
     return of_op("saliency_loss", gradients=1)
 

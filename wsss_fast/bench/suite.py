@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.bench.floor import Floor
+from wsss_fast.bench.roofline import Roofline
 
 OURS, EAGER, COMPILED = "ours", "eager", "compiled"
 
@@ -18,7 +18,7 @@ Input = tuple[Tensor | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
+class Implementation:
     """One way to compute an op.
 
     Attributes:
@@ -48,7 +48,9 @@ def relative_error(results: list[Tensor], expected: list[Tensor]) -> dict[str, f
         if want.numel():
             scale = want.double().abs().max().clamp(min=torch.finfo(torch.float64).tiny)
             errors.append((got.double() - want.double()).abs().max() / scale)
-    return {"error": torch.stack(errors).max().item() if errors else 0.0}  # a NaN passes through torch's max
+    return {
+        "error": torch.stack(errors).max().item() if errors else 0.0
+    }  # a NaN passes through torch's max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +64,14 @@ class Suite:
         rows: key of each row and what the table calls it, in 22 characters.
         make: (row, which) -> an input on the CPU; another one for another `which`.
         tiny: row -> an input of few elements, which loads libraries before memory is measured.
-        contenders: row -> contenders by name; one of them is "ours".
+        implementations: row -> implementations by name; one of them is "ours".
         options: keyword arguments this suite was made with.
         variant: part of the files' name, where options are not the usual ones.
         quick: rows that `quick` measures.
-        judges: names whose results are the expected ones and whose time is the ratio's numerator; the first there counts.
+        baselines: names whose results are the expected ones and whose time is the ratio's numerator; the first there counts.
         compare: (results, expected) -> figures, larger is worse.
         limits: the largest value of each figure that is still right.
-        floor: row -> the least work of it, or None.
+        roofline: row -> the least work of it, or None.
         notes: what a reader of the table must know, such as a peer that is not installed.
     """
 
@@ -79,18 +81,18 @@ class Suite:
     rows: Mapping[str, str]
     make: Callable[[str, int], Input]
     tiny: Callable[[str], Input]
-    contenders: Callable[[str], dict[str, Contender]]
+    implementations: Callable[[str], dict[str, Implementation]]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variant: str = ""
     quick: tuple[str, ...] = ()
-    judges: tuple[str, ...] = (EAGER,)
+    baselines: tuple[str, ...] = (EAGER,)
     compare: Callable[[list[Tensor], list[Tensor]], dict[str, float]] = relative_error
     limits: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"error": 2e-5})
-    floor: Callable[[str], Floor | None] = lambda row: None
+    roofline: Callable[[str], Roofline | None] = lambda row: None
     notes: tuple[str, ...] = ()
 
 
-def of_op(name: str, *, gradients: int = 0, **options: Any) -> dict[str, Contender]:
+def of_op(name: str, *, gradients: int = 0, **options: Any) -> dict[str, Implementation]:
     """`ops.<name>(*input, **options)`: ours, the eager reference, and torch.compile of the reference.
 
     Args:
@@ -99,6 +101,7 @@ def of_op(name: str, *, gradients: int = 0, **options: Any) -> dict[str, Contend
             results; the last tensor of the input is then the gradient of the first result.
         options: keyword arguments of the function.
     """
+
     def ours(*given: Tensor | None):
         return getattr(ops, name)(*given, **options)
 
@@ -106,12 +109,16 @@ def of_op(name: str, *, gradients: int = 0, **options: Any) -> dict[str, Contend
         return getattr(ops.reference, name)(*given, **options)
 
     compiled = torch.compile(reference, fullgraph=True, dynamic=False)
-    return {OURS: Contender(differentiated(ours, gradients)), EAGER: Contender(differentiated(reference, gradients)),
-            COMPILED: Contender(differentiated(compiled, gradients), slow=True, compiles=True)}
+    return {
+        OURS: Implementation(differentiated(ours, gradients)),
+        EAGER: Implementation(differentiated(reference, gradients)),
+        COMPILED: Implementation(differentiated(compiled, gradients), slow=True, compiles=True),
+    }
 
 
 def differentiated(forward: Callable, gradients: int) -> Callable[..., list[Tensor]]:
     """`forward` without autograd, or with the gradients of its first arguments, as in `of_op`."""
+
     def call(*given: Tensor | None) -> list[Tensor]:
         if not gradients:
             with torch.no_grad():

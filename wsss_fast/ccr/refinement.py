@@ -14,10 +14,10 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import read_label
 from wsss_fast.data.transforms import Augment, resize_image
+from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.samples import Batch
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch
 from wsss_fast.maps import check_maps, load_maps
-from wsss_fast.run import provenance
 from wsss_fast.stages import saliency
 from wsss_fast.stages.batch_losses import aamr
 from wsss_fast.stages.training import TrainResult
@@ -58,9 +58,21 @@ class Refinement:
 REFINEMENTS = {"resnet101": Refinement(), "small": Refinement(seg=seg.RECIPES["small"])}
 
 
-def train(data: Source, out: str | Path, *, masks: str | Path, maps: str | Path, backbone: str = "resnet101",
-          weights: str | Path | None = None, recipe: Refinement | None = None, name: str = "seg", device: str = "auto",
-          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+def train(
+    data: Source,
+    out: str | Path,
+    *,
+    masks: str | Path,
+    maps: str | Path,
+    backbone: str = "resnet101",
+    weights: str | Path | None = None,
+    recipe: Refinement | None = None,
+    name: str = "seg",
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> TrainResult:
     """Train DeepLabV2 on pseudo-masks and saliency; leaves `<out>/<name>/weights.pth`, which `seg.infer` takes.
 
     The loss is `seg.train`'s plus `weight` times `ops.aamr_loss` of the largest logits over the scales: with F the
@@ -92,25 +104,51 @@ def train(data: Source, out: str | Path, *, masks: str | Path, maps: str | Path,
     Source: CCR, section 3.3, as far as its abstract tells.
     """
     data, recipe = opened(data), recipe or REFINEMENTS.get(backbone, Refinement())
-    shared = {"masks": masks, "backbone": backbone, "weights": weights, "recipe": recipe.seg, "name": name, "device": device,
-              "seed": seed, "workers": workers, "precision": precision}
+    shared = {
+        "masks": masks,
+        "backbone": backbone,
+        "weights": weights,
+        "recipe": recipe.seg,
+        "name": name,
+        "device": device,
+        "seed": seed,
+        "workers": workers,
+        "precision": precision,
+    }
     if recipe.weight == 0:
         return seg.learn(data, out, **shared)
     folder = Path(maps)
     check_maps(folder, data)
     saliency.check(data)
-    numbers = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "seg"}
-    return seg.learn(data, out, **shared, beside=_refinement(recipe),
-                     sampler=functools.partial(_LoadSample, maps=folder),
-                     depends={"maps": provenance(folder), "saliency": provenance(data.saliencies[data.ids[0]].parent),
-                              "refinement": numbers})
+    numbers = {
+        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name != "seg"
+    }
+    return seg.learn(
+        data,
+        out,
+        **shared,
+        extra_loss=_refinement(recipe),
+        sampler=functools.partial(_LoadSample, maps=folder),
+        depends={
+            "maps": provenance(folder),
+            "saliency": provenance(data.saliencies[data.ids[0]].parent),
+            "refinement": numbers,
+        },
+    )
 
 
-def _refinement(recipe: Refinement) -> seg.Beside:
+def _refinement(recipe: Refinement) -> seg.ExtraLoss:
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         salient, silent, _ = batch["maps"].unbind(1)
-        return recipe.weight * aamr(logits, salient, 1 - silent, salient=recipe.salient, active=recipe.active,
-                                    overlap=recipe.overlap)
+        return recipe.weight * aamr(
+            logits,
+            salient,
+            1 - silent,
+            salient=recipe.salient,
+            active=recipe.active,
+            overlap=recipe.overlap,
+        )
+
     return loss
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss_fast.data.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.coco import is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
 from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
-from wsss_fast.data.shapes import make_shapes
+from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
+from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
 from wsss_fast.errors import InputError
 
@@ -18,12 +18,28 @@ Source = Dataset | str | Path
 # The first that recognises the folder reads it: labels.csv is the user's own word, and COCO may lie below JPEGImages/ too.
 _LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
 
-__all__ = ["Dataset", "IGNORE", "Source", "VOC_CLASSES", "load", "make_shapes", "opened", "read_image", "read_labels",
-           "write_labels"]
+__all__ = [
+    "Dataset",
+    "IGNORE",
+    "Source",
+    "VOC_CLASSES",
+    "load",
+    "make_shapes",
+    "opened",
+    "read_image",
+    "read_labels",
+    "write_labels",
+]
 
 
-def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path | None = None,
-         ids: Sequence[str] | str | Path | None = None, strict: bool = True) -> Dataset:
+def load(
+    path_or_name: str | Path,
+    *,
+    split: str = "train",
+    saliency: str | Path | None = None,
+    ids: Sequence[str] | str | Path | None = None,
+    strict: bool = True,
+) -> Dataset:
     """Open a data set: a folder whose layout is recognised, or "shapes" for the embedded benchmark (made once, then cached).
 
     A folder with `labels.csv` is read as such (`data/folder.py`), one with train2014/ or val2014/ as COCO14
@@ -51,11 +67,15 @@ def load(path_or_name: str | Path, *, split: str = "train", saliency: str | Path
     """
     root = shapes_folder(path_or_name) if is_built_in(path_or_name) else Path(path_or_name)
     if not root.is_dir():
-        raise InputError(f"data: {root} is no folder (and the only built-in sets are {', '.join(BUILT_IN)})")
+        raise InputError(
+            f"data: {root} is no folder (and the only built-in sets are {', '.join(BUILT_IN)})"
+        )
     load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
     if load_layout is None:
-        raise InputError(f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 train2014/ or val2014/, "
-                         "any other folder of images a labels.csv")
+        raise InputError(
+            f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 train2014/ or val2014/, "
+            "any other folder of images a labels.csv"
+        )
     own_ids = Path(ids) if isinstance(ids, str) else ids
     found = load_layout(root, split, own_ids, Path(saliency) if saliency is not None else None)
     return found.check() if strict else found.without_broken()

@@ -10,12 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast import ranks
-from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency, saliency_of
+from wsss_fast.data.images import (
+    check_image,
+    image_size,
+    read_image,
+    read_labels,
+    read_saliency,
+    saliency_of,
+)
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
-from wsss_fast.progress import say, track
 
-_CACHE_BYTES = 256 << 20  # decoded images kept in memory: a laptop-sized set is decoded once, a real one hardly
+_CACHE_BYTES = (
+    256 << 20
+)  # decoded images kept in memory: a laptop-sized set is decoded once, a real one hardly
 
 
 @dataclasses.dataclass
@@ -60,8 +69,10 @@ class Dataset:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return (f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, {len(self.classes)} classes, "
-                f"{len(self.masks)} masks, {len(self.saliencies)} saliency maps)")
+        return (
+            f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, {len(self.classes)} classes, "
+            f"{len(self.masks)} masks, {len(self.saliencies)} saliency maps)"
+        )
 
     def check(self) -> Dataset:
         """Look at every image's header and end, so that a broken file is named before any work starts."""
@@ -72,6 +83,7 @@ class Dataset:
     def without_broken(self) -> Dataset:
         """Decode every image and leave out those that cannot be, with the reason in `broken`: one broken file must not spoil a
         night's run. Raises InputError if none is left."""
+
         def reason(id: str) -> str | None:
             try:
                 check_image(self.images[id])  # decoders fill a JPEG that lacks its end with gray
@@ -80,17 +92,36 @@ class Dataset:
                 return str(error)
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:  # decoding releases the interpreter lock
-            own = ranks.share(self.ids)
-            reasons = dict(zip(own, track(readers.map(reason, own), "check images", total=len(own)), strict=True))
-        reasons = {id: why for part in ranks.gathered(reasons) for id, why in part.items() if why is not None}
+        with ThreadPoolExecutor(
+            min(8, os.cpu_count() or 1)
+        ) as readers:  # decoding releases the interpreter lock
+            own = distributed.shard(self.ids)
+            reasons = dict(
+                zip(
+                    own,
+                    track(readers.map(reason, own), "check images", total=len(own)),
+                    strict=True,
+                )
+            )
+        reasons = {
+            id: why
+            for part in distributed.all_gather_objects(reasons)
+            for id, why in part.items()
+            if why is not None
+        }
         broken = {id: reasons[id] for id in self.ids if id in reasons}
         if len(broken) == len(self):
-            raise InputError(f"{self.root}: none of the {len(self)} images can be read, first {next(iter(broken.values()))}")
+            raise InputError(
+                f"{self.root}: none of the {len(self)} images can be read, first {next(iter(broken.values()))}"
+            )
         if not broken:
             return self
-        say(f"{len(broken)} of {len(self)} images cannot be read and are left out, first {next(iter(broken.values()))}")
-        return dataclasses.replace(self.only([id for id in self.ids if id not in broken]), broken=broken)
+        say(
+            f"{len(broken)} of {len(self)} images cannot be read and are left out, first {next(iter(broken.values()))}"
+        )
+        return dataclasses.replace(
+            self.only([id for id in self.ids if id not in broken]), broken=broken
+        )
 
     def check_masks(self) -> Dataset:
         """Read every mask, so that what `mask` refuses is named before any work starts."""
@@ -101,15 +132,27 @@ class Dataset:
     def only(self, ids: Sequence[str]) -> Dataset:
         """The same data set restricted to `ids`."""
         keep = [self._index[i] for i in ids]
-        return dataclasses.replace(self, ids=tuple(ids), tags=self.tags[keep], **{
-            name: {i: files[i] for i in ids if i in files}
-            for name, files in (("images", self.images), ("masks", self.masks), ("saliencies", self.saliencies))})
+        return dataclasses.replace(
+            self,
+            ids=tuple(ids),
+            tags=self.tags[keep],
+            **{
+                name: {i: files[i] for i in ids if i in files}
+                for name, files in (
+                    ("images", self.images),
+                    ("masks", self.masks),
+                    ("saliencies", self.saliencies),
+                )
+            },
+        )
 
     def with_masks(self) -> Dataset:
         """Restricted to the ids that have a mask. Raises InputError if there are none."""
         ids = [i for i in self.ids if i in self.masks]
         if not ids:
-            raise InputError(f"{self.root}: no id of split {self.split!r} has a mask, so nothing can be evaluated")
+            raise InputError(
+                f"{self.root}: no id of split {self.split!r} has a mask, so nothing can be evaluated"
+            )
         return self if len(ids) == len(self) else self.only(ids)
 
     def tags_of(self, id: str) -> np.ndarray:
@@ -143,7 +186,9 @@ class Dataset:
             raise InputError(f"{self.root}: no mask for id {id!r}")
         mask = read_labels(self.masks[id], len(self.classes))
         if mask.shape != self.size(id):
-            raise InputError(f"{self.masks[id]}: is {mask.shape}, but its image {self.images[id]} is {self.size(id)}")
+            raise InputError(
+                f"{self.masks[id]}: is {mask.shape}, but its image {self.images[id]} is {self.size(id)}"
+            )
         return mask
 
     def saliency_levels(self, id: str) -> np.ndarray:
@@ -158,5 +203,10 @@ class Dataset:
 
     def fingerprint(self) -> dict[str, object]:
         """What a stage's result depends on: folder, split, and how many ids and tags there are."""
-        return {"root": str(self.root.resolve()), "split": self.split, "images": len(self), "tags": int(self.tags.sum()),
-                "classes": list(self.classes)}
+        return {
+            "root": str(self.root.resolve()),
+            "split": self.split,
+            "images": len(self),
+            "tags": int(self.tags.sum()),
+            "classes": list(self.classes),
+        }

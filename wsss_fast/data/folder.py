@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import check_classes, check_id, existing, read_classes, read_ids, read_text, saliency_folder
+from wsss_fast.data.listing import (
+    check_classes,
+    check_id,
+    existing,
+    read_classes,
+    read_ids,
+    read_text,
+    saliency_folder,
+)
 from wsss_fast.errors import InputError
 
 _HEADS = ("class", "classes", "label", "labels", "tag", "tags")
@@ -22,7 +30,9 @@ def is_folder(root: Path) -> bool:
     return (root / "labels.csv").is_file()
 
 
-def load_folder(root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None) -> Dataset:
+def load_folder(
+    root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
+) -> Dataset:
     """Read a folder with `labels.csv`: lines `file,class[;class...]`, a header line `file,class` allowed.
 
     `file` is a path below the folder (or below its images/); the id is its name without extension. No class behind the
@@ -61,8 +71,16 @@ def load_folder(root: Path, split: str, ids: Sequence[str] | Path | None, salien
                 raise InputError(f"{path}, line {line}: class {name!r} is not in {fixed}")
             tags[n, classes.index(name)] = 1
     return Dataset(
-        name=root.name, root=root, split=source, classes=classes, ids=chosen, tags=tags, images=images,
-        masks=existing(root / "masks", chosen), saliencies=existing(saliency_folder(root, saliency), chosen))
+        name=root.name,
+        root=root,
+        split=source,
+        classes=classes,
+        ids=chosen,
+        tags=tags,
+        images=images,
+        masks=existing(root / "masks", chosen),
+        saliencies=existing(saliency_folder(root, saliency), chosen),
+    )
 
 
 def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
@@ -72,15 +90,25 @@ def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
     try:
         for row in reader:
             cells, line = [cell.strip() for cell in row], reader.line_num
-            if not any(cells) or (not rows and cells[0].lower() == "file" and cells[-1].lower() in _HEADS):
+            if not any(cells) or (
+                not rows and cells[0].lower() == "file" and cells[-1].lower() in _HEADS
+            ):
                 continue
             if len(cells) != 2 or not cells[0]:
-                raise InputError(f"{path}, line {line}: expected file,class[;class...], got {','.join(row)!r}")
+                raise InputError(
+                    f"{path}, line {line}: expected file,class[;class...], got {','.join(row)!r}"
+                )
             id = Path(cells[0]).stem
             check_id(id, f"{path}, line {line}")
             if id in rows:
-                raise InputError(f"{path}, line {line}: id {id!r} stands there more than once, first on line {rows[id][2]}")
-            rows[id] = cells[0], [name for name in map(str.strip, cells[1].split(";")) if name], line
+                raise InputError(
+                    f"{path}, line {line}: id {id!r} stands there more than once, first on line {rows[id][2]}"
+                )
+            rows[id] = (
+                cells[0],
+                [name for name in map(str.strip, cells[1].split(";")) if name],
+                line,
+            )
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from None
     if not rows:
@@ -90,11 +118,16 @@ def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
 
 def _split_file(root: Path, split: str) -> Path | None:
     """The split's id list; None if the folder has no lists and "train" was asked for, which then is everything."""
-    path, known = root / f"{split}.txt", sorted(p.stem for p in root.glob("*.txt") if p.name != "classes.txt")
+    path, known = (
+        root / f"{split}.txt",
+        sorted(p.stem for p in root.glob("*.txt") if p.name != "classes.txt"),
+    )
     if path.is_file() and path.name != "classes.txt":
         return path
     if known or split != "train":
-        raise InputError(f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'train'}")
+        raise InputError(
+            f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'train'}"
+        )
     return None
 
 

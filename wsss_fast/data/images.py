@@ -9,15 +9,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.run import atomic_write
 
 IGNORE = 255
 _EXIF_ORIENTATION = 0x0112
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "PA", "CMYK", "YCbCr", "1")
 # What Pillow raises for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
-_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-               struct.error, zlib.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def voc_palette() -> np.ndarray:
@@ -26,7 +37,9 @@ def voc_palette() -> np.ndarray:
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(3):  # three bits a round: one for each channel
         for channel in range(3):
-            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
+                np.uint8
+            )
     return colours
 
 
@@ -63,7 +76,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _check_mode(path: Path, image: Image.Image) -> None:
     if image.mode not in _MODES:
-        raise InputError(f"{path}: image mode {image.mode} has no 8-bit meaning; convert it to 8-bit RGB or gray")
+        raise InputError(
+            f"{path}: image mode {image.mode} has no 8-bit meaning; convert it to 8-bit RGB or gray"
+        )
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -95,7 +110,9 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1"):
-                raise InputError(f"{path}: label maps are palette or 8-bit gray PNGs, this one has mode {image.mode}")
+                raise InputError(
+                    f"{path}: label maps are palette or 8-bit gray PNGs, this one has mode {image.mode}"
+                )
             labels = np.array(image).astype(np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map") from None
@@ -106,7 +123,9 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     if num_classes is not None:
         bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])
         if bad.size:
-            raise InputError(f"{path}: label {bad[0]} is impossible, allowed are 0..{num_classes} and {IGNORE}")
+            raise InputError(
+                f"{path}: label {bad[0]} is impossible, allowed are 0..{num_classes} and {IGNORE}"
+            )
     return labels
 
 
@@ -119,7 +138,9 @@ def read_saliency(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):  # Pillow's modes of 16-bit gray PNGs
-                gray = np.rint(np.clip(np.array(image).astype(np.float64), 0, 65535) / 257).astype(np.uint8)
+                gray = np.rint(np.clip(np.array(image).astype(np.float64), 0, 65535) / 257).astype(
+                    np.uint8
+                )
                 return np.repeat(gray[..., None], 3, axis=2)
     except FileNotFoundError:
         raise InputError(f"{path}: no such saliency map") from None

@@ -19,7 +19,9 @@ def check_label_folder(folder: Path, data: Dataset, what: str) -> Path:
     """
     missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
     if missing:
-        raise InputError(f"{what}: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+        raise InputError(
+            f"{what}: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}"
+        )
     return folder
 
 
@@ -32,5 +34,7 @@ def read_label(folder: Path, data: Dataset, id: str) -> np.ndarray:
     path = folder / f"{id}.png"
     labels = read_labels(path, len(data.classes))
     if labels.shape != data.size(id):
-        raise InputError(f"{path}: is {labels.shape}, but its image {data.images[id]} is {data.size(id)}")
+        raise InputError(
+            f"{path}: is {labels.shape}, but its image {data.images[id]} is {data.size(id)}"
+        )
     return labels

@@ -41,7 +41,11 @@ def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -
         InputError: no such file, not text, no id in it, an id twice, or one that cannot be a file name.
     """
     if isinstance(source, Path):
-        entries = [(f"{source}, line {n}", line) for n, line in enumerate(read_text(source).splitlines(), 1) if line.strip()]
+        entries = [
+            (f"{source}, line {n}", line)
+            for n, line in enumerate(read_text(source).splitlines(), 1)
+            if line.strip()
+        ]
         name = str(source)
     else:
         entries, name = [(f"ids[{n}]", str(id)) for n, id in enumerate(source)], "ids"
@@ -63,7 +67,9 @@ def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -
 def check_id(id: str, place: str) -> None:
     """Refuse what cannot be an id: ids become file names in the run folder and must stay inside it, and lines of messages."""
     if not id or id != Path(id).name or id.startswith(".") or "\\" in id or _unprintable(id):
-        raise InputError(f"{place}: {id!r} cannot be an id; ids are plain file names without extension")
+        raise InputError(
+            f"{place}: {id!r} cannot be an id; ids are plain file names without extension"
+        )
 
 
 def _unprintable(name: str) -> bool:
@@ -93,7 +99,9 @@ def read_text(path: Path) -> str:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """Class names, one a line; class c has label c + 1 in masks."""
-    return check_classes([line.strip() for line in read_text(path).splitlines() if line.strip()], path)
+    return check_classes(
+        [line.strip() for line in read_text(path).splitlines() if line.strip()], path
+    )
 
 
 def check_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:

@@ -23,12 +23,20 @@ MEAN_BGR = np.array([104.008, 116.669, 122.675])  # of Caffe's ImageNet networks
 
 def normalise(image: np.ndarray) -> np.ndarray:
     """uint8 RGB [H, W, 3] -> float32 [3, H, W]: (image / 255 - mean) / std, computed in float64 as the public code."""
-    if image.dtype == np.uint8:  # most are: a look-up of the 256 levels of each channel is four times faster
-        return np.stack([levels.take(image[..., channel]) for channel, levels in enumerate(_NORMALISED)])
-    return np.ascontiguousarray(((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
+    if (
+        image.dtype == np.uint8
+    ):  # most are: a look-up of the 256 levels of each channel is four times faster
+        return np.stack(
+            [levels.take(image[..., channel]) for channel, levels in enumerate(_NORMALISED)]
+        )
+    return np.ascontiguousarray(
+        ((image / 255.0 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)
+    )
 
 
-_NORMALISED = np.ascontiguousarray(((np.arange(256)[:, None] / 255.0 - MEAN) / STD).astype(np.float32).T)  # [3, 256]
+_NORMALISED = np.ascontiguousarray(
+    ((np.arange(256)[:, None] / 255.0 - MEAN) / STD).astype(np.float32).T
+)  # [3, 256]
 
 
 def subtract_mean(image: np.ndarray) -> np.ndarray:
@@ -46,7 +54,9 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear resize of uint8 [H, W, 3] to float32, without antialias, as OpenCV's."""
     x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        x, (height, width), mode="bilinear", align_corners=False
+    )
     return resized[0].permute(1, 2, 0).numpy()
 
 
@@ -93,12 +103,15 @@ class Augment:
         if self.factors is not None and (not self.factors or min(self.factors) <= 0):
             raise InputError(f"augment.factors: got {self.factors}, needs numbers > 0")
         if self.crop < 1 or not 0 <= self.jitter < 1:
-            raise InputError(f"augment: crop must be >= 1 and jitter in 0..1, got {self.crop} and {self.jitter}")
+            raise InputError(
+                f"augment: crop must be >= 1 and jitter in 0..1, got {self.crop} and {self.jitter}"
+            )
         if not 0 <= self.hue <= 0.5:
             raise InputError(f"augment: hue must be in 0..0.5, got {self.hue}")
 
-    def __call__(self, image: np.ndarray, labels: np.ndarray | None,
-                 rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def __call__(
+        self, image: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """uint8 [H, W, 3] and uint8 [H, W] or None -> float32 [3, crop, crop] and uint8 [crop, crop] or None."""
         image, labels = self.resized(image, labels, self._factor(*image.shape[:2], rng))
         if self._flips(rng):
@@ -107,8 +120,9 @@ class Augment:
         image = self._coloured(image, rng)
         return self.cropped(self.to_input(image), labels, *self._place(image, rng))
 
-    def with_saliency(self, image: np.ndarray, levels: np.ndarray,
-                      rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def with_saliency(
+        self, image: np.ndarray, levels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """An image and its saliency map, resized by the same bicubic filter as in EPS' public code.
 
         Args:
@@ -122,8 +136,9 @@ class Augment:
         image, _, levels = self._together(image, None, levels, rng)
         return image, torch.from_numpy(saliency_of(levels)[None])
 
-    def with_maps(self, image: np.ndarray, labels: np.ndarray, levels: np.ndarray,
-                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def with_maps(
+        self, image: np.ndarray, labels: np.ndarray, levels: np.ndarray, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """An image, its label map, and three maps of pixel values, which are resized as `with_saliency` resizes saliency.
 
         Args:
@@ -137,10 +152,19 @@ class Augment:
             does not fill the crop.
         """
         image, labels, levels = self._together(image, labels, levels, rng)
-        return image, labels, torch.from_numpy((levels / 255.0).astype(np.float32).transpose(2, 0, 1).copy())
+        return (
+            image,
+            labels,
+            torch.from_numpy((levels / 255.0).astype(np.float32).transpose(2, 0, 1).copy()),
+        )
 
-    def _together(self, image: np.ndarray, labels: np.ndarray | None, levels: np.ndarray,
-                  rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
+    def _together(
+        self,
+        image: np.ndarray,
+        labels: np.ndarray | None,
+        levels: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
         """As `__call__`, with uint8 [crop, crop, 3] of `levels` besides."""
         image, labels = self.resized(image, labels, self._factor(*image.shape[:2], rng))
         levels = resize_image(levels, *image.shape[:2])
@@ -150,7 +174,11 @@ class Augment:
         image = self._coloured(image, rng)
         top, left = self._place(image, rng)
         image, labels = self.cropped(self.to_input(image), labels, top, left)
-        return image, labels, self.placed(levels.transpose(2, 0, 1), 0, top, left).transpose(1, 2, 0)
+        return (
+            image,
+            labels,
+            self.placed(levels.transpose(2, 0, 1), 0, top, left).transpose(1, 2, 0),
+        )
 
     def _flips(self, rng: np.random.Generator) -> bool:
         return self.flip and rng.random() < 0.5
@@ -163,8 +191,10 @@ class Augment:
 
     def _place(self, image: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
         """Where the crop begins in the image; along a side shorter than the crop, where the image begins in the crop."""
-        top, left = (0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
-                     for n in image.shape[:2])
+        top, left = (
+            0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
+            for n in image.shape[:2]
+        )
         return top, left
 
     def _factor(self, height: int, width: int, rng: np.random.Generator) -> float:
@@ -174,27 +204,40 @@ class Augment:
         if self.factors is not None:
             factor *= self.factors[rng.integers(len(self.factors))]
         if self.long_side is not None:
-            factor *= rng.integers(self.long_side[0], self.long_side[1], endpoint=True) / max(height, width)
+            factor *= rng.integers(self.long_side[0], self.long_side[1], endpoint=True) / max(
+                height, width
+            )
         return factor
 
-    def resized(self, image: np.ndarray, labels: np.ndarray | None, factor: float) -> tuple[np.ndarray, np.ndarray | None]:
+    def resized(
+        self, image: np.ndarray, labels: np.ndarray | None, factor: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Image and labels with their sides scaled by `factor`."""
         whole = np.floor if self.linear else np.round
         height, width = (max(1, int(whole(n * factor))) for n in image.shape[:2])
         labels = None if labels is None else resize_labels(labels, height, width)
         return (resize_linear if self.linear else resize_image)(image, height, width), labels
 
-    def cropped(self, image: np.ndarray, labels: np.ndarray | None, top: int,
-                left: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def cropped(
+        self, image: np.ndarray, labels: np.ndarray | None, top: int, left: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The crop at (top, left) of a network input; along a side shorter than the crop, the input lies there in the crop."""
         cropped = torch.from_numpy(self.placed(image, 0, top, left))
-        return cropped, None if labels is None else torch.from_numpy(self.placed(labels, IGNORE, top, left))
+        return cropped, None if labels is None else torch.from_numpy(
+            self.placed(labels, IGNORE, top, left)
+        )
 
     def placed(self, array: np.ndarray, fill: float, top: int, left: int) -> np.ndarray:
         """The crop at (top, left) of [..., H, W]; `fill` where the array does not reach."""
         side, (height, width) = self.crop, array.shape[-2:]
-        source = tuple(slice(o, o + side) if n >= side else slice(0, n) for o, n in ((top, height), (left, width)))
-        target = tuple(slice(0, side) if n >= side else slice(o, o + n) for o, n in ((top, height), (left, width)))
+        source = tuple(
+            slice(o, o + side) if n >= side else slice(0, n)
+            for o, n in ((top, height), (left, width))
+        )
+        target = tuple(
+            slice(0, side) if n >= side else slice(o, o + n)
+            for o, n in ((top, height), (left, width))
+        )
         out = np.full((*array.shape[:-2], side, side), fill, array.dtype)
         out[(..., *target)] = array[(..., *source)]
         return out

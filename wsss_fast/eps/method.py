@@ -11,19 +11,22 @@ import torch
 from torch import nn
 
 from wsss_fast import nets
-from wsss_fast.cam import merge
+from wsss_fast.cam.method import merge
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.progress import say
+from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.runtime import runtime, set_seed
+from wsss_fast.engine.samples import Batch, Samples
+from wsss_fast.engine.schedules import one_cycle, poly
+from wsss_fast.eps import alpha_crf
+from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.errors import InputError
-from wsss_fast.fit import Batch, Samples, one_cycle, poly
 from wsss_fast.maps import ClassMaps
 from wsss_fast.ops import saliency_loss
-from wsss_fast.progress import say
-from wsss_fast.run import provenance, runtime, set_seed
-from wsss_fast.stages import alpha_crf, masks, saliency, training
-from wsss_fast.stages.activate import Scorer, Views, maps_stage, unflipped
-from wsss_fast.stages.alpha_crf import AlphaCrf
+from wsss_fast.stages import masks, saliency, training
+from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 from wsss_fast.stages.training import Length, TrainResult, adamw
 
 
@@ -36,8 +39,14 @@ def sgd(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
     groups = []
     for module, lr in ((net.backbone, recipe.lr), (net.map_head, recipe.lr * recipe.head_lr_scale)):
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        groups += [{"params": [p for name, p in trained if not name.endswith("bias")], "lr": lr},
-                   {"params": [p for name, p in trained if name.endswith("bias")], "lr": 2 * lr, "weight_decay": 0.0}]
+        groups += [
+            {"params": [p for name, p in trained if not name.endswith("bias")], "lr": lr},
+            {
+                "params": [p for name, p in trained if name.endswith("bias")],
+                "lr": 2 * lr,
+                "weight_decay": 0.0,
+            },
+        ]
     return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
 
 
@@ -89,13 +98,29 @@ class Recipe:
 
 RECIPES = {
     "resnet38": Recipe(),
-    "small": Recipe(updates=1200, batch_size=16, lr=3e-3, head_lr_scale=1.0, weight_decay=1e-2,
-                    augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15), scales=(1.0, 0.75, 1.5), threshold=0.36,
-                    crf=AlphaCrf(bilateral=(25.0, 13.0, 10.0)), infer_batch=16, optimizer=adamw, schedule=one_cycle(),
-                    prefer_bf16=True),
+    "small": Recipe(
+        updates=1200,
+        batch_size=16,
+        lr=3e-3,
+        head_lr_scale=1.0,
+        weight_decay=1e-2,
+        augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
+        scales=(1.0, 0.75, 1.5),
+        threshold=0.36,
+        crf=AlphaCrf(bilateral=(25.0, 13.0, 10.0)),
+        infer_batch=16,
+        optimizer=adamw,
+        schedule=one_cycle(),
+        prefer_bf16=True,
+    ),
 }
 # The published numbers for COCO
-COCO = Recipe(updates=256_500, batch_size=16, lam=0.9, augment=Augment(crop=321, long_side=(256, 448), jitter=0.3, hue=0.1))
+COCO = Recipe(
+    updates=256_500,
+    batch_size=16,
+    lam=0.9,
+    augment=Augment(crop=321, long_side=(256, 448), jitter=0.3, hue=0.1),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +136,20 @@ class InferResult:
     masks: Path
 
 
-def train(data: Source, out: str | Path, *, maps: str | Path | None = None, backbone: str = "resnet38",
-          weights: str | Path | None = None, recipe: Recipe | None = None, name: str = "eps", device: str = "auto",
-          seed: int = 0, workers: int = 0, precision: str = "auto") -> TrainResult:
+def train(
+    data: Source,
+    out: str | Path,
+    *,
+    maps: str | Path | None = None,
+    backbone: str = "resnet38",
+    weights: str | Path | None = None,
+    recipe: Recipe | None = None,
+    name: str = "eps",
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> TrainResult:
     """Train on image tags and saliency maps; leaves `<out>/<name>/weights.pth`.
 
     The loss is the multi-label soft-margin loss of the class scores plus `ops.saliency_loss` of the maps. In an image
@@ -148,18 +184,31 @@ def train(data: Source, out: str | Path, *, maps: str | Path | None = None, back
     if weights is not None:
         nets.load_weights(net, weights)
     elif backbone == "resnet38":
-        say(f"{name}: no weights given, so the ResNet-38, whose batch-norm is frozen, starts from random ones; "
-            "the published numbers start from ImageNet's")
+        say(
+            f"{name}: no weights given, so the ResNet-38, whose batch-norm is frozen, starts from random ones; "
+            "the published numbers start from ImageNet's"
+        )
     black = saliency.check(data)
     agreement = saliency.overlap(data, Path(maps)) if maps is not None else None
     return training.train(
-        net, _step(recipe), Samples(data.ids, _LoadSample(data, recipe.augment), seed), Path(out), name,
-        optimizer=recipe.optimizer(net, recipe), schedule=recipe.schedule,
-        length=Length(recipe.batch_size, updates=recipe.updates), runtime=where,
+        net,
+        _step(recipe),
+        Samples(data.ids, _LoadSample(data, recipe.augment), seed),
+        Path(out),
+        name,
+        optimizer=recipe.optimizer(net, recipe),
+        schedule=recipe.schedule,
+        length=Length(recipe.batch_size, updates=recipe.updates),
+        runtime=where,
         finish=lambda: {"black_saliency": black, "saliency_overlap": agreement},
-        arguments={"data": data.fingerprint(), "saliency": provenance(data.saliencies[data.ids[0]].parent),
-                   "backbone": backbone, "weights": nets.fingerprint(weights),
-                   "recipe": training.part(recipe, "scales", "threshold", "crf", "infer_batch")})
+        arguments={
+            "data": data.fingerprint(),
+            "saliency": provenance(data.saliencies[data.ids[0]].parent),
+            "backbone": backbone,
+            "weights": nets.fingerprint(weights),
+            "recipe": training.part(recipe, "scales", "threshold", "crf", "infer_batch"),
+        },
+    )
 
 
 def _check(recipe: Recipe, data: Dataset) -> None:
@@ -169,17 +218,22 @@ def _check(recipe: Recipe, data: Dataset) -> None:
     if recipe.saliency_weight <= 0:
         raise InputError(f"eps: saliency_weight must be > 0, got {recipe.saliency_weight}")
     if recipe.strategy not in ("adaptive", "naive", "predefined"):
-        raise InputError(f"eps: strategy must be adaptive, naive or predefined, got {recipe.strategy!r}")
+        raise InputError(
+            f"eps: strategy must be adaptive, naive or predefined, got {recipe.strategy!r}"
+        )
     wrong = [label for label in recipe.background_classes if not 1 <= label <= len(data.classes)]
     if wrong or (recipe.background_classes and recipe.strategy != "predefined"):
-        raise InputError(f"eps: background_classes are labels in 1..{len(data.classes)} for strategy predefined, got "
-                         f"{recipe.background_classes} for {recipe.strategy}")
+        raise InputError(
+            f"eps: background_classes are labels in 1..{len(data.classes)} for strategy predefined, got "
+            f"{recipe.background_classes} for {recipe.strategy}"
+        )
 
 
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
     def step(net: nn.Module, batch: Batch) -> torch.Tensor:
         classes, salient = losses(net, batch, recipe)
         return classes + recipe.saliency_weight * salient
+
     return step
 
 
@@ -187,8 +241,15 @@ def losses(net: nn.Module, batch: Batch, recipe: Recipe) -> tuple[torch.Tensor, 
     """The classification and the saliency loss of a batch of `image`, `saliency` [B, 1, H, W] and `tags` [B, C]."""
     scores, maps = net(batch["image"])
     classes = nn.functional.multilabel_soft_margin_loss(scores.float(), batch["tags"])
-    salient = saliency_loss(maps.float(), batch["saliency"], batch["tags"], tau=recipe.tau, lam=recipe.lam,
-                            strategy=recipe.strategy, background_classes=recipe.background_classes)
+    salient = saliency_loss(
+        maps.float(),
+        batch["saliency"],
+        batch["tags"],
+        tau=recipe.tau,
+        lam=recipe.lam,
+        strategy=recipe.strategy,
+        background_classes=recipe.background_classes,
+    )
     return classes, salient.loss
 
 
@@ -200,12 +261,28 @@ class _LoadSample:
     augment: Augment
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        image, salient = self.augment.with_saliency(self.data.image(id), self.data.saliency_levels(id), rng)
-        return {"image": image, "saliency": salient, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}
+        image, salient = self.augment.with_saliency(
+            self.data.image(id), self.data.saliency_levels(id), rng
+        )
+        return {
+            "image": image,
+            "saliency": salient,
+            "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32)),
+        }
 
 
-def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str = "resnet38", recipe: Recipe | None = None,
-          crf: bool = False, name: str = "eps", device: str = "auto", precision: str = "auto") -> InferResult:
+def infer(
+    data: Source,
+    weights: str | Path,
+    out: str | Path,
+    *,
+    backbone: str = "resnet38",
+    recipe: Recipe | None = None,
+    crf: bool = False,
+    name: str = "eps",
+    device: str = "auto",
+    precision: str = "auto",
+) -> InferResult:
     """EPS' maps and pseudo-masks; leaves `<out>/<name>/maps/<id>.npz` and `<out>/<name>/masks/<id>.png`, behind a CRF
     `<out>/<name>/crf-masks/<id>.png`.
 
@@ -232,27 +309,60 @@ def infer(data: Source, weights: str | Path, out: str | Path, *, backbone: str =
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     where = runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     _check(recipe, data)
-    net = nets.load_weights(nets.eps_resnet38(len(data.classes), backbone=backbone), weights, complete=True)
-    net = nets.prepared(net, where, split=True)
+    net = nets.load_weights(
+        nets.eps_resnet38(len(data.classes), backbone=backbone), weights, complete=True
+    )
+    net = nets.optimize_for_inference(net, where, split=True)
     out = Path(out)
-    folder = maps_stage(out, f"{name}/maps", data, scorer(net), scales=recipe.scales, batch_size=recipe.infer_batch,
-                        runtime=where, arguments={"weights": nets.fingerprint(weights)})
-    return InferResult(folder, pseudo_masks(data, folder, out, recipe=recipe, crf=crf, name=name, device=str(where.device)))
+    folder = maps_stage(
+        out,
+        f"{name}/maps",
+        data,
+        views_to_maps(net),
+        scales=recipe.scales,
+        batch_size=recipe.infer_batch,
+        runtime=where,
+        arguments={"weights": nets.fingerprint(weights)},
+    )
+    return InferResult(
+        folder,
+        pseudo_masks(
+            data, folder, out, recipe=recipe, crf=crf, name=name, device=str(where.device)
+        ),
+    )
 
 
-def pseudo_masks(data: Dataset, maps: Path, out: Path, *, recipe: Recipe, crf: bool, name: str, device: str = "cpu") -> Path:
+def pseudo_masks(
+    data: Dataset,
+    maps: Path,
+    out: Path,
+    *,
+    recipe: Recipe,
+    crf: bool,
+    name: str,
+    device: str = "cpu",
+) -> Path:
     """EPS' pseudo-masks of any class maps: the folder `<out>/<name>/masks`, or `<out>/<name>/crf-masks` behind the CRF."""
     if crf:
-        return alpha_crf.make(data, maps, out, crf=recipe.crf, name=f"{name}/crf-masks", device=device).folder
-    return masks.make(data, maps, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks").folder
+        return alpha_crf.make(
+            data, maps, out, crf=recipe.crf, name=f"{name}/crf-masks", device=device
+        ).folder
+    return masks.make(
+        data, maps, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks"
+    ).folder
 
 
-def scorer(net: nets.EpsNet) -> Scorer:
-    """EPS as a scorer for `stages.activate`."""
+def views_to_maps(net: nets.EpsNet) -> ViewsToMaps:
+    """EPS as a views_to_maps for `stages.activate`."""
+
     def score(views: Views) -> list[ClassMaps]:
         summed = []
         for scale in views.scales:
             images, mirrored = unflipped(net(scale)[1].float().softmax(dim=1)[:, 1:])
             summed.append(images + mirrored)  # [B, C, h_s, w_s]
-        return [merge([view[i] for view in summed], tags, views.size) for i, tags in enumerate(views.tags)]
+        return [
+            merge([view[i] for view in summed], tags, views.size)
+            for i, tags in enumerate(views.tags)
+        ]
+
     return score

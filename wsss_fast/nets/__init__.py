@@ -10,7 +10,7 @@ from torch import nn
 from wsss_fast.errors import InputError
 from wsss_fast.nets.deeplab import DeepLabV2
 from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet, EpsNet
-from wsss_fast.nets.inference import prepared
+from wsss_fast.nets.inference import optimize_for_inference
 from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
@@ -18,18 +18,47 @@ from wsss_fast.nets.small import SmallResNet
 from wsss_fast.nets.weights import fingerprint, load_weights, save_weights
 from wsss_fast.nets.wide_resnet38 import WideResNet38
 
-__all__ = ["AmnNet", "BACKBONES", "CamNet", "DeepLabV2", "EpsNet", "IrnNet", "SALIENCY_BACKBONES", "SEGMENTATION_BACKBONES",
-           "amn_resnet50", "cam_resnet38", "cam_resnet50", "check", "deeplabv2_resnet101", "eps_resnet38", "fingerprint",
-           "irn_resnet50", "load_weights", "prepared", "public_state_dict", "save_weights"]
+__all__ = [
+    "AmnNet",
+    "BACKBONES",
+    "CamNet",
+    "DeepLabV2",
+    "EpsNet",
+    "IrnNet",
+    "SALIENCY_BACKBONES",
+    "SEGMENTATION_BACKBONES",
+    "amn_resnet50",
+    "cam_resnet38",
+    "cam_resnet50",
+    "check",
+    "deeplabv2_resnet101",
+    "eps_resnet38",
+    "fingerprint",
+    "irn_resnet50",
+    "load_weights",
+    "optimize_for_inference",
+    "public_state_dict",
+    "save_weights",
+]
 
-SMALL_DILATIONS = (1, 2, 4, 6)  # a 128 px image has 16 cells a side at stride 8: the paper's would leave the map
+SMALL_DILATIONS = (
+    1,
+    2,
+    4,
+    6,
+)  # a 128 px image has 16 cells a side at stride 8: the paper's would leave the map
 SMALL_WIDTHS = (32, 32, 64, 64)
 BACKBONES = {"resnet50": ResNet50, "small": SmallResNet}
-SALIENCY_BACKBONES = {"resnet38": WideResNet38, "small": SmallResNet}  # EPS' and its classifier baseline's
+SALIENCY_BACKBONES = {
+    "resnet38": WideResNet38,
+    "small": SmallResNet,
+}  # EPS' and its classifier baseline's
 SEGMENTATION_BACKBONES = {"resnet101": CaffeResNet101, "small": SmallResNet}
 
 
-def check(backbone: str, weights: str | Path | None, backbones: Mapping[str, type[nn.Module]] = BACKBONES) -> None:
+def check(
+    backbone: str, weights: str | Path | None, backbones: Mapping[str, type[nn.Module]] = BACKBONES
+) -> None:
     """Refuse an unknown backbone or a missing weights file, before a run is begun.
 
     Raises:
@@ -53,7 +82,9 @@ def cam_resnet50(num_classes: int, *, backbone: str = "resnet50") -> CamNet:
         num_classes: C, without background.
         backbone: "resnet50" (stride 16; no gradient before layer3), or "small" (stride 8, trained from scratch).
     """
-    return CamNet(_backbone(backbone), num_classes, detach_after="layer2" if backbone == "resnet50" else None)
+    return CamNet(
+        _backbone(backbone), num_classes, detach_after="layer2" if backbone == "resnet50" else None
+    )
 
 
 def cam_resnet38(num_classes: int, *, backbone: str = "resnet38") -> CamNet:
@@ -63,7 +94,11 @@ def cam_resnet38(num_classes: int, *, backbone: str = "resnet38") -> CamNet:
         num_classes: C, without background.
         backbone: "resnet38" (stride 8, dropout before the head) or "small" (stride 8, trained from scratch, no dropout).
     """
-    return CamNet(_backbone(backbone, SALIENCY_BACKBONES), num_classes, dropout=0.5 if backbone == "resnet38" else 0.0)
+    return CamNet(
+        _backbone(backbone, SALIENCY_BACKBONES),
+        num_classes,
+        dropout=0.5 if backbone == "resnet38" else 0.0,
+    )
 
 
 def eps_resnet38(num_classes: int, *, backbone: str = "resnet38") -> EpsNet:
@@ -76,7 +111,9 @@ def eps_resnet38(num_classes: int, *, backbone: str = "resnet38") -> EpsNet:
     return EpsNet(_backbone(backbone, SALIENCY_BACKBONES), num_classes)
 
 
-def amn_resnet50(num_classes: int, *, backbone: str = "resnet50", condition_at: str | None = "layer4") -> AmnNet:
+def amn_resnet50(
+    num_classes: int, *, backbone: str = "resnet50", condition_at: str | None = "layer4"
+) -> AmnNet:
     """The activation manipulation network: forward(images [B,3,H,W], labels [B,C]) -> logits [B,C+1,h,w], background first.
 
     Args:
@@ -87,7 +124,9 @@ def amn_resnet50(num_classes: int, *, backbone: str = "resnet50", condition_at: 
     if backbone == "resnet50":
         return AmnNet(_backbone(backbone), num_classes, PAPER_DILATIONS, condition_at)
     # On 96 channels a random start cost 2 mIoU points of AMN+CRF on Shapes (benchmarks/RESULTS.md).
-    return AmnNet(_backbone(backbone), num_classes, SMALL_DILATIONS, condition_at, neutral_scale=True)
+    return AmnNet(
+        _backbone(backbone), num_classes, SMALL_DILATIONS, condition_at, neutral_scale=True
+    )
 
 
 def irn_resnet50(*, backbone: str = "resnet50") -> IrnNet:
@@ -99,7 +138,9 @@ def irn_resnet50(*, backbone: str = "resnet50") -> IrnNet:
     return IrnNet(_backbone(backbone), *(() if backbone == "resnet50" else (SMALL_WIDTHS,)))
 
 
-def deeplabv2_resnet101(num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)) -> DeepLabV2:
+def deeplabv2_resnet101(
+    num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)
+) -> DeepLabV2:
     """DeepLabV2: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8, the maximum over the image's scales.
 
     In train mode a list: the logits of the full size, those of each scale at their own size, and the maximum.

@@ -43,8 +43,13 @@ class DeepLabV2(nn.Module):
         scales: of the images that are looked at beside the full size.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, dilations: Sequence[int] = PAPER_DILATIONS,
-                 scales: Sequence[float] = (0.5, 0.75)):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        dilations: Sequence[int] = PAPER_DILATIONS,
+        scales: Sequence[float] = (0.5, 0.75),
+    ):
         super().__init__()
         self.backbone, self.num_classes, self.scales = backbone, num_classes, tuple(scales)
         self.aspp = Aspp(backbone.out_channels, num_classes + 1, dilations)
@@ -62,8 +67,16 @@ class DeepLabV2(nn.Module):
         """
         full = self.aspp(self.backbone(images))
         # The factor itself, not the ratio of the rounded sizes, defines the sampling grid, as in the public code.
-        others = [self.aspp(self.backbone(F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)))
-                  for s in self.scales]
-        same_size = [F.interpolate(x, full.shape[-2:], mode="bilinear", align_corners=False) for x in others]
+        others = [
+            self.aspp(
+                self.backbone(
+                    F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)
+                )
+            )
+            for s in self.scales
+        ]
+        same_size = [
+            F.interpolate(x, full.shape[-2:], mode="bilinear", align_corners=False) for x in others
+        ]
         highest = torch.stack([full, *same_size]).amax(dim=0)
         return [full, *others, highest] if self.training else highest

@@ -22,7 +22,13 @@ class CamNet(nn.Module):
         dropout: probability that a channel of the features is dropped before the head; ResNet-38: 0.5.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, detach_after: str | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        detach_after: str | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.backbone, self.num_classes, self.detach_after = backbone, num_classes, detach_after
         self.dropout = nn.Dropout2d(dropout)
@@ -92,22 +98,34 @@ class AmnNet(nn.Module):
         neutral_scale: h starts at 1 for every label; otherwise at torch's default of a linear layer, as published.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, dilations: tuple[int, ...] = PAPER_DILATIONS,
-                 condition_at: str | None = "layer4", neutral_scale: bool = False):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        dilations: tuple[int, ...] = PAPER_DILATIONS,
+        condition_at: str | None = "layer4",
+        neutral_scale: bool = False,
+    ):
         super().__init__()
         stages = {name: width for name, width in backbone.stage_channels.items() if name != "stem"}
         channels = {**stages, "layer4": backbone.out_channels}
         if condition_at is not None and condition_at not in channels:
-            raise ValueError(f"condition_at: got {condition_at!r}, this backbone has {', '.join(channels)} or None")
+            raise ValueError(
+                f"condition_at: got {condition_at!r}, this backbone has {', '.join(channels)} or None"
+            )
         self.backbone, self.num_classes = backbone, num_classes
         self.dilations, self.condition_at = tuple(dilations), condition_at
         # Label -> factor; h has a bias, so an all-zero label (no tag) still passes features.
-        self.label_scale = nn.Linear(num_classes, channels[condition_at]) if condition_at is not None else None
+        self.label_scale = (
+            nn.Linear(num_classes, channels[condition_at]) if condition_at is not None else None
+        )
         if self.label_scale is not None and neutral_scale:
             nn.init.zeros_(self.label_scale.weight)
             nn.init.ones_(self.label_scale.bias)
         self.dropout = nn.Dropout(0.1)
-        self.weight = nn.Parameter(torch.empty(len(self.dilations), num_classes + 1, backbone.out_channels, 3, 3))
+        self.weight = nn.Parameter(
+            torch.empty(len(self.dilations), num_classes + 1, backbone.out_channels, 3, 3)
+        )
         self.bias = nn.Parameter(torch.zeros(len(self.dilations), num_classes + 1))
         nn.init.normal_(self.weight, std=0.01)
 
@@ -122,7 +140,11 @@ class AmnNet(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """images [B, 3, H, W], multi-hot labels [B, C] -> logits [B, C+1, h, w], background first."""
-        scale = None if self.label_scale is None else self.label_scale(labels.to(self.label_scale.weight.dtype))
+        scale = (
+            None
+            if self.label_scale is None
+            else self.label_scale(labels.to(self.label_scale.weight.dtype))
+        )
         if self.condition_at in (None, "layer4"):
             features = self.backbone(images)
         else:
@@ -135,7 +157,9 @@ class AmnNet(nn.Module):
     def _condition_inside(self, images: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Ablation: scale the output of an earlier stage."""
         stage = getattr(self.backbone, self.condition_at)
-        handle = stage.register_forward_hook(lambda module, inputs, output: output * scale[:, :, None, None])
+        handle = stage.register_forward_hook(
+            lambda module, inputs, output: output * scale[:, :, None, None]
+        )
         try:
             return self.backbone(images)
         finally:

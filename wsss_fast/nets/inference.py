@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.engine.runtime import Runtime
 from wsss_fast.nets.resnet import Bottleneck, ResNet
 from wsss_fast.nets.small import SmallBlock, SmallResNet
 from wsss_fast.nets.wide_resnet38 import Unit, WideResNet38
 from wsss_fast.ops.amx_conv2d import BLOCK, amx_conv2d, fits, pack, pays
-from wsss_fast.run import Runtime
 
 
-def prepared(net: nn.Module, where: Runtime, *, split: bool = False) -> nn.Module:
+def optimize_for_inference(net: nn.Module, where: Runtime, *, split: bool = False) -> nn.Module:
     """A network for inference only, on the runtime's device: the same outputs, less work and memory. `net` is used up.
 
     Batch-norms on stored statistics go into the convolution before them, those that open a pre-activated unit are one
@@ -77,7 +77,9 @@ def _worth(weight: torch.Tensor, normed: bool) -> bool:
     Where the map is normed first, torch must write it again as well.
     """
     filters, channels = weight.shape[:2]
-    return min(filters, channels) >= BLOCK and (normed or weight.numel() >= 80 * (filters + channels))
+    return min(filters, channels) >= BLOCK and (
+        normed or weight.numel() >= 80 * (filters + channels)
+    )
 
 
 class Convolution(nn.Module):
@@ -92,43 +94,87 @@ class Convolution(nn.Module):
         split: whether `ops.amx_conv2d` may do it.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, before: nn.BatchNorm2d | None = None, after: nn.BatchNorm2d | None = None,
-                 shifted: bool = True, relu: bool = False, split: bool = False):
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        *,
+        before: nn.BatchNorm2d | None = None,
+        after: nn.BatchNorm2d | None = None,
+        shifted: bool = True,
+        relu: bool = False,
+        split: bool = False,
+    ):
         super().__init__()
-        weight, bias = conv.weight.detach().double(), None if conv.bias is None else conv.bias.detach().double()
+        weight, bias = (
+            conv.weight.detach().double(),
+            None if conv.bias is None else conv.bias.detach().double(),
+        )
         if after is not None:
             scale, shift = _affine(after)
             weight = weight * scale[:, None, None, None]
             kept = shift if shifted else torch.zeros_like(shift)
             bias = kept if bias is None else bias * scale + kept
         self.relu = relu
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.stride, self.padding, self.dilation, self.groups = (
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
         same = (conv.kernel_size[0] // 2 * conv.dilation[0],) * 2 == tuple(conv.padding)
-        self.split = (split and fits(weight) and _worth(weight, before is not None) and conv.groups == 1 and same
-                      and conv.padding_mode == "zeros" and len({*conv.stride}) == len({*conv.dilation}) == 1)
+        self.split = (
+            split
+            and fits(weight)
+            and _worth(weight, before is not None)
+            and conv.groups == 1
+            and same
+            and conv.padding_mode == "zeros"
+            and len({*conv.stride}) == len({*conv.dilation}) == 1
+        )
         # Three parts: two are no faster by more than a tenth, and bring CCR's maps up to three times as far from float32's.
-        made = (pack(weight, parts=3) if self.split else
-                weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last))
+        made = (
+            pack(weight, parts=3)
+            if self.split
+            else weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+        )
         self.filters = len(weight)
         self.register_buffer("weight", made)
         self.register_buffer("bias", None if bias is None else bias.to(conv.weight.dtype))
-        affine = (None, None) if before is None else (v.to(conv.weight.dtype) for v in _affine(before))
+        affine = (
+            (None, None) if before is None else (v.to(conv.weight.dtype) for v in _affine(before))
+        )
         for name, value in zip(("scale", "shift"), affine, strict=True):
             self.register_buffer(name, value)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None,
-                inside: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        inside: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """x [B, C, H, W], residual [B, K, H', W'] or None -> [B, K, H', W']; neither is changed.
 
         `inside`, only where `split`: see there.
         """
         if self.split:
-            return amx_conv2d(x, self.weight, self.filters, scale=self.scale, shift=self.shift, bias=self.bias,
-                                residual=residual, inside=inside, stride=self.stride[0], dilation=self.dilation[0],
-                                relu=self.relu)
+            return amx_conv2d(
+                x,
+                self.weight,
+                self.filters,
+                scale=self.scale,
+                shift=self.shift,
+                bias=self.bias,
+                residual=residual,
+                inside=inside,
+                stride=self.stride[0],
+                dilation=self.dilation[0],
+                relu=self.relu,
+            )
         if self.scale is not None:
             x = torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]).relu_()
-        out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        out = F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
         out = out if residual is None else out.add_(residual)
         return out.relu_() if self.relu else out
 
@@ -139,11 +185,17 @@ class _PostActivated(nn.Module):
     def __init__(self, block: Bottleneck | SmallBlock, split: bool):
         super().__init__()
         count = sum(name.startswith("conv") for name, _ in block.named_children())
-        self.convolutions = nn.ModuleList(Convolution(getattr(block, f"conv{i}"), after=getattr(block, f"bn{i}"), relu=True,
-                                                      split=split) for i in range(1, count + 1))
+        self.convolutions = nn.ModuleList(
+            Convolution(
+                getattr(block, f"conv{i}"), after=getattr(block, f"bn{i}"), relu=True, split=split
+            )
+            for i in range(1, count + 1)
+        )
         self.downsample = None
         if block.downsample is not None:
-            self.downsample = Convolution(block.downsample[0], after=block.downsample[1], split=split)
+            self.downsample = Convolution(
+                block.downsample[0], after=block.downsample[1], split=split
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -161,14 +213,25 @@ class _PreActivated(nn.Module):
     def __init__(self, unit: Unit, split: bool, last: nn.BatchNorm2d | None = None):
         super().__init__()
         if last is not None and unit.shortcut is None:
-            raise ValueError("a batch-norm behind a unit can only be folded into it where its shortcut is a convolution")
+            raise ValueError(
+                "a batch-norm behind a unit can only be folded into it where its shortcut is a convolution"
+            )
         norms = [getattr(unit, f"bn{i}") for i in range(2, unit.count + 1)]
         self.convolutions = nn.ModuleList(
-            Convolution(getattr(unit, f"conv{i}"), before=unit.bn1 if i == 1 else None, after=after, split=split,
-                        relu=after is not None) for i, after in enumerate([*norms, last], 1))
+            Convolution(
+                getattr(unit, f"conv{i}"),
+                before=unit.bn1 if i == 1 else None,
+                after=after,
+                split=split,
+                relu=after is not None,
+            )
+            for i, after in enumerate([*norms, last], 1)
+        )
         self.shortcut = None
         if unit.shortcut is not None:
-            self.shortcut = Convolution(unit.shortcut, before=unit.bn1, after=last, shifted=False, split=split)
+            self.shortcut = Convolution(
+                unit.shortcut, before=unit.bn1, after=last, shifted=False, split=split
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)

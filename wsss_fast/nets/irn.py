@@ -33,13 +33,22 @@ class IrnNet(nn.Module):
         channels = list(backbone.stage_channels.values())
         self.edge = nn.ModuleList(_reduce(c, _EDGE_WIDTH, 4) for c in channels)
         self.edge_out = nn.Conv2d(_EDGE_WIDTH * len(channels), 1, 1)
-        fine = [w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride <= STRIDE]
-        coarse = [w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride > STRIDE]
+        fine = [
+            w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride <= STRIDE
+        ]
+        coarse = [
+            w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride > STRIDE
+        ]
         last = widths[-1]
-        self.displacement = nn.ModuleList(_reduce(c, w, _groups(w)) for c, w in zip(channels, widths, strict=True))
+        self.displacement = nn.ModuleList(
+            _reduce(c, w, _groups(w)) for c, w in zip(channels, widths, strict=True)
+        )
         self.displacement_up = _reduce(sum(coarse), last, _groups(last))
-        self.displacement_out = nn.Sequential(*_reduce(sum(fine) + last, last, _groups(last)), nn.ReLU(inplace=True),
-                                              nn.Conv2d(last, 2, 1, bias=False))
+        self.displacement_out = nn.Sequential(
+            *_reduce(sum(fine) + last, last, _groups(last)),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(last, 2, 1, bias=False),
+        )
         self.register_buffer("mean_displacement", torch.zeros(2))
 
     def train(self, mode: bool = True) -> IrnNet:
@@ -53,7 +62,11 @@ class IrnNet(nn.Module):
 
     def displacement_parameters(self) -> list[nn.Parameter]:
         """Of the displacement branch."""
-        return [*self.displacement.parameters(), *self.displacement_up.parameters(), *self.displacement_out.parameters()]
+        return [
+            *self.displacement.parameters(),
+            *self.displacement_up.parameters(),
+            *self.displacement_out.parameters(),
+        ]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """images [B, 3, H, W] -> boundary logits [B, 1, h, w], displacements (dy, dx) in cells [B, 2, h, w]; stride 4."""
@@ -61,8 +74,10 @@ class IrnNet(nn.Module):
             maps = self.backbone.stages(images)
         strides = self.backbone.stage_strides
         size = maps[strides.index(STRIDE)].shape[-2:]
-        edges = [F.relu(_at_stride(branch(x), stride, STRIDE, size))
-                 for branch, x, stride in zip(self.edge, maps, strides, strict=True)]
+        edges = [
+            F.relu(_at_stride(branch(x), stride, STRIDE, size))
+            for branch, x, stride in zip(self.edge, maps, strides, strict=True)
+        ]
         edge = self.edge_out(torch.cat(edges, dim=1))
         return edge, self._displacement(maps, size)
 
@@ -78,7 +93,9 @@ class IrnNet(nn.Module):
         fused = self.displacement_up(torch.cat(coarse, dim=1))
         fine.append(F.relu(_at_stride(fused, 2 * STRIDE, STRIDE, size)))
         displacement = self.displacement_out(torch.cat(fine, dim=1))
-        return displacement if self.training else displacement - self.mean_displacement[:, None, None]
+        return (
+            displacement if self.training else displacement - self.mean_displacement[:, None, None]
+        )
 
 
 def _reduce(channels: int, width: int, groups: int) -> nn.Sequential:
@@ -96,4 +113,4 @@ def _at_stride(x: torch.Tensor, stride: int, wanted: int, size: Sequence[int]) -
         x = F.interpolate(x, scale_factor=stride // wanted, mode="bilinear", align_corners=False)
     elif stride < wanted:
         x = F.avg_pool2d(x, wanted // stride, ceil_mode=True)
-    return x[..., :size[0], :size[1]]
+    return x[..., : size[0], : size[1]]

@@ -20,7 +20,15 @@ from wsss_fast.errors import InputError
 
 _FILE_MAGIC = 0x112
 _V1, _V2 = 0xF993FAC8, 0xF993FAC9
-_TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 3: np.uint8, 4: np.int32, 5: np.int8, 6: np.int64}
+_TYPES = {
+    0: np.float32,
+    1: np.float64,
+    2: np.float16,
+    3: np.uint8,
+    4: np.int32,
+    5: np.int8,
+    6: np.int64,
+}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 4096
 _MOST_ELEMENTS = 2**40  # also of an empty array: numpy refuses shapes whose product overflows
@@ -43,7 +51,9 @@ def read_params(path: Path) -> Mapping[str, torch.Tensor]:
         magic, _, count = reader.numbers("QQQ")
         if magic != _FILE_MAGIC:
             raise reader.error("no MXNet parameter file")
-        arrays = [_array(reader) for _ in range(reader.possible(count, 12))]  # an array and its name take at least 12 bytes
+        arrays = [
+            _array(reader) for _ in range(reader.possible(count, 12))
+        ]  # an array and its name take at least 12 bytes
         (named,) = reader.numbers("Q")
         if named != count:
             raise reader.error(f"{count} arrays, but {named} names")

@@ -15,20 +15,26 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, dilation: int = 1, caffe: bool = False):
+    def __init__(
+        self, channels: int, width: int, stride: int, dilation: int = 1, caffe: bool = False
+    ):
         super().__init__()
         out = width * self.expansion
         first, second = (stride, 1) if caffe else (1, stride)
         self.conv1 = nn.Conv2d(channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, second, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -57,17 +63,32 @@ class ResNet(nn.Module):
     stage_channels = {"stem": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
     frozen_statistics = True
 
-    def __init__(self, blocks: Sequence[int], strides: Sequence[int], dilations: Sequence[int] = (1, 1, 1, 1),
-                 caffe: bool = False):
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        strides: Sequence[int],
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        caffe: bool = False,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=caffe)
         channels = 64
-        for name, width, count, stride, dilation in zip(STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True):
-            stage = [Bottleneck(channels if i == 0 else width * 4, width, stride if i == 0 else 1, dilation, caffe)
-                     for i in range(count)]
+        for name, width, count, stride, dilation in zip(
+            STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True
+        ):
+            stage = [
+                Bottleneck(
+                    channels if i == 0 else width * 4,
+                    width,
+                    stride if i == 0 else 1,
+                    dilation,
+                    caffe,
+                )
+                for i in range(count)
+            ]
             setattr(self, name, nn.Sequential(*stage))
             channels = width * 4
 

@@ -18,7 +18,9 @@ class SmallBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -45,16 +47,28 @@ class SmallResNet(nn.Module):
     stage_strides = (2, 4, 8, 8)
     frozen_statistics = False
 
-    def __init__(self, widths: tuple[int, int, int, int] = (32, 48, 64, 96), blocks: tuple[int, int, int] = (2, 1, 1)):
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (32, 48, 64, 96),
+        blocks: tuple[int, int, int] = (2, 1, 1),
+    ):
         super().__init__()
         self.out_channels = widths[-1]
-        self.stage_channels = {"stem": widths[0], **{f"layer{i}": width for i, width in enumerate(widths[1:], 1)}}
+        self.stage_channels = {
+            "stem": widths[0],
+            **{f"layer{i}": width for i, width in enumerate(widths[1:], 1)},
+        }
         self.conv1 = nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         channels = widths[0]
-        for i, (width, count, stride) in enumerate(zip(widths[1:], blocks, (2, 2, 1), strict=True), 1):
-            stage = [SmallBlock(channels if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
+        for i, (width, count, stride) in enumerate(
+            zip(widths[1:], blocks, (2, 2, 1), strict=True), 1
+        ):
+            stage = [
+                SmallBlock(channels if j == 0 else width, width, stride if j == 0 else 1)
+                for j in range(count)
+            ]
             setattr(self, f"layer{i}", nn.Sequential(*stage))
             channels = width
         for module in self.modules():

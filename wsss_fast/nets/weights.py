@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.nets import mxnet
 from wsss_fast.nets.names import from_mxnet, from_public
 from wsss_fast.nets.resnet import CaffeResNet101
-from wsss_fast.run import atomic_write
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -27,7 +27,9 @@ def save_weights(net: nn.Module, path: Path) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:
+def load_weights(
+    net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False
+) -> nn.Module:
     """Fill `net` in place from a file or state dict and return it.
 
     Understood: this package's own files; the public `res50_cam`, `res50_amn`, `res50_irn`, DeepLabV2 ResNet-101, and
@@ -47,7 +49,9 @@ def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor]
     name, state = _read(source)
     own = net.state_dict()
     try:
-        given, headless = _to_own_names({k.removeprefix("module."): v for k, v in state.items()}, net)
+        given, headless = _to_own_names(
+            {k.removeprefix("module."): v for k, v in state.items()}, net
+        )
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     wanted = list(own)
@@ -57,12 +61,24 @@ def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor]
     # torch < 0.4 files lack this counter, and nothing here reads it
     missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
-    wrong = [f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
-             for k in given if k in own and given[k].shape != own[k].shape]
-    problems = [f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-                for what, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong)) if names]
+    wrong = [
+        f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
+        for k in given
+        if k in own and given[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", wrong),
+        )
+        if names
+    ]
     if problems:
-        raise InputError(f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})")
+        raise InputError(
+            f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})"
+        )
     net.load_state_dict({**own, **given})
     return net
 
@@ -73,7 +89,9 @@ def _of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.
     return bool(heads[0]) and not heads[0] & heads[1]
 
 
-def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping[str, torch.Tensor]]:
+def _read(
+    source: str | Path | Mapping[str, torch.Tensor],
+) -> tuple[str, Mapping[str, torch.Tensor]]:
     if isinstance(source, Mapping):
         name, state = "weights", source
     else:
@@ -84,24 +102,41 @@ def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping
             return name, mxnet.read_params(Path(source))
         try:
             state = torch.load(source, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            KeyError,
+            pickle.UnpicklingError,
+        ) as error:
+            first = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
             raise InputError(f"{name}: not a file of weights only ({first[:160]})") from None
         if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
             state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
+    if (
+        not isinstance(state, Mapping)
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+        or not state
+    ):
         raise InputError(f"{name}: holds no state dict (names with tensors)")
     return name, state
 
 
-def _to_own_names(state: Mapping[str, torch.Tensor], net: nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
+def _to_own_names(
+    state: Mapping[str, torch.Tensor], net: nn.Module
+) -> tuple[dict[str, torch.Tensor], bool]:
     """The state under our names, and whether it is of a kind that never has a head of ours."""
     if "layer1.0.conv1.weight" in state:  # torchvision
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         if isinstance(net.backbone, CaffeResNet101):
             state = _for_bgr(state)
         return {f"backbone.{k}": v for k, v in state.items()}, True
-    if "layer1.conv1.conv.weight" in state:  # DeepLab's initialisation from COCO, which is its `base` without a head
+    if (
+        "layer1.conv1.conv.weight" in state
+    ):  # DeepLab's initialisation from COCO, which is its `base` without a head
         return from_public({f"base.{k}": v for k, v in state.items()}), True
     if any(k.startswith(("arg:", "aux:")) for k in state):  # MXNet's ImageNet classifier
         return from_mxnet(state), True
@@ -113,7 +148,9 @@ def _for_bgr(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A network of (RGB / 255 - MEAN) / STD made one of BGR - MEAN_BGR: what the first convolution takes in is rescaled, and
     the constant that remains is taken off the mean of the batch-norm behind it."""
     scale = 1 / (255 * torch.from_numpy(STD))
-    offset = torch.from_numpy(MEAN_BGR[::-1].copy()) - 255 * torch.from_numpy(MEAN)  # [3], RGB levels
+    offset = torch.from_numpy(MEAN_BGR[::-1].copy()) - 255 * torch.from_numpy(
+        MEAN
+    )  # [3], RGB levels
     weight = state["conv1.weight"].double() * scale[:, None, None]  # [64, 3, 7, 7], RGB
     mean = state["bn1.running_mean"].double() - (weight.sum(dim=(2, 3)) * offset).sum(dim=1)
     dtype = state["conv1.weight"].dtype
@@ -127,7 +164,10 @@ def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str |
     digest = hashlib.sha256()
     if isinstance(source, Mapping):
         for name, value in source.items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode()
+                + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
     else:
         if not Path(source).is_file():
             raise InputError(f"{source}: no such weights file")

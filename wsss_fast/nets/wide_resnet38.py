@@ -21,14 +21,33 @@ class Unit(nn.Module):
         dropout: probability that a channel is dropped before the second and later convolutions.
     """
 
-    def __init__(self, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int = 1,
-                 dilations: tuple[int, ...] = (1, 1), dropout: float = 0.0):
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        kernels: tuple[int, ...],
+        stride: int = 1,
+        dilations: tuple[int, ...] = (1, 1),
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.count = len(kernels)
-        for i, (channels, width, kernel, dilation) in enumerate(zip(widths, widths[1:], kernels, dilations, strict=False), 1):
+        for i, (channels, width, kernel, dilation) in enumerate(
+            zip(widths, widths[1:], kernels, dilations, strict=False), 1
+        ):
             setattr(self, f"bn{i}", nn.BatchNorm2d(channels))
-            setattr(self, f"conv{i}", nn.Conv2d(channels, width, kernel, stride if i == 1 else 1, bias=False,
-                                                padding=dilation * (kernel // 2), dilation=dilation))
+            setattr(
+                self,
+                f"conv{i}",
+                nn.Conv2d(
+                    channels,
+                    width,
+                    kernel,
+                    stride if i == 1 else 1,
+                    bias=False,
+                    padding=dilation * (kernel // 2),
+                    dilation=dilation,
+                ),
+            )
         self.dropout = nn.Dropout2d(dropout)
         self.shortcut = None
         if stride != 1 or widths[0] != widths[-1]:
@@ -82,10 +101,18 @@ class WideResNet38(nn.Module):
         return self.relu(self.bn(x))
 
 
-def _stage(count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1) -> nn.Sequential:
+def _stage(
+    count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1
+) -> nn.Sequential:
     """Units of two 3x3 convolutions; the first convolution of the first unit strides and is not dilated."""
     first = Unit(widths, (3, 3), stride, (1, dilation))
-    return nn.Sequential(first, *(Unit((widths[2], *widths[1:]), (3, 3), 1, (dilation, dilation)) for _ in range(count - 1)))
+    return nn.Sequential(
+        first,
+        *(
+            Unit((widths[2], *widths[1:]), (3, 3), 1, (dilation, dilation))
+            for _ in range(count - 1)
+        ),
+    )
 
 
 def _bottleneck(channels: int, width: int, dropout: float) -> Unit:

@@ -64,12 +64,12 @@ def call(overload, *args):
         raise
 
 
-def values_at_hand(tensor: torch.Tensor) -> bool:
+def can_inspect_values(tensor: torch.Tensor) -> bool:
     """Whether a look at the values costs nothing: it waits for no device, breaks no graph, and there are values."""
-    return holds_values(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return has_data(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def holds_values(tensor: torch.Tensor) -> bool:
+def has_data(tensor: torch.Tensor) -> bool:
     """Whether there are values at all: a FakeTensor has a shape only."""
     return type(tensor) in (torch.Tensor, torch.nn.Parameter)
 
@@ -79,10 +79,12 @@ def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
 
     Not copied where `by` is seen to be 1, the usual case.
     """
-    return gradient if values_at_hand(by) and by.item() == 1 else gradient * by
+    return gradient if can_inspect_values(by) and by.item() == 1 else gradient * by
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:
     """Whether the loaded native library implements the op `name` for `device`."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"wsss_fast::{name}", key)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"wsss_fast::{name}", key
+    )

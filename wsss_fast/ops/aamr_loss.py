@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define, scaled_gradient, values_at_hand
+from ._library import can_inspect_values, define, scaled_gradient
 
 
 def _reference(logits, saliency, response, salient, active, overlap):
@@ -31,7 +31,9 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, *_):
     (grad,) = ctx.saved_tensors
-    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[None] * 5
+    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[
+        None
+    ] * 5
 
 
 # logits [B, K, h, w], saliency [B, H, W] and response [B, H', W'] float32 (float64 for float64 logits)
@@ -39,12 +41,21 @@ def _backward(ctx, grad_loss, *_):
 _op = define(
     "aamr_loss(Tensor logits, Tensor saliency, Tensor response, float salient, float active, float overlap) "
     "-> (Tensor, Tensor, Tensor)",
-    reference=_reference, fake=_fake, backward=_backward, setup_context=_setup_context,
+    reference=_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
 )
 
 
 def aamr_loss(
-    logits: Tensor, saliency: Tensor, response: Tensor, *, salient: float = 0.5, active: float = 0.2, overlap: float = 0.1,
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
     return_region: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Binary cross-entropy of "anything but background" against a saliency map, where both speak of labelled objects.
@@ -87,16 +98,28 @@ def aamr_loss(
     if answer.dim() == 4:
         answer = answer.amax(1)
     loss, region, _ = _op(logits, shown, answer, float(salient), float(active), float(overlap))
-    if values_at_hand(loss) and math.isnan(loss.item()):
+    if can_inspect_values(loss) and math.isnan(loss.item()):
         _check_values(saliency, response)
     return (loss, region.bool()) if return_region else loss
 
 
 def _check(logits, saliency, response, salient, active, overlap) -> None:
     op = "aamr_loss"
-    if logits.dim() != 4 or not logits.is_floating_point() or logits.shape[1] < 2 or 0 in logits.shape[2:]:
-        raise ValueError(f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, C+1, h, w], C, h, w >= 1")
-    if saliency.dim() not in (3, 4) or saliency.dim() == 4 and saliency.shape[1] != 1 or not saliency.is_floating_point():
+    if (
+        logits.dim() != 4
+        or not logits.is_floating_point()
+        or logits.shape[1] < 2
+        or 0 in logits.shape[2:]
+    ):
+        raise ValueError(
+            f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, C+1, h, w], C, h, w >= 1"
+        )
+    if (
+        saliency.dim() not in (3, 4)
+        or saliency.dim() == 4
+        and saliency.shape[1] != 1
+        or not saliency.is_floating_point()
+    ):
         given = f"{saliency.dtype} {list(saliency.shape)}"
         raise ValueError(f"{op}: saliency is {given}; must be floating [B, 1, H, W] or [B, H, W]")
     if response.dim() not in (3, 4) or not response.is_floating_point():
@@ -104,8 +127,10 @@ def _check(logits, saliency, response, salient, active, overlap) -> None:
         raise ValueError(f"{op}: response is {given}; must be floating [B, C, H, W] or [B, H, W]")
     for name, tensor in (("saliency", saliency), ("response", response)):
         if tensor.shape[0] != logits.shape[0] or 0 in tensor.shape[1:]:
-            raise ValueError(f"{op}: logits is {list(logits.shape)} but {name} is {list(tensor.shape)}; B must match, the rest "
-                             "be >= 1")
+            raise ValueError(
+                f"{op}: logits is {list(logits.shape)} but {name} is {list(tensor.shape)}; B must match, the rest "
+                "be >= 1"
+            )
         if tensor.device != logits.device:
             raise ValueError(f"{op}: logits is on {logits.device} but {name} is on {tensor.device}")
     for name, value in (("salient", salient), ("overlap", overlap)):

@@ -12,20 +12,27 @@ BLOCK = 32  # channels and filters are taken by so many, with zeros for those th
 
 
 def _reference(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu):
-    out = reference.amx_conv2d(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu)
+    out = reference.amx_conv2d(
+        maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu
+    )
     return out.contiguous()
 
 
 def _fake(maps, filters, count, scale, shift, bias, residual, inside, stride, dilation, relu):
     batch, height, width, _ = maps.shape
-    return maps.new_empty(batch, (height + stride - 1) // stride, (width + stride - 1) // stride, count)
+    return maps.new_empty(
+        batch, (height + stride - 1) // stride, (width + stride - 1) // stride, count
+    )
 
 
 # maps [B, H, W, C], filters as `pack` makes them, scale and shift [C], bias [K], residual and result [B, H', W', K],
 # inside [B, 2]
-_op = define("amx_conv2d(Tensor maps, Tensor filters, int count, Tensor? scale, Tensor? shift, Tensor? bias, "
-             "Tensor? residual, Tensor? inside, int stride, int dilation, bool relu) -> Tensor",
-             reference=_reference, fake=_fake)
+_op = define(
+    "amx_conv2d(Tensor maps, Tensor filters, int count, Tensor? scale, Tensor? shift, Tensor? bias, "
+    "Tensor? residual, Tensor? inside, int stride, int dilation, bool relu) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
 
 
 def pays() -> bool:
@@ -37,7 +44,9 @@ def pays() -> bool:
 
 def fits(weight: Tensor) -> bool:
     """Whether the op knows convolutions of this weight, [K, C, k, k] or that of a group."""
-    return weight.dim() == 4 and weight.shape[:2].numel() > 0 and weight.shape[2:] in ((1, 1), (3, 3))
+    return (
+        weight.dim() == 4 and weight.shape[:2].numel() > 0 and weight.shape[2:] in ((1, 1), (3, 3))
+    )
 
 
 def pack(weight: Tensor, parts: int = 2) -> Tensor:
@@ -52,22 +61,42 @@ def pack(weight: Tensor, parts: int = 2) -> Tensor:
     Raises ValueError where `fits` says no, or `parts` is neither 2 nor 3.
     """
     if not fits(weight):
-        raise ValueError(f"amx_conv2d: weight is {list(weight.shape)}; must be [K, C, k, k], K and C >= 1, k 1 or 3")
+        raise ValueError(
+            f"amx_conv2d: weight is {list(weight.shape)}; must be [K, C, k, k], K and C >= 1, k 1 or 3"
+        )
     if parts not in (2, 3):
         raise ValueError(f"amx_conv2d: parts is {parts}; must be 2 or 3")
     filters, channels = weight.shape[:2]
-    rest, found = torch.nn.functional.pad(weight.detach(), (0, 0, 0, 0, 0, -channels % BLOCK, 0, -filters % BLOCK)), []
+    rest, found = (
+        torch.nn.functional.pad(
+            weight.detach(), (0, 0, 0, 0, 0, -channels % BLOCK, 0, -filters % BLOCK)
+        ),
+        [],
+    )
     for _ in range(parts):
         found.append(rest.bfloat16())
         rest = rest - found[-1].to(rest.dtype)
     filters, channels = rest.shape[:2]
-    blocks = torch.stack(found).reshape(parts, filters // BLOCK, 2, 16, channels // BLOCK, 16, 2, -1)
+    blocks = torch.stack(found).reshape(
+        parts, filters // BLOCK, 2, 16, channels // BLOCK, 16, 2, -1
+    )
     return blocks.permute(1, 4, 7, 0, 2, 5, 3, 6).contiguous()
 
 
-def amx_conv2d(maps: Tensor, filters: Tensor, count: int | None = None, *, scale: Tensor | None = None,
-                 shift: Tensor | None = None, bias: Tensor | None = None, residual: Tensor | None = None,
-                 inside: Tensor | None = None, stride: int = 1, dilation: int = 1, relu: bool = False) -> Tensor:
+def amx_conv2d(
+    maps: Tensor,
+    filters: Tensor,
+    count: int | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    inside: Tensor | None = None,
+    stride: int = 1,
+    dilation: int = 1,
+    relu: bool = False,
+) -> Tensor:
     """relu( conv( relu(maps * scale + shift), weight ) + bias + residual ), zero padding dilation * (k // 2).
 
     Numbers are taken as sums of bfloat16 parts: of the maps x0 + x1, 16 bits of significand, of the weight w0 + w1 (+ w2).
@@ -100,24 +129,44 @@ def amx_conv2d(maps: Tensor, filters: Tensor, count: int | None = None, *, scale
     _check(maps, filters, count, scale, shift, inside, stride, dilation)
     lines = maps.permute(0, 2, 3, 1)
     added = None if residual is None else residual.permute(0, 2, 3, 1)
-    return call(_op, lines, filters, count, scale, shift, bias, added, inside, stride, dilation, relu).permute(0, 3, 1, 2)
+    return call(
+        _op, lines, filters, count, scale, shift, bias, added, inside, stride, dilation, relu
+    ).permute(0, 3, 1, 2)
 
 
-def _check(maps: Tensor, filters: Tensor, count: int, scale: Tensor | None, shift: Tensor | None, inside: Tensor | None,
-           stride: int, dilation: int) -> None:
+def _check(
+    maps: Tensor,
+    filters: Tensor,
+    count: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    inside: Tensor | None,
+    stride: int,
+    dilation: int,
+) -> None:
     op = "amx_conv2d"
     if maps.dim() != 4 or maps.dtype != torch.float32:
-        raise ValueError(f"{op}: maps is {maps.dtype} {list(maps.shape)}; must be float32 [B, C, H, W]")
+        raise ValueError(
+            f"{op}: maps is {maps.dtype} {list(maps.shape)}; must be float32 [B, C, H, W]"
+        )
     if filters.dim() != 8 or filters.dtype != torch.bfloat16:
-        raise ValueError(f"{op}: filters is {filters.dtype} {list(filters.shape)}; must be what pack makes")
+        raise ValueError(
+            f"{op}: filters is {filters.dtype} {list(filters.shape)}; must be what pack makes"
+        )
     blocks, planes = filters.shape[:2]
     if planes != -(-maps.shape[1] // BLOCK):
-        raise ValueError(f"{op}: maps is {list(maps.shape)} but filters are for {planes * BLOCK} channels")
+        raise ValueError(
+            f"{op}: maps is {list(maps.shape)} but filters are for {planes * BLOCK} channels"
+        )
     if blocks != -(-count // BLOCK):
         raise ValueError(f"{op}: count is {count} but filters are {blocks} blocks of {BLOCK}")
     if (scale is None) != (shift is None):
-        raise ValueError(f"{op}: scale and shift come together, got {'shift' if scale is None else 'scale'} only")
+        raise ValueError(
+            f"{op}: scale and shift come together, got {'shift' if scale is None else 'scale'} only"
+        )
     if inside is not None and (inside.dtype != torch.int64 or inside.shape != (maps.shape[0], 2)):
-        raise ValueError(f"{op}: inside is {inside.dtype} {list(inside.shape)}; must be int64 [{maps.shape[0]}, 2]")
+        raise ValueError(
+            f"{op}: inside is {inside.dtype} {list(inside.shape)}; must be int64 [{maps.shape[0]}, 2]"
+        )
     if stride < 1 or dilation < 1:
         raise ValueError(f"{op}: stride is {stride} and dilation {dilation}; must be >= 1")

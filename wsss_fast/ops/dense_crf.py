@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import call, define, holds_values
+from ._library import call, define, has_data
 from .lattice import MAX_DIMENSIONS, check_sigmas, coordinates_fit
 from .mean_field import mean_field_gradient
 
@@ -16,11 +16,17 @@ MAX_CHANNELS = MAX_DIMENSIONS - 2
 
 def _reference(image, unary, gaussian, bilateral, levels, iterations):
     _check_unary(unary)
-    if bilateral and image.numel() and not (image.amin() >= levels[0] and image.amax() <= levels[1]):
+    if (
+        bilateral
+        and image.numel()
+        and not (image.amin() >= levels[0] and image.amax() <= levels[1])
+    ):
         raise ValueError("dense_crf: image has NaN or values outside its levels")
     terms = {
         "gaussian": (tuple(gaussian[:2]), gaussian[-1]) if gaussian else None,
-        "bilateral": (tuple(bilateral[:2]), tuple(bilateral[2:-1]), bilateral[-1]) if bilateral else None,
+        "bilateral": (tuple(bilateral[:2]), tuple(bilateral[2:-1]), bilateral[-1])
+        if bilateral
+        else None,
     }
     return reference.dense_crf(image, unary, **terms, iterations=iterations).to(unary.dtype)
 
@@ -55,7 +61,9 @@ def _backward(ctx, grad):
     if ctx.needs_input_grad[0]:
         raise NotImplementedError("dense_crf is differentiable in unary only; pass image.detach()")
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise NotImplementedError("dense_crf is differentiable once; its gradient cannot be differentiated")
+        raise NotImplementedError(
+            "dense_crf is differentiable once; its gradient cannot be differentiated"
+        )
     image, unary = ctx.saved_tensors
     return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 4
 
@@ -124,7 +132,7 @@ def dense_crf(
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
         # The CPU kernel looks while it reads them.
-        if unary.device.type != "cpu" and holds_values(unary) and not _is_capturing(unary):
+        if unary.device.type != "cpu" and has_data(unary) and not _is_capturing(unary):
             _check_unary(unary)
     energies = unary.to(torch.float32)
     if unary.dim() == 4:
@@ -135,19 +143,25 @@ def dense_crf(
 
 def _check_tensors(image: Tensor | None, unary: Tensor, bilateral) -> None:
     if unary.dim() not in (4, 5):
-        raise ValueError(f"dense_crf: unary is {list(unary.shape)}; must be [B, L, H, W] or [B, S, L, H, W]")
+        raise ValueError(
+            f"dense_crf: unary is {list(unary.shape)}; must be [B, L, H, W] or [B, S, L, H, W]"
+        )
     if not 1 <= unary.shape[-3] <= MAX_LABELS:
         raise ValueError(f"dense_crf: unary is {list(unary.shape)}; needs 1..{MAX_LABELS} labels")
     if not unary.is_floating_point():
         raise ValueError(f"dense_crf: unary is {unary.dtype}; must be floating energies")
     if image is None:
         if bilateral is not None:
-            raise ValueError(f"dense_crf: image is None, but bilateral is {bilateral!r}; it must be None, too")
+            raise ValueError(
+                f"dense_crf: image is None, but bilateral is {bilateral!r}; it must be None, too"
+            )
         return
     if image.dim() != 4:
         raise ValueError(f"dense_crf: image is {list(image.shape)}; must be [B, C, H, W]")
     if not 1 <= image.shape[1] <= MAX_CHANNELS:
-        raise ValueError(f"dense_crf: image is {list(image.shape)}; needs 1..{MAX_CHANNELS} channels")
+        raise ValueError(
+            f"dense_crf: image is {list(image.shape)}; needs 1..{MAX_CHANNELS} channels"
+        )
     got = f"dense_crf: image is {list(image.shape)} but unary is {list(unary.shape)}"
     if image.shape[0] != unary.shape[0]:
         raise ValueError(f"{got}; B must match")
@@ -184,7 +198,7 @@ def _is_capturing(tensor: Tensor) -> bool:
 
 def _levels(image: Tensor) -> list[float]:
     """Bounds of the image's values, from which the lattice's key layout follows; they hold 0, the lattice's origin."""
-    unseen = not holds_values(image) or torch.compiler.is_compiling() or _is_capturing(image)
+    unseen = not has_data(image) or torch.compiler.is_compiling() or _is_capturing(image)
     if image.dtype == torch.uint8 or not image.numel() or unseen:
         return [0.0, 255.0]
     low, high = (v.item() for v in image.detach().to(torch.float32).aminmax())
@@ -199,12 +213,18 @@ def _check_range(name: str, given, term: list[float], levels: list[float], shape
     if not term or not height or not width:
         return
     sx, sy, *channels, _ = term
-    bounds = [(0.0, (width - 1) / sx), (0.0, (height - 1) / sy)] + [(levels[0] / s, levels[1] / s) for s in channels]
+    bounds = [(0.0, (width - 1) / sx), (0.0, (height - 1) / sy)] + [
+        (levels[0] / s, levels[1] / s) for s in channels
+    ]
     if not coordinates_fit(bounds):
-        raise ValueError(f"dense_crf: {name} sigmas {tuple(given[:-1])} are too small for a {height}x{width} image")
+        raise ValueError(
+            f"dense_crf: {name} sigmas {tuple(given[:-1])} are too small for a {height}x{width} image"
+        )
 
 
 def _check_unary(unary: Tensor) -> None:
     # A float64 sum of finite float32 values is finite, and costs one pass without a mask.
     if not math.isfinite(unary.detach().sum(dtype=torch.float64).item()):
-        raise ValueError("dense_crf: unary has NaN or infinite values; clip probabilities before the logarithm")
+        raise ValueError(
+            "dense_crf: unary has NaN or infinite values; clip probabilities before the logarithm"
+        )

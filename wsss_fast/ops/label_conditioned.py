@@ -24,8 +24,10 @@ def _fake(features, scale, weight, bias, dilations):
 
 def _fake_backward(grad, features, scale, weight, bias, dilations, need_features, need_weight):
     needed = need_features, need_weight and scale is not None, need_weight, True
-    return tuple(t.new_empty(t.shape) if needs else features.new_empty(0)
-                 for t, needs in zip((features, scale, weight, bias), needed, strict=True))
+    return tuple(
+        t.new_empty(t.shape) if needs else features.new_empty(0)
+        for t, needs in zip((features, scale, weight, bias), needed, strict=True)
+    )
 
 
 def _reference(features, scale, weight, bias, dilations):
@@ -36,7 +38,8 @@ def _reference(features, scale, weight, bias, dilations):
 _backward_op = define(
     f"label_conditioned_logits_backward(Tensor grad, {_TENSORS}, bool need_features, bool need_weight) "
     "-> (Tensor, Tensor, Tensor, Tensor)",
-    reference=_reference_backward, fake=_fake_backward,
+    reference=_reference_backward,
+    fake=_fake_backward,
 )
 
 
@@ -48,17 +51,31 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     tensors = ctx.saved_tensors
     needs_features, needs_scale, needs_weight, *_ = ctx.needs_input_grad
-    grads = _backward_op(grad.contiguous(), *tensors, ctx.dilations, needs_features, needs_scale or needs_weight)
-    return *(g if needs else None for g, needs in zip(grads, ctx.needs_input_grad[:4], strict=True)), None
+    grads = _backward_op(
+        grad.contiguous(), *tensors, ctx.dilations, needs_features, needs_scale or needs_weight
+    )
+    return *(
+        g if needs else None for g, needs in zip(grads, ctx.needs_input_grad[:4], strict=True)
+    ), None
 
 
 # features [B, C, h, w], scale [B, C] or None, weight [R, K, C, k, k], bias [R, K] -> logits [B, K, h, w]
-_op = define(f"label_conditioned_logits({_TENSORS}) -> Tensor", reference=_reference, fake=_fake,
-             backward=_backward, setup_context=_setup_context)
+_op = define(
+    f"label_conditioned_logits({_TENSORS}) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
 
 
 def label_conditioned_logits(
-    features: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dilations: Sequence[int], *,
+    features: Tensor,
+    scale: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    dilations: Sequence[int],
+    *,
     classes: Tensor | None = None,
 ) -> Tensor:
     """Class scores of features whose channels are scaled by the image's labels, through a sum of dilated convolutions.
@@ -103,12 +120,19 @@ def label_conditioned_logits(
 
 
 def label_conditioned_activation(
-    features: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dilations: Sequence[int], *,
-    size: tuple[int, int] | None = None, classes: Tensor | None = None, activation: str = "softmax",
+    features: Tensor,
+    scale: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    dilations: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    classes: Tensor | None = None,
+    activation: str = "softmax",
 ) -> Tensor:
     """`label_conditioned_logits`, resized bilinearly and activated: the form used at inference.
 
-    Beside the result only the small logits are in memory.
+    ExtraLoss the result only the small logits are in memory.
 
     Args:
         features, scale, weight, bias, dilations, classes: as for `label_conditioned_logits`.
@@ -121,7 +145,9 @@ def label_conditioned_activation(
     Differentiable where `label_conditioned_logits` is. Raises ValueError, naming the argument and what it got.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"label_conditioned_activation: activation is {activation!r}; must be one of {ACTIVATIONS}")
+        raise ValueError(
+            f"label_conditioned_activation: activation is {activation!r}; must be one of {ACTIVATIONS}"
+        )
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"label_conditioned_activation: size is {size}; must be (H, W), both >= 1")
     logits = label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes)
@@ -132,37 +158,69 @@ def _autocast(features: Tensor) -> bool:
     """Whether autocast is on for the features' device; never for one that has none, as "meta"."""
     kind = features.device.type
     # The dynamo of torch 2.10 and 2.11 cannot trace `is_autocast_available`.
-    available = kind != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(kind)
+    available = (
+        kind != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(kind)
+    )
     return available and torch.is_autocast_enabled(kind)
 
 
 def _check(features, scale, weight, bias, dilations, classes) -> None:
     op = "label_conditioned_logits"
     if features.dim() != 4 or not features.is_floating_point():
-        raise ValueError(f"{op}: features is {features.dtype} {list(features.shape)}; must be floating [B, C, h, w]")
-    if weight.dim() != 5 or weight.shape[-1] != weight.shape[-2] or weight.shape[-1] not in (1, 3) or 0 in weight.shape:
-        raise ValueError(f"{op}: weight is {list(weight.shape)}; must be [R, K, C, k, k] with k = 1 or 3, none empty")
+        raise ValueError(
+            f"{op}: features is {features.dtype} {list(features.shape)}; must be floating [B, C, h, w]"
+        )
+    if (
+        weight.dim() != 5
+        or weight.shape[-1] != weight.shape[-2]
+        or weight.shape[-1] not in (1, 3)
+        or 0 in weight.shape
+    ):
+        raise ValueError(
+            f"{op}: weight is {list(weight.shape)}; must be [R, K, C, k, k] with k = 1 or 3, none empty"
+        )
     if weight.shape[2] != features.shape[1]:
-        raise ValueError(f"{op}: features is {list(features.shape)} but weight is {list(weight.shape)}; C must match")
+        raise ValueError(
+            f"{op}: features is {list(features.shape)} but weight is {list(weight.shape)}; C must match"
+        )
     if scale is not None and scale.shape != features.shape[:2]:
-        raise ValueError(f"{op}: features is {list(features.shape)} but scale is {list(scale.shape)}; must be [B, C]")
+        raise ValueError(
+            f"{op}: features is {list(features.shape)} but scale is {list(scale.shape)}; must be [B, C]"
+        )
     if bias.shape != weight.shape[:2]:
-        raise ValueError(f"{op}: weight is {list(weight.shape)} but bias is {list(bias.shape)}; must be [R, K]")
+        raise ValueError(
+            f"{op}: weight is {list(weight.shape)} but bias is {list(bias.shape)}; must be [R, K]"
+        )
     if len(dilations) != weight.shape[0] or any(d < 1 for d in dilations):
-        raise ValueError(f"{op}: dilations is {list(dilations)}; must be R={weight.shape[0]} numbers >= 1")
-    for name, tensor in (("scale", scale), ("weight", weight), ("bias", bias), ("classes", classes)):
+        raise ValueError(
+            f"{op}: dilations is {list(dilations)}; must be R={weight.shape[0]} numbers >= 1"
+        )
+    for name, tensor in (
+        ("scale", scale),
+        ("weight", weight),
+        ("bias", bias),
+        ("classes", classes),
+    ):
         if tensor is not None and tensor.device != features.device:
-            raise ValueError(f"{op}: features is on {features.device} but {name} is on {tensor.device}")
+            raise ValueError(
+                f"{op}: features is on {features.device} but {name} is on {tensor.device}"
+            )
     autocast = _autocast(features)
     for name, tensor in (("scale", scale), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != features.dtype and not autocast:
-            raise ValueError(f"{op}: features is {features.dtype} but {name} is {tensor.dtype}; they must agree")
+            raise ValueError(
+                f"{op}: features is {features.dtype} but {name} is {tensor.dtype}; they must agree"
+            )
     if classes is None:
         return
     if classes.dim() != 1 or classes.dtype != torch.int64 or len(classes) == 0:
-        raise ValueError(f"{op}: classes is {classes.dtype} {list(classes.shape)}; must be int64 [P], P >= 1")
+        raise ValueError(
+            f"{op}: classes is {classes.dtype} {list(classes.shape)}; must be int64 [P], P >= 1"
+        )
     # On other devices a look at the values would wait for the device.
     if classes.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (int(v) for v in classes.aminmax())
         if low < 0 or high >= weight.shape[1]:
-            raise ValueError(f"{op}: classes is in {low}..{high}; must be in 0..{weight.shape[1] - 1}")
+            raise ValueError(
+                f"{op}: classes is in {low}..{high}; must be in 0..{weight.shape[1] - 1}"
+            )

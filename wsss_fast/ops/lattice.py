@@ -37,7 +37,9 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad):
     if ctx.needs_input_grad[1]:
-        raise NotImplementedError("the lattice filter is differentiable in values only; pass features.detach()")
+        raise NotImplementedError(
+            "the lattice filter is differentiable in values only; pass features.detach()"
+        )
     # The filter is linear in values, and its transpose blurs in the reverse order.
     return *[None] * 6, _filter_op(*ctx.saved_tensors, grad, not ctx.reverse), None
 
@@ -124,11 +126,15 @@ class PermutohedralLattice:
         where vertices are missing.
         """
         if values.dim() != 2 or values.shape[0] != self.points:
-            raise ValueError(f"permutohedral_filter: values is {list(values.shape)}; must be [{self.points}, c]")
+            raise ValueError(
+                f"permutohedral_filter: values is {list(values.shape)}; must be [{self.points}, c]"
+            )
         if not values.is_floating_point():
             raise ValueError(f"permutohedral_filter: values is {values.dtype}; must be floating")
         if values.device != self.device:
-            raise ValueError(f"permutohedral_filter: values is on {values.device} but features is on {self.device}")
+            raise ValueError(
+                f"permutohedral_filter: values is on {values.device} but features is on {self.device}"
+            )
         values = values if values.dtype == torch.float64 else values.to(torch.float32)
         return call(_filter_op, *self._lattice, values, transpose)
 
@@ -151,16 +157,26 @@ class BilateralLattice:
     torch.Size([1, 1, 4])
     """
 
-    def __init__(self, image: Tensor, sxy: float | tuple[float, float], srgb: float | tuple[float, ...]):
+    def __init__(
+        self, image: Tensor, sxy: float | tuple[float, float], srgb: float | tuple[float, ...]
+    ):
         if image.dim() != 3 or not 1 <= image.shape[0] <= MAX_DIMENSIONS - 2:
-            raise ValueError(f"BilateralLattice: image is {list(image.shape)}; must be [C, H, W], C 1..{MAX_DIMENSIONS - 2}")
+            raise ValueError(
+                f"BilateralLattice: image is {list(image.shape)}; must be [C, H, W], C 1..{MAX_DIMENSIONS - 2}"
+            )
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise ValueError(f"BilateralLattice: image is {image.dtype}; must be uint8 or floating")
         sxy = check_sigmas("BilateralLattice: sxy", sxy, 2)
         srgb = check_sigmas("BilateralLattice: srgb", srgb, image.shape[0])
         self._size = image.shape[1:]
-        self._lattice = PermutohedralLattice(pixel_features(*self._size, sxy, image.to(torch.float32), srgb))
-        self.points, self.dimensions, self.device = self._lattice.points, self._lattice.dimensions, image.device
+        self._lattice = PermutohedralLattice(
+            pixel_features(*self._size, sxy, image.to(torch.float32), srgb)
+        )
+        self.points, self.dimensions, self.device = (
+            self._lattice.points,
+            self._lattice.dimensions,
+            image.device,
+        )
 
     @property
     def vertices(self) -> int:
@@ -170,22 +186,38 @@ class BilateralLattice:
         """Filter `values` [c, H, W] -> [c, H, W]; dtypes and derivatives as `permutohedral_filter`."""
         if values.dim() != 3 or values.shape[1:] != self._size:
             height, width = self._size
-            raise ValueError(f"BilateralLattice: values is {list(values.shape)}; must be [c, {height}, {width}]")
-        return self._lattice.filter(values.flatten(1).t(), transpose=transpose).t().reshape(values.shape)
+            raise ValueError(
+                f"BilateralLattice: values is {list(values.shape)}; must be [c, {height}, {width}]"
+            )
+        return (
+            self._lattice.filter(values.flatten(1).t(), transpose=transpose)
+            .t()
+            .reshape(values.shape)
+        )
 
 
-def pixel_features(height: int, width: int, sxy: tuple[float, float], image: Tensor, srgb: tuple[float, ...]) -> Tensor:
+def pixel_features(
+    height: int, width: int, sxy: tuple[float, float], image: Tensor, srgb: tuple[float, ...]
+) -> Tensor:
     """Features [H*W, 2+C] of an image's pixels, row by row: x/sx, y/sy, levels / srgb. `image` [C, H, W] float32."""
     x = torch.arange(width, device=image.device, dtype=torch.float32) / image.new_tensor(sxy[0])
     y = torch.arange(height, device=image.device, dtype=torch.float32) / image.new_tensor(sxy[1])
     levels = image / image.new_tensor(srgb)[:, None, None]
-    return torch.cat([x.expand(1, height, width), y[:, None].expand(1, height, width), levels]).flatten(1).t()
+    return (
+        torch.cat([x.expand(1, height, width), y[:, None].expand(1, height, width), levels])
+        .flatten(1)
+        .t()
+    )
 
 
 def check_sigmas(name: str, value, count: int) -> tuple[float, ...]:
     """`count` standard deviations from a number or a sequence of so many; ValueError otherwise."""
     try:
-        sigmas = tuple(float(v) for v in value) if isinstance(value, (tuple, list)) else (float(value),) * count
+        sigmas = (
+            tuple(float(v) for v in value)
+            if isinstance(value, (tuple, list))
+            else (float(value),) * count
+        )
     except (TypeError, ValueError):
         sigmas = ()
     if len(sigmas) != count:
@@ -215,14 +247,20 @@ def coordinates_fit(bounds: list[tuple[float, float]]) -> bool:
 
 def _check_features(features: Tensor) -> None:
     if features.dim() != 2 or not 1 <= features.shape[1] <= MAX_DIMENSIONS:
-        raise ValueError(f"permutohedral_filter: features is {list(features.shape)}; must be [N, d], d 1..{MAX_DIMENSIONS}")
+        raise ValueError(
+            f"permutohedral_filter: features is {list(features.shape)}; must be [N, d], d 1..{MAX_DIMENSIONS}"
+        )
     if not features.is_floating_point():
         raise ValueError(f"permutohedral_filter: features is {features.dtype}; must be floating")
-    if torch.compiler.is_compiling() or not features.numel():  # the native kernel repeats what follows
+    if (
+        torch.compiler.is_compiling() or not features.numel()
+    ):  # the native kernel repeats what follows
         return
     low, high = (bound.tolist() for bound in features.detach().to(torch.float32).aminmax(dim=0))
     if not all(math.isfinite(v) for v in low + high):
         raise ValueError("permutohedral_filter: features has NaN or infinite values")
     # The lattice holds the origin, too: where 4 does not divide N, its vertices are there.
     if not coordinates_fit([(min(a, 0.0), max(b, 0.0)) for a, b in zip(low, high, strict=True)]):
-        raise ValueError("permutohedral_filter: features span too much for the lattice's keys; use larger deviations")
+        raise ValueError(
+            "permutohedral_filter: features span too much for the lattice's keys; use larger deviations"
+        )

@@ -6,7 +6,9 @@ from torch import Tensor
 from .lattice import PermutohedralLattice, pixel_features
 
 
-def mean_field_gradient(grad: Tensor, image: Tensor, unary: Tensor, gaussian, bilateral, iterations: int) -> Tensor:
+def mean_field_gradient(
+    grad: Tensor, image: Tensor, unary: Tensor, gaussian, bilateral, iterations: int
+) -> Tensor:
     """d(sum(grad * Q)) / d unary for the Q of `dense_crf`; the arguments are its schema's.
 
     With Q_t = softmax(Z_t), Z_0 = -U and Z_t = -U + A Q_(t-1), where A = sum_m w_m n_m K_m n_m, the reverse recursion is
@@ -19,7 +21,11 @@ def mean_field_gradient(grad: Tensor, image: Tensor, unary: Tensor, gaussian, bi
     if not unary.numel():
         return out
     positions = image.new_empty(0, height, width)
-    spatial = [_Term(pixel_features(height, width, gaussian[:2], positions, ()), gaussian[-1], unary)] if gaussian else []
+    spatial = (
+        [_Term(pixel_features(height, width, gaussian[:2], positions, ()), gaussian[-1], unary)]
+        if gaussian
+        else []
+    )
     for b in range(batch):
         terms = list(spatial)
         if bilateral:
@@ -28,7 +34,11 @@ def mean_field_gradient(grad: Tensor, image: Tensor, unary: Tensor, gaussian, bi
 
         def message(q, transpose=False, terms=terms):
             columns = q.reshape(height * width, sets * labels)
-            return sum(term(columns, transpose) for term in terms).reshape(q.shape) if terms else torch.zeros_like(q)
+            return (
+                sum(term(columns, transpose) for term in terms).reshape(q.shape)
+                if terms
+                else torch.zeros_like(q)
+            )
 
         energies = _pixels_first(unary[b])  # [N, S, L]
         steps = [torch.softmax(-energies, -1)]
@@ -57,7 +67,9 @@ class _Term:
     def __init__(self, features: Tensor, weight: float, like: Tensor):
         self.lattice = PermutohedralLattice(features)
         self.weight = weight
-        self.norm = (self.lattice.filter(like.new_ones(features.shape[0], 1)) + 1e-20).rsqrt()  # [N, 1]
+        self.norm = (
+            self.lattice.filter(like.new_ones(features.shape[0], 1)) + 1e-20
+        ).rsqrt()  # [N, 1]
 
     def __call__(self, q: Tensor, transpose: bool) -> Tensor:
         return self.weight * self.norm * self.lattice.filter(self.norm * q, transpose=transpose)

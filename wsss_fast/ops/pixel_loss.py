@@ -9,27 +9,49 @@ from ._library import call, define, scaled_gradient
 RESIZES = ("labels", "logits")
 
 
-def _cross_entropy_reference(logits, labels, smoothing, balance, ignore_index, resize_logits, need_grad):
-    options = {"smoothing": smoothing, "balance": balance, "ignore_index": ignore_index, "resize": RESIZES[resize_logits]}
+def _cross_entropy_reference(
+    logits, labels, smoothing, balance, ignore_index, resize_logits, need_grad
+):
+    options = {
+        "smoothing": smoothing,
+        "balance": balance,
+        "ignore_index": ignore_index,
+        "resize": RESIZES[resize_logits],
+    }
     return _from_reference("pixel_cross_entropy", logits, labels, need_grad, options)
 
 
-def _bce_reference(logits, labels, present, smoothing, balance, ignore_index, resize_logits, need_grad):
-    options = {"smoothing": smoothing, "balance": balance, "ignore_index": ignore_index, "resize": RESIZES[resize_logits],
-               "present": present}
+def _bce_reference(
+    logits, labels, present, smoothing, balance, ignore_index, resize_logits, need_grad
+):
+    options = {
+        "smoothing": smoothing,
+        "balance": balance,
+        "ignore_index": ignore_index,
+        "resize": RESIZES[resize_logits],
+        "present": present,
+    }
     return _from_reference("pixel_bce", logits, labels, need_grad, options)
 
 
-def _from_reference(op: str, logits: Tensor, labels: Tensor, need_grad: bool, options: dict) -> tuple[Tensor, Tensor]:
+def _from_reference(
+    op: str, logits: Tensor, labels: Tensor, need_grad: bool, options: dict
+) -> tuple[Tensor, Tensor]:
     ignore_index = options["ignore_index"]
     if not labels.is_cuda and labels.numel():  # a look at the values would stall a CUDA stream
         wrong = (labels != ignore_index) & ((labels >= logits.shape[1]) | (labels < 0))
         if wrong.any():
             found = labels[wrong][0].item()
-            raise ValueError(f"{op}: labels holds {found}; must be 0..{logits.shape[1] - 1} or {ignore_index}")
+            raise ValueError(
+                f"{op}: labels holds {found}; must be 0..{logits.shape[1] - 1} or {ignore_index}"
+            )
     wide = logits.to(_accumulator(logits))
     loss = getattr(reference, op)(wide, labels, **options)
-    grad = getattr(reference, f"{op}_grad")(wide, labels, **options) if need_grad else loss.new_empty(0)
+    grad = (
+        getattr(reference, f"{op}_grad")(wide, labels, **options)
+        if need_grad
+        else loss.new_empty(0)
+    )
     return loss, grad.contiguous()
 
 
@@ -52,25 +74,38 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, _):
     (grad,) = ctx.saved_tensors
-    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[None] * (ctx.inputs - 1)
+    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[
+        None
+    ] * (ctx.inputs - 1)
 
 
 # logits [B, K, h, w], labels [B, H, W] -> (loss [], d loss / d logits [B, K, h, w], empty unless asked for)
 _cross_entropy = define(
     "pixel_cross_entropy(Tensor logits, Tensor labels, float smoothing, bool balance, int ignore_index, "
     "bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
-    reference=_cross_entropy_reference, fake=_fake, backward=_backward, setup_context=_setup_context,
+    reference=_cross_entropy_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
 )
 # likewise; present [B, K] uint8
 _bce = define(
     "pixel_bce(Tensor logits, Tensor labels, Tensor? present, float smoothing, bool balance, int ignore_index, "
     "bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
-    reference=_bce_reference, fake=_fake, backward=_backward, setup_context=_setup_context,
+    reference=_bce_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
 )
 
 
 def pixel_cross_entropy(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
     """Cross-entropy of every pixel against a smoothed label, averaged over all pixels or over two balanced groups.
@@ -102,12 +137,27 @@ def pixel_cross_entropy(
     """
     _check("pixel_cross_entropy", logits, labels, smoothing, ignore_index, resize)
     need_grad = logits.requires_grad and torch.is_grad_enabled()
-    return call(_cross_entropy, logits, labels, float(smoothing), balance, ignore_index, resize == "logits", need_grad)[0]
+    return call(
+        _cross_entropy,
+        logits,
+        labels,
+        float(smoothing),
+        balance,
+        ignore_index,
+        resize == "logits",
+        need_grad,
+    )[0]
 
 
 def pixel_bce(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
-    resize: str = "labels", present: Tensor | None = None,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
+    resize: str = "labels",
+    present: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of every pixel's classes against a smoothed label, averaged over classes and pixels.
 
@@ -131,23 +181,45 @@ def pixel_bce(
     _check("pixel_bce", logits, labels, smoothing, ignore_index, resize)
     if present is not None:
         if present.shape != logits.shape[:2]:
-            raise ValueError(f"pixel_bce: present is {list(present.shape)}; must be {list(logits.shape[:2])} for these logits")
+            raise ValueError(
+                f"pixel_bce: present is {list(present.shape)}; must be {list(logits.shape[:2])} for these logits"
+            )
         if present.device != logits.device:
-            raise ValueError(f"pixel_bce: logits is on {logits.device} but present is on {present.device}")
+            raise ValueError(
+                f"pixel_bce: logits is on {logits.device} but present is on {present.device}"
+            )
         present = (present != 0).to(torch.uint8)
     need_grad = logits.requires_grad and torch.is_grad_enabled()
-    return call(_bce, logits, labels, present, float(smoothing), balance, ignore_index, resize == "logits", need_grad)[0]
+    return call(
+        _bce,
+        logits,
+        labels,
+        present,
+        float(smoothing),
+        balance,
+        ignore_index,
+        resize == "logits",
+        need_grad,
+    )[0]
 
 
-def _check(op: str, logits: Tensor, labels: Tensor, smoothing: float, ignore_index: int, resize: str) -> None:
+def _check(
+    op: str, logits: Tensor, labels: Tensor, smoothing: float, ignore_index: int, resize: str
+) -> None:
     if logits.dim() != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
-        raise ValueError(f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, K, h, w], none empty")
+        raise ValueError(
+            f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, K, h, w], none empty"
+        )
     if labels.dim() != 3 or labels.dtype not in (torch.uint8, torch.int64):
-        raise ValueError(f"{op}: labels is {labels.dtype} {list(labels.shape)}; must be uint8 or int64 [B, H, W]")
+        raise ValueError(
+            f"{op}: labels is {labels.dtype} {list(labels.shape)}; must be uint8 or int64 [B, H, W]"
+        )
     if logits.numel() and not labels.numel():
         raise ValueError(f"{op}: labels is {list(labels.shape)}; must not be empty")
     if logits.shape[0] != labels.shape[0]:
-        raise ValueError(f"{op}: logits is {list(logits.shape)} but labels is {list(labels.shape)}; B must match")
+        raise ValueError(
+            f"{op}: logits is {list(logits.shape)} but labels is {list(labels.shape)}; B must match"
+        )
     if logits.device != labels.device:
         raise ValueError(f"{op}: logits is on {logits.device} but labels is on {labels.device}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define, values_at_hand
+from ._library import can_inspect_values, define
 
 MAX_RADIUS = 32  # 3,204 neighbours; csrc/math/walk.h has the same
 
@@ -22,11 +22,16 @@ def _fake(maps, edge, radius, beta, steps):
 
 
 # maps [B, K, h, w] float32, edge [B, h, w] float32 -> [B, K, h, w]
-_op = define("random_walk(Tensor maps, Tensor edge, int radius, float beta, int steps) -> Tensor",
-             reference=_reference, fake=_fake)
+_op = define(
+    "random_walk(Tensor maps, Tensor edge, int radius, float beta, int steps) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
 
 
-def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10.0, steps: int = 256) -> Tensor:
+def random_walk(
+    maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10.0, steps: int = 256
+) -> Tensor:
     """Spread maps over neighbouring cells between which no boundary lies.
 
     out = (maps * (1 - edge)) T^steps,  T_ij = a_ij^beta / sum_i a_ij^beta,  a_ij = 1 - max of edge on the path from i to
@@ -56,19 +61,27 @@ def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10
     _check(maps, edge, radius, beta, steps)
     if maps.dim() == 3:
         maps, edge = maps.unsqueeze(0), edge.unsqueeze(0)
-        return _op(maps.to(torch.float32), edge.to(torch.float32), radius, float(beta), steps).squeeze(0)
+        return _op(
+            maps.to(torch.float32), edge.to(torch.float32), radius, float(beta), steps
+        ).squeeze(0)
     return _op(maps.to(torch.float32), edge.to(torch.float32), radius, float(beta), steps)
 
 
 def _check(maps: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> None:
     op = "random_walk"
     if maps.dim() not in (3, 4) or not maps.is_floating_point():
-        raise ValueError(f"{op}: maps is {maps.dtype} {list(maps.shape)}; must be floating [K, h, w] or [B, K, h, w]")
+        raise ValueError(
+            f"{op}: maps is {maps.dtype} {list(maps.shape)}; must be floating [K, h, w] or [B, K, h, w]"
+        )
     if edge.dim() != maps.dim() - 1 or not edge.is_floating_point():
         wanted = "[h, w]" if maps.dim() == 3 else "[B, h, w]"
-        raise ValueError(f"{op}: edge is {edge.dtype} {list(edge.shape)}; must be floating {wanted}")
+        raise ValueError(
+            f"{op}: edge is {edge.dtype} {list(edge.shape)}; must be floating {wanted}"
+        )
     if edge.shape != maps.shape[:-3] + maps.shape[-2:]:
-        raise ValueError(f"{op}: maps is {list(maps.shape)} but edge is {list(edge.shape)}; B, h and w must match")
+        raise ValueError(
+            f"{op}: maps is {list(maps.shape)} but edge is {list(edge.shape)}; B, h and w must match"
+        )
     if edge.device != maps.device:
         raise ValueError(f"{op}: maps is on {maps.device} but edge is on {edge.device}")
     if isinstance(radius, bool) or not isinstance(radius, int) or not 1 <= radius <= MAX_RADIUS:
@@ -77,8 +90,10 @@ def _check(maps: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> 
         raise ValueError(f"{op}: beta is {beta}; must be finite and > 0")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"{op}: steps is {steps!r}; must be an integer >= 0")
-    if not edge.numel() or not values_at_hand(edge):
+    if not edge.numel() or not can_inspect_values(edge):
         return
     low, high = (v.item() for v in edge.detach().aminmax())
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"{op}: edge spans {low:g}..{high:g}; must be within 0..1 (apply a sigmoid to logits)")
+        raise ValueError(
+            f"{op}: edge spans {low:g}..{high:g}; must be within 0..1 (apply a sigmoid to logits)"
+        )

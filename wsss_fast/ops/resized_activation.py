@@ -20,7 +20,9 @@ def _fake(logits, size, softmax):
 def _reference_backward(grad, result, size, softmax):
     of_activation = grad - (grad * result).sum(1, keepdim=True) if softmax else grad * (1 - result)
     shape = *result.shape[:2], *size
-    return torch.ops.aten.upsample_bilinear2d_backward(of_activation * result, result.shape[2:], shape, False).contiguous()
+    return torch.ops.aten.upsample_bilinear2d_backward(
+        of_activation * result, result.shape[2:], shape, False
+    ).contiguous()
 
 
 def _fake_backward(grad, result, size, softmax):
@@ -29,8 +31,11 @@ def _fake_backward(grad, result, size, softmax):
 
 # Inference is what the op is for: on the CPU its gradient stays in PyTorch. CUDA has a kernel, because torch's own
 # upsample_bilinear2d_backward adds with float atomics there: two runs would differ.
-_backward_op = define("resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
-                      reference=_reference_backward, fake=_fake_backward)
+_backward_op = define(
+    "resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
+    reference=_reference_backward,
+    fake=_fake_backward,
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -44,8 +49,13 @@ def _backward(ctx, grad):
 
 
 # logits [B, K, h, w] -> [B, K, H, W]
-_op = define("resized_activation(Tensor logits, int[] size, bool softmax) -> Tensor", reference=_reference, fake=_fake,
-             backward=_backward, setup_context=_setup_context)
+_op = define(
+    "resized_activation(Tensor logits, int[] size, bool softmax) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
 
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:

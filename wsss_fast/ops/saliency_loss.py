@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define, scaled_gradient, values_at_hand
+from ._library import can_inspect_values, define, scaled_gradient
 from .reference.saliency_loss import SaliencyLoss
 
 STRATEGIES = ("adaptive", "naive", "predefined")
@@ -15,7 +15,12 @@ STRATEGIES = ("adaptive", "naive", "predefined")
 
 def _reference(logits, saliency, present, tau, lam, adaptive, background_classes):
     # Without classes for the background, "predefined" is "naive".
-    options = {"tau": tau, "lam": lam, "strategy": STRATEGIES[0 if adaptive else 2], "background_classes": background_classes}
+    options = {
+        "tau": tau,
+        "lam": lam,
+        "strategy": STRATEGIES[0 if adaptive else 2],
+        "background_classes": background_classes,
+    }
     wide = logits.to(saliency.dtype)
     result = reference.saliency_loss(wide, saliency, present, **options)
     grad = reference.saliency_loss_grad(wide, saliency, present, **options)
@@ -36,7 +41,9 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, *_):
     (grad,) = ctx.saved_tensors
-    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[None] * 6
+    return None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype), *[
+        None
+    ] * 6
 
 
 # logits [B, K, h, w], saliency [B, H, W] or [B, 1, H, W] float32 (float64 for float64 logits), present [B, K - 1] uint8
@@ -45,12 +52,21 @@ def _backward(ctx, grad_loss, *_):
 _op = define(
     "saliency_loss(Tensor logits, Tensor saliency, Tensor present, float tau, float lam, bool adaptive, "
     "int[] background_classes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    reference=_reference, fake=_fake, backward=_backward, setup_context=_setup_context,
+    reference=_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
 )
 
 
 def saliency_loss(
-    logits: Tensor, saliency: Tensor, labels: Tensor, *, tau: float = 0.4, lam: float = 0.5, strategy: str = "adaptive",
+    logits: Tensor,
+    saliency: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.4,
+    lam: float = 0.5,
+    strategy: str = "adaptive",
     background_classes: Sequence[int] = (),
 ) -> SaliencyLoss:
     """Mean squared difference between a saliency map and what class probabilities say is salient.
@@ -86,9 +102,16 @@ def saliency_loss(
     """
     _check(logits, saliency, labels, tau, lam, strategy, background_classes)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss, *maps, _ = _op(logits, saliency.detach().to(dtype), (labels != 0).view(torch.uint8), float(tau), float(lam),
-                         strategy == "adaptive", list(background_classes))
-    if values_at_hand(loss) and math.isnan(loss.item()):
+    loss, *maps, _ = _op(
+        logits,
+        saliency.detach().to(dtype),
+        (labels != 0).view(torch.uint8),
+        float(tau),
+        float(lam),
+        strategy == "adaptive",
+        list(background_classes),
+    )
+    if can_inspect_values(loss) and math.isnan(loss.item()):
         _check_values(saliency)
     return SaliencyLoss(loss, *maps)
 
@@ -96,15 +119,28 @@ def saliency_loss(
 def _check(logits, saliency, labels, tau, lam, strategy, background_classes) -> None:
     op = "saliency_loss"
     if logits.dim() != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
-        raise ValueError(f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, C+1, h, w], none empty")
+        raise ValueError(
+            f"{op}: logits is {logits.dtype} {list(logits.shape)}; must be floating [B, C+1, h, w], none empty"
+        )
     batch, channels = logits.shape[:2]
-    if saliency.dim() not in (3, 4) or saliency.dim() == 4 and saliency.shape[1] != 1 or not saliency.is_floating_point():
+    if (
+        saliency.dim() not in (3, 4)
+        or saliency.dim() == 4
+        and saliency.shape[1] != 1
+        or not saliency.is_floating_point()
+    ):
         wanted = "floating [B, 1, H, W] or [B, H, W]"
-        raise ValueError(f"{op}: saliency is {saliency.dtype} {list(saliency.shape)}; must be {wanted}")
+        raise ValueError(
+            f"{op}: saliency is {saliency.dtype} {list(saliency.shape)}; must be {wanted}"
+        )
     if saliency.shape[0] != batch or 0 in saliency.shape[1:]:
-        raise ValueError(f"{op}: logits is {list(logits.shape)} but saliency is {list(saliency.shape)}; B must match")
+        raise ValueError(
+            f"{op}: logits is {list(logits.shape)} but saliency is {list(saliency.shape)}; B must match"
+        )
     if labels.shape != (batch, channels - 1):
-        raise ValueError(f"{op}: labels is {list(labels.shape)}; must be [{batch}, {channels - 1}] for these logits")
+        raise ValueError(
+            f"{op}: labels is {list(labels.shape)}; must be [{batch}, {channels - 1}] for these logits"
+        )
     for name, tensor in (("saliency", saliency), ("labels", labels)):
         if tensor.device != logits.device:
             raise ValueError(f"{op}: logits is on {logits.device} but {name} is on {tensor.device}")
@@ -114,10 +150,14 @@ def _check(logits, saliency, labels, tau, lam, strategy, background_classes) -> 
     if strategy not in STRATEGIES:
         raise ValueError(f"{op}: strategy is {strategy!r}; must be one of {STRATEGIES}")
     if background_classes and strategy != "predefined":
-        raise ValueError(f"{op}: background_classes is {background_classes}; only strategy='predefined' takes them")
+        raise ValueError(
+            f"{op}: background_classes is {background_classes}; only strategy='predefined' takes them"
+        )
     for label in background_classes:
         if not 1 <= label < channels:
-            raise ValueError(f"{op}: background_classes holds {label}; must be in 1..{channels - 1}")
+            raise ValueError(
+                f"{op}: background_classes holds {label}; must be in 1..{channels - 1}"
+            )
 
 
 def _check_values(saliency: Tensor) -> None:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def unary_from_labels(labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unsure_label: int | None = None) -> Tensor:
+def unary_from_labels(
+    labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unsure_label: int | None = None
+) -> Tensor:
     """Energies of a label map that is right with probability `gt_prob`.
 
     -log(gt_prob) for a pixel's own label, -log((1 - gt_prob) / (L - 1)) for the others; log(L) for every label where
@@ -37,9 +39,15 @@ def unary_from_labels(labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, 
     if num_labels < 1:
         raise ValueError(f"unary_from_labels: num_labels is {num_labels}; must be >= 1")
     if not 0.0 < gt_prob < 1.0:
-        raise ValueError(f"unary_from_labels: gt_prob is {gt_prob}; must be strictly between 0 and 1")
+        raise ValueError(
+            f"unary_from_labels: gt_prob is {gt_prob}; must be strictly between 0 and 1"
+        )
     labels = labels.long()
-    unsure = labels == unsure_label if unsure_label is not None else torch.zeros_like(labels, dtype=torch.bool)
+    unsure = (
+        labels == unsure_label
+        if unsure_label is not None
+        else torch.zeros_like(labels, dtype=torch.bool)
+    )
     wrong = ~unsure & ((labels < 0) | (labels >= num_labels))
     if wrong.any():
         value = labels[wrong][0].item()
@@ -71,7 +79,9 @@ def unary_from_probabilities(probabilities: Tensor, *, clip: float = 1e-5) -> Te
     tensor([ 0.6931, 11.5129])
     """
     if not probabilities.is_floating_point():
-        raise ValueError(f"unary_from_probabilities: probabilities is {probabilities.dtype}; must be floating")
+        raise ValueError(
+            f"unary_from_probabilities: probabilities is {probabilities.dtype}; must be floating"
+        )
     if not 0.0 < clip <= 1.0:
         raise ValueError(f"unary_from_probabilities: clip is {clip}; must be in (0, 1]")
     return -probabilities.to(torch.float32).clamp(clip, 1.0).log()

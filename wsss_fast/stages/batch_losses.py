@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import torch
 
-from wsss_fast import ranks
 from wsss_fast.data.images import IGNORE
+from wsss_fast.engine import distributed
+from wsss_fast.engine.ddp import global_mean
 from wsss_fast.ops import aamr_loss, pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
-from wsss_fast.parallel import mean_over_batch
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: float = 0.0, balance: bool = False,
-                  resize: str = "labels") -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    resize: str = "labels",
+) -> torch.Tensor:
     """`ops.pixel_cross_entropy` over the batches of all processes; arguments and errors as there."""
     options = {"smoothing": smoothing, "resize": resize}
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         return pixel_cross_entropy(logits, labels, balance=balance, **options)
     counted = nearest(labels, *logits.shape[-2:]) if resize == "labels" else labels
     known, background = counted != IGNORE, counted == 0
     if not balance:
-        return mean_over_batch(pixel_cross_entropy(logits, labels, **options), known.sum())
+        return global_mean(pixel_cross_entropy(logits, labels, **options), known.sum())
     groups = ((labels == 0, background), (labels != 0, known & ~background))
-    return sum(mean_over_batch(pixel_cross_entropy(logits, torch.where(own, labels, IGNORE), **options), there.sum())
-               for own, there in groups) / 2
+    return (
+        sum(
+            global_mean(
+                pixel_cross_entropy(logits, torch.where(own, labels, IGNORE), **options),
+                there.sum(),
+            )
+            for own, there in groups
+        )
+        / 2
+    )
 
 
-def aamr(logits: torch.Tensor, saliency: torch.Tensor, response: torch.Tensor, **options: float) -> torch.Tensor:
+def aamr(
+    logits: torch.Tensor, saliency: torch.Tensor, response: torch.Tensor, **options: float
+) -> torch.Tensor:
     """`ops.aamr_loss` over the batches of all processes; arguments and errors as there."""
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         return aamr_loss(logits, saliency, response, **options)
     loss, region = aamr_loss(logits, saliency, response, return_region=True, **options)
-    return mean_over_batch(loss, region.sum())
+    return global_mean(loss, region.sum())

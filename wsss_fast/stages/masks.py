@@ -7,11 +7,12 @@ from pathlib import Path
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import write_labels
+from wsss_fast.engine.progress import Bar
+from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps
-from wsss_fast.progress import Bar
-from wsss_fast.run import provenance, stage
-from wsss_fast.stages.seeds import Crf, refined_labels, share_of_labels
+from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.seeds import refined_labels, share_of_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,17 @@ class MasksResult:
     folder: Path
 
 
-def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, crf: Crf | None = Crf(),
-         name: str = "masks", batch_size: int = 16, device: str = "cpu") -> MasksResult:
+def make(
+    data: Source,
+    maps: str | Path,
+    out: str | Path,
+    *,
+    threshold: float,
+    crf: Crf | None = Crf(),
+    name: str = "masks",
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> MasksResult:
     """Write `<out>/<name>/<id>.png`: the argmax of the maps against a constant background score, behind a dense CRF.
 
     Args:
@@ -52,5 +62,15 @@ def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, c
                 bar.advance(len(ids))
         return {}
 
-    stage(out, name, {"data": data.fingerprint(), "maps": provenance(folder), "threshold": threshold, "crf": crf}, work)
+    stage(
+        out,
+        name,
+        {
+            "data": data.fingerprint(),
+            "maps": provenance(folder),
+            "threshold": threshold,
+            "crf": crf,
+        },
+        work,
+    )
     return MasksResult(out / name)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import saliency_of, write_labels
 from wsss_fast.data.transforms import resize_image
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import Bar, say, track
+from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
-from wsss_fast.progress import Bar, say, track
-from wsss_fast.run import provenance, stage
 from wsss_fast.stages.seeds import share_of_labels
 
 _INVERTED = 0.5  # see `Overlap.inverted`
@@ -47,20 +47,30 @@ def check(data: Dataset) -> int:
     """
     missing = [i for i in data.ids if i not in data.saliencies]
     if missing:
-        raise InputError(f"saliency: no map for {len(missing)} of {len(data)} ids, first {missing[0]!r}; needs <id>.png in "
-                         f"{data.root / 'saliency'} or in the folder named by saliency")
-    own = ranks.share(data.ids)
+        raise InputError(
+            f"saliency: no map for {len(missing)} of {len(data)} ids, first {missing[0]!r}; needs <id>.png in "
+            f"{data.root / 'saliency'} or in the folder named by saliency"
+        )
+    own = distributed.shard(data.ids)
     own = {id: int(data.saliency_levels(id).max()) for id in track(own, "check saliency")}
-    found = {id: level for part in ranks.gathered(own) for id, level in part.items()}
+    found = {
+        id: level for part in distributed.all_gather_objects(own) for id, level in part.items()
+    }
     highest = np.array([found[id] for id in data.ids])
     folder = data.saliencies[data.ids[0]].parent
     if highest.max() <= 1:
-        what = "all maps are black" if highest.max() == 0 else "the maps hold 0 and 1 only; write binary ones as 0 and 255"
+        what = (
+            "all maps are black"
+            if highest.max() == 0
+            else "the maps hold 0 and 1 only; write binary ones as 0 and 255"
+        )
         raise InputError(f"saliency: {folder}: {what}")
     black = int((highest == 0).sum())
     if black:
         first = data.saliencies[data.ids[int(highest.argmin())]]
-        say(f"saliency: {black} of {len(data)} maps are black, first {first}; they say that nothing there is salient")
+        say(
+            f"saliency: {black} of {len(data)} maps are black, first {first}; they say that nothing there is salient"
+        )
     return black
 
 
@@ -98,17 +108,23 @@ def overlap(data: Dataset, maps: Path) -> Overlap:
             continue
         high = scores.max(axis=0)
         salient = saliency_of(resize_image(data.saliency_levels(id), *high.shape))
-        own = np.array([(high * salient).sum(), high.sum(), ((1 - high) * salient).sum(), (1 - high).sum()])
+        own = np.array(
+            [(high * salient).sum(), high.sum(), ((1 - high) * salient).sum(), (1 - high).sum()]
+        )
         inside, outside = own[[0, 2]] / np.maximum(own[[1, 3]], 1e-6)
         if outside - inside > _INVERTED:
             inverted.append(id)
         sums += own
     inside, outside = sums[[0, 2]] / np.maximum(sums[[1, 3]], 1e-6)
     if inside < outside:
-        say(f"saliency: mean {inside:.2f} where class maps are high, {outside:.2f} where they are low: these maps look "
-            "inverted; objects must be bright")
+        say(
+            f"saliency: mean {inside:.2f} where class maps are high, {outside:.2f} where they are low: these maps look "
+            "inverted; objects must be bright"
+        )
     elif inverted:
-        say(f"saliency: {len(inverted)} of {len(data)} maps look inverted, first {data.saliencies[inverted[0]]}")
+        say(
+            f"saliency: {len(inverted)} of {len(data)} maps look inverted, first {data.saliencies[inverted[0]]}"
+        )
     return Overlap(float(inside), float(outside), tuple(inverted))
 
 
@@ -134,17 +150,27 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
         own, todo = share_of_labels(data, folder)
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for id in todo.ids:
-                write_labels(folder / f"{id}.png", np.rint(255 * border_contrast(data.image(id))), palette=b"")
+                write_labels(
+                    folder / f"{id}.png",
+                    np.rint(255 * border_contrast(data.image(id))),
+                    palette=b"",
+                )
                 bar.advance(1)
             speed = len(todo) / max(bar.seconds(), 1e-9)
-        return {"images_per_second": sum(ranks.gathered(speed))}
+        return {"images_per_second": sum(distributed.all_gather_objects(speed))}
 
     stage(Path(out), name, {"data": data.fingerprint()}, work)
     return SaliencyResult(folder)
 
 
-def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float = 0.25,
-            name: str = "saliency-degraded") -> SaliencyResult:
+def degrade(
+    data: Source,
+    out: str | Path,
+    *,
+    blur: float = 0.04,
+    missed: float = 0.25,
+    name: str = "saliency-degraded",
+) -> SaliencyResult:
     """Worse saliency maps than those of `data`, to see what they are worth: `<out>/<name>/<id>.png`.
 
     Args:
@@ -162,15 +188,30 @@ def degrade(data: Source, out: str | Path, *, blur: float = 0.04, missed: float 
     data, folder = opened(data), Path(out) / name
 
     def work() -> dict[str, int]:
-        gone = {id for id in data.ids if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32}
+        gone = {
+            id
+            for id in data.ids
+            if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32
+        }
         for id in track(share_of_labels(data, folder)[1].ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
-            blurred = Image.fromarray(levels).filter(ImageFilter.GaussianBlur(blur * max(levels.shape)))
-            write_labels(folder / f"{id}.png", np.zeros_like(levels) if id in gone else np.asarray(blurred), palette=b"")
+            blurred = Image.fromarray(levels).filter(
+                ImageFilter.GaussianBlur(blur * max(levels.shape))
+            )
+            write_labels(
+                folder / f"{id}.png",
+                np.zeros_like(levels) if id in gone else np.asarray(blurred),
+                palette=b"",
+            )
         return {"black": len(gone)}
 
     source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
-    stage(Path(out), name, {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}, work)
+    stage(
+        Path(out),
+        name,
+        {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed},
+        work,
+    )
     return SaliencyResult(folder)
 
 
@@ -206,7 +247,16 @@ def _lab(image: np.ndarray) -> np.ndarray:
     """uint8 sRGB [..., 3] -> CIELAB (D65), float64."""
     s = image / 255.0
     linear = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    to_xyz = np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
     x = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
     f = np.where(x > (6 / 29) ** 3, np.cbrt(x), x / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
+    return np.stack(
+        [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])],
+        axis=-1,
+    )

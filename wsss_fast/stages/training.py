@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsss_fast import nets, ranks
-from wsss_fast.checkpoint import Checkpoints
+from wsss_fast import nets
+from wsss_fast.engine import distributed
+from wsss_fast.engine.checkpoint import Checkpoints
+from wsss_fast.engine.fit import fit
+from wsss_fast.engine.run_folder import stage
+from wsss_fast.engine.runtime import Runtime
+from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.errors import InputError, RunError
-from wsss_fast.fit import Batch, Samples, fit
-from wsss_fast.run import Runtime, stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +49,34 @@ class Length:
 def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
     """AdamW, for small networks from scratch: what is not the `backbone` at `head_lr_scale` times the recipe's `lr`."""
     head = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
-    groups = [{"params": list(net.backbone.parameters()), "lr": recipe.lr},
-              {"params": head, "lr": recipe.lr * recipe.head_lr_scale}]
+    groups = [
+        {"params": list(net.backbone.parameters()), "lr": recipe.lr},
+        {"params": head, "lr": recipe.lr * recipe.head_lr_scale},
+    ]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
 
 def part(recipe: Any, *without: str) -> dict[str, Any]:
     """The numbers of a recipe that its training depends on: all but those named, which only inference reads."""
-    return {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in without}
+    return {
+        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in without
+    }
 
 
-def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samples: Samples, out: Path, name: str, *,
-          optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], length: Length, runtime: Runtime,
-          arguments: dict[str, Any], finish: Callable[[], dict[str, Any]] | None = None) -> TrainResult:
+def train(
+    net: nn.Module,
+    step: Callable[[nn.Module, Batch], torch.Tensor],
+    samples: Samples,
+    out: Path,
+    name: str,
+    *,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[float], float],
+    length: Length,
+    runtime: Runtime,
+    arguments: dict[str, Any],
+    finish: Callable[[], dict[str, Any]] | None = None,
+) -> TrainResult:
     """Train `net` and leave `<out>/<name>/weights.pth`; a training that is finished there already is not repeated.
 
     One that was killed goes on behind its last checkpoint (every minute, and at SIGTERM or Ctrl-C), to the same weights.
@@ -85,11 +103,22 @@ def train(net: nn.Module, step: Callable[[nn.Module, Batch], torch.Tensor], samp
     def work() -> dict[str, Any]:
         checkpoints = Checkpoints(out / name)
         with _loader_errors(name):
-            history = fit(net, step, samples, optimizer=optimizer, schedule=schedule, batch_size=length.batch_size,
-                          epochs=length.epochs, updates=length.updates, accumulate=length.accumulate, runtime=runtime,
-                          label=f"train {name}", checkpoints=checkpoints)
+            history = fit(
+                net,
+                step,
+                samples,
+                optimizer=optimizer,
+                schedule=schedule,
+                batch_size=length.batch_size,
+                epochs=length.epochs,
+                updates=length.updates,
+                accumulate=length.accumulate,
+                runtime=runtime,
+                label=f"train {name}",
+                checkpoints=checkpoints,
+            )
         notes = finish() if finish is not None else {}
-        if ranks.is_main():
+        if distributed.is_main_process():
             nets.save_weights(net, file)
         checkpoints.clear()
         return {"losses": history.losses, "samples_per_second": history.samples_per_second, **notes}
@@ -108,12 +137,16 @@ def _loader_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error).strip()
-        if text.startswith("Caught ") and " in DataLoader worker process " in text:  # then comes the traceback
+        if (
+            text.startswith("Caught ") and " in DataLoader worker process " in text
+        ):  # then comes the traceback
             kind, _, what = text.splitlines()[-1].partition(": ")
             if isinstance(error, InputError):
                 raise InputError(what) from None
             raise RunError(f"train {name}: a loader process failed ({kind}: {what})") from None
         if text.startswith("DataLoader worker (pid"):
-            raise RunError(f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps because memory was short; the same "
-                           "command goes on behind the last checkpoint, and fewer --workers need less memory") from None
+            raise RunError(
+                f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps because memory was short; the same "
+                "command goes on behind the last checkpoint, and fewer --workers need less memory"
+            ) from None
         raise

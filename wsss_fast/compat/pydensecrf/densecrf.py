@@ -61,7 +61,9 @@ class LogisticUnary(Unary):
     def __init__(self, L: np.ndarray, f: np.ndarray):
         weights, features = _float32("LogisticUnary: L", L, 2), _float32("LogisticUnary: f", f, 2)
         if weights.shape[1] != features.shape[0]:
-            raise ValueError(f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; must multiply")
+            raise ValueError(
+                f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; must multiply"
+            )
         super().__init__(weights @ features)
 
 
@@ -79,10 +81,14 @@ class DenseCRF:
     def setUnary(self, unary: Unary) -> None:
         """Take the energies of a `ConstUnary` or `LogisticUnary`; ValueError where they are not [nlabels, N]."""
         if not isinstance(unary, Unary):
-            raise ValueError(f"setUnary: got {type(unary).__name__}; must be a ConstUnary or a LogisticUnary")
+            raise ValueError(
+                f"setUnary: got {type(unary).__name__}; must be a ConstUnary or a LogisticUnary"
+            )
         needed = (self._labels, self._points)
         if unary.energies.shape != needed:
-            raise ValueError(f"setUnary: energies are {list(unary.energies.shape)}; must be {list(needed)}")
+            raise ValueError(
+                f"setUnary: energies are {list(unary.energies.shape)}; must be {list(needed)}"
+            )
         if np.isnan(unary.energies).any():
             raise ValueError("setUnary: energies have NaN values")
         self._energies = unary.energies
@@ -92,7 +98,11 @@ class DenseCRF:
         self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
 
     def addPairwiseEnergy(
-        self, features: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+        self,
+        features: np.ndarray,
+        compat,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Add the term of exp(-|f_i - f_j|^2 / 2): `features` [d, N] float32, divided by the standard deviations.
 
@@ -100,18 +110,29 @@ class DenseCRF:
         """
         features = _float32("addPairwiseEnergy: features", features, 2)
         if features.shape[1] != self._points:
-            raise ValueError(f"addPairwiseEnergy: features is {list(features.shape)}; must be [d, {self._points}]")
+            raise ValueError(
+                f"addPairwiseEnergy: features is {list(features.shape)}; must be [d, {self._points}]"
+            )
         if not np.isfinite(features).all():
             raise ValueError("addPairwiseEnergy: features has NaN or infinite values")
         columns = torch.from_numpy(features.T.copy())  # [N, d]
         self._add("addPairwiseEnergy", lambda: columns, compat, kernel, normalization, None)
 
-    def _add(self, method: str, features: Callable, compat, kernel, normalization, image_term) -> None:
-        for name, kind, value in (("kernel", KernelType, kernel), ("normalization", NormalizationType, normalization)):
+    def _add(
+        self, method: str, features: Callable, compat, kernel, normalization, image_term
+    ) -> None:
+        for name, kind, value in (
+            ("kernel", KernelType, kernel),
+            ("normalization", NormalizationType, normalization),
+        ):
             if value not in tuple(kind):
-                raise ValueError(f"{method}: {name} is {value!r}; must be one of {', '.join(k.name for k in kind)}")
+                raise ValueError(
+                    f"{method}: {name} is {value!r}; must be one of {', '.join(k.name for k in kind)}"
+                )
         compatibility = _compatibility(method, compat, self._labels)
-        self._terms.append(_Term(features, compatibility, NormalizationType(normalization), image_term))
+        self._terms.append(
+            _Term(features, compatibility, NormalizationType(normalization), image_term)
+        )
 
     def inference(self, niter: int, /) -> np.ndarray:
         """Q [nlabels, N] after `niter` >= 0 steps of mean field."""
@@ -143,7 +164,9 @@ class DenseCRF:
         return float(inner.where(q > 0, 0.0).sum())  # an infinite energy costs nothing where Q is 0
 
     def _start(self) -> Tensor:
-        return torch.softmax(-_planes(self._energies), 0)  # [L, N]: torch is slow along a short last dimension
+        return torch.softmax(
+            -_planes(self._energies), 0
+        )  # [L, N]: torch is slow along a short last dimension
 
     def _step(self, q: Tensor) -> Tensor:
         score = -_planes(self._energies)
@@ -173,10 +196,23 @@ class DenseCRF2D(DenseCRF):
     ) -> None:
         """Add the spatial term; `sxy`: standard deviation in pixels, or (along x, along y)."""
         sxy = _sigmas("addPairwiseGaussian: sxy", sxy, 2)
-        self._add("addPairwiseGaussian", lambda: self._features(sxy), compat, kernel, normalization, _ImageTerm(sxy))
+        self._add(
+            "addPairwiseGaussian",
+            lambda: self._features(sxy),
+            compat,
+            kernel,
+            normalization,
+            _ImageTerm(sxy),
+        )
 
     def addPairwiseBilateral(
-        self, sxy, srgb, rgbim: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+        self,
+        sxy,
+        srgb,
+        rgbim: np.ndarray,
+        compat,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
         """Add the appearance term; `srgb`: standard deviation in levels, or three; `rgbim` [h, w, 3] uint8."""
         method = "addPairwiseBilateral"
@@ -189,10 +225,19 @@ class DenseCRF2D(DenseCRF):
             )
         needed = (self._height, self._width, 3)
         if rgbim.shape != needed or rgbim.dtype != np.uint8:
-            raise ValueError(f"{method}: rgbim is {rgbim.dtype} {list(rgbim.shape)}; must be uint8 {list(needed)}")
+            raise ValueError(
+                f"{method}: rgbim is {rgbim.dtype} {list(rgbim.shape)}; must be uint8 {list(needed)}"
+            )
         image = torch.from_numpy(rgbim.transpose(2, 0, 1).copy())  # [3, h, w]
         image_term = _ImageTerm(sxy, srgb, image)
-        self._add(method, lambda: self._features(sxy, srgb, image), compat, kernel, normalization, image_term)
+        self._add(
+            method,
+            lambda: self._features(sxy, srgb, image),
+            compat,
+            kernel,
+            normalization,
+            image_term,
+        )
 
     def inference(self, niter: int, /) -> np.ndarray:
         """Q [nlabels, N] after `niter` >= 0 steps of mean field; by `ops.dense_crf` where the model is its own."""
@@ -201,14 +246,20 @@ class DenseCRF2D(DenseCRF):
             return super().inference(niter)
         image, gaussian, bilateral = parameters
         unary = torch.from_numpy(self._energies).reshape(1, self._labels, self._height, self._width)
-        q = ops.dense_crf(image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter))
+        q = ops.dense_crf(
+            image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter)
+        )
         return q.reshape(self._labels, self._points).numpy()
 
     def _dense_crf_parameters(self) -> tuple | None:
         """image, gaussian, bilateral of `ops.dense_crf`; None where that is another model."""
         spatial = [t for t in self._terms if t.image_term and t.image_term.image is None]
         appearance = [t for t in self._terms if t.image_term and t.image_term.image is not None]
-        if len(spatial) > 1 or len(appearance) > 1 or len(spatial) + len(appearance) < len(self._terms):
+        if (
+            len(spatial) > 1
+            or len(appearance) > 1
+            or len(spatial) + len(appearance) < len(self._terms)
+        ):
             return None
         if self._labels > MAX_LABELS or not all(t.is_symmetric_potts() for t in self._terms):
             return None
@@ -258,16 +309,26 @@ class _Term:
         if self.normalization == NORMALIZE_SYMMETRIC:
             return lattice, total.rsqrt(), total.rsqrt()
         norm = total.reciprocal()
-        return (lattice, norm, None) if self.normalization == NORMALIZE_BEFORE else (lattice, None, norm)
+        return (
+            (lattice, norm, None)
+            if self.normalization == NORMALIZE_BEFORE
+            else (lattice, None, norm)
+        )
 
     def __call__(self, q: Tensor) -> Tensor:
         lattice, before, after = self._lattice
-        message = lattice.filter((q if before is None else q * before).t()).t().contiguous()  # [L, N]
+        message = (
+            lattice.filter((q if before is None else q * before).t()).t().contiguous()
+        )  # [L, N]
         if after is not None:
             message *= after
         if isinstance(self.compatibility, float):
             return -self.compatibility * message
-        return message * self.compatibility[:, None] if self.compatibility.dim() == 1 else self.compatibility @ message
+        return (
+            message * self.compatibility[:, None]
+            if self.compatibility.dim() == 1
+            else self.compatibility @ message
+        )
 
 
 def _compatibility(method: str, compat, labels: int) -> float | Tensor:
@@ -277,7 +338,9 @@ def _compatibility(method: str, compat, labels: int) -> float | Tensor:
         return float(compat)
     compat = _float32(f"{method}: compat", compat, None)
     if compat.shape not in ((labels,), (labels, labels)):
-        raise ValueError(f"{method}: compat is {list(compat.shape)}; must be a number, [{labels}] or [{labels}, {labels}]")
+        raise ValueError(
+            f"{method}: compat is {list(compat.shape)}; must be a number, [{labels}] or [{labels}, {labels}]"
+        )
     weights = torch.from_numpy(compat.copy())
     return weights if weights.dim() == 1 else (weights + weights.t()) / 2
 

@@ -8,7 +8,9 @@ import torch
 from wsss_fast import ops
 
 
-def unary_from_labels(labels: np.ndarray, n_labels: int, gt_prob: float, zero_unsure: bool = True) -> np.ndarray:
+def unary_from_labels(
+    labels: np.ndarray, n_labels: int, gt_prob: float, zero_unsure: bool = True
+) -> np.ndarray:
     """Energies [n_labels, N] float32 of an integer label map of any shape that is right with probability `gt_prob`.
 
     With `zero_unsure`, 0 says "could be anything" (a uniform unary) and is not counted in `n_labels`: label k is row
@@ -23,11 +25,15 @@ def unary_from_labels(labels: np.ndarray, n_labels: int, gt_prob: float, zero_un
         raise ValueError(
             f"unary_from_labels: labels span {labels.min()}..{labels.max()}; must be 0..{n_labels - 1 + first}"
         )
-    unary = ops.unary_from_labels(rows, n_labels, gt_prob=gt_prob, unsure_label=-1 if zero_unsure else None)
+    unary = ops.unary_from_labels(
+        rows, n_labels, gt_prob=gt_prob, unsure_label=-1 if zero_unsure else None
+    )
     return unary.reshape(n_labels, -1).numpy()
 
 
-def unary_from_softmax(sm: np.ndarray, scale: float | None = None, clip: float | None = 1e-5) -> np.ndarray:
+def unary_from_softmax(
+    sm: np.ndarray, scale: float | None = None, clip: float | None = 1e-5
+) -> np.ndarray:
     """Energies [labels, N] float32: -log of probabilities [labels, ...].
 
     `scale` in (0, 1] mixes in the uniform distribution: scale * sm + (1 - scale) / labels. `clip` is the smallest
@@ -48,13 +54,17 @@ def unary_from_softmax(sm: np.ndarray, scale: float | None = None, clip: float |
 
 def compute_unary(labels: np.ndarray, M: int, GT_PROB: float = 0.5) -> np.ndarray:
     """Deprecated there, too: `unary_from_labels`."""
-    warnings.warn("compute_unary is deprecated, use unary_from_labels", DeprecationWarning, stacklevel=2)
+    warnings.warn(
+        "compute_unary is deprecated, use unary_from_labels", DeprecationWarning, stacklevel=2
+    )
     return unary_from_labels(labels, M, GT_PROB)
 
 
 def softmax_to_unary(sm: np.ndarray, GT_PROB: float = 1) -> np.ndarray:
     """Deprecated there, too: `unary_from_softmax`."""
-    warnings.warn("softmax_to_unary is deprecated, use unary_from_softmax", DeprecationWarning, stacklevel=2)
+    warnings.warn(
+        "softmax_to_unary is deprecated, use unary_from_softmax", DeprecationWarning, stacklevel=2
+    )
     return unary_from_softmax(sm, scale=GT_PROB)
 
 
@@ -78,11 +88,17 @@ def create_pairwise_bilateral(
     """
     img = np.asarray(img)
     if not -1 <= chdim < img.ndim:
-        raise ValueError(f"create_pairwise_bilateral: chdim is {chdim}; must be an axis of img {list(img.shape)}, or -1")
+        raise ValueError(
+            f"create_pairwise_bilateral: chdim is {chdim}; must be an axis of img {list(img.shape)}, or -1"
+        )
     channels = img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)
     schan = np.full(len(channels), schan, np.float32) if np.isscalar(schan) else schan
-    schan = _per_item("create_pairwise_bilateral: schan", schan, len(channels), "the image's channels")
-    sdims = _per_item("create_pairwise_bilateral: sdims", sdims, channels.ndim - 1, "the image's axes")
+    schan = _per_item(
+        "create_pairwise_bilateral: schan", schan, len(channels), "the image's channels"
+    )
+    sdims = _per_item(
+        "create_pairwise_bilateral: sdims", sdims, channels.ndim - 1, "the image's axes"
+    )
     levels = channels.reshape(len(channels), -1).astype(np.float32) / schan[:, None]
     return np.concatenate([create_pairwise_gaussian(sdims, channels.shape[1:]), levels])
 
@@ -90,5 +106,7 @@ def create_pairwise_bilateral(
 def _per_item(name: str, sigmas, count: int, items: str) -> np.ndarray:
     sigmas = np.asarray(sigmas, np.float32)
     if sigmas.shape != (count,) or not (sigmas > 0).all():
-        raise ValueError(f"{name} is {sigmas.tolist()}; must be {count} numbers > 0, one for each of {items}")
+        raise ValueError(
+            f"{name} is {sigmas.tolist()}; must be {count} numbers > 0, one for each of {items}"
+        )
     return sigmas

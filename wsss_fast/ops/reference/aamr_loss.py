@@ -7,7 +7,13 @@ from .nearest import resized
 
 
 def aamr_loss(
-    logits: Tensor, saliency: Tensor, response: Tensor, *, salient: float = 0.5, active: float = 0.2, overlap: float = 0.1,
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
     return_region: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The definition of `wsss_fast.ops.aamr_loss`: same arguments, float64-capable; NaN where that refuses the values."""
@@ -20,23 +26,39 @@ def aamr_loss(
 
 
 def aamr_loss_grad(
-    logits: Tensor, saliency: Tensor, response: Tensor, *, salient: float = 0.5, active: float = 0.2, overlap: float = 0.1,
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
 ) -> Tensor:
     """d loss / d logits in closed form: an op's default kernel runs below autograd, so it cannot ask autograd for this."""
     shown, region, _ = _region(logits, saliency, response, salient, active, overlap)
     foreground = logits[:, 1:]
     pull = (foreground.logsumexp(1) - logits[:, 0]).sigmoid() - shown  # d loss of a pixel / d odds
-    grad = torch.cat([-pull[:, None], pull[:, None] * foreground.softmax(1)], 1) / region.sum().clamp(min=1)
+    grad = torch.cat(
+        [-pull[:, None], pull[:, None] * foreground.softmax(1)], 1
+    ) / region.sum().clamp(min=1)
     return torch.where(region[:, None], grad, 0.0)
 
 
 def _region(logits, saliency, response, salient, active, overlap) -> tuple[Tensor, Tensor, Tensor]:
     """The saliency at the logits' size, where the loss is taken, both [B, h, w], and whether a value is wrong."""
-    shown, answer = resized(saliency, logits), resized(response.amax(1) if response.dim() == 4 else response, logits)
+    shown, answer = (
+        resized(saliency, logits),
+        resized(response.amax(1) if response.dim() == 4 else response, logits),
+    )
     wrong = ~((shown >= 0) & (shown <= 1) & ~answer.isnan()).all()
     is_salient, is_active = shown >= salient, answer >= active
     names, area = _regions(is_salient).unique(return_inverse=True, return_counts=True)[1:]
-    share = torch.zeros_like(area).index_add_(0, names.flatten(), is_active.flatten().to(area.dtype)).double() / area
+    share = (
+        torch.zeros_like(area)
+        .index_add_(0, names.flatten(), is_active.flatten().to(area.dtype))
+        .double()
+        / area
+    )
     return shown, torch.where(is_salient, (share >= overlap)[names], ~is_active), wrong
 
 
@@ -45,7 +67,10 @@ def _regions(mask: Tensor) -> Tensor:
 
     Every pixel takes the highest number around it, until none changes.
     """
-    names = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float64).view(mask.shape) * mask
+    names = (
+        torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float64).view(mask.shape)
+        * mask
+    )
     while True:
         spread = torch.nn.functional.max_pool2d(names, 3, stride=1, padding=1) * mask
         if torch.equal(spread, names):

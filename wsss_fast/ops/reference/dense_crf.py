@@ -18,7 +18,9 @@ def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
     """Pixel positions [H*W, 2] as (x, y), row by row."""
     y = torch.arange(height, device=like.device, dtype=like.dtype)
     x = torch.arange(width, device=like.device, dtype=like.dtype)
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).reshape(-1, 2)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).reshape(
+        -1, 2
+    )
 
 
 def _mean_field(energies: Tensor, filters: list, iterations: int) -> Tensor:
@@ -47,7 +49,11 @@ def dense_crf(
     dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
     height, width = unary.shape[-2:]
     energies = unary.to(dtype)
-    stacked = energies.reshape(unary.shape[0], -1, unary.shape[-3], height * width) if unary.numel() else energies
+    stacked = (
+        energies.reshape(unary.shape[0], -1, unary.shape[-3], height * width)
+        if unary.numel()
+        else energies
+    )
     terms = [term for term in (gaussian, bilateral) if term is not None and term[-1] != 0]
     if not terms or iterations == 0 or unary.numel() == 0:
         return torch.softmax(-energies, -3)
@@ -61,7 +67,9 @@ def dense_crf(
         if bilateral in terms:
             sxy, srgb, weight = bilateral
             levels = image[b].reshape(image.shape[1], -1).t().to(dtype)  # [N, C]
-            features = torch.cat([xy / energies.new_tensor(sxy), levels / energies.new_tensor(srgb)], 1)
+            features = torch.cat(
+                [xy / energies.new_tensor(sxy), levels / energies.new_tensor(srgb)], 1
+            )
             filters.append(_normalised(features, weight))
         out.append(_mean_field(stacked[b], filters, iterations))
     return torch.stack(out).reshape(unary.shape)

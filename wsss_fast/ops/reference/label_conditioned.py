@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def label_conditioned_logits(
-    features: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dilations: Sequence[int], *,
+    features: Tensor,
+    scale: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    dilations: Sequence[int],
+    *,
     classes: Tensor | None = None,
 ) -> Tensor:
     """The definition of `wsss_fast.ops.label_conditioned_logits`: same arguments, no checks."""
@@ -32,28 +37,53 @@ def label_conditioned_logits_backward(
     for w, dilation in zip(weight, dilations, strict=True):
         around, step = [reach * dilation] * 2, [dilation] * 2
         into, own, _ = torch.ops.aten.convolution_backward(
-            grad, scaled, w, [num_labels], [1, 1], around, step, False, [0, 0], 1, [True, True, False])
+            grad,
+            scaled,
+            w,
+            [num_labels],
+            [1, 1],
+            around,
+            step,
+            False,
+            [0, 0],
+            1,
+            [True, True, False],
+        )
         of_scaled = of_scaled + into
         of_weight.append(own)
     of_bias = grad.sum(dim=(0, 2, 3)).expand(len(dilations), -1)
     if scale is None:
         parts = of_scaled, features.new_empty(0), torch.stack(of_weight), of_bias
     else:
-        parts = of_scaled * scale[:, :, None, None], (of_scaled * features).sum(dim=(2, 3)), torch.stack(of_weight), of_bias
+        parts = (
+            of_scaled * scale[:, :, None, None],
+            (of_scaled * features).sum(dim=(2, 3)),
+            torch.stack(of_weight),
+            of_bias,
+        )
     return tuple(p.contiguous() for p in parts)
 
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
     """logits [B, K, h, w] -> softmax over K, or sigmoid, of them resized bilinearly, [B, K, H, W]."""
     large = logits
-    if tuple(logits.shape[2:]) != tuple(size):  # torch's own resizing to the same size is no copy on the CPU: 0 * inf is NaN
+    if tuple(logits.shape[2:]) != tuple(
+        size
+    ):  # torch's own resizing to the same size is no copy on the CPU: 0 * inf is NaN
         large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
     return large.softmax(1) if activation == "softmax" else large.sigmoid()
 
 
 def label_conditioned_activation(
-    features: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dilations: Sequence[int], *,
-    size: tuple[int, int] | None = None, classes: Tensor | None = None, activation: str = "softmax",
+    features: Tensor,
+    scale: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    dilations: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    classes: Tensor | None = None,
+    activation: str = "softmax",
 ) -> Tensor:
     """The definition of `wsss_fast.ops.label_conditioned_activation`: same arguments, no checks."""
     logits = label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes)

@@ -25,7 +25,9 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     remainder = torch.arange(d + 1, device=features.device)
     wraps = rank[:, None, :d] > d - remainder[:, None]  # [N, d+1, d]
     a = quotient[:, None, :d] - wraps.long()
-    corners = torch.cat([a, remainder.expand(len(features), d + 1)[..., None]], -1).reshape(-1, d + 1)
+    corners = torch.cat([a, remainder.expand(len(features), d + 1)[..., None]], -1).reshape(
+        -1, d + 1
+    )
     table = _RowTable(corners)
     vertices = corners.new_zeros(table.count, d + 1)  # [M, d+1]
     vertices[table.number] = corners
@@ -35,7 +37,9 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     previous = next_.clone()
     # One step along direction j: -1 on every coordinate, then +(d+1) on coordinate j (none for the last).
     wrapped = vertices[:, d] == 0
-    step = torch.cat([-wrapped.long()[:, None].expand(-1, d), torch.where(wrapped, d, -1)[:, None]], 1)
+    step = torch.cat(
+        [-wrapped.long()[:, None].expand(-1, d), torch.where(wrapped, d, -1)[:, None]], 1
+    )
     for j in range(d + 1):
         target = vertices + step
         if j < d:
@@ -53,7 +57,14 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
 
 
 def lattice_filter(
-    row: Tensor, weight: Tensor, entry: Tensor, first: Tensor, next: Tensor, previous: Tensor, values: Tensor, reverse: bool
+    row: Tensor,
+    weight: Tensor,
+    entry: Tensor,
+    first: Tensor,
+    next: Tensor,
+    previous: Tensor,
+    values: Tensor,
+    reverse: bool,
 ) -> Tensor:
     """Splat `values` [N, c] on the lattice, blur along its directions 0..d (d..0 if `reverse`), slice: [N, c].
 

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 
-def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10.0, steps: int = 256) -> Tensor:
+def random_walk(
+    maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10.0, steps: int = 256
+) -> Tensor:
     """The definition of `wsss_fast.ops.random_walk`: same arguments, no checks; float64 in gives float64 out."""
     reach, (height, width) = radius - 1, edge.shape[-2:]
     span = range(-reach, reach + 1)
@@ -15,8 +17,14 @@ def random_walk(maps: Tensor, edge: Tensor, *, radius: int = 5, beta: float = 10
         return padded[..., reach + y : reach + y + height, reach + x : reach + x + width]
 
     walls = torch.nn.functional.pad(edge, [reach] * 4, value=1.0)  # nothing leaves the map
-    affinity = torch.stack([(1 - torch.stack([at(walls, *cell) for cell in path(y, x)]).amax(0)) ** beta
-                            if (y, x) != (0, 0) else torch.ones_like(edge) for y, x in offsets])
+    affinity = torch.stack(
+        [
+            (1 - torch.stack([at(walls, *cell) for cell in path(y, x)]).amax(0)) ** beta
+            if (y, x) != (0, 0)
+            else torch.ones_like(edge)
+            for y, x in offsets
+        ]
+    )
     transition = affinity / affinity.sum(0)  # [offsets, ..., h, w]
     field = maps * (1 - edge.unsqueeze(-3))
     for _ in range(steps):

@@ -26,36 +26,59 @@ class SaliencyLoss(NamedTuple):
 
 
 def saliency_loss(
-    logits: Tensor, saliency: Tensor, labels: Tensor, *, tau: float = 0.4, lam: float = 0.5, strategy: str = "adaptive",
+    logits: Tensor,
+    saliency: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.4,
+    lam: float = 0.5,
+    strategy: str = "adaptive",
     background_classes: Sequence[int] = (),
 ) -> SaliencyLoss:
     """The definition of `wsss_fast.ops.saliency_loss`: same arguments, float64-capable; NaN if saliency leaves 0..1."""
     salient = resized(saliency, logits)
     probabilities = logits.softmax(1)
-    as_foreground, as_background = _roles(probabilities, salient, labels, tau, strategy, background_classes)
-    foreground, background = (probabilities * as_foreground).sum(1), (probabilities * as_background).sum(1)
+    as_foreground, as_background = _roles(
+        probabilities, salient, labels, tau, strategy, background_classes
+    )
+    foreground, background = (
+        (probabilities * as_foreground).sum(1),
+        (probabilities * as_background).sum(1),
+    )
     estimate = lam * foreground + (1 - lam) * (1 - background)
     wrong = ~((salient >= 0) & (salient <= 1)).all()
-    loss = ((estimate - salient).square().sum() / max(salient.numel(), 1)).masked_fill(wrong, torch.nan)
+    loss = ((estimate - salient).square().sum() / max(salient.numel(), 1)).masked_fill(
+        wrong, torch.nan
+    )
     shape = (*saliency.shape[:-2], *logits.shape[2:])
     return SaliencyLoss(loss, *(m.reshape(shape) for m in (foreground, background, estimate)))
 
 
 def saliency_loss_grad(
-    logits: Tensor, saliency: Tensor, labels: Tensor, *, tau: float = 0.4, lam: float = 0.5, strategy: str = "adaptive",
+    logits: Tensor,
+    saliency: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.4,
+    lam: float = 0.5,
+    strategy: str = "adaptive",
     background_classes: Sequence[int] = (),
 ) -> Tensor:
     """d loss / d logits in closed form: an op's default kernel runs below autograd, so it cannot ask autograd for this."""
     salient = resized(saliency, logits)
     probabilities = logits.softmax(1)
     roles = _roles(probabilities, salient, labels, tau, strategy, background_classes)
-    slope = lam * roles[0].to(logits.dtype) - (1 - lam) * roles[1].to(logits.dtype)  # d estimate / d probability
+    slope = lam * roles[0].to(logits.dtype) - (1 - lam) * roles[1].to(
+        logits.dtype
+    )  # d estimate / d probability
     estimate = (slope * probabilities).sum(1) + 1 - lam
     pull = 2 * (estimate - salient) / max(salient.numel(), 1)
     return pull[:, None] * probabilities * (slope - (slope * probabilities).sum(1, keepdim=True))
 
 
-def _roles(probabilities, salient, labels, tau, strategy, background_classes) -> tuple[Tensor, Tensor]:
+def _roles(
+    probabilities, salient, labels, tau, strategy, background_classes
+) -> tuple[Tensor, Tensor]:
     """Which channels form the foreground and which the background, [B, K, 1, 1] bool."""
     always = torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device)
     present = torch.cat([~always, labels != 0], 1)  # [B, K]

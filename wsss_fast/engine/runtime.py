@@ -1,0 +1,80 @@
+"""Where and how a stage computes: device, seed, loader processes, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+
+import torch
+
+from wsss_fast.engine import distributed
+from wsss_fast.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where and how a stage computes.
+
+    Attributes:
+        device: torch device.
+        seed: seed of initialisation, shuffling and augmentation.
+        workers: loader processes; 0 loads in the training process.
+        dtype: float32, or bfloat16 for autocast.
+    """
+
+    device: torch.device
+    seed: int
+    workers: int
+    dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        )
+
+
+def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16: bool) -> Runtime:
+    """Check the four arguments every command shares and resolve their "auto".
+
+    `precision="auto"` is fp32, but bf16 where the recipe allows it (`prefer_bf16`) and the hardware computes it.
+
+    Raises:
+        InputError: an unknown or unavailable device, a negative seed or worker count, an unknown precision; workers for a
+            script that its own loader processes run once more.
+    """
+    if device != "auto" and device.split(":")[0] not in DEVICES:
+        raise InputError(f"device: got {device!r}, must be auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"device: got {device!r}, but torch {torch.__version__} sees no CUDA device here"
+        )
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
+    if seed < 0 or workers < 0:
+        raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
+    if workers and getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # before it touches the run folder
+        raise InputError(
+            "workers: a process that was started for them runs the script again, as it must where Python does not "
+            'fork; put the calls of the script under `if __name__ == "__main__":`'
+        )
+    name = distributed.process_device(device)
+    bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
+    return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
+
+
+def _computes_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's global generators (weight initialisation and dropout); samples draw from their own generators."""
+    torch.manual_seed(seed)
