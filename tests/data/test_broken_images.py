@@ -132,14 +132,14 @@ def test_a_whole_road_beside_broken_images(spoilt, tmp_path, capfd):
     numbers = {
         "cam.epochs": 1,
         "amn.epochs": 1,
-        "irn.epochs": 1,
-        "irn.steps": 8,
+        "refine.irn.epochs": 1,
+        "refine.irn.steps": 8,
         "cam.batch-size": 60,
         "amn.batch-size": 60,
-        "irn.batch-size": 60,
+        "refine.irn.batch-size": 60,
         "cam.augment.crop": 48,
         "amn.augment.crop": 48,
-        "irn.augment.crop": 48,
+        "refine.irn.augment.crop": 48,
     }
     code = cli.run(
         [

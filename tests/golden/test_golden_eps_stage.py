@@ -13,6 +13,7 @@ from wsss_fast import cam, eps, nets
 from wsss_fast.data.transforms import Augment, normalise, resize_image
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.maps import label_index, to_labels
@@ -85,7 +86,8 @@ def test_three_training_steps():
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout2d):
             module.p = 0.0
-    optimizer = PAPER.optimizer(net, PAPER)
+    groups = backbone_and_head(net, PAPER.lr, PAPER.head_lr_scale)
+    optimizer = PAPER.optimizer(groups)
     peaks = [group["lr"] for group in optimizer.param_groups]
     batch = {
         "image": torch.from_numpy(file["img"]),
@@ -135,7 +137,9 @@ def test_the_optimiser_has_the_published_groups():
     """As in the trace of the public optimiser: rates 1, 2, 10, 20, decay on weights only, decay for momentum."""
     file = golden("poly_optimizer_trace")
     with torch.device("meta"):
-        groups = PAPER.optimizer(nets.eps_resnet38(20), PAPER).param_groups
+        groups = PAPER.optimizer(
+            backbone_and_head(nets.eps_resnet38(20), PAPER.lr, PAPER.head_lr_scale)
+        ).param_groups
     np.testing.assert_allclose([g["lr"] for g in groups], file["lr"][0], rtol=1e-12)
     np.testing.assert_allclose(
         [g["weight_decay"] for g in groups], file["weight_decay"], rtol=1e-12
@@ -232,4 +236,4 @@ def test_published_numbers():
         (256, 448),
         0.01,
     )
-    assert AlphaCrf() == AlphaCrf(4.0, (3.0, 3.0), (80.0, 13.0, 10.0), 10)
+    assert AlphaCrf() == AlphaCrf((3.0, 3.0), (80.0, 13.0, 10.0), 10, alpha=4.0)

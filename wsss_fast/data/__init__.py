@@ -78,7 +78,27 @@ def load(
         )
     own_ids = Path(ids) if isinstance(ids, str) else ids
     found = load_layout(root, split, own_ids, Path(saliency) if saliency is not None else None)
+    found.source = _source(path_or_name, split, saliency, ids, strict)
     return found.check() if strict else found.without_broken()
+
+
+def _source(
+    path_or_name: str | Path,
+    split: str,
+    saliency: str | Path | None,
+    ids: Sequence[str] | str | Path | None,
+    strict: bool,
+) -> dict[str, object]:
+    """The arguments of `load`, with absolute paths."""
+    built_in = is_built_in(path_or_name)
+    listed = ids if ids is None or isinstance(ids, (str, Path)) else list(ids)
+    return {
+        "data": str(path_or_name) if built_in else str(Path(path_or_name).absolute()),
+        "split": split,
+        "ids": str(Path(listed).absolute()) if isinstance(listed, (str, Path)) else listed,
+        "saliency": None if saliency is None else str(Path(saliency).absolute()),
+        "strict": strict,
+    }
 
 
 def opened(source: Source) -> Dataset:

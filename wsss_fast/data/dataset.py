@@ -42,6 +42,7 @@ class Dataset:
         masks: mask file of the ids that have one.
         saliencies: saliency file of the ids that have one.
         broken: why images of the list were left out, by id; see `without_broken`.
+        source: arguments of `data.load` that open it again; None if it was not opened so.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     masks: dict[str, Path]
     saliencies: dict[str, Path]
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: dict[str, object] | None = None
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -119,9 +121,8 @@ class Dataset:
         say(
             f"{len(broken)} of {len(self)} images cannot be read and are left out, first {next(iter(broken.values()))}"
         )
-        return dataclasses.replace(
-            self.only([id for id in self.ids if id not in broken]), broken=broken
-        )
+        readable = self.only([id for id in self.ids if id not in broken])
+        return dataclasses.replace(readable, broken=broken, source=self.source)
 
     def check_masks(self) -> Dataset:
         """Read every mask, so that what `mask` refuses is named before any work starts."""
@@ -134,6 +135,7 @@ class Dataset:
         keep = [self._index[i] for i in ids]
         return dataclasses.replace(
             self,
+            source=None,
             ids=tuple(ids),
             tags=self.tags[keep],
             **{
