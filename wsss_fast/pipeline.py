@@ -171,6 +171,8 @@ def write_run_config(
     val: Dataset | None,
     compute: Compute,
     arguments: dict[str, Any],
+    *,
+    saliency: bool = False,
 ) -> None:
     """Write `config.json`, from which `--config` makes the same run.
 
@@ -181,8 +183,12 @@ def write_run_config(
         val: the validation images, or None.
         compute: shared options.
         arguments: the command's other arguments.
+        saliency: whether the method reads saliency maps.
     """
-    opened = data.source or {"data": None}
+    # Only commands of methods that read saliency maps have the option.
+    opened = {
+        k: v for k, v in (data.source or {"data": None}).items() if saliency or k != "saliency"
+    }
     split = None if val is None or val.source is None else val.source["split"]
     write_config(
         out,

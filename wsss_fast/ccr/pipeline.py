@@ -151,6 +151,7 @@ def run(
             "pipeline": pipeline,
             "until": until,
         },
+        saliency=True,
     )
     crf: dict[str, Any] = {"crf": pipeline.refine.crf, "device": crf_device}
     extra = {}

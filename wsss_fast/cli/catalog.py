@@ -1,11 +1,13 @@
-"""The one list of commands: those of the methods, and those of what the methods share."""
+"""The one list of commands: what each package declares in its `commands.py`, and shared stages."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from wsss_fast.command import Command
-from wsss_fast.methods import METHODS
+
+_PACKAGE = Path(__file__).parents[1]
 
 _SHARED = (
     Command("seeds", "wsss_fast.stages.seeds:make"),
@@ -36,8 +38,8 @@ _SHARED = (
 
 def _commands() -> dict[str, Command]:
     found = [Command("demo", "wsss_fast.cli.functions:demo")]
-    for method in METHODS:
-        found += importlib.import_module(f"wsss_fast.{method}.commands").COMMANDS
+    for path in sorted(_PACKAGE.glob("*/commands.py")):
+        found += importlib.import_module(f"wsss_fast.{path.parent.name}.commands").COMMANDS
     return {command.name: command for command in [*found, *_SHARED]}
 
 

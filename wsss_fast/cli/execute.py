@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,10 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(1, f"failed: {error}", every=True)
     except KeyboardInterrupt as error:
         return _stopped(command, error)
+    except BrokenPipeError:
+        # The reader of stdout, `head` for instance, has exited; nothing is left to print to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:  # every command ends with one line; the variable shows the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise

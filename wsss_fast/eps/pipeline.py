@@ -148,6 +148,7 @@ def run(
             "pipeline": pipeline,
             "until": until,
         },
+        saliency=True,
     )
 
     cams = None
