@@ -111,7 +111,7 @@ def test_three_training_steps():
         np.testing.assert_allclose(
             [group["lr"] for group in optimizer.param_groups], row[2:], rtol=1e-6
         )
-        loss = fit._update(TrainStepModule(net, eps.method._step(PAPER)), batch, optimizer, CPU)
+        loss = fit._update(TrainStepModule(net, eps.training._step(PAPER)), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(row[0] + row[1], abs=1e-5)
         if i == 0:
             grads = [p.grad for p in net.parameters() if p.grad is not None]

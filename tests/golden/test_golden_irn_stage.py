@@ -130,7 +130,7 @@ def test_one_training_step():
     before = [part(p.detach()).clone() for p, _, part, _ in watched]
     frozen = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     loss = fit._update(
-        TrainStepModule(net, irn.method._step(recipe)),
+        TrainStepModule(net, irn.training._step(recipe)),
         sample,
         recipe.optimizer(irn.parameter_groups(net, recipe)),
         CPU,

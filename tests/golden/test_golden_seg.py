@@ -1,5 +1,6 @@
 """DeepLabV2's schedule, test-time CRF, augmentation and scores against the public code's stored outputs."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -9,6 +10,7 @@ from golden import cases, filled, golden, needs_golden
 
 from wsss_fast import nets, seg
 from wsss_fast.engine.optimizers import backbone_and_head
+from wsss_fast.engine.runtime import runtime
 from wsss_fast.engine.schedules import Poly
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 
@@ -82,7 +84,7 @@ def test_prediction_from_the_photo():
     stored = torch.nn.functional.interpolate(
         torch.from_numpy(file["out_eval_unscaled"]), file["img_u8"].shape[:2], mode="bilinear"
     ).softmax(1)
-    where = seg.method.runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
+    where = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
     ours = seg.predict(net, file["img_u8"][None], RECIPE, where, None)
     assert (ours.argmax(1) != stored.argmax(1)).float().mean() <= 1e-3
     torch.testing.assert_close(
@@ -96,7 +98,7 @@ def test_augmentation(name):
     file = golden("deeplab_augment")
     side, seed = int(name.split("_")[0].removeprefix("crop")), int(name.split("_s")[1])
     draw = random.Random(seed)
-    augment = seg.method.dataclasses.replace(RECIPE.augment, crop=side)
+    augment = dataclasses.replace(RECIPE.augment, crop=side)
     image, labels = augment.resized(file["img_rgb_u8"], file["label"], draw.choice(augment.factors))
     top, left = (draw.randint(0, max(n - side, 0)) for n in image.shape[:2])
     # The public code mirrors the crop, which for an image in the corner is not a crop of the mirrored image.
