@@ -33,14 +33,18 @@ class Pipeline:
 
     Attributes:
         cam: recipe of the classifier.
-        cam_threshold: background score at which CAM is scored, in addition to its best one.
-        cam_crf_threshold: background score at which CAM after CRF refinement is scored, in addition
-            to its best one.
-        fg_threshold: background score of the foreground of the seeds.
-        bg_threshold: background score of the background of the seeds.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
+        fg_threshold: foreground threshold of the seeds before CRF refinement: score above which a
+            pixel is labelled with its class, 0..1.
+        bg_threshold: background threshold of the seeds before CRF refinement: score up to which a
+            pixel is background, 0..1; pixels between both thresholds are ignored.
         crf: dense CRF of the seeds.
         amn: recipe of the AMN.
-        amn_threshold: background score at which AMN maps are scored, in addition to their best one.
+        amn_threshold: background threshold at which the mIoU of AMN maps is reported, in addition
+            to their best threshold, 0..1.
         refine: options of the refinement of AMN maps to pseudo-masks.
         seg: recipe of the segmentation network.
     """

@@ -29,7 +29,8 @@ class ErasingOptions:
         scales: scales of the views whose maps are summed; each view is also mirrored.
         rounds: largest number of rounds, including the first one, which has no mask; >= 1.
         masked_from: score from which a pixel is filled in the next round, 0..1.
-        stop: share of the crop, 0..1; a round that newly masks less than it is the last one.
+        stop: smallest share of the crop that a round must newly mask for another round to follow,
+            0..1.
         masking: where pixels are filled: "joint", where any present class responded, as in the
             public code; "class", in separate rounds for each class, only where that class responded
             (the paper's "separately").

@@ -35,12 +35,13 @@ class Pipeline:
 
     Attributes:
         cam: recipe of the classifier's maps, and of its training if no weights are given.
-        cam_threshold: background score at which CAM is scored, in addition to its best one.
-        cam_crf_threshold: background score at which CAM after CRF refinement is scored, in addition
-            to its best one.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
         ccr: recipe of the response maps.
-        ccr_threshold: background score at which the response maps are scored, in addition to their
-            best one.
+        ccr_threshold: background threshold at which the mIoU of the response maps is reported, in
+            addition to their best threshold, 0..1.
         refine: options of the refinement of response maps to pseudo-masks.
         seg: recipe of the segmentation network and of its saliency loss.
     """

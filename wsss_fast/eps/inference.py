@@ -46,9 +46,9 @@ def infer(
 
     The softmax over classes and background of each scale and its mirror image is resized bilinearly
     and summed; present classes are kept, each divided by (its maximum + 1e-5). The pseudo-mask is
-    the argmax of the maps and the background score `threshold`. With `crf` it is that of the dense
-    CRF of the maps and the background score (1 - highest map)^alpha, in the folder `crf-masks`.
-    Saliency maps are not needed. Collective.
+    the argmax of the maps and a constant background score of `threshold`. With `crf` it is that of
+    the dense CRF of the maps and a background score of (1 - highest map)^alpha, in the folder
+    `crf-masks`. Saliency maps are not needed. Collective.
 
     Args:
         data: images and tags: a data set, or an argument of `data.load`.

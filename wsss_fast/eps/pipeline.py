@@ -34,8 +34,8 @@ class Pipeline:
         baseline: whether the paper's baseline, a classifier without saliency, is trained, too. Its
             maps show the gain of EPS and reveal inverted saliency maps; it takes as long as EPS.
         cam: recipe of the baseline.
-        cam_threshold: background score at which the baseline's maps are scored, in addition to
-            their best one.
+        cam_threshold: background threshold at which the mIoU of the baseline's maps is reported, in
+            addition to their best threshold, 0..1.
         eps: recipe of EPS; its `threshold` gives the pseudo-masks.
         crf: whether a dense CRF refines the pseudo-masks; the published ones are not refined.
         pairs: pairs "target/coincident" of class names whose confusion ratio is recorded where true

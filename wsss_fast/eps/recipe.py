@@ -31,7 +31,8 @@ class Recipe:
         saliency_weight: weight of the saliency loss relative to the classification loss, > 0.
         augment: augmentation of the training images and saliency maps.
         scales: scales of the views whose maps are summed; each view is also mirrored.
-        threshold: background score of the pseudo-masks, 0..1.
+        threshold: background threshold of the pseudo-masks: score above which a pixel is labelled
+            with its class, 0..1.
         crf: dense CRF of the pseudo-masks, used if CRF refinement is requested.
         infer_batch: number of images of equal size that share a forward pass at inference; 1 for
             photos, which are large at scale 2.

@@ -52,8 +52,8 @@ def infer(
 
     The maps to the `power`, at stride 4, are spread by `ops.random_walk` up to the boundaries of
     the image and its mirror image, upsampled bilinearly by 4 and divided by the maximum over all
-    classes. The pseudo-mask is the argmax of the maps and the background score `threshold`.
-    Collective.
+    classes. The pseudo-mask is the argmax of the maps and a constant background score
+    of `threshold`. Collective.
 
     Args:
         data: images and tags: a data set, or an argument of `data.load`.

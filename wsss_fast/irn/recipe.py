@@ -28,8 +28,8 @@ class Recipe:
         pad: size multiple in pixels: at inference, images are padded with the mean colour at the
             bottom and on the right to multiples of it. The padding is part of the statistics of
             group normalisation. Published: 512 for VOC, 1 (no padding) for COCO.
-        threshold: background score of the pseudo-masks, 0..1; published: 0.25 for VOC, 0.22 for
-            COCO.
+        threshold: background threshold of the pseudo-masks: score above which a pixel is labelled
+            with its class, 0..1; published: 0.25 for VOC, 0.22 for COCO.
         infer_batch: number of images of equal size that share a forward pass at inference.
         optimizer: optimizer of both branches.
         schedule: schedule of the learning rates.
