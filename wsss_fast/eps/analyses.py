@@ -110,7 +110,7 @@ def analyse(
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     data.with_masks()
     _check(parts, lams, taus)
-    numbers = with_known_pairs(data, numbers, preset)
+    numbers = with_known_pairs(data, numbers)
     resolve_runtime(device, seed, workers, precision, prefer_bf16=False)  # raises for wrong ones
     inference: dict[str, Any] = {"backbone": backbone, "device": device, "precision": precision}
     training: dict[str, Any] = {**inference, "seed": seed, "workers": workers}
