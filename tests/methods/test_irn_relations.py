@@ -1,4 +1,4 @@
-"""IRN's pair losses: against a slow definition, gradients, and the corners that labels can have."""
+"""IRN's pair losses: against a slow definition, gradients, and labels that are all equal."""
 
 import pytest
 import torch
@@ -20,68 +20,66 @@ def example(height=9, width=11, seed=0, batch=2):
 
 
 def by_definition(edge, displacement, labels, radius):
-    """Pair by pair, as the paper's equations 2 to 6 and the public code's constants say."""
+    """Pair by pair: equations 2 to 6 of the paper, with the public code's constants."""
     _, height, width = labels.shape
-    probability, groups = (
-        edge.sigmoid(),
-        {name: [] for name in ("bg", "fg", "neg", "dp_fg", "dp_bg")},
-    )
+    probability = edge.sigmoid()
+    terms = {name: [] for name in ("bg", "fg", "different", "offset_fg", "offset_bg")}
     for b, y, x, (dy, dx) in (
-        (b, y, x, o)
+        (b, y, x, offset)
         for b in range(len(labels))
         for y in range(height - radius + 1)
         for x in range(radius - 1, width - radius + 1)
-        for o in offsets(radius)
+        for offset in offsets(radius)
     ):
-        one, other = labels[b, y, x].item(), labels[b, y + dy, x + dx].item()
-        if 255 in (one, other):
+        source, target = labels[b, y, x].item(), labels[b, y + dy, x + dx].item()
+        if 255 in (source, target):
             continue
         affinity = 1 - max(probability[b, 0, y + v, x + u].item() for v, u in path(dy, dx))
-        moved = displacement[b, :, y, x] - displacement[b, :, y + dy, x + dx]
-        if one != other:
-            groups["neg"].append(-torch.tensor(1 + 1e-5 - affinity).log())
+        difference = displacement[b, :, y, x] - displacement[b, :, y + dy, x + dx]
+        if source != target:
+            terms["different"].append(-torch.tensor(1 + 1e-5 - affinity).log())
             continue
-        groups["bg" if one == 0 else "fg"].append(-torch.tensor(affinity + 1e-5).log())
-        target = torch.zeros(2) if one == 0 else torch.tensor([dy, dx])
-        groups["dp_bg" if one == 0 else "dp_fg"].append((moved - target).abs().mean())
-    mean = {name: torch.stack(values).double().mean() for name, values in groups.items()}
-    return (mean["bg"] + mean["fg"]) / 2, mean["neg"], mean["dp_fg"], mean["dp_bg"]
+        terms["bg" if source == 0 else "fg"].append(-torch.tensor(affinity + 1e-5).log())
+        expected = torch.zeros(2) if source == 0 else torch.tensor([dy, dx])
+        distance = (difference - expected).abs().mean()
+        terms["offset_bg" if source == 0 else "offset_fg"].append(distance)
+    mean = {name: torch.stack(values).double().mean() for name, values in terms.items()}
+    positive = (mean["bg"] + mean["fg"]) / 2
+    return positive, mean["different"], mean["offset_fg"], mean["offset_bg"]
 
 
 @pytest.mark.parametrize("radius", [2, 3, 4])
-def test_against_the_definition(radius):
-    sample = example()
-    for ours, truth in zip(
-        relation_losses(*sample, radius), by_definition(*sample, radius), strict=True
-    ):
-        assert_close(ours.double(), truth.double(), rtol=1e-5, atol=1e-6)
+def test_losses_match_the_definition(radius):
+    losses, expected = relation_losses(*example(), radius), by_definition(*example(), radius)
+    for loss, truth in zip(losses, expected, strict=True):
+        assert_close(loss.double(), truth.double(), rtol=1e-5, atol=1e-6)
 
 
-def test_half_of_the_neighbours():
+def test_offsets_are_half_of_the_neighbours():
     assert len(offsets(5)) == 34 and len(offsets(10)) == 152
     assert not {(-y, -x) for y, x in offsets(5)} & set(offsets(5))
 
 
-def test_gradient_goes_to_the_highest_cell_of_each_path():
-    """Against finite differences: perturbing any boundary logit moves the total as its gradient says."""
+def test_gradients_match_finite_differences():
+    """Of a path, only the highest boundary probability has a gradient."""
     edge, displacement, labels = example(6, 7, batch=1)
     edge.requires_grad_(), displacement.requires_grad_()
     relation_losses(edge, displacement, labels, 3).total().backward()
     step = 1e-5
     for values in (edge, displacement):
         for i in range(0, values.numel(), 5):
-            moved = []
+            totals = []
             for sign in (1, -1):
-                other = [v.detach().clone() for v in (edge, displacement)]
-                other[0 if values is edge else 1].flatten()[i] += sign * step
-                moved.append(relation_losses(*other, labels, 3).total().item())
-            assert (moved[0] - moved[1]) / (2 * step) == pytest.approx(
-                values.grad.flatten()[i].item(), rel=1e-5, abs=1e-8
-            )
+                changed = [v.detach().clone() for v in (edge, displacement)]
+                changed[0 if values is edge else 1].flatten()[i] += sign * step
+                totals.append(relation_losses(*changed, labels, 3).total().item())
+            difference = (totals[0] - totals[1]) / (2 * step)
+            gradient = values.grad.flatten()[i].item()
+            assert difference == pytest.approx(gradient, rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("label", [0, 1, 255])
-def test_one_label_everywhere(label):
+def test_labels_that_are_all_equal(label):
     edge, displacement, labels = example()
     edge.requires_grad_()
     losses = relation_losses(edge, displacement, torch.full_like(labels, label), 3)
@@ -91,32 +89,28 @@ def test_one_label_everywhere(label):
     assert (losses.foreground > 0) == (label == 1) and (losses.background > 0) == (label == 0)
 
 
-def test_a_perfect_network_loses_next_to_nothing():
-    """A band across the image, boundaries on the ignored rows around it, displacements that lead to its middle row."""
+def test_losses_of_a_perfect_prediction_are_near_0():
+    """A band across the image between ignored rows with boundaries, and its displacements."""
     labels = torch.zeros(1, 12, 12, dtype=torch.uint8)
     labels[:, 2:10] = 1
     labels[:, [1, 10]] = 255
     edge = torch.where(labels == 255, 20.0, -20.0)[:, None]
     rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
-    displacement = torch.where(
-        labels == 1, torch.stack([5.5 - rows, 5.5 - columns]), torch.zeros(())
-    )[None]
+    to_centre = torch.stack([5.5 - rows, 5.5 - columns])
+    displacement = torch.where(labels == 1, to_centre, torch.zeros(()))[None]
     losses = relation_losses(edge, displacement, labels, 3)
     assert all(v < 1e-4 for v in losses)
     assert relation_losses(-edge, displacement, labels, 3).positive > 5
 
 
-def test_bad_input():
+def test_bad_input_raises():
     edge, displacement, labels = example()
-    with pytest.raises(
-        InputError, match=r"radius: got 7, but a grid of 9x11 cells .* has room for 2\.\.6"
-    ):
+    with pytest.raises(InputError, match=r"radius: got 7, but a grid of 9x11 .* allows 2\.\.6"):
         relation_losses(edge, displacement, labels, 7)
     relation_losses(edge, displacement, labels, 6)
     with pytest.raises(InputError, match="radius: got 1"):
         list(pairs(edge[:, 0].sigmoid(), displacement, labels, 1))
     with pytest.raises(
-        ValueError,
-        match=r"relation_losses: edge_logits is \[2, 1, 9, 11\] but labels is \[2, 4, 11\]",
+        ValueError, match=r"edge_logits is \[2, 1, 9, 11\] but labels is \[2, 4, 11\]"
     ):
         relation_losses(edge, displacement, labels[:, :4], 3)

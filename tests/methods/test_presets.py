@@ -1,4 +1,4 @@
-"""The published presets on made-up data sets in their exact layouts, with full-size networks at few iterations."""
+"""The published presets on small data sets in VOC's and COCO's layout, with full-size networks."""
 
 import pytest
 from layouts import COCO_LABELS, VOC_LABELS, make_coco, make_voc
@@ -6,11 +6,11 @@ from layouts import COCO_LABELS, VOC_LABELS, make_coco, make_voc
 from wsss_fast import cli, data
 from wsss_fast.data import read_labels
 
-MAKE = {
+LAYOUTS = {
     "voc": (make_voc, sum(map(len, VOC_LABELS.values()))),
     "coco": (make_coco, sum(map(len, COCO_LABELS.values()))),
 }
-FEW = {
+AMN_OPTIONS = {
     "cam.epochs": 1,
     "cam.batch-size": 4,
     "cam.augment.crop": 64,
@@ -31,65 +31,7 @@ FEW = {
     "seg.augment.crop": 65,
     "seg.scales": 0.5,
 }
-
-
-@pytest.mark.parametrize("preset", MAKE)
-def test_the_whole_road_and_its_evaluation(preset, tmp_path, capfd):
-    make, images = MAKE[preset]
-    root = make(tmp_path / preset)
-    numbers = [
-        word for key, value in FEW.items() for word in (f"--pipeline.{key}", *str(value).split())
-    ]
-    out = tmp_path / "run"
-    code = cli.run(
-        [
-            "amn",
-            "run",
-            "--preset",
-            preset,
-            "--data",
-            str(root),
-            "--val-split",
-            "val",
-            "--out",
-            str(out),
-            "--precision",
-            "fp32",
-            *numbers,
-        ]
-    )
-    shown = capfd.readouterr()
-    assert code == 0, shown.err
-    assert "seg on val" in shown.out and "irn" in shown.out
-    train, val = data.load(root), data.load(root, split="val")
-    assert len(train) + len(val) == images
-    for id in train.ids:
-        assert read_labels(out / "irn/masks" / f"{id}.png").shape == train.size(id)
-    for id in val.ids:
-        assert read_labels(
-            out / "seg/predictions" / f"{id}.png", len(val.classes)
-        ).shape == val.size(id)
-    code = cli.run(
-        [
-            "eval",
-            "--data",
-            str(root),
-            "--split",
-            "val",
-            "--predictions",
-            str(out / "seg/predictions"),
-            "--out",
-            str(tmp_path / "evaluation"),
-        ]
-    )
-    shown = capfd.readouterr()
-    assert code == 0 and f"over {len(val)} images" in shown.out, shown.err
-    assert (tmp_path / "evaluation/evaluation.json").is_file() and (
-        tmp_path / "evaluation/evaluation.png"
-    ).is_file()
-
-
-EPS_FEW = {
+EPS_OPTIONS = {
     "cam.updates": 1,
     "cam.batch-size": 2,
     "cam.augment.crop": 64,
@@ -107,41 +49,45 @@ EPS_FEW = {
 }
 
 
-@pytest.mark.parametrize("preset", MAKE)
-def test_eps_from_saliency_to_segmentation(preset, tmp_path, capfd):
-    make, _ = MAKE[preset]
+def run(method, preset, root, out, options):
+    words = [f"--pipeline.{key} {value}" for key, value in options.items()]
+    line = f"{method} run --preset {preset} --val-split val --precision fp32 {' '.join(words)}"
+    return cli.run([*line.split(), "--data", str(root), "--out", str(out)])
+
+
+@pytest.mark.parametrize("preset", LAYOUTS)
+def test_amn_pipeline_and_its_evaluation(preset, tmp_path, capfd):
+    make, images = LAYOUTS[preset]
     root, out = make(tmp_path / preset), tmp_path / "run"
-    numbers = [
-        word
-        for key, value in EPS_FEW.items()
-        for word in (f"--pipeline.{key}", *str(value).split())
-    ]
-    code = cli.run(
-        [
-            "eps",
-            "run",
-            "--preset",
-            preset,
-            "--data",
-            str(root),
-            "--val-split",
-            "val",
-            "--out",
-            str(out),
-            "--precision",
-            "fp32",
-            *numbers,
-        ]
-    )
-    shown = capfd.readouterr()
-    assert code == 0, shown.err
-    assert "seg on val" in shown.out and "cam masks" in shown.out
+    code = run("amn", preset, root, out, AMN_OPTIONS)
+    output = capfd.readouterr()
+    assert code == 0, output.err
+    assert "seg on val" in output.out and "irn" in output.out
     train, val = data.load(root), data.load(root, split="val")
+    assert len(train) + len(val) == images
     for id in train.ids:
-        assert read_labels(out / "eps/masks" / f"{id}.png", len(train.classes)).shape == train.size(
-            id
-        )
+        assert read_labels(out / "irn/masks" / f"{id}.png").shape == train.size(id)
+    predictions = out / "seg/predictions"
     for id in val.ids:
-        assert read_labels(
-            out / "seg/predictions" / f"{id}.png", len(val.classes)
-        ).shape == val.size(id)
+        assert read_labels(predictions / f"{id}.png", len(val.classes)).shape == val.size(id)
+    evaluation = tmp_path / "evaluation"
+    line = f"eval --data {root} --split val --predictions {predictions} --out {evaluation}"
+    code = cli.run(line.split())
+    output = capfd.readouterr()
+    assert code == 0 and f"over {len(val)} images" in output.out, output.err
+    assert (evaluation / "evaluation.json").is_file() and (evaluation / "evaluation.png").is_file()
+
+
+@pytest.mark.parametrize("preset", LAYOUTS)
+def test_eps_pipeline(preset, tmp_path, capfd):
+    make, _ = LAYOUTS[preset]
+    root, out = make(tmp_path / preset), tmp_path / "run"
+    code = run("eps", preset, root, out, EPS_OPTIONS)
+    output = capfd.readouterr()
+    assert code == 0, output.err
+    assert "seg on val" in output.out and "cam masks" in output.out
+    train, val = data.load(root), data.load(root, split="val")
+    for folder, images in ((out / "eps/masks", train), (out / "seg/predictions", val)):
+        for id in images.ids:
+            labels = read_labels(folder / f"{id}.png", len(images.classes))
+            assert labels.shape == images.size(id)
