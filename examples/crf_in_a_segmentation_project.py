@@ -2,9 +2,9 @@
 
     python examples/crf_in_a_segmentation_project.py [FOLDER]
 
-A network predicts at a fraction of the image's resolution, so its boundaries are blurred. The dense
-CRF moves them to the edges of the image. Here the logits are synthetic: those of a true mask, averaged
-over blocks of 8 x 8 pixels, with noise. Replace them with those of your network.
+A network predicts at a fraction of the image's resolution, so its boundaries are blurred. The
+dense CRF moves them to the edges of the image. Here the logits are synthetic: those of a true mask,
+averaged over blocks of 8 x 8 pixels, with noise. Replace them with those of your network.
 
 The same refinement on files of any tool: `wsss-fast crf photo.png coarse.png -o refined.png`.
 """

@@ -11,8 +11,10 @@ import dataclasses
 import io
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:  # the tests read the commands without Sphinx
+    from sphinx.application import Sphinx
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
@@ -20,7 +20,7 @@ def to_mathml(latex: str, node: nodes.Node, *, block: bool) -> str:
     """MathML of a formula; one that cannot be converted is a warning, and shown as it is."""
     try:
         return latex2mathml.tex2mathml(latex, as_block=block)
-    except (SyntaxError, latex2mathml.MathError) as error:
+    except (SyntaxError, MathError) as error:
         LOGGER.warning("formula %r: %s", latex, error, location=node)
         return f"<code>{html.escape(latex)}</code>"
 

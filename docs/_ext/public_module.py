@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import types
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -25,6 +26,14 @@ def first_sentence(documented: object) -> str:
     return sentence + full_stop.strip()
 
 
+def public_names(module: types.ModuleType) -> list[str]:
+    """What `__all__` names; without it, what the module defines."""
+    defined = (
+        n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__
+    )
+    return getattr(module, "__all__", [n for n in defined if not n.startswith("_")])
+
+
 class PublicModule(SphinxDirective):
     required_arguments = 1
     option_spec = {"skip": str.split, "only": str.split, "no-docstring": directives.flag}
@@ -32,24 +41,23 @@ class PublicModule(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         module = importlib.import_module(name)
+        shown = self.options.get("only") or public_names(module)
         documented = {
             n: getattr(module, n)
-            for n in self.options.get("only") or module.__all__
+            for n in shown
             if n not in self.options.get("skip", ()) and callable(getattr(module, n))
         }
-        if "no-docstring" in self.options:
-            lines = [f".. py:currentmodule:: {name}"]
-        else:
-            lines = [f".. automodule:: {name}"]
-        lines += ["", ".. list-table::", "   :widths: 32 68", ""]
+        current = ".. py:currentmodule::" if "no-docstring" in self.options else ".. automodule::"
+        lines = [f"{current} {name}", ""]
+        if documented:
+            lines += [".. list-table::", "   :widths: 32 68", ""]
         for n, value in documented.items():
-            lines += [
-                f"   * - :py:obj:`{n} <{name}.{n}>`",
-                f"     - {escaped(first_sentence(value))}",
-            ]
+            lines += [f"   * - :py:obj:`{n} <{name}.{n}>`"]
+            lines += [f"     - {escaped(first_sentence(value))}"]
         for n, value in documented.items():
             kind = "class" if inspect.isclass(value) else "function"
-            lines += ["", f".. auto{kind}:: {name}.{n}", "   :members:"[: 12 * (kind == "class")]]
+            lines += ["", f".. auto{kind}:: {name}.{n}"]
+            lines += ["   :members:"] if kind == "class" else []
         node = nodes.container()
         self.state.nested_parse(StringList(lines, source=name), self.content_offset, node)
         return node.children

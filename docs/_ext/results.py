@@ -18,7 +18,7 @@ class Results(SphinxDirective):
         table = tables().get(name)
         if table is None:
             raise self.error(f"{SOURCE} has no table marked {name!r}")
-        link = f"{{download}}`{name}.json </../benchmarks/results/{name}.json>`"
+        link = f"JSON: {{download}}`{name}.json </../benchmarks/results/{name}.json>`"
         node = nodes.container(classes=["results"])
         lines = StringList([*table.splitlines(), "", link], str(SOURCE))
         self.state.nested_parse(lines, self.content_offset, node)
