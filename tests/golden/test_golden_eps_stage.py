@@ -46,7 +46,7 @@ def test_loader(name):
     for axis in (1, 0):
         room = image.shape[axis] - augment.crop
         places[axis] = draw.randrange(abs(room) + 1)
-    salient = augment.placed(
+    salient = augment.crop_or_pad(
         (levels / 255.0).mean(axis=2).astype(np.float32)[None], 0, places[0], places[1]
     )
     np.testing.assert_allclose(salient, file[f"{name}/saliency"], atol=1e-6)
