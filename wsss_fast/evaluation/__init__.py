@@ -1,1 +1,1 @@
-"""Scores of label maps and class maps against true masks, curves over thresholds, reports of runs."""
+"""Scores of label maps and class maps, curves over thresholds, reports of runs."""

@@ -1,1 +1,1 @@
-"""Stages: plain functions from artefacts to artefacts, shared by the methods."""
+"""Stages that several methods share: functions that read artefacts and write artefacts."""

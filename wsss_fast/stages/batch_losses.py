@@ -1,4 +1,7 @@
-"""Losses that are means over the pixels of a batch, such that several processes train as one would on the whole batch."""
+"""Losses that are means over the pixels of the whole batch, over all processes.
+
+Several processes then train as one process would on the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ def cross_entropy(
     balance: bool = False,
     resize: str = "labels",
 ) -> torch.Tensor:
-    """`ops.pixel_cross_entropy` over the batches of all processes; arguments and errors as there."""
+    """`ops.pixel_cross_entropy` over the whole batch; arguments and errors as there.
+
+    Collective.
+    """
     options = {"smoothing": smoothing, "resize": resize}
     if distributed.world_size() == 1:
         return pixel_cross_entropy(logits, labels, balance=balance, **options)
@@ -27,23 +33,26 @@ def cross_entropy(
     known, background = counted != IGNORE, counted == 0
     if not balance:
         return global_mean(pixel_cross_entropy(logits, labels, **options), known.sum())
-    groups = ((labels == 0, background), (labels != 0, known & ~background))
-    return (
-        sum(
-            global_mean(
-                pixel_cross_entropy(logits, torch.where(own, labels, IGNORE), **options),
-                there.sum(),
-            )
-            for own, there in groups
+    losses = [
+        global_mean(
+            pixel_cross_entropy(logits, torch.where(group, labels, IGNORE), **options),
+            counted_group.sum(),
         )
-        / 2
-    )
+        for group, counted_group in (
+            (labels == 0, background),
+            (labels != 0, known & ~background),
+        )
+    ]
+    return sum(losses) / 2
 
 
 def aamr(
     logits: torch.Tensor, saliency: torch.Tensor, response: torch.Tensor, **options: float
 ) -> torch.Tensor:
-    """`ops.aamr_loss` over the batches of all processes; arguments and errors as there."""
+    """`ops.aamr_loss` over the whole batch; arguments and errors as there.
+
+    Collective.
+    """
     if distributed.world_size() == 1:
         return aamr_loss(logits, saliency, response, **options)
     loss, region = aamr_loss(logits, saliency, response, return_region=True, **options)

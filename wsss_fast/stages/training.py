@@ -1,4 +1,4 @@
-"""A training as a stage of a run: fit, weights on disk, figures noted."""
+"""Training as a stage of a run: fit, write the weights, note the losses."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from wsss_fast.errors import InputError, RunError
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What training left.
+    """Result of a training.
 
     Attributes:
         weights: file of the trained weights.
         losses: mean loss of each epoch.
-        mean_ap: mean average precision of a classifier's tags on the validation set, 0..1; None where none was measured.
+        mean_ap: mean average precision of a classifier's tags on the validation set, 0..1; None if
+            it was not measured.
     """
 
     weights: Path
@@ -38,7 +39,14 @@ class TrainResult:
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long and in what portions: `batch_size` images an update, in `accumulate` parts, for `epochs` or `updates`."""
+    """Length of a training: a number of epochs or of updates.
+
+    Attributes:
+        batch_size: images per update.
+        epochs: number of epochs, or None.
+        updates: number of updates, or None.
+        accumulate: number of parts of a batch whose gradients are accumulated.
+    """
 
     batch_size: int
     epochs: int | None = None
@@ -47,7 +55,11 @@ class Length:
 
 
 def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
-    """AdamW, for small networks from scratch: what is not the `backbone` at `head_lr_scale` times the recipe's `lr`."""
+    """AdamW, for small networks trained from scratch.
+
+    The backbone's learning rate is the recipe's `lr`, that of the rest `head_lr_scale` times as
+    high.
+    """
     head = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
     groups = [
         {"params": list(net.backbone.parameters()), "lr": recipe.lr},
@@ -57,7 +69,7 @@ def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
 
 
 def part(recipe: Any, *without: str) -> dict[str, Any]:
-    """The numbers of a recipe that its training depends on: all but those named, which only inference reads."""
+    """The numbers of a recipe that training depends on: all but `without`, used in inference."""
     return {
         f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in without
     }
@@ -77,26 +89,31 @@ def train(
     arguments: dict[str, Any],
     finish: Callable[[], dict[str, Any]] | None = None,
 ) -> TrainResult:
-    """Train `net` and leave `<out>/<name>/weights.pth`; a training that is finished there already is not repeated.
+    """Train `net` and write `<out>/<name>/weights.pth`; a finished training is not repeated.
 
-    One that was killed goes on behind its last checkpoint (every minute, and at SIGTERM or Ctrl-C), to the same weights.
+    An interrupted training resumes after its last checkpoint (written every minute, and at SIGTERM
+    or Ctrl-C) and gives the same weights.
+
+    Collective.
 
     Args:
-        net: trained in place.
-        step: (net, batch) -> scalar loss.
+        net: network to train, in place.
+        step: function of the network and a batch that returns the loss, a scalar.
         samples: training samples.
         out: run folder.
         name: sub-folder of `out`.
-        optimizer: over parameters of `net`.
-        schedule: progress -> factor on the learning rates.
-        length: of the training.
+        optimizer: optimizer of the parameters of `net`.
+        schedule: function from progress 0..1 to a factor on the learning rates.
+        length: length of the training.
         runtime: device, seed, workers, dtype.
         arguments: everything else that the weights depend on.
-        finish: done with the trained net before its weights are kept; returns more to note.
+        finish: function called with the trained network before its weights are written; it returns
+            more to note in done.json.
 
     Raises:
-        InputError: the stage was made with other arguments, or a number is impossible.
-        RunError: the loss became infinite, or a loader process died; checkpoints stay in the latter case.
+        InputError: the stage was run before with other arguments, or a number is impossible.
+        RunError: the loss became infinite, or a loader process died; in the latter case checkpoints
+            are kept.
     """
     file = out / name / "weights.pth"
 
@@ -129,24 +146,24 @@ def train(
 
 @contextlib.contextmanager
 def _loader_errors(name: str) -> Iterator[None]:
-    """Say in one line what torch's DataLoader says of its processes in many.
+    """Shorten the errors of torch's DataLoader and its processes to one line.
 
-    Around `fit`, not inside: a training that failed itself loses its checkpoints, one whose loader died keeps them.
+    Used around `fit`, not inside: a training that fails removes its checkpoints, but one whose
+    loader died keeps them.
     """
     try:
         yield
     except Exception as error:
         text = str(error).strip()
-        if (
-            text.startswith("Caught ") and " in DataLoader worker process " in text
-        ):  # then comes the traceback
-            kind, _, what = text.splitlines()[-1].partition(": ")
+        if text.startswith("Caught ") and " in DataLoader worker process " in text:
+            kind, _, what = text.splitlines()[-1].partition(": ")  # the end of a traceback
             if isinstance(error, InputError):
                 raise InputError(what) from None
             raise RunError(f"train {name}: a loader process failed ({kind}: {what})") from None
         if text.startswith("DataLoader worker (pid"):
             raise RunError(
-                f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps because memory was short; the same "
-                "command goes on behind the last checkpoint, and fewer --workers need less memory"
+                f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps for lack of memory; "
+                "the same command resumes after the last checkpoint, and fewer --workers need less "
+                "memory"
             ) from None
         raise

@@ -88,36 +88,19 @@ def make_shapes(
     try:
         for folder in _FOLDERS:
             (work / folder).mkdir(parents=True)
-
-        def make(job: tuple[str, int]) -> None:
-            split, index = job
-            rng = np.random.default_rng([seed, _SPLITS.index(split), index])
-            _write_scene(work, _id(*job), make_scene(rng, size, options))
-
-        # Threads suffice: Pillow and NumPy release the interpreter lock for most of the work.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
-            try:
-                list(workers.map(make, jobs))
-            except BaseException:
-                workers.shutdown(cancel_futures=True)
-                raise
+        _write_scenes(work, jobs, seed, size, options)
         for split in _SPLITS:
-            ids = [_id(s, i) for s, i in jobs if s == split]
-            (work / "ImageSets/Segmentation" / f"{split}.txt").write_text(
-                "".join(f"{i}\n" for i in ids)
-            )
+            lines = [f"{_id(s, i)}\n" for s, i in jobs if s == split]
+            (work / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(lines))
         (work / "classes.txt").write_text("".join(f"{f.name}\n" for f in FIGURES))
-        arguments = {
+        about = {
+            "version": VERSION,
             "seed": seed,
             "train": train,
             "val": val,
             "size": size,
             "preset": preset,
             "options": dataclasses.asdict(options),
-        }
-        about = {
-            "version": VERSION,
-            **arguments,
             "contexts": {name: i for i, name in enumerate(CONTEXTS, 1)},
         }
         (work / "shapes.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -152,6 +135,25 @@ def _check(target: Path, seed: int, counts: dict[str, tuple[int, int]], size: in
 
 def _id(split: str, index: int) -> str:
     return f"{split}_{index:05d}"
+
+
+def _write_scenes(
+    root: Path, jobs: list[tuple[str, int]], seed: int, size: int, options: SceneOptions
+) -> None:
+    """Generate and write the pictures of `jobs`, each a split and an index."""
+
+    def make(job: tuple[str, int]) -> None:
+        split, index = job
+        rng = np.random.default_rng([seed, _SPLITS.index(split), index])
+        _write_scene(root, _id(*job), make_scene(rng, size, options))
+
+    # Threads suffice: Pillow and NumPy release the interpreter lock for most of the work.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+        try:
+            list(workers.map(make, jobs))
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
 
 
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
