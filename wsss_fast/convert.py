@@ -88,7 +88,7 @@ def _from_public(path: Path, content: Any) -> ClassMaps:
         for m in (strided, high_res)
     )
     if not keys_are_labels or not maps_match:
-        shapes = [list(np.shape(content.get(name))) for name in ("keys", "cam", "high_res")]
+        shapes = [[] if m is None else list(m.shape) for m in (keys, strided, high_res)]
         raise InputError(
             f"{path}: keys, cam and high_res are {shapes}; "
             "expected whole numbers [K] and finite [K, h, w]"
@@ -148,8 +148,8 @@ def _load_storage(content: bytes) -> Any:
 
 def _numpy_function(name: str) -> Callable[[], Any]:
     """A function of NumPy's multiarray module, which was renamed in NumPy 2."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    return lambda: getattr(multiarray, name)
+    core = getattr(np, "_core", None) or np.core
+    return lambda: getattr(core.multiarray, name)
 
 
 _ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,10 @@ def maps_path(folder: Path, id: str) -> Path:
 
 def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
     """Write `<folder>/<id>.npz` (keys int16, strided and high_res float16), atomically."""
-    arrays = {"keys": maps.keys.astype(np.int16), "strided": maps.strided.astype(np.float16)}
+    arrays: dict[str, Any] = {
+        "keys": maps.keys.astype(np.int16),
+        "strided": maps.strided.astype(np.float16),
+    }
     if maps.high_res is not None:
         arrays["high_res"] = maps.high_res.astype(np.float16)
     with atomic_write(maps_path(folder, id)) as temporary:

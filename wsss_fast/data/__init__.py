@@ -76,7 +76,9 @@ def load(
         >>> load("VOCdevkit/VOC2012", ids="train_aug.txt")          # doctest: +SKIP
         Dataset('VOC2012', 'train_aug.txt': 10582 images, 20 classes, 10582 masks, 0 saliency maps)
     """
-    root = shapes_folder(path_or_name) if is_built_in(path_or_name) else Path(path_or_name)
+    root = Path(path_or_name)
+    if is_built_in(path_or_name):
+        root = shapes_folder(str(path_or_name))
     if not root.is_dir():
         raise InputError(
             f"data: {root} is not a directory (the only built-in sets are {', '.join(BUILT_IN)})"

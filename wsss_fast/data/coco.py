@@ -112,14 +112,9 @@ def _read_instances(path: Path) -> tuple[tuple[str, ...], dict[int, str], dict[i
         )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a valid JSON file, perhaps truncated ({error})") from None
-    images, annotations, categories = (
-        _items(path, content, part, keys)
-        for part, keys in (
-            ("images", {"id": int, "file_name": str}),
-            ("annotations", {"image_id": int, "category_id": int}),
-            ("categories", {"id": int, "name": str}),
-        )
-    )
+    images = _items(path, content, "images", {"id": int, "file_name": str})
+    annotations = _items(path, content, "annotations", {"image_id": int, "category_id": int})
+    categories = _items(path, content, "categories", {"id": int, "name": str})
     categories.sort(key=lambda category: category["id"])
     classes = check_classes([c["name"] for c in categories], path)
     column = {c["id"]: k for k, c in enumerate(categories)}

@@ -57,8 +57,9 @@ def load_folder(
     named = sorted({name for _, names, _ in rows.values() for name in names})
     fixed = root / "classes.txt"
     classes = read_classes(fixed) if fixed.exists() else check_classes(named, path)
-    if ids is not None or (listing := _split_file(root, split)) is not None:
-        listed = read_ids(listing if ids is None else ids)
+    listing = _split_file(root, split) if ids is None else ids
+    if listing is not None:
+        listed = read_ids(listing)
         for id, place in zip(listed.ids, listed.places, strict=True):
             if id not in rows:
                 raise InputError(f"{place}: id {id!r} has no line in {path}")

@@ -96,9 +96,9 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             _check_mode(path, image)
-            if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            return np.array(image.convert("RGB"))
+            rotated = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            upright = ImageOps.exif_transpose(image) if rotated else image
+            return np.array(upright.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except InputError:

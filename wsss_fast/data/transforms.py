@@ -138,8 +138,8 @@ class Augment:
         Returns:
             float32 [3, crop, crop], and uint8 [crop, crop] or None.
         """
-        image, labels, _ = self._transform(image, labels, None, rng)
-        return image, labels
+        cropped, cropped_labels, _ = self._transform(image, labels, None, rng)
+        return cropped, cropped_labels
 
     def with_saliency(
         self, image: np.ndarray, levels: np.ndarray, rng: np.random.Generator
@@ -154,8 +154,9 @@ class Augment:
         Returns:
             float32 [3, crop, crop] and, in 0..1, float32 [1, crop, crop].
         """
-        image, _, maps = self._transform(image, None, levels.transpose(2, 0, 1), rng)
-        return image, torch.from_numpy(saliency_of(maps.transpose(1, 2, 0))[None])
+        cropped, _, channels = self._transform(image, None, levels.transpose(2, 0, 1), rng)
+        assert channels is not None
+        return cropped, torch.from_numpy(saliency_of(channels.transpose(1, 2, 0))[None])
 
     def with_maps(
         self, image: np.ndarray, labels: np.ndarray, maps: np.ndarray, rng: np.random.Generator
@@ -171,8 +172,10 @@ class Augment:
         Returns:
             float32 [3, crop, crop], uint8 [crop, crop] and, in 0..1, float32 [M, crop, crop].
         """
-        image, labels, maps = self._transform(image, labels, maps, rng)
-        return image, labels, torch.from_numpy((maps / 255.0).astype(np.float32))
+        cropped, cropped_labels, cropped_maps = self._transform(image, labels, maps, rng)
+        assert cropped_labels is not None and cropped_maps is not None
+        values = torch.from_numpy((cropped_maps / 255.0).astype(np.float32))
+        return cropped, cropped_labels, values
 
     def _transform(
         self,
@@ -182,17 +185,19 @@ class Augment:
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray | None]:
         """float32 [3, crop, crop], uint8 [crop, crop] or None, uint8 [M, crop, crop] or None."""
-        image, labels = self.resized(image, labels, self._draw_factor(*image.shape[:2], rng))
+        image, labels = self.resized(image, labels, self._draw_factor(image, rng))
         if maps is not None:
-            maps = np.stack([resize_image(one, *image.shape[:2]) for one in maps])
+            height, width = image.shape[:2]
+            maps = np.stack([resize_image(one, height, width) for one in maps])
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
             labels = None if labels is None else labels[:, ::-1]
             maps = None if maps is None else maps[..., ::-1]
         image = self._jitter_colours(image, rng)
         top, left = self._draw_place(image, rng)
-        x, y = self.cropped(self.to_input(image), labels, top, left)
-        return x, y, None if maps is None else self.crop_or_pad(maps, 0, top, left)
+        cropped, cropped_labels = self.cropped(self.to_input(image), labels, top, left)
+        cropped_maps = None if maps is None else self.crop_or_pad(maps, 0, top, left)
+        return cropped, cropped_labels, cropped_maps
 
     def _jitter_colours(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if not self.jitter:
@@ -212,7 +217,7 @@ class Augment:
         )
         return top, left
 
-    def _draw_factor(self, height: int, width: int, rng: np.random.Generator) -> float:
+    def _draw_factor(self, image: np.ndarray, rng: np.random.Generator) -> float:
         factor = 1.0
         if self.scale is not None:
             factor = rng.uniform(*self.scale)
@@ -220,7 +225,7 @@ class Augment:
             factor *= self.factors[rng.integers(len(self.factors))]
         if self.long_side is not None:
             longer = rng.integers(self.long_side[0], self.long_side[1], endpoint=True)
-            factor *= longer / max(height, width)
+            factor *= longer / max(image.shape[:2])
         return factor
 
     def resized(

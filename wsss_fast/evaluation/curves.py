@@ -75,9 +75,9 @@ def threshold_curve(
         above = np.searchsorted(bounds, score[valid], side="left")
         index = (above * num_labels + truth[valid]) * num_labels + best[valid]
         passed += np.bincount(index, minlength=passed.size)
-    passed = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
-    total, matrices = passed.sum(axis=0), []
-    below = np.cumsum(passed, axis=0)
+    counts = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
+    total, matrices = counts.sum(axis=0), []
+    below = np.cumsum(counts, axis=0)
     for t in range(steps):
         confusion = total - below[t]  # foreground: exceeds more than t thresholds
         confusion[:, 0] += below[t].sum(axis=1)

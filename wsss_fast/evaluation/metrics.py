@@ -68,9 +68,12 @@ def metrics_of(confusion: np.ndarray, classes: Sequence[str], images: int) -> Me
     with np.errstate(invalid="ignore", divide="ignore"):
         iou, precision, recall = hits / (truth + predicted - hits), hits / predicted, hits / truth
     names = ("background", *classes)
-    named = [dict(zip(names, values.tolist(), strict=True)) for values in (iou, precision, recall)]
+
+    def by_name(values: np.ndarray) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
+
     miou = float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
-    return Metrics(miou, *named, confusion, images)
+    return Metrics(miou, by_name(iou), by_name(precision), by_name(recall), confusion, images)
 
 
 def evaluate(predictions: str | Path, data: Source) -> Metrics:

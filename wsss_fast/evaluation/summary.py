@@ -6,13 +6,14 @@ It consists of the metrics, the threshold curve and confusion ratios.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write, write_json
@@ -75,14 +76,11 @@ def summarize(
         )
     data = opened(data).with_masks()
     named_pairs(data, pairs)  # raises for a misspelt name before a pass over all images
-    curve = None
     if predictions is not None:
-        folder = Path(predictions)
-        metrics = evaluate(folder, data)
-
-        def labels(id: str) -> np.ndarray:
-            return read_labels(folder / f"{id}.png", len(data.classes))
+        curve, folder = None, Path(predictions)
+        metrics, labels = evaluate(folder, data), _predictions_of(folder, data)
     else:
+        assert maps is not None
         folder = Path(maps)
         curve = threshold_curve(folder, data)
         metrics, labels = curve.metrics, labels_at(folder, data, curve.best)
@@ -93,6 +91,11 @@ def summarize(
         return found
     files = distributed.run_on_main(lambda: _write(found, Path(out)))
     return dataclasses.replace(found, files=files)
+
+
+def _predictions_of(folder: Path, data: Dataset) -> Callable[[str], np.ndarray]:
+    """Function from an id to its label PNG in `folder`."""
+    return lambda id: read_labels(folder / f"{id}.png", len(data.classes))
 
 
 def _write(found: Evaluation, out: Path) -> tuple[Path, ...]:

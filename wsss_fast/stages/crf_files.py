@@ -244,7 +244,7 @@ def _from_labels(
         torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
     )
     with Image.open(path) as image:
-        palette = bytes(image.getpalette()) if image.mode == "P" else b""
+        palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
     return unary, names.astype(np.uint8), palette
 
 

@@ -62,7 +62,7 @@ def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
     """
     head = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
     groups = [
-        {"params": list(net.backbone.parameters()), "lr": recipe.lr},
+        {"params": list(net.get_submodule("backbone").parameters()), "lr": recipe.lr},
         {"params": head, "lr": recipe.lr * recipe.head_lr_scale},
     ]
     return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -35,8 +37,12 @@ class Ground:
         return [(float(a), float(b)) for a, b in zip(xs, ys, strict=True)]
 
     def _polygon(
-        self, points: list[tuple[float, float]], colour: tuple[float, ...], context: int | None
+        self,
+        points: Sequence[tuple[float, float]],
+        colour: np.ndarray | tuple[int, ...],
+        context: int | None,
     ) -> None:
+        """Fill a polygon with an RGB colour; `context` is its label, None keeps what is below."""
         self._ink.polygon(points, fill=tuple(int(min(255, max(0, c))) for c in colour))
         if context is not None:
             self._label.polygon(points, fill=context)
