@@ -30,7 +30,7 @@ def test_equals_stored_results(stored, labels, setting, kind):
     elif (setting, kind) == ("gauss_only", "labels"):  # reads of the photo only its size
         image = torch.zeros(1, 3, *inputs["p1/n2/labels"].shape)
     else:
-        pytest.skip("needs the full golden data: made from a photo")
+        pytest.skip("needs the full golden data: it was computed from a photo")
     if kind == "labels":
         unary = unary_from_labels(torch.from_numpy(inputs[f"p1/n{labels}/labels"])[None], labels)
     else:

@@ -23,14 +23,14 @@ SUBSET = Path(__file__).resolve().parents[1] / "golden" / "data"
 def _find() -> Path:
     if given := os.environ.get("WSSS_FAST_GOLDEN"):
         return Path(given).resolve(strict=True)
-    beside = Path(__file__).resolve().parents[3] / "shared" / "golden"
-    return beside if beside.is_dir() else SUBSET
+    full = Path(__file__).resolve().parents[3] / "shared" / "golden"
+    return full if full.is_dir() else SUBSET
 
 
 GOLDEN = _find()
 FULL = GOLDEN != SUBSET
 needs_full_golden = pytest.mark.skipif(
-    not FULL, reason="needs the full golden data (WSSS_FAST_GOLDEN): made from photos"
+    not FULL, reason="needs the full golden data (WSSS_FAST_GOLDEN): it was computed from photos"
 )
 needs_golden = needs_full_golden  # former name
 

@@ -39,9 +39,10 @@ def normalise(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
+# `normalise` of the 256 levels of each channel, [3, 256].
 _NORMALISED = np.ascontiguousarray(
     ((np.arange(256)[:, None] / 255.0 - MEAN) / STD).astype(np.float32).T
-)  # [3, 256]
+)
 
 
 def subtract_mean(image: np.ndarray) -> np.ndarray:
@@ -232,8 +233,8 @@ class Augment:
         self, image: np.ndarray, labels: np.ndarray | None, factor: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Image and labels with their sides scaled by `factor`."""
-        whole = np.floor if self.linear else np.round
-        height, width = (max(1, int(whole(n * factor))) for n in image.shape[:2])
+        round_ = np.floor if self.linear else np.round
+        height, width = (max(1, int(round_(n * factor))) for n in image.shape[:2])
         labels = None if labels is None else resize_labels(labels, height, width)
         return (resize_linear if self.linear else resize_image)(image, height, width), labels
 

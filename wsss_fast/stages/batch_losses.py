@@ -22,7 +22,7 @@ def cross_entropy(
     balance: bool = False,
     resize: str = "labels",
 ) -> torch.Tensor:
-    """`ops.pixel_cross_entropy` over the whole batch; arguments and errors as there.
+    """`ops.pixel_cross_entropy` over the whole batch, with its arguments and errors.
 
     Collective.
     """
@@ -54,7 +54,7 @@ def aamr(
     active: float = 0.2,
     overlap: float = 0.1,
 ) -> torch.Tensor:
-    """`ops.aamr_loss` over the whole batch; arguments and errors as there.
+    """`ops.aamr_loss` over the whole batch, with its arguments and errors.
 
     Collective.
     """

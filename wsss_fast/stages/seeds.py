@@ -159,9 +159,9 @@ def refined_labels(
         for start in range(0, len(same), batch_size):
             ids = same[start : start + batch_size]
             loaded = [tagged_maps(data, folder, i) for i in ids]
-            index = np.stack(
-                [[label_index(m.at_size(*size), t) for t in thresholds] for m in loaded]
-            )  # [B, S, H, W]
+            scores = (m.at_size(*size) for m in loaded)
+            # [B, S, H, W]
+            index = np.stack([[label_index(s, t) for t in thresholds] for s in scores])
             if crf is not None and count > 0:
                 images = np.stack([data.image(i) for i in ids])
                 index = crf.refine_labels(images, index, count + 1, device)

@@ -129,7 +129,7 @@ def _check(target: Path, seed: int, counts: dict[str, tuple[int, int]], size: in
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(
-            f"make_shapes: out {target} already exists; choose a new folder, or remove it first"
+            f"make_shapes: out {target} exists already; choose a new folder, or remove it first"
         )
 
 
