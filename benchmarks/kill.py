@@ -20,7 +20,7 @@ from wsss_fast.engine.files import write_json
 
 _ARTEFACTS = (".npz", ".png", ".pth")
 _COSTS = ("seconds", "images_per_second", "samples_per_second")
-_QUICK = {"cam.epochs": 6, "amn.epochs": 4, "irn.epochs": 3, "seg.updates": 24}
+_QUICK = {"cam.epochs": 6, "amn.epochs": 4, "refine.irn.epochs": 3, "seg.updates": 24}
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ import tyro
 from wsss_fast import amn, cam, data, evaluate, irn, nets
 from wsss_fast.data.images import IGNORE
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.fit import place
+from wsss_fast.engine.fit import move_to_device
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.evaluation import report, run_scores
@@ -90,8 +90,8 @@ def one_seed(out: Path, seed: int) -> dict[str, float]:
         train,
         maps.maps,
         fixed=pipeline.amn_threshold,
-        crf=pipeline.mask_crf,
-        fixed_crf=pipeline.mask_threshold,
+        crf=pipeline.refine.crf,
+        fixed_crf=pipeline.refine.crf_threshold,
     )
     records = read_records(out)
     row = {"mAP": 100 * records["cam"]["mean_ap"], "seconds": json.loads(timing.read_text())}
@@ -124,10 +124,14 @@ def masks_of_unseen(out: Path, val: data.Dataset) -> float:
         val, out / "amn/weights.pth", unseen, seeds=seeds.folder, recipe=pipeline.amn, **small
     )
     refined = irn.infer(
-        val, out / "irn/weights.pth", unseen, maps=amns.maps, recipe=pipeline.irn, **small
+        val, out / "irn/weights.pth", unseen, maps=amns.maps, recipe=pipeline.refine.irn, **small
     )
     made = masks.make(
-        val, refined.maps, unseen, threshold=pipeline.irn_mask_threshold, crf=pipeline.mask_crf
+        val,
+        refined.maps,
+        unseen,
+        threshold=pipeline.refine.irn_crf_threshold,
+        crf=pipeline.refine.crf,
     )
     return evaluate(made.folder, val).miou
 
@@ -151,7 +155,7 @@ def pair_confusion(dataset: data.Dataset, weights: Path, recipe: amn.Recipe) -> 
     net = nets.amn_resnet50(
         len(dataset.classes), backbone="small", condition_at=recipe.condition_at
     )
-    place(nets.load_weights(net, weights), where.device).eval()
+    move_to_device(nets.load_weights(net, weights), where.device).eval()
     right = wrong = 0
     for ids in same_size_batches(dataset, dataset.ids, 32):
         views = make_views(dataset, ids, (1.0,), where.device)

@@ -84,7 +84,7 @@ def test_an_unexpected_error_is_one_line_too(capfd, monkeypatch):
     def broken():
         raise MemoryError("none left")
 
-    monkeypatch.setitem(cli.COMMANDS, "info", broken)
+    monkeypatch.setattr("wsss_fast.cli.functions.info", broken)
     code, _, err = run(capfd, "info")
     assert (
         code == 1

@@ -153,8 +153,8 @@ def test_a_pipeline_without_the_broken_images(damaged, tmp_path, capfd):
     """Training, maps, seeds, masks and scores of the remaining images."""
     root, ids = damaged
     numbers = {"epochs": 1, "batch-size": 60, "augment.crop": 48}
-    words = ["--pipeline.irn.steps", "8"]
-    for stage in ("cam", "amn", "irn"):
+    words = ["--pipeline.refine.irn.steps", "8"]
+    for stage in ("cam", "amn", "refine.irn"):
         for key, value in numbers.items():
             words += [f"--pipeline.{stage}.{key}", str(value)]
     where = ["--data", str(root), "--out", str(tmp_path / "run")]

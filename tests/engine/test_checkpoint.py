@@ -14,10 +14,10 @@ from torch import nn
 from wsss_fast import InputError, RunError
 from wsss_fast.engine import signals
 from wsss_fast.engine.checkpoint import Checkpoints
-from wsss_fast.engine.fit import fit
+from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.runtime import runtime, set_seed
 from wsss_fast.engine.samples import Samples
-from wsss_fast.engine.schedules import one_cycle
+from wsss_fast.engine.schedules import OneCycle
 
 IDS = tuple(f"{i}" for i in range(13))
 
@@ -57,12 +57,11 @@ def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, lengt
         step,
         Samples(IDS, make, 0),
         optimizer=torch.optim.AdamW(net.parameters(), 0.01),
-        schedule=one_cycle(),
-        batch_size=4,
+        schedule=OneCycle(),
+        length=Length(4, **(length or {"updates": 22})),
         runtime=runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
         label="train",
         checkpoints=checkpoints,
-        **(length or {"updates": 22}),
     )
     return net.state_dict(), history.losses
 
@@ -123,7 +122,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, capfd):
     said = capfd.readouterr().err
     assert (
         "checkpoint-000000009.pth: cannot be read" in said
-        and "goes on behind update 8 of 22" in said
+        and "resumes after update 8 of 22" in said
     )
 
 
@@ -133,7 +132,7 @@ def test_a_full_disk_costs_a_checkpoint_not_the_training(tmp_path, whole, capfd,
 
     monkeypatch.setattr(torch, "save", full)
     same(train(tmp_path), whole)
-    assert "No space left on device); training goes on without it" in " ".join(
+    assert "No space left on device); training continues without it" in " ".join(
         capfd.readouterr().err.split()
     )
     assert not list(tmp_path.iterdir())
@@ -150,11 +149,10 @@ def test_a_training_that_failed_is_not_gone_on_with(tmp_path):
             net,
             lambda net, batch: net(batch["x"]).mean(),
             Samples(IDS, make, 0),
-            schedule=one_cycle(),
+            schedule=OneCycle(),
             optimizer=torch.optim.SGD(net.parameters(), 0.1),
-            batch_size=4,
             label="train",
-            updates=9,
+            length=Length(4, updates=9),
             runtime=runtime("cpu", 0, 0, "fp32", prefer_bf16=False),
             checkpoints=Checkpoints(tmp_path, every=0.0),
         )
@@ -226,14 +224,14 @@ def test_a_command_that_is_asked_to_stop(shapes_root, tmp_path, uninterrupted, n
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "the same command goes on where it was" in said and "Traceback" not in said
+    assert "the same command resumes where it stopped" in said and "Traceback" not in said
     assert [p.name for p in (tmp_path / "run").rglob("checkpoint-*")] == [
         "checkpoint-000000005.pth"
     ]
     assert not list((tmp_path / "run").rglob("*.tmp*"))
     again = in_a_process(*argv)
     assert again.returncode == 0, again.stderr
-    assert "goes on behind update 5 of 12" in again.stderr and not list(
+    assert "resumes after update 5 of 12" in again.stderr and not list(
         (tmp_path / "run").rglob("checkpoint-*")
     )
     assert (tmp_path / "run/cam/weights.pth").read_bytes() == uninterrupted

@@ -170,7 +170,7 @@ def test_bad_input_is_said_once_by_the_main_process(shapes_root, tmp_path):
         result.returncode != 0
         and result.stderr.count("error: Unrecognized options: --recipe.epoch") == 1
     )
-    assert "batch of 7 cannot be cut into 1 equal parts for each of 2 processes" in result.stderr
+    assert "batch of 7 cannot be divided into 1 equal parts for each of 2 processes" in result.stderr
     assert "error: device: got 'cuda:0'" in result.stderr and not out.exists()
 
 
@@ -215,7 +215,7 @@ def test_a_launcher_that_is_stopped_keeps_an_update_and_the_rerun_goes_on(shapes
         "checkpoint-000000006.pth"
     ], log.read_text()
     again = torchrun("-m", "wsss_fast", *argv)
-    assert again.returncode == 0 and "goes on behind update 6 of 12" in again.stderr
+    assert again.returncode == 0 and "resumes after update 6 of 12" in again.stderr
     assert (tmp_path / "run/cam/weights.pth").exists() and not list(
         (tmp_path / "run/cam").glob("checkpoint-*")
     )

@@ -29,10 +29,11 @@ from wsss_fast.data import write_labels
 from wsss_fast.engine import signals
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import runtime, set_seed
 from wsss_fast.engine.samples import Samples
-from wsss_fast.engine.schedules import one_cycle
+from wsss_fast.engine.schedules import OneCycle
 from wsss_fast.evaluation import report
 from wsss_fast.maps import ClassMaps, save_maps
 from wsss_fast.stages import training
@@ -97,9 +98,9 @@ def train(out, monkeypatch, sabotage=None, workers=2):
         out,
         "toy",
         optimizer=torch.optim.AdamW(net.parameters(), 0.01),
-        schedule=one_cycle(),
+        schedule=OneCycle(),
         arguments={},
-        length=training.Length(batch_size=4, updates=30),
+        length=Length(batch_size=4, updates=30),
         runtime=runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
     )
     return (out / "toy/weights.pth").read_bytes()
@@ -109,7 +110,7 @@ def test_a_loader_process_that_is_killed_costs_the_updates_since_the_checkpoint(
     tmp_path, monkeypatch
 ):
     with pytest.raises(
-        RunError, match=rf"^train toy: DataLoader worker .pid.*{DIED}.*the same command goes on"
+        RunError, match=rf"^train toy: DataLoader worker .pid.*{DIED}.*the same command resumes"
     ) as caught:
         train(tmp_path / "run", monkeypatch, functools.partial(die, tmp_path / "run"))
     assert "\n" not in str(caught.value) and list(tmp_path.glob("run/toy/checkpoint-*.pth"))
@@ -185,7 +186,7 @@ def test_a_command_whose_loader_process_is_killed(shapes_root, tmp_path, capfd, 
     code = cli.run([str(a) for a in command])
     assert (
         code == 0
-        and "goes on behind update" in capfd.readouterr().err
+        and "resumes after update" in capfd.readouterr().err
         and (tmp_path / "cam/weights.pth").is_file()
     )
 
@@ -229,9 +230,9 @@ def test_a_signal_to_all_processes_of_a_job_keeps_the_training(
     wait_for_updates(process, tmp_path / "run/cam")
     os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number and "the same command goes on where it was" in said, (
-        said
-    )
+    assert (
+        process.returncode == 128 + number and "the same command resumes where it stopped" in said
+    ), said
     assert len(list((tmp_path / "run/cam").glob("checkpoint-*.pth"))) == 1
     assert not left(process.pid)
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from wsss_fast import InputError, RunError
-from wsss_fast.engine.fit import fit
+from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.runtime import runtime, set_seed
 from wsss_fast.engine.samples import Samples
-from wsss_fast.engine.schedules import constant, one_cycle, poly
+from wsss_fast.engine.schedules import Constant, OneCycle, Poly
 
 IDS = tuple(f"{i}" for i in range(10))
 
@@ -30,6 +30,8 @@ def train(
     step=None,
     batch_size=4,
     seen=None,
+    updates=None,
+    accumulate=1,
     **options,
 ):
     set_seed(seed)
@@ -45,9 +47,8 @@ def train(
         step or squared,
         Samples(IDS, make, seed),
         optimizer=torch.optim.SGD(net.parameters(), lr),
-        schedule=schedule or constant(),
-        epochs=epochs,
-        batch_size=batch_size,
+        schedule=schedule or Constant(),
+        length=Length(batch_size, epochs, updates, accumulate),
         runtime=runtime("cpu", seed, workers, "fp32", prefer_bf16=False),
         label="train",
         **options,
@@ -74,8 +75,8 @@ def test_an_epoch_sees_each_sample_at_most_once_and_draws_anew():
 
 
 def test_schedules():
-    assert poly(0.9)(0.0) == 1.0 and poly(0.9)(0.5) == pytest.approx(0.5**0.9)
-    cycle = one_cycle(warmup=0.3, start=0.04, end=0.0)
+    assert Poly(0.9)(0.0) == 1.0 and Poly(0.9)(0.5) == pytest.approx(0.5**0.9)
+    cycle = OneCycle(warmup=0.3, start=0.04, end=0.0)
     assert (
         cycle(0.0) == pytest.approx(0.04)
         and cycle(0.3) == pytest.approx(1.0)
@@ -119,13 +120,13 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
     seen = []
     train(epochs=1, accumulate=2, seen=seen)
     assert [len(part) for part in seen] == [2] * 4
-    with pytest.raises(InputError, match="a batch of 4 cannot be cut into 3 equal parts"):
+    with pytest.raises(InputError, match="a batch of 4 cannot be divided into 3 equal parts"):
         train(accumulate=3)
 
 
 def test_stairs_hold_the_rate():
-    factor = poly(0.9, stairs=5)
+    factor = Poly(0.9, stairs=5)
     rates = [factor(i / 50) for i in range(50)]
     assert len(set(rates)) == 5 and all(rates[i] == (1 - i // 10 / 5) ** 0.9 for i in range(50))
-    every_ten = poly(stairs=2000)
+    every_ten = Poly(stairs=2000)
     assert all(every_ten(i / 20000) == (1 - i // 10 / 2000) ** 0.9 for i in range(20000))

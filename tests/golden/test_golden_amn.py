@@ -12,6 +12,7 @@ from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops import pixel_cross_entropy
@@ -178,7 +179,7 @@ def test_three_steps_of_the_classifier():
     file = golden("cam_train_step")
     net = filled(nets.cam_resnet50(20), "amn_resnet50_cam").train()
     recipe = dataclasses.replace(cam.RECIPES["resnet50"], lr=1e-3)
-    optimizer = recipe.optimizer(net, recipe)
+    optimizer = recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale))
     peaks = [group["lr"] for group in optimizer.param_groups]
     batch = {"image": torch.from_numpy(file["img"]), "tags": torch.from_numpy(file["label_cls"])}
     untouched = net.backbone.layer2[0].conv1.weight.clone()
@@ -204,7 +205,7 @@ def test_three_steps_of_the_amn():
     net = filled(nets.amn_resnet50(20), "amn_resnet50_amn").train()
     net.dropout.p = 0.0
     recipe = amn.RECIPES["resnet50"]
-    optimizer = amn.adam(net, recipe)
+    optimizer = recipe.optimizer(amn.parameter_groups(net, recipe))
     batch = {
         "image": torch.from_numpy(file["img"]),
         "seed": torch.from_numpy(file["label"]),

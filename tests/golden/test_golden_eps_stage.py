@@ -13,6 +13,7 @@ from wsss_fast import cam, eps, nets
 from wsss_fast.data.transforms import Augment, normalise, resize_image
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.maps import label_index, to_labels
@@ -83,7 +84,8 @@ def test_three_training_steps():
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout2d):
             module.p = 0.0
-    optimizer = PAPER.optimizer(net, PAPER)
+    groups = backbone_and_head(net, PAPER.lr, PAPER.head_lr_scale)
+    optimizer = PAPER.optimizer(groups)
     peaks = [group["lr"] for group in optimizer.param_groups]
     batch = {
         "image": torch.from_numpy(file["img"]),
@@ -136,7 +138,9 @@ def test_the_optimiser_has_the_published_groups():
     """
     file = golden("poly_optimizer_trace")
     with torch.device("meta"):
-        groups = PAPER.optimizer(nets.eps_resnet38(20), PAPER).param_groups
+        groups = PAPER.optimizer(
+            backbone_and_head(nets.eps_resnet38(20), PAPER.lr, PAPER.head_lr_scale)
+        ).param_groups
     np.testing.assert_allclose([g["lr"] for g in groups], file["lr"][0], rtol=1e-12)
     np.testing.assert_allclose(
         [g["weight_decay"] for g in groups], file["weight_decay"], rtol=1e-12

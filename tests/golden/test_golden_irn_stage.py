@@ -12,8 +12,9 @@ from wsss_fast import irn, nets
 from wsss_fast.data.transforms import normalise, resize_labels
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.optimizers import Sgd
 from wsss_fast.engine.runtime import Runtime
-from wsss_fast.engine.schedules import poly
+from wsss_fast.engine.schedules import Poly
 from wsss_fast.irn.relations import offsets, pairs, relation_losses
 from wsss_fast.maps import ClassMaps, label_index, to_labels
 
@@ -143,7 +144,10 @@ def test_one_training_step():
     before = [part(p.detach()).clone() for p, _, part, _ in watched]
     frozen = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     loss = fit._update(
-        TrainStepModule(net, irn.method._step(recipe)), sample, recipe.optimizer(net, recipe), CPU
+        TrainStepModule(net, irn.method._step(recipe)),
+        sample,
+        recipe.optimizer(irn.parameter_groups(net, recipe)),
+        CPU,
     )
     assert loss.item() == pytest.approx(float(file["loss_total"]), abs=1e-5)
     for (p, stored, part, lr), old in zip(watched, before, strict=True):
@@ -157,7 +161,7 @@ def test_one_training_step():
 
 def test_the_public_optimiser_is_sgd_with_the_weight_decay_for_momentum():
     """13 steps of the public PolyOptimizer on given gradients: 10 scheduled, then the last rate."""
-    file, schedule = golden("poly_optimizer_trace"), poly()
+    file, schedule = golden("poly_optimizer_trace"), Poly()
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
     optimizer = torch.optim.SGD(
         [
@@ -233,6 +237,7 @@ def test_masks_from_the_network(net, name):
 
 def test_recipe_of_the_walk():
     recipe = irn.RECIPES["resnet50"]
-    assert dataclasses.astuple(recipe)[:6] == (3, 32, 0.1, 10.0, 1e-4, 10)
+    assert dataclasses.astuple(recipe)[:5] == (3, 32, 0.1, 10.0, 10)
+    assert recipe.optimizer == Sgd(weight_decay=1e-4, momentum=1e-4)
     assert (recipe.power, recipe.walk_radius, recipe.beta) == (1.3, 5, 10.0)
     assert (recipe.steps, recipe.pad) == (256, 512)

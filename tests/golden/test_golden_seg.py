@@ -9,7 +9,8 @@ import torch
 from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import nets, seg
-from wsss_fast.engine.schedules import poly
+from wsss_fast.engine.optimizers import backbone_and_head
+from wsss_fast.engine.schedules import Poly
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 
 RECIPE = seg.RECIPES["resnet101"]
@@ -26,8 +27,9 @@ RECIPE = seg.RECIPES["resnet101"]
 def test_learning_rates(name, updates, every, shown):
     """The published rates of each parameter group (a column), constant for `every` updates."""
     stored, net = golden("deeplab_poly_lr")[name], nets.deeplabv2_resnet101(20)
-    peaks = [group["lr"] for group in RECIPE.optimizer(net, RECIPE).param_groups]
-    schedule = RECIPE.schedule if updates == RECIPE.updates else poly(stairs=updates // every)
+    optimizer = RECIPE.optimizer(backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale))
+    peaks = [group["lr"] for group in optimizer.param_groups if group["params"]]
+    schedule = RECIPE.schedule if updates == RECIPE.updates else Poly(stairs=updates // every)
     steps = np.arange(0, updates, shown)
     ours = [[peak * schedule(i / updates) for peak in peaks] for i in steps]
     np.testing.assert_allclose(ours, stored[: len(steps)], rtol=1e-9)
@@ -36,12 +38,17 @@ def test_learning_rates(name, updates, every, shown):
 
 def test_parameter_groups():
     file, net = golden("deeplab_net"), nets.deeplabv2_resnet101(20)
-    convolutions, weights, biases = (
-        g["params"] for g in RECIPE.optimizer(net, RECIPE).param_groups
-    )
+    groups = [
+        g
+        for g in RECIPE.optimizer(
+            backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale)
+        ).param_groups
+        if g["params"]
+    ]
+    convolutions, weights, biases = (g["params"] for g in groups)
     assert len(convolutions) == file["n_conv_1x"] and all(p.ndim == 4 for p in convolutions)
     assert weights[0].shape[0] == biases[0].shape[0] == file["n_conv_aspp"]
-    decays = [g["weight_decay"] for g in RECIPE.optimizer(net, RECIPE).param_groups]
+    decays = [g["weight_decay"] for g in groups]
     assert decays == [5e-4, 5e-4, 0.0]
 
 

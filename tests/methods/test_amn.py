@@ -19,7 +19,10 @@ def quick(pipeline, **changes):
         pipeline,
         cam=dataclasses.replace(pipeline.cam, epochs=1, batch_size=8),
         amn=dataclasses.replace(pipeline.amn, epochs=1, batch_size=8, **changes),
-        irn=dataclasses.replace(pipeline.irn, epochs=1, batch_size=8, steps=16),
+        refine=dataclasses.replace(
+            pipeline.refine,
+            irn=dataclasses.replace(pipeline.refine.irn, epochs=1, batch_size=8, steps=16),
+        ),
         seg=dataclasses.replace(pipeline.seg, updates=2, batch_size=8),
     )
 
@@ -195,8 +198,17 @@ def test_the_papers_recipe_runs_with_the_full_network(shapes, tmp_path):
         paper,
         cam=dataclasses.replace(paper.cam, augment=of_cam, **small_crop),
         amn=dataclasses.replace(paper.amn, augment=of_amn, **small_crop),
-        irn=dataclasses.replace(
-            paper.irn, augment=of_amn, epochs=1, batch_size=2, radius=5, steps=4, pad=1
+        refine=dataclasses.replace(
+            paper.refine,
+            irn=dataclasses.replace(
+                paper.refine.irn,
+                augment=of_amn,
+                epochs=1,
+                batch_size=2,
+                radius=5,
+                steps=4,
+                pad=1,
+            ),
         ),
         seg=dataclasses.replace(
             paper.seg,
@@ -214,7 +226,10 @@ def test_the_papers_recipe_runs_with_the_full_network(shapes, tmp_path):
 
 
 def test_the_road_may_end_with_masks_and_leave_irn_out(shapes, tmp_path):
-    pipeline = dataclasses.replace(quick(amn.PIPELINES["small"]), refine="crf")
+    pipeline = quick(amn.PIPELINES["small"])
+    pipeline = dataclasses.replace(
+        pipeline, refine=dataclasses.replace(pipeline.refine, kind="crf")
+    )
     result = amn.run(
         shapes.only(shapes.ids[:8]),
         tmp_path / "run",
@@ -233,11 +248,11 @@ def test_presets_are_named(shapes, tmp_path):
         amn.run(shapes, tmp_path / "run", preset="shapes", backbone="resnet50")
     assert not (tmp_path / "run").exists()
     assert (
-        amn.PRESETS["voc"].pipeline.irn.threshold,
-        amn.PRESETS["coco"].pipeline.irn.threshold,
+        amn.PRESETS["voc"].pipeline.refine.irn.threshold,
+        amn.PRESETS["coco"].pipeline.refine.irn.threshold,
     ) == (0.25, 0.22)
     assert (
-        amn.PRESETS["coco"].pipeline.irn.pad == 1
+        amn.PRESETS["coco"].pipeline.refine.irn.pad == 1
         and amn.PRESETS["voc"].pipeline.seg.updates == 20_000
     )
 
@@ -257,16 +272,20 @@ def test_the_recipes_hold_the_published_numbers():
     assert (
         pipeline.cam.lr,
         pipeline.cam.head_lr_scale,
-        pipeline.cam.weight_decay,
+        pipeline.cam.optimizer.weight_decay,
         pipeline.cam.epochs,
     ) == (0.1, 10, 1e-4, 5)
     assert (
         pipeline.amn.lr,
         pipeline.amn.head_lr,
-        pipeline.amn.weight_decay,
+        pipeline.amn.optimizer.weight_decay,
         pipeline.amn.smoothing,
     ) == (5e-6, 1e-4, 1e-4, 0.4)
-    assert (pipeline.irn_fg_threshold, pipeline.irn_bg_threshold, pipeline.refine) == (
+    assert (
+        pipeline.refine.fg_threshold,
+        pipeline.refine.bg_threshold,
+        pipeline.refine.kind,
+    ) == (
         0.45,
         0.15,
         "irn",

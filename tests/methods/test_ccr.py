@@ -167,10 +167,10 @@ def test_the_whole_road_by_command(shapes_root, weights, tmp_path, capfd):
     few = {
         "ccr.erasing.scales": "1.0 0.5",
         "ccr.erasing.rounds": 2,
-        "irn.epochs": 1,
-        "irn.batch-size": 8,
-        "irn.steps": 8,
-        "irn.augment.crop": 64,
+        "refine.irn.epochs": 1,
+        "refine.irn.batch-size": 8,
+        "refine.irn.steps": 8,
+        "refine.irn.augment.crop": 64,
         "cam.scales": 1.0,
         "seg.seg.updates": 2,
         "seg.seg.batch-size": 8,
@@ -265,7 +265,9 @@ def test_maps_of_another_size_are_named(shapes, masks, tmp_path):
 
 
 def test_analyses(shapes, weights, tmp_path):
-    pipeline = dataclasses.replace(ccr.PIPELINES["small"], ccr=QUICK, refine="crf", seg=REFINED)
+    small = ccr.PIPELINES["small"]
+    refine = dataclasses.replace(small.refine, kind="crf")
+    pipeline = dataclasses.replace(small, ccr=QUICK, refine=refine, seg=REFINED)
     call = {
         "weights": weights,
         "backbone": "small",

@@ -175,7 +175,7 @@ def test_odd_sizes_and_the_crf(shapes, trained):
 
 def test_the_published_numbers_and_a_run_of_the_full_network(shapes, masks, tmp_path):
     paper = seg.RECIPES["resnet101"]
-    assert (paper.updates, paper.batch_size, paper.lr, paper.weight_decay) == (
+    assert (paper.updates, paper.batch_size, paper.lr, paper.optimizer.weight_decay) == (
         20000,
         10,
         2.5e-4,
@@ -217,7 +217,7 @@ def test_bad_input_stops_before_anything_is_written(shapes, masks, trained, tmp_
         InputError, match="backbone: got 'resnet50', must be one of resnet101, small"
     ):
         seg.train(shapes, out, masks=masks, backbone="resnet50")
-    with pytest.raises(InputError, match="a batch of 8 cannot be cut into 3"):
+    with pytest.raises(InputError, match="a batch of 8 cannot be divided into 3"):
         train(shapes, out, masks, dataclasses.replace(QUICK, accumulate=3))
     with pytest.raises(InputError, match=r"scales: got \(0.5, -1\)"):
         train(shapes, out, masks, dataclasses.replace(QUICK, scales=(0.5, -1)))

@@ -16,16 +16,18 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
+from wsss_fast.engine.fit import Length
+from wsss_fast.engine.optimizers import Adam, Optimizer, ParameterGroup
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.engine.runtime import runtime, set_seed
 from wsss_fast.engine.samples import Batch, Samples
-from wsss_fast.engine.schedules import constant, poly
+from wsss_fast.engine.schedules import Constant, Poly, Schedule
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 from wsss_fast.stages.batch_losses import cross_entropy
-from wsss_fast.stages.training import Length, TrainResult
+from wsss_fast.stages.training import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,6 @@ class Recipe:
         batch_size: images an update.
         lr: of the backbone.
         head_lr: of the label scale and the dilated convolutions.
-        weight_decay: L2 in Adam.
         smoothing: label smoothing, 0..1: the label gets 1 - smoothing, the rest is shared by the other classes.
         balance: mean over background and mean over foreground pixels count the same.
         condition_at: where the label scale acts: "layer4", "layer3", "layer2" or None (no label conditioning).
@@ -45,7 +46,8 @@ class Recipe:
         augment: of images and seeds.
         scales: of the views whose logits are averaged, each with its mirror image.
         infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
-        schedule: progress -> factor on the learning rates.
+        optimizer: of all parameters.
+        schedule: of the learning rates.
         prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
     """
 
@@ -53,7 +55,6 @@ class Recipe:
     batch_size: int = 16
     lr: float = 5e-6
     head_lr: float = 1e-4
-    weight_decay: float = 1e-4
     smoothing: float = 0.4
     balance: bool = True
     condition_at: str | None = "layer4"
@@ -61,17 +62,9 @@ class Recipe:
     augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     infer_batch: int = 1
-    schedule: Callable[[float], float] = dataclasses.field(default_factory=constant)
+    optimizer: Optimizer = Adam(weight_decay=1e-4)
+    schedule: Schedule = Constant()
     prefer_bf16: bool = False
-
-
-def adam(net: nets.AmnNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam with weight decay as L2, as published: the backbone at `lr`, what is new at `head_lr`."""
-    groups = [
-        {"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
-        {"params": net.head_parameters(), "lr": recipe.head_lr},
-    ]
-    return torch.optim.Adam(groups, weight_decay=recipe.weight_decay)
 
 
 RECIPES = {
@@ -83,7 +76,7 @@ RECIPES = {
         augment=Augment(crop=128, scale=(0.8, 1.3)),
         scales=(1.0, 0.75, 1.5),
         infer_batch=16,
-        schedule=poly(warmup=0.05),
+        schedule=Poly(warmup=0.05),
         prefer_bf16=True,
     ),
 }
@@ -141,7 +134,7 @@ def train(
         Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed),
         Path(out),
         name,
-        optimizer=adam(net, recipe),
+        optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
         length=Length(recipe.batch_size, recipe.epochs),
         runtime=where,
@@ -150,7 +143,7 @@ def train(
             "seeds": provenance(folder),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.part(recipe, "present_only", "scales", "infer_batch"),
+            "recipe": training.fields_except(recipe, "present_only", "scales", "infer_batch"),
         },
     )
 
@@ -268,6 +261,14 @@ def _normalised(
     stretched = (scores - low) / (high - low + 1e-5)
     uncertain = torch.from_numpy(resize_labels(seed, *size) != 0).to(scores.device)
     return torch.where(uncertain, stretched, scores).cpu().numpy()
+
+
+def parameter_groups(net: nets.AmnNet, recipe: Recipe) -> list[ParameterGroup]:
+    """The backbone at `lr`; the label scale and the dilated convolutions at `head_lr`."""
+    return [
+        ParameterGroup(net.backbone.named_parameters(), recipe.lr),
+        ParameterGroup([("head", p) for p in net.head_parameters()], recipe.head_lr),
+    ]
 
 
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:

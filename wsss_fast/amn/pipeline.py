@@ -1,4 +1,4 @@
-"""AMN's whole pipeline: from image tags over classifier, seeds, AMN and IRN to pseudo-masks and a segmentation network."""
+"""The AMN pipeline: classifier, seeds, AMN, refinement, pseudo-masks, segmentation network."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from wsss_fast import cam, irn, nets, seg
 from wsss_fast.amn.method import RECIPES, Recipe, infer, train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine.run_folder import write_config
-from wsss_fast.engine.runtime import runtime
 from wsss_fast.evaluation import report, run_scores
-from wsss_fast.pipeline import Preset, RunResult, resolve_preset, segment
-from wsss_fast.stages import masks
+from wsss_fast.pipeline import (
+    Compute,
+    Preset,
+    RefineOptions,
+    RunResult,
+    refine_maps,
+    resolve_preset,
+    segment,
+    write_run_config,
+)
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Every number of the whole pipeline, from the classifier to the segmentation network; the defaults are published for VOC.
+    """All numbers of the pipeline; the defaults are the published ones for VOC.
 
     Attributes:
-        cam: of the classifier.
-        cam_threshold: background score at which CAM is reported beside its best one.
-        cam_crf_threshold: the same for CAM behind the CRF.
-        fg_threshold: of the seeds.
-        bg_threshold: of the seeds.
-        crf: of the seeds.
-        amn: of the AMN.
-        amn_threshold: background score at which AMN maps are reported beside their best one.
-        mask_threshold: background score of AMN maps behind the CRF.
-        mask_crf: of AMN maps.
-        irn_fg_threshold: of the seeds from AMN maps that IRN learns from.
-        irn_bg_threshold: likewise.
-        irn: of IRN, whose `threshold` makes the pseudo-masks.
-        irn_mask_threshold: background score of IRN's maps behind the CRF.
-        refine: what makes the pseudo-masks of AMN maps: "irn" as published, "irn+crf", or "crf", which leaves IRN out.
-        seg: of the segmentation network.
+        cam: recipe of the classifier.
+        cam_threshold: background score at which CAM is reported, next to its best one.
+        cam_crf_threshold: the same for CAM after CRF refinement.
+        fg_threshold: background score of the foreground of the seeds.
+        bg_threshold: background score of the background of the seeds.
+        crf: dense CRF of the seeds.
+        amn: recipe of the AMN.
+        amn_threshold: background score at which AMN maps are reported, next to their best one.
+        refine: from AMN maps to pseudo-masks.
+        seg: recipe of the segmentation network.
     """
 
     cam: cam.Recipe = cam.RECIPES["resnet50"]
@@ -50,17 +50,11 @@ class Pipeline:
     crf: Crf = Crf()
     amn: Recipe = RECIPES["resnet50"]
     amn_threshold: float = 0.25
-    mask_threshold: float = 0.25
-    mask_crf: Crf = Crf()
-    irn_fg_threshold: float = 0.45
-    irn_bg_threshold: float = 0.15
-    irn: irn.Recipe = irn.RECIPES["resnet50"]
-    irn_mask_threshold: float = 0.25
-    refine: Literal["irn", "irn+crf", "crf"] = "irn"
+    refine: RefineOptions = RefineOptions()
     seg: seg.Recipe = seg.RECIPES["resnet101"]
 
 
-# 128 px images: appearance kernel scaled with the image, wider colour tolerance for its noise
+# For 128-pixel images: the appearance kernel scales with the image, and tolerates more noise.
 _SMALL_CRF = Crf(bilateral=(25.0, 13.0, 10.0))
 
 PIPELINES = {
@@ -74,24 +68,25 @@ PIPELINES = {
         crf=_SMALL_CRF,
         amn=RECIPES["small"],
         amn_threshold=0.56,
-        mask_threshold=0.50,
-        mask_crf=_SMALL_CRF,
-        irn_fg_threshold=0.55,
-        irn_bg_threshold=0.30,
-        irn=irn.RECIPES["small"],
-        irn_mask_threshold=0.30,
-        refine="irn+crf",
+        refine=RefineOptions(
+            kind="irn+crf",
+            fg_threshold=0.55,
+            bg_threshold=0.30,
+            irn=irn.RECIPES["small"],
+            crf=_SMALL_CRF,
+            crf_threshold=0.50,
+            irn_crf_threshold=0.30,
+        ),
         seg=seg.RECIPES["small"],
     ),
 }
 
 
+_COCO_IRN = dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)
+
 PRESETS = {
     "voc": Preset("resnet50", PIPELINES["resnet50"]),
-    "coco": Preset(
-        "resnet50",
-        Pipeline(irn=dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)),
-    ),
+    "coco": Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN))),
     "shapes": Preset("small", PIPELINES["small"]),
 }
 
@@ -112,71 +107,66 @@ def run(
     workers: int = 0,
     precision: str = "auto",
 ) -> RunResult:
-    """From image tags to a segmentation network: classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks, DeepLabV2.
+    """Run the whole AMN pipeline: from image tags to pseudo-masks and a segmentation network.
 
-    Every stage is scored where masks exist. Finished stages and figures are skipped: a second call only reads the true masks
-    and writes the page again, and a killed one goes on at the stage it was in (at the image, where that stage makes maps).
+    Classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks, DeepLabV2. Every stage is scored where
+    true masks exist. Finished stages are skipped: a second call only reads the true masks and
+    writes the report again, and a killed one resumes in the stage it was in. Collective.
 
     Args:
-        data: images and tags, a data set or what `data.load` opens; masks, where there are any, are only used to score.
-        out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (those behind a CRF), seg/, config.json, metrics.json
-            and report.html.
-        preset: a published setting: "voc", "coco" or "shapes" (the embedded benchmark); gives `backbone` and `pipeline`.
-        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small images); default: the
-            preset's, or "resnet50".
-        weights: where classifier, AMN and IRN start, ImageNet's ResNet-50 as published; without it AMN and IRN start from the
-            classifier.
-        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation as published; "small" starts from
-            the classifier without it.
-        pipeline: every number of the pipeline; default: the preset's, or the backbone's.
+        data: images and tags: a data set, or what `data.load` opens; masks are only used to score.
+        out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
+            config.json, metrics.json and report.html.
+        preset: a published setting, "voc", "coco" or "shapes" (the embedded benchmark); sets
+            `backbone` and `pipeline`.
+        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small
+            images); default: the preset's, or "resnet50".
+        weights: where classifier, AMN and IRN start, ImageNet's ResNet-50 as published; without it
+            AMN and IRN start from the classifier.
+        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation as
+            published; without it "small" starts from the classifier.
+        pipeline: all numbers; default: the preset's, or the backbone's.
         until: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
-        val: tagged images on which the classifier's mean average precision is measured, and which the segmentation network
-            predicts; without it that predicts `data`.
+        val: tagged images on which the classifier's mean average precision is measured, and which
+            the segmentation network predicts; without it, that predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: of initialisation, shuffling, augmentation and dropout.
         workers: loader processes; 0 loads in this one.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, or `out` holds stages made with other arguments.
-        RunError: a loss became infinite.
+        InputError: an argument or file that cannot be used, or `out` holds stages run with other
+            arguments.
+        RunError: a loss is not finite.
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
     data, out = opened(data), Path(out)
-    backbone, pipeline = resolve_preset("amn.run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    unseen = None if val is None else opened(val)
+    backbone, pipeline = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
     data.check_masks()
-    shared = {"backbone": backbone, "device": device, "precision": precision}
-    where = runtime(device, seed, workers, precision, prefer_bf16=False)
-    write_config(
+    compute = Compute(backbone, device, seed, workers, precision)
+    crf_device = compute.resolved_device()
+    write_run_config(
         out,
-        "amn.run",
+        "amn run",
+        data,
+        unseen,
+        compute,
         {
-            "data": data.fingerprint(),
             "weights": weights,
             "seg_weights": seg_weights,
             "pipeline": pipeline,
             "until": until,
-            "seed": seed,
-            "workers": workers,
-            **shared,
         },
     )
-    crf_device = str(where.device)
 
     classifier = cam.train(
-        data,
-        out,
-        weights=weights,
-        recipe=pipeline.cam,
-        val=val,
-        seed=seed,
-        workers=workers,
-        **shared,
+        data, out, weights=weights, recipe=pipeline.cam, val=unseen, **compute.train()
     )
     start = weights or classifier.weights
-    cams = cam.infer(data, classifier.weights, out, recipe=pipeline.cam, **shared)
+    cams = cam.infer(data, classifier.weights, out, recipe=pipeline.cam, **compute.infer())
     run_scores.maps(
         out,
         "cam",
@@ -200,105 +190,48 @@ def run(
     )
     run_scores.seeds(out, "seeds", data, seeds.folder)
 
-    manipulated = train(
-        data,
-        out,
-        seeds=seeds.folder,
-        weights=start,
-        recipe=pipeline.amn,
-        seed=seed,
-        workers=workers,
-        **shared,
-    )
-    amns = infer(data, manipulated.weights, out, seeds=seeds.folder, recipe=pipeline.amn, **shared)
+    recipe = pipeline.amn
+    trained = train(data, out, seeds=seeds.folder, weights=start, recipe=recipe, **compute.train())
+    found = infer(data, trained.weights, out, seeds=seeds.folder, recipe=recipe, **compute.infer())
     run_scores.maps(
         out,
         "amn",
         data,
-        amns.maps,
+        found.maps,
         fixed=pipeline.amn_threshold,
-        crf=pipeline.mask_crf,
-        fixed_crf=pipeline.mask_threshold,
+        crf=pipeline.refine.crf,
+        fixed_crf=pipeline.refine.crf_threshold,
         device=crf_device,
     )
-
-    final, threshold = amns.maps, pipeline.mask_threshold
-    if pipeline.refine != "crf":
-        learned = seed_stage.make(
-            data,
-            amns.maps,
-            out,
-            fg_threshold=pipeline.irn_fg_threshold,
-            bg_threshold=pipeline.irn_bg_threshold,
-            crf=pipeline.mask_crf,
-            name="irn/seeds",
-            device=crf_device,
-        )
-        run_scores.seeds(out, "irn/seeds", data, learned.folder)
-        boundaries = irn.train(
-            data,
-            out,
-            seeds=learned.folder,
-            weights=start,
-            recipe=pipeline.irn,
-            seed=seed,
-            workers=workers,
-            **shared,
-        )
-        refined = irn.infer(
-            data, boundaries.weights, out, maps=amns.maps, recipe=pipeline.irn, **shared
-        )
-        run_scores.maps(
-            out,
-            "irn",
-            data,
-            refined.maps,
-            fixed=pipeline.irn.threshold,
-            crf=pipeline.mask_crf,
-            fixed_crf=pipeline.irn_mask_threshold,
-            device=crf_device,
-        )
-        final, threshold = refined.maps, pipeline.irn_mask_threshold
-    if pipeline.refine == "irn":
-        made = refined.masks
-    else:
-        made = masks.make(
-            data, final, out, threshold=threshold, crf=pipeline.mask_crf, device=crf_device
-        ).folder
-    metrics = run_scores.masks(out, "masks", data, made)
+    masks, metrics = refine_maps(
+        data, out, found.maps, pipeline.refine, weights=start, compute=compute
+    )
 
     predictions = seg_metrics = None
     if until == "seg":
         predictions, seg_metrics = segment(
             data,
             out,
-            made,
-            opened(val) if val is not None else data,
+            masks,
+            data if unseen is None else unseen,
             pipeline.seg,
-            small=backbone == "small",
             weights=seg_weights or (start if backbone == "small" else None),
-            seed=seed,
-            workers=workers,
-            device=device,
-            precision=precision,
+            compute=compute,
         )
+    curves = {"CAM": "cam", "AMN": "amn"}
+    if pipeline.refine.kind != "crf":
+        curves["IRN"] = "irn"
     page = report.write(
-        out,
-        data,
-        panels(data, out, made),
-        title="AMN: from image tags to masks",
-        curves={"CAM": "cam", "AMN": "amn", **({} if pipeline.refine == "crf" else {"IRN": "irn"})},
+        out, data, panels(data, out, masks), title="AMN: from image tags to masks", curves=curves
     )
-    return RunResult(out, made, metrics, page, predictions, seg_metrics)
+    return RunResult(out, masks, metrics, page, predictions, seg_metrics)
 
 
-def panels(data: Dataset, out: Path, made: Path) -> dict[str, report.Panel]:
-    """The columns of the picture grid of a run whose pseudo-masks are in `made`: title -> picture of an id."""
-    refined = (
-        {"IRN map": report.heat(data, out / "irn/maps")}
-        if (out / "irn/maps/done.json").is_file()
-        else {}
-    )
+def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
+    """Columns of the report's picture grid, title -> picture of an id; pseudo-masks are in `masks`."""
+    refined = {}
+    if (out / "irn/maps/done.json").is_file():
+        refined = {"IRN map": report.heat(data, out / "irn/maps")}
     return {
         "image": report.photo(data),
         "truth": report.truth(data),
@@ -306,5 +239,5 @@ def panels(data: Dataset, out: Path, made: Path) -> dict[str, report.Panel]:
         "seed": report.labels(data, out / "seeds"),
         "AMN map": report.heat(data, out / "amn/maps"),
         **refined,
-        "mask": report.labels(data, made),
+        "mask": report.labels(data, masks),
     }

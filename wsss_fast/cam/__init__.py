@@ -1,27 +1,5 @@
-"""The CAM classifier: the first stage of AMN, IRN and CCR. Image tags in, class activation maps out."""
+"""The CAM classifier: image tags in, class activation maps out."""
 
-from wsss_fast.cam.method import (
-    RECIPES,
-    MapsResult,
-    Recipe,
-    infer,
-    mean_ap,
-    merge,
-    network,
-    sgd,
-    train,
-    views_to_maps,
-)
+import lazy_loader
 
-__all__ = [
-    "RECIPES",
-    "MapsResult",
-    "Recipe",
-    "infer",
-    "mean_ap",
-    "merge",
-    "network",
-    "sgd",
-    "train",
-    "views_to_maps",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

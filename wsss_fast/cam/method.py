@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +14,18 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.engine import distributed
+from wsss_fast.engine.fit import Length
+from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd, backbone_and_head
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.runtime import Runtime, runtime, set_seed
 from wsss_fast.engine.samples import Batch, Samples
-from wsss_fast.engine.schedules import one_cycle, poly
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import average_precision
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, same_size_batches, unflipped
-from wsss_fast.stages.training import Length, TrainResult, adamw
-
-
-def sgd(net: nets.CamNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD, the head at `head_lr_scale` times the rate.
-
-    Momentum equals the weight decay: the public optimiser passes weight decay in momentum's position, so the published
-    numbers come from practically none.
-    """
-    groups = [
-        {"params": list(net.backbone.parameters()), "lr": recipe.lr},
-        {"params": list(net.head.parameters()), "lr": recipe.lr * recipe.head_lr_scale},
-    ]
-    for group in groups:
-        group["params"] = [p for p in group["params"] if p.requires_grad]
-    return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
+from wsss_fast.stages.training import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +38,12 @@ class Recipe:
         batch_size: images an update.
         lr: peak learning rate of the backbone.
         head_lr_scale: the head's rate over the backbone's.
-        weight_decay: as the optimizer defines it.
         augment: of the training images.
         scales: of the views whose maps are summed, each with its mirror image.
         align: maps are resized to the multiple of this many px above the image's sides, and cropped.
         infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
-        optimizer: (net, recipe) -> optimizer.
-        schedule: progress -> factor on the learning rates.
+        optimizer: of all parameters.
+        schedule: of the learning rates.
         prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
     """
 
@@ -67,13 +52,12 @@ class Recipe:
     batch_size: int = 16
     lr: float = 0.1
     head_lr_scale: float = 10.0
-    weight_decay: float = 1e-4
     augment: Augment = Augment(crop=512, long_side=(320, 640))
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     align: int = 16
     infer_batch: int = 1
-    optimizer: Callable[[nets.CamNet, Recipe], torch.optim.Optimizer] = sgd
-    schedule: Callable[[float], float] = dataclasses.field(default_factory=poly)
+    optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
+    schedule: Schedule = Poly()
     prefer_bf16: bool = False
 
 
@@ -83,7 +67,7 @@ RECIPES = {
         updates=20_000,
         batch_size=8,
         lr=0.01,
-        weight_decay=5e-4,
+        optimizer=Sgd(weight_decay=5e-4, momentum=5e-4),
         align=1,
         scales=(0.5, 1.0, 1.5, 2.0),
         augment=Augment(crop=448, long_side=(256, 512), jitter=0.3, hue=0.1),
@@ -92,9 +76,8 @@ RECIPES = {
         epochs=24,
         lr=3e-3,
         head_lr_scale=1.0,
-        weight_decay=1e-2,
-        optimizer=adamw,
-        schedule=one_cycle(),
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
         augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
         scales=(1.0, 0.75, 1.5),
         infer_batch=16,
@@ -179,7 +162,7 @@ def train(
         Samples(data.ids, _LoadSample(data, recipe.augment), seed),
         Path(out),
         name,
-        optimizer=recipe.optimizer(net, recipe),
+        optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
         length=length,
         runtime=where,
@@ -190,7 +173,7 @@ def train(
             "data": data.fingerprint(),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.part(recipe, "scales", "align", "infer_batch"),
+            "recipe": training.fields_except(recipe, "scales", "align", "infer_batch"),
         },
     )
 

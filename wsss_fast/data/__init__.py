@@ -91,7 +91,27 @@ def load(
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
     loaded = load_layout(root, split, id_source, Path(saliency) if saliency is not None else None)
+    loaded.source = _source(path_or_name, split, saliency, ids, strict)
     return loaded.check() if strict else loaded.without_broken()
+
+
+def _source(
+    path_or_name: str | Path,
+    split: str,
+    saliency: str | Path | None,
+    ids: Sequence[str] | str | Path | None,
+    strict: bool,
+) -> dict[str, object]:
+    """The arguments of `load`, with absolute paths."""
+    built_in = is_built_in(path_or_name)
+    listed = ids if ids is None or isinstance(ids, (str, Path)) else list(ids)
+    return {
+        "data": str(path_or_name) if built_in else str(Path(path_or_name).absolute()),
+        "split": split,
+        "ids": str(Path(listed).absolute()) if isinstance(listed, (str, Path)) else listed,
+        "saliency": None if saliency is None else str(Path(saliency).absolute()),
+        "strict": strict,
+    }
 
 
 def opened(source: Source) -> Dataset:

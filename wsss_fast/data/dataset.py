@@ -41,6 +41,7 @@ class Dataset:
         masks: mask file of the ids that have one.
         saliencies: saliency file of the ids that have one.
         broken: by id, the reason why an image of the list was left out; see `without_broken`.
+        source: arguments of `data.load` that open the data set again, or None.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Dataset:
     masks: dict[str, Path]
     saliencies: dict[str, Path]
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: dict[str, object] | None = None
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -124,8 +126,8 @@ class Dataset:
             f"{len(broken)} of {len(self)} images cannot be read and are left out; "
             f"first: {next(iter(broken.values()))}"
         )
-        rest = self.only([id for id in self.ids if id not in broken])
-        return dataclasses.replace(rest, broken=broken)
+        readable = self.only([id for id in self.ids if id not in broken])
+        return dataclasses.replace(readable, broken=broken, source=self.source)
 
     def check_masks(self) -> Dataset:
         """Read every mask, so that a wrong one is found before any work.
@@ -141,6 +143,7 @@ class Dataset:
         """The same data set restricted to `ids`, in their order."""
         return dataclasses.replace(
             self,
+            source=None,
             ids=tuple(ids),
             tags=self.tags[[self._index[i] for i in ids]],
             images={i: self.images[i] for i in ids},

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that a killed one goes on at the update where it was."""
+"""The state of a training on disk, so that a killed training resumes at its last update."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wsss_fast.engine.progress import say
 
 
 class Checkpoints:
-    """`<folder>/checkpoint-<update>.pth`: weights, optimizer, random state; each written atomically, the last few kept.
+    """`<folder>/checkpoint-<update>.pth`, each written atomically; the last few are kept.
 
     Args:
         folder: of the training stage.
-        every: seconds between two, at least.
-        share: of the time that may go into writing, where checkpoints are large.
-        keep: how many stay; one that cannot be read is passed over for the one before it.
+        every: minimum seconds between two checkpoints.
+        share: largest share of the time that may go into writing, where checkpoints are large.
+        keep: number of checkpoints kept; an unreadable one is skipped for the one before it.
     """
 
     def __init__(self, folder: Path, *, every: float = 60.0, share: float = 0.02, keep: int = 2):
@@ -29,11 +29,14 @@ class Checkpoints:
         self._next = time.monotonic() + every
 
     def due(self) -> bool:
-        """Whether it is time for another."""
+        """Whether it is time for another checkpoint."""
         return time.monotonic() >= self._next
 
     def save(self, update: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; the main process does. A full disk costs the checkpoint, not the training; it is said."""
+        """Write a checkpoint, in the main process only.
+
+        A full disk costs the checkpoint, not the training; a message reports it.
+        """
         start = time.monotonic()
         if not distributed.is_main_process():
             self._next = start + self.every
@@ -44,17 +47,14 @@ class Checkpoints:
                 torch.save(state, temporary)
             for old in self._files()[: -self.keep]:
                 old.unlink()
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch's writer turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             why = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-            say(f"{path}: could not be written ({why}); training goes on without it")
+            say(f"{path}: could not be written ({why}); training continues without it")
         end = time.monotonic()
         self._next = end + max(self.every, (end - start) / self.share)
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest state that can be read; None if there is none. Nothing but tensors and plain values is unpickled."""
+        """The newest readable state, or None. Only tensors and plain values are unpickled."""
         for path in reversed(self._files()):
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
@@ -66,13 +66,12 @@ class Checkpoints:
                 KeyError,
                 pickle.UnpicklingError,
             ) as error:
-                say(
-                    f"{path}: cannot be read ({str(error).splitlines()[0][:120]}); going on from an earlier one"
-                )
+                why = str(error).splitlines()[0][:120]
+                say(f"{path}: cannot be read ({why}); resuming from an earlier one")
         return None
 
     def clear(self) -> None:
-        """Remove all of them: the training is finished, or must not go on."""
+        """Remove all checkpoints: the training is finished, or must not be resumed."""
         for path in self._files() if distributed.is_main_process() else ():
             path.unlink()
 

@@ -1,7 +1,8 @@
-"""The processes of one run, as `torchrun` or `accelerate launch` start them: who this one is, and what they do together.
+"""The processes of one run, as `torchrun` or `accelerate launch` start them.
 
-Every function of this package is called by all processes alike. What belongs to single images is divided among them
-(`shard`), what belongs to the run is done by the main one (`run_on_main`). Alone, all of this does nothing.
+All processes call the same public functions. Work on single images is divided among them (`shard`);
+work that belongs to the run as a whole is done by the main process (`run_on_main`). A function that
+every process must call is marked "Collective". In a single process all of this does nothing.
 """
 
 from __future__ import annotations
@@ -23,55 +24,64 @@ from wsss_fast.errors import InputError, RunError
 
 T = TypeVar("T")
 
-# A process that has died is the launcher's to notice; what the main one does alone may take as long as it takes.
+# The launcher notices a process that died, and the main process may work alone for hours, so no
+# collective call needs to time out.
 COLLECTIVE_TIMEOUT = datetime.timedelta(days=2)
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class PeerExited(RunError):
-    """Another process of this run has ended, so that this one cannot go on; that one said why."""
+    """Another process of this run has exited, so this one cannot continue."""
 
 
 def world_size() -> int:
-    """Processes of this run; 1 if no launcher started it."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _LAUNCHED) else 1
+    """Number of processes of this run; 1 if no launcher started it."""
+    launched = all(name in os.environ for name in _LAUNCHER_VARIABLES)
+    return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
 def rank() -> int:
-    """Which of them this one is, 0 .. count - 1."""
+    """Number of this process, 0 .. world_size - 1."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks, and writes what belongs to the run as a whole."""
+    """Whether this process prints messages and writes the files of the run as a whole."""
     return rank() == 0
 
 
-def process_device(asked: str) -> str:
-    """The device of this process, "cuda:N" or "cpu", where `asked` is what the user said.
+def process_device(requested: str) -> str:
+    """The device of this process, "cuda:N" or "cpu". Collective.
+
+    Args:
+        requested: auto, cpu, cuda or cuda:N.
 
     Raises:
-        InputError: one device for several processes, or the CPU where they meet on GPUs.
+        InputError: one device for several processes, or the CPU where the processes use GPUs.
     """
     if world_size() == 1:
-        return asked if asked != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        if requested != "auto":
+            return requested
+        return "cuda" if torch.cuda.is_available() else "cpu"
     own = _join_group().device
-    if asked.startswith("cuda:"):
+    if requested.startswith("cuda:"):
         raise InputError(
-            f"device: got {asked!r} for {world_size()} processes; each takes its own, say cuda"
+            f"device: got {requested!r} for {world_size()} processes; each needs its own, use cuda"
         )
-    if asked == "cpu" and own.type != "cpu":
+    if requested == "cpu" and own.type != "cpu":
         raise InputError(
-            "device: got 'cpu' for several processes on a machine with GPUs; hide them with CUDA_VISIBLE_DEVICES="
+            "device: got 'cpu' for several processes on a machine with GPUs; "
+            "hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
     return str(own)
 
 
 @functools.cache
 def _join_group() -> Any:
-    """accelerate's view of the process group, which is joined at the first call."""
+    """accelerate's PartialState; the first call joins the process group."""
     try:
-        from accelerate import PartialState  # takes a second to import, and most runs are alone
+        # Takes a second to import, and most runs have a single process.
+        from accelerate import PartialState
     except ImportError:
         raise InputError("several processes need accelerate: pip install accelerate") from None
     with translate_errors():
@@ -79,7 +89,7 @@ def _join_group() -> Any:
 
 
 def leave_group() -> None:
-    """Wait for the others and part from them, at the end of a command."""
+    """Wait for all processes and leave the process group, at the end of a command. Collective."""
     if world_size() > 1 and dist.is_initialized():
         with translate_errors():
             dist.barrier()
@@ -87,10 +97,11 @@ def leave_group() -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process with an exit code. One of several processes ends without Python's and C++'s last clean-up.
+    """Exit with a code; one of several processes skips Python's and C++'s final clean-up.
 
-    Seen twice on a busy machine: a finished process aborted there ("terminate called without an active exception"), and the
-    whole run counted as failed. The likely cause is a thread of torch's process group, which has nothing left to do by then.
+    Seen twice on a busy machine: a finished process aborted during clean-up ("terminate called
+    without an active exception"), and the whole run counted as failed. The likely cause is a thread
+    of torch's process group.
     """
     if world_size() > 1:
         for stream in (sys.stdout, sys.stderr):
@@ -100,12 +111,12 @@ def exit_process(code: int) -> NoReturn:
 
 
 def shard(items: Sequence[T]) -> list[T]:
-    """The items that are this process' to do: every `world_size`-th. All processes must ask for the same items."""
+    """The items of this process: every `world_size`-th. All processes must pass the same items."""
     return list(items[rank() :: world_size()])
 
 
 def all_gather_objects(value: T) -> list[T]:
-    """What each process has, in the order of their distributed."""
+    """The value of each process, ordered by rank. Collective."""
     if world_size() == 1:
         return [value]
     _join_group()
@@ -116,23 +127,24 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def all_reduce_sum(values: np.ndarray) -> np.ndarray:
-    """Sum over all processes."""
-    return sum(all_gather_objects(values))
+    """Sum over all processes, elementwise. Collective."""
+    parts = all_gather_objects(values)
+    return sum(parts[1:], start=parts[0])
 
 
 def run_on_main(work: Callable[[], T]) -> T:
-    """Let the main process do `work` while the others wait; all get what it returns."""
+    """Run `work` in the main process while the others wait; all get its result. Collective."""
     if world_size() == 1:
         return work()
     _join_group()
-    result = [work() if is_main_process() else None]
+    result: list[Any] = [work() if is_main_process() else None]
     with translate_errors():
         dist.broadcast_object_list(result, src=0)
     return result[0]
 
 
 def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean over all processes, elementwise; not differentiable."""
+    """Mean over all processes, elementwise; not differentiable. Collective."""
     if world_size() == 1:
         return values
     _join_group()
@@ -143,7 +155,7 @@ def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_tensor(values: torch.Tensor) -> torch.Tensor:
-    """What each process has, [count, ...]; not differentiable."""
+    """The tensors of all processes, [world_size, ...]; not differentiable. Collective."""
     if world_size() == 1:
         return values[None]
     _join_group()
@@ -155,15 +167,15 @@ def all_gather_tensor(values: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Around what needs all processes: raises `PeerExited` where another one is gone."""
+    """Around collective calls of torch: raises `PeerExited` where another process has exited."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and not re.search(
-            "gloo|nccl|connection", str(error), re.IGNORECASE
-        ):
-            raise  # gloo's errors are of no class of their own
+        # gloo raises plain RuntimeErrors
+        from_backend = re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
+        if not isinstance(error, dist.DistError) and not from_backend:
+            raise
         raise PeerExited(
-            f"process {rank()} of {world_size()} cannot reach the others, one of which has ended; see its message "
-            f"({str(error).splitlines()[0][:120]})"
+            f"process {rank()} of {world_size()} cannot reach the others, one of which has exited; "
+            f"see its message ({str(error).splitlines()[0][:120]})"
         ) from None

@@ -1,4 +1,4 @@
-"""Files that are complete when they exist: atomic writes, JSON."""
+"""Atomic writes: a file that exists under its final name is complete."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from wsss_fast.engine.serialize import jsonable
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it becomes `path` only if the block ends without an error.
+    """Yield a temporary path next to `path`, renamed to `path` if the block ends without an error.
 
-    A file that exists under its final name is therefore complete. The suffix is kept, since writers look at it.
+    The suffix is kept, since writers choose the format by it.
 
     Raises:
-        OSError: the disk is full, say; always with `path` as its file name, which writers leave out.
+        OSError: the disk is full, for instance; always with `path` as its file name.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -30,11 +30,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # where it could not be made, it cannot be removed
+        with contextlib.suppress(OSError):  # a file that could not be created cannot be removed
             temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; `jsonable` says what is understood."""
+    """Write `value` as indented JSON, atomically; see `serialize.jsonable`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")

@@ -13,6 +13,8 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -27,9 +29,9 @@ _QUIET_SECONDS = 2.0  # shorter work finishes before a bar would be read
 
 
 class _Rate(ProgressColumn):
-    """Items a second over the whole bar: steadier than rich's sliding window, and what a user plans with."""
+    """Items per second over the whole bar, which is steadier than rich's sliding window."""
 
-    def render(self, task):
+    def render(self, task: Task) -> Text:
         elapsed = task.elapsed or 0.0
         done = task.completed - task.fields["before"]
         if not done or elapsed <= 0:
@@ -38,32 +40,32 @@ class _Rate(ProgressColumn):
 
 
 class Bar:
-    """One labelled bar; it appears after two seconds, and leaves one summary line when the work was long.
+    """One labelled bar; it appears after two seconds and ends as one summary line.
 
-    Of several processes the main one shows its own.
+    Of several processes only the main one shows its own. Without a terminal (CI, a log file) it
+    prints a plain line about every 30 seconds instead of redrawing.
 
-    Off a terminal (CI, a log file) it writes a plain line about every 30 seconds instead of redrawing.
+    Args:
+        label: what is counted.
+        total: number of items.
+        unit: of the rate.
+        done: items that an earlier, interrupted run finished; they count in no rate.
     """
 
     def __init__(self, label: str, total: int, unit: str = "img", done: int = 0):
         self.label, self.total, self.unit = label, total, unit
         self._hidden = not distributed.is_main_process()
-        self.done, self.note, self._before = (
-            done,
-            "",
-            done,
-        )  # what an interrupted run did counts in no rate
+        self.done, self.note, self._before = done, "", done
         self._start = self._last_line = time.monotonic()
-        self._progress: Progress | None = None
-        self._task = None
+        self._display: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         seconds = time.monotonic() - self._start
-        if self._progress is not None:
-            self._progress.stop()
+        if self._display is not None:
+            self._display[0].stop()
         if kind is None and seconds >= _QUIET_SECONDS and not self._hidden:
             CONSOLE.print(self._line(seconds), soft_wrap=True)
 
@@ -72,14 +74,15 @@ class Bar:
         left = (self.total - self.done) / rate if rate > 0 else 0.0
         tail = f", {left:.0f} s left" if self.done < self.total else ""
         note = f"  {self.note}" if self.note else ""
-        return f"{self.label}: {self.done}/{self.total} in {seconds:.1f} s ({rate:.1f} {self.unit}/s{tail}){note}"
+        speed = f"{rate:.1f} {self.unit}/s{tail}"
+        return f"{self.label}: {self.done}/{self.total} in {seconds:.1f} s ({speed}){note}"
 
     def seconds(self) -> float:
-        """Seconds since the bar was made."""
+        """Seconds since the bar was created."""
         return time.monotonic() - self._start
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count `count` finished items; `note` is shown behind the bar (a loss, say)."""
+        """Count `count` finished items; `note` is shown after the bar (a loss, for instance)."""
         self.done += count
         self.note = note or self.note
         now = time.monotonic()
@@ -90,11 +93,12 @@ class Bar:
                 self._last_line = now
                 CONSOLE.print(self._line(now - self._start), soft_wrap=True)
             return
-        if self._progress is None:
-            self._open()
-        self._progress.update(self._task, completed=self.done, note=self.note)
+        if self._display is None:
+            self._display = self._open()
+        progress, task = self._display
+        progress.update(task, completed=self.done, note=self.note)
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[Progress, TaskID]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -103,14 +107,13 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self._progress = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=4)
-        self._task = self._progress.add_task(
+        progress = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=4)
+        task = progress.add_task(
             self.label, total=self.total, unit=self.unit, note="", before=self._before
         )
-        self._progress.tasks[0].start_time = self._progress.get_time() - (
-            time.monotonic() - self._start
-        )
-        self._progress.start()
+        progress.tasks[0].start_time = progress.get_time() - self.seconds()
+        progress.start()
+        return progress, task
 
 
 def track(
@@ -125,9 +128,11 @@ def track(
 
 
 def say(message: str, *, every: bool = False) -> None:
-    """One line for the person who watches, on stderr so that stdout stays machine-readable.
+    """Print one line on stderr, so that stdout stays machine-readable.
 
-    Of several processes only the main one says what they all would; with `every` each does, with its number.
+    Args:
+        message: the line.
+        every: print it in every process, with the process' number, instead of in the main one only.
     """
     if every and distributed.world_size() > 1:
         message = f"[process {distributed.rank()}] {message}"

@@ -1,4 +1,4 @@
-"""The run folder: atomic files, finished stages, config.json, metrics.json, and the meaning of device/seed/precision."""
+"""The run folder: finished stages, config.json, metrics.json."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from wsss_fast.engine.progress import say
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.errors import InputError
 
+FORMAT = 2  # of done.json and config.json; raised when an older version's files cannot be read
+
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on, and the git revision of the working folder where there is one."""
+    """Versions that a result depends on, and the package's git revision where it is a checkout."""
     try:
         revision = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
@@ -52,12 +54,21 @@ def versions() -> dict[str, str]:
 
 
 def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
-    """Leave `out/config.json`: the command, every argument, versions, number of processes and time."""
+    """Write `out/config.json`: command, arguments, versions, number of processes and time.
+
+    `--config` of the same command reads it back (`config_file.read_config`).
+
+    Args:
+        out: run folder.
+        command: the words typed after `wsss-fast`.
+        arguments: by the names of the command's options.
+    """
     if not distributed.is_main_process():
         return
     write_json(
         out / "config.json",
         {
+            "format": FORMAT,
             "command": command,
             "arguments": arguments,
             "versions": versions(),
@@ -68,7 +79,7 @@ def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
 
 
 def record(out: Path, stage: str, values: dict[str, Any]) -> None:
-    """Put the record of `stage` into `out/metrics.json`, replacing an earlier one and keeping the stages' order."""
+    """Put the record of `stage` into `out/metrics.json`; the stages keep their order."""
     path = out / "metrics.json"
     records = read_records(out)
     records[stage] = {**records.get(stage, {}), **jsonable(values)}
@@ -76,7 +87,7 @@ def record(out: Path, stage: str, values: dict[str, Any]) -> None:
 
 
 def read_records(out: Path) -> dict[str, dict[str, Any]]:
-    """The records of `out/metrics.json` by stage name; empty if there are none."""
+    """The records of `out/metrics.json` by stage name; empty if there is no such file."""
     path = out / "metrics.json"
     if not path.exists():
         return {}
@@ -87,84 +98,86 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: not a metrics file of this package ({error}); remove it or use another folder"
+            f"{path}: not a metrics file of this package ({error}); "
+            "remove it or use another run folder"
         ) from None
 
 
 def stage(
     out: Path, name: str, arguments: dict[str, Any], work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do `work` once: skip it if `out/<name>/done.json` exists, and refuse if that was made with other arguments.
+    """Run `work` once: a finished stage with the same arguments is skipped. Collective.
 
     Args:
         out: run folder.
-        name: stage, and the sub-folder that holds its artefacts.
+        name: of the stage, and of the sub-folder that holds its artefacts.
         arguments: everything the result depends on.
-        work: does the stage, returns what to note in done.json.
+        work: does the stage; returns notes for done.json.
 
     Returns:
-        The notes, with `seconds`; read back from done.json if the stage was finished before.
+        The notes, with `seconds`; read back from done.json if the stage was already finished.
 
     Raises:
-        InputError: the stage was finished or begun with other arguments, or one of them is a callable without a name.
+        InputError: the stage was started or finished with other arguments or by an earlier
+            version, or an argument is a callable without a name.
     """
     folder, arguments = out / name, jsonable(arguments)
-    notes = distributed.run_on_main(lambda: _begin(folder, name, arguments))
+    notes = distributed.run_on_main(lambda: _start(folder, name, arguments))
     if notes is not None:
         return notes
     start = time.monotonic()
     try:
         notes = jsonable(work())
-        distributed.all_gather_objects(None)  # all are here, so all that was to be written is
+        distributed.all_gather_objects(None)  # every process has written its files
     except BaseException:
-        if distributed.is_main_process() and not _has_results(
-            folder
-        ):  # nothing to go on with, so leave nothing
-            (folder / "begun.json").unlink()
-            for empty in (
-                folder,
-                *folder.parents[: len(Path(name).parts)],
-            ):  # up to `out`, those that are empty
-                with contextlib.suppress(OSError):
-                    empty.rmdir()
+        if distributed.is_main_process() and not _has_results(folder):
+            _remove_empty(folder, name)
         raise
     notes["seconds"] = round(time.monotonic() - start, 2)
 
     def finish() -> dict[str, Any]:
-        write_json(folder / "done.json", {"arguments": arguments, "notes": notes})
+        write_json(folder / "done.json", {"format": FORMAT, "arguments": arguments, "notes": notes})
         (folder / "begun.json").unlink()
         return notes
 
     return distributed.run_on_main(finish)
 
 
-def _begin(folder: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
-    """The notes of a stage that is finished; None for one that is to be done, whose marker is written."""
+def _start(folder: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The notes of a finished stage; None after marking one that has to be done."""
     begun, done = folder / "begun.json", folder / "done.json"
     if begun.exists() and _has_results(folder):
-        _same_arguments(begun, arguments)
+        _check_marker(begun, arguments)
     if done.exists():
-        _same_arguments(done, arguments)
+        _check_marker(done, arguments)
         notes = json.loads(done.read_text())["notes"]
-        say(f"{name}: already in {folder}, skipped")
+        say(f"{name}: already finished in {folder}, skipped")
         return notes
-    for half_written in folder.glob(".*.tmp*"):  # of a run that was killed in the middle of a file
-        half_written.unlink()
-    write_json(begun, {"arguments": arguments})
+    for partial in folder.glob(".*.tmp*"):  # of a run that was killed while writing a file
+        partial.unlink()
+    write_json(begun, {"format": FORMAT, "arguments": arguments})
     return None
 
 
 def _has_results(folder: Path) -> bool:
-    """Whether a stage left more in its folder than its marker and half-written files."""
+    """Whether the folder of a stage holds more than its marker and partial files."""
     return folder.is_dir() and any(
         p.name != "begun.json" and not p.name.startswith(".") for p in folder.iterdir()
     )
 
 
-def provenance(folder: Path) -> str:
-    """What an artefact folder was made from: a hash of its stage's arguments, or its path if no stage made it.
+def _remove_empty(folder: Path, name: str) -> None:
+    """Remove a stage that left no results, and the folders above it that are empty, up to `out`."""
+    (folder / "begun.json").unlink()
+    for empty in (folder, *folder.parents[: len(Path(name).parts)]):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
-    A stage names this among its own arguments, so that it is not taken for finished when what it read was made anew.
+
+def provenance(folder: Path) -> str:
+    """What identifies an artefact folder: a hash of its stage's arguments, else its path.
+
+    A stage lists this among its own arguments, so that it is repeated when its inputs changed.
     """
     try:
         arguments = json.loads((folder / "done.json").read_text())["arguments"]
@@ -173,14 +186,22 @@ def provenance(folder: Path) -> str:
     return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _same_arguments(marker: Path, arguments: dict[str, Any]) -> None:
+def _check_marker(marker: Path, arguments: dict[str, Any]) -> None:
+    """Raise InputError unless the marker was written by this format with the same arguments."""
+    folder = marker.parent
     try:
-        earlier = json.loads(marker.read_text())["arguments"]
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(marker.read_text())
+        earlier, written = _flat(found["arguments"]), found.get("format", 1)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{marker}: cannot be read; remove the folder {marker.parent} to redo this stage"
+            f"{marker}: cannot be read; remove the folder {folder} to redo this stage"
         ) from None
-    earlier, now = _flat(earlier), _flat(arguments)
+    if written != FORMAT:
+        raise InputError(
+            f"{folder}: written by another version of wsss-fast (run-folder format {written}, "
+            f"this version has {FORMAT}); use another --out, or remove that folder to redo it"
+        )
+    now = _flat(arguments)
     changed = [
         f"{k} was {earlier.get(k)!r}, now {now.get(k)!r}"
         for k in sorted({*earlier, *now})
@@ -188,13 +209,13 @@ def _same_arguments(marker: Path, arguments: dict[str, Any]) -> None:
     ]
     if changed:
         raise InputError(
-            f"{marker.parent}: made with other arguments ({'; '.join(changed)}); "
+            f"{folder}: finished or started with other arguments ({'; '.join(changed)}); "
             "use another --out, or remove that folder to redo the stage"
         )
 
 
 def _flat(arguments: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested arguments by dotted name, so that one changed number of a recipe is named alone."""
+    """Nested arguments by dotted name, so that an error names the one number that changed."""
     if not isinstance(arguments, dict) or not arguments:
         return {prefix: arguments}
     return {

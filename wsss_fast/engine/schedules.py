@@ -8,13 +8,13 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Poly:
-    """Polynomial decay of the learning rate: factor (1 - progress)^power; progress = step / steps, before the update.
+    """Polynomial decay: factor (1 - progress)^power, progress = step / steps before the update.
 
     Attributes:
         power: exponent.
-        warmup: share of training over which the factor also rises linearly from 0.
-        stairs: keep the factor over that many equal parts of training (2000 stairs of 20,000 updates change it every 10), or
-            None to change it at every update.
+        warmup: share of the training over which the factor also rises linearly from 0.
+        stairs: number of equal parts of the training with a constant factor (2000 stairs of 20,000
+            updates change it every 10), or None to change it at every update.
     """
 
     power: float = 0.9
@@ -35,7 +35,13 @@ class Poly:
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle:
-    """Cosine up from `start` to 1 over the first `warmup` share of training, cosine down to `end` (Smith & Topin 2019)."""
+    """Cosine from `start` up to 1, then down to `end` (Smith and Topin, 2019).
+
+    Attributes:
+        warmup: share of the training with a rising factor.
+        start: factor at the beginning.
+        end: factor at the end.
+    """
 
     warmup: float = 0.3
     start: float = 0.04
@@ -58,4 +64,4 @@ class Constant:
         return 1.0
 
 
-poly, one_cycle, constant = Poly, OneCycle, Constant
+Schedule = Poly | OneCycle | Constant

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run is stopped between two updates, never in the middle of one."""
+"""SIGTERM and Ctrl-C: a run stops between two updates, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was asked to end; `number` is the signal's."""
+    """A signal requested the process to stop; `number` is the signal's."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -22,29 +22,33 @@ class Stopped(KeyboardInterrupt):
 
 class _State:
     installed = False
-    shields = 0
+    deferred = 0  # nested `defer_signals` blocks
     pending: int | None = None
 
 
 def install() -> None:
-    """Let SIGTERM and SIGINT raise `Stopped` in the main thread; the command line does this, a library call does not."""
+    """Let SIGTERM and SIGINT raise `Stopped` in the main thread.
+
+    The command line does this; a library call does not.
+    """
     for number in _SIGNALS:
         signal.signal(number, _handle)
     _State.installed = True
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    if _State.shields and _State.pending is None:  # who asks twice does not want to wait
+    # A second signal stops at once: whoever sends it does not want to wait.
+    if _State.deferred and _State.pending is None:
         _State.pending = number
     else:
         raise Stopped(number)
 
 
 def ignore_first_sigterm() -> None:
-    """Ignore the first SIGTERM, and every Ctrl-C, in a process that works for the training's own.
+    """Ignore the first SIGTERM, and every Ctrl-C, in a helper process of a training.
 
-    Batch systems and terminals send them to all processes of a job. If the helpers died of it, the training could not finish
-    its update.
+    Batch systems and terminals send signals to all processes of a job. If loader processes died of
+    them, the training could not finish its current update.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
@@ -53,16 +57,18 @@ def ignore_first_sigterm() -> None:
 
 @contextlib.contextmanager
 def block_signals_while_starting() -> Iterator[None]:
-    """Around the start of processes that call `ignore_first_sigterm`: until they have, SIGTERM and Ctrl-C do nothing to them.
+    """Around the start of processes that call `ignore_first_sigterm`: protects them until they do.
 
-    A spawned process imports for seconds before that, and the fork server never gets there: a blocked signal is inherited as
-    such. Without `install` the training itself would not survive a signal, so nothing is blocked.
+    A spawned process imports for seconds before that, and the fork server never gets there; both
+    inherit a blocked signal as blocked. Without `install` the training itself would not survive a
+    signal, so nothing is blocked.
     """
     if not _State.installed:
         yield
         return
     if multiprocessing.get_start_method() != "fork":
-        resource_tracker.ensure_running()  # the first process would start it, which unblocks what is blocked here
+        # Otherwise the first process starts it, which unblocks the signals blocked here.
+        resource_tracker.ensure_running()
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -71,24 +77,23 @@ def block_signals_while_starting() -> Iterator[None]:
 
 
 def stop_requested() -> bool:
-    """Whether a signal is held back by `defer_signals`."""
+    """Whether `defer_signals` holds a signal back."""
     return _State.pending is not None
 
 
-def stop() -> None:
-    """Raise what is held back, or, where another process of the run was asked to stop, a `Stopped` of its own."""
+def raise_stopped() -> None:
+    """Raise the deferred signal as `Stopped`; SIGTERM if another process of the run got it."""
     number, _State.pending = _State.pending or signal.SIGTERM, None
     raise Stopped(number)
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold a signal back until the block has ended; `Stopped` is raised then."""
-    _State.shields += 1
+    """Defer signals until the block has ended; then `Stopped` is raised."""
+    _State.deferred += 1
     try:
         yield
     finally:
-        _State.shields -= 1
-    if not _State.shields and _State.pending is not None:
-        number, _State.pending = _State.pending, None
-        raise Stopped(number)
+        _State.deferred -= 1
+    if not _State.deferred and _State.pending is not None:
+        raise_stopped()

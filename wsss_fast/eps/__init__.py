@@ -1,36 +1,5 @@
-"""EPS, "Railroad is not a Train" (Lee, Lee, Lee and Shim, CVPR 2021): the network (`method.py`), its pipeline (`pipeline.py`) and the
-paper's analyses (`analyses.py`)."""
+"""EPS, "Railroad is not a Train" (Lee, Lee, Lee and Shim, CVPR 2021)."""
 
-from wsss_fast.eps.analyses import analyse
-from wsss_fast.eps.method import (
-    COCO,
-    RECIPES,
-    InferResult,
-    Recipe,
-    infer,
-    losses,
-    sgd,
-    train,
-    views_to_maps,
-)
-from wsss_fast.eps.pipeline import PIPELINES, PRESETS, Pipeline, run
-from wsss_fast.pipeline import AnalysesResult, RunResult
+import lazy_loader
 
-__all__ = [
-    "AnalysesResult",
-    "COCO",
-    "InferResult",
-    "PRESETS",
-    "RECIPES",
-    "PIPELINES",
-    "Recipe",
-    "Pipeline",
-    "RunResult",
-    "analyse",
-    "infer",
-    "losses",
-    "run",
-    "views_to_maps",
-    "sgd",
-    "train",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -86,7 +86,7 @@ def analyse(
     data.with_masks()
     _check(parts, lams, taus)
     pairs = pairs_of(
-        data, pipeline.pairs, asked=preset != "shapes" and pipeline is not PIPELINES["small"]
+        data, pipeline.pairs, requested=preset != "shapes" and pipeline is not PIPELINES["small"]
     )
     runtime(device, seed, workers, precision, prefer_bf16=False)
     shared = {"backbone": backbone, "device": device, "precision": precision}

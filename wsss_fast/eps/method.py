@@ -15,11 +15,13 @@ from wsss_fast.cam.method import merge
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.fit import Length
+from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd, backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.engine.runtime import runtime, set_seed
 from wsss_fast.engine.samples import Batch, Samples
-from wsss_fast.engine.schedules import one_cycle, poly
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.errors import InputError
@@ -27,27 +29,7 @@ from wsss_fast.maps import ClassMaps
 from wsss_fast.ops import saliency_loss
 from wsss_fast.stages import masks, saliency, training
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
-from wsss_fast.stages.training import Length, TrainResult, adamw
-
-
-def sgd(net: nets.EpsNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD; biases at twice the rate of weights and without decay, the head at `head_lr_scale` times the backbone's rates.
-
-    Momentum equals the weight decay: the public optimiser passes weight decay in momentum's position, so the published
-    numbers come from practically none. As published, nothing that is trained has a bias, so two groups are empty.
-    """
-    groups = []
-    for module, lr in ((net.backbone, recipe.lr), (net.map_head, recipe.lr * recipe.head_lr_scale)):
-        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        groups += [
-            {"params": [p for name, p in trained if not name.endswith("bias")], "lr": lr},
-            {
-                "params": [p for name, p in trained if name.endswith("bias")],
-                "lr": 2 * lr,
-                "weight_decay": 0.0,
-            },
-        ]
-    return torch.optim.SGD(groups, momentum=recipe.weight_decay, weight_decay=recipe.weight_decay)
+from wsss_fast.stages.training import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +41,6 @@ class Recipe:
         batch_size: images an update.
         lr: of the backbone's weights.
         head_lr_scale: the head's rate over the backbone's.
-        weight_decay: as the optimizer defines it.
         tau: overlap ratio with the saliency from which a present class is foreground, 0..1.
         lam: weight of the foreground's map in the estimate of the saliency, 0..1; the rest is the background's.
         strategy: which present classes are foreground: "adaptive" (by tau, as published), "naive" (all of them) or
@@ -71,8 +52,8 @@ class Recipe:
         threshold: background score of the pseudo-masks, 0..1.
         crf: behind the maps where `infer` is asked for it.
         infer_batch: images of equal size that share a pass at inference; photos at scale 2 are large, so 1.
-        optimizer: (net, recipe) -> optimizer.
-        schedule: progress -> factor on the learning rates.
+        optimizer: of all parameters.
+        schedule: of the learning rates.
         prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
     """
 
@@ -80,7 +61,6 @@ class Recipe:
     batch_size: int = 8
     lr: float = 0.01
     head_lr_scale: float = 10.0
-    weight_decay: float = 5e-4
     tau: float = 0.4
     lam: float = 0.5
     strategy: str = "adaptive"
@@ -91,8 +71,8 @@ class Recipe:
     threshold: float = 0.20
     crf: AlphaCrf = AlphaCrf()
     infer_batch: int = 1
-    optimizer: Callable[[nets.EpsNet, Recipe], torch.optim.Optimizer] = sgd
-    schedule: Callable[[float], float] = dataclasses.field(default_factory=poly)
+    optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=5e-4, caffe_biases=True)
+    schedule: Schedule = Poly()
     prefer_bf16: bool = False
 
 
@@ -103,14 +83,13 @@ RECIPES = {
         batch_size=16,
         lr=3e-3,
         head_lr_scale=1.0,
-        weight_decay=1e-2,
         augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
         scales=(1.0, 0.75, 1.5),
         threshold=0.36,
         crf=AlphaCrf(bilateral=(25.0, 13.0, 10.0)),
         infer_batch=16,
-        optimizer=adamw,
-        schedule=one_cycle(),
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
         prefer_bf16=True,
     ),
 }
@@ -196,7 +175,7 @@ def train(
         Samples(data.ids, _LoadSample(data, recipe.augment), seed),
         Path(out),
         name,
-        optimizer=recipe.optimizer(net, recipe),
+        optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
         length=Length(recipe.batch_size, updates=recipe.updates),
         runtime=where,
@@ -206,7 +185,7 @@ def train(
             "saliency": provenance(data.saliencies[data.ids[0]].parent),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.part(recipe, "scales", "threshold", "crf", "infer_batch"),
+            "recipe": training.fields_except(recipe, "scales", "threshold", "crf", "infer_batch"),
         },
     )
 

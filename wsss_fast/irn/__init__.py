@@ -1,29 +1,5 @@
 """IRN, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019)."""
 
-from wsss_fast.irn.method import (
-    RECIPES,
-    Recipe,
-    RefineResult,
-    adamw,
-    boundaries,
-    infer,
-    mean_displacement,
-    sgd,
-    train,
-    views_to_maps,
-    walk_maps,
-)
+import lazy_loader
 
-__all__ = [
-    "RECIPES",
-    "Recipe",
-    "RefineResult",
-    "adamw",
-    "boundaries",
-    "infer",
-    "mean_displacement",
-    "sgd",
-    "train",
-    "views_to_maps",
-    "walk_maps",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,41 +17,20 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.engine import distributed
+from wsss_fast.engine.fit import Length
+from wsss_fast.engine.optimizers import AdamW, Optimizer, ParameterGroup, Sgd
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.engine.runtime import Runtime, runtime, set_seed
 from wsss_fast.engine.samples import Batch, Samples
-from wsss_fast.engine.schedules import one_cycle, poly
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.errors import InputError
 from wsss_fast.irn.relations import relation_losses
 from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_maps, strided_size
 from wsss_fast.ops import random_walk
 from wsss_fast.stages import masks, training
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
-from wsss_fast.stages.training import Length, TrainResult
-
-
-def sgd(net: nets.IrnNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD, the displacement branch at `displacement_lr_scale` times the rate.
-
-    Momentum equals the weight decay: the public optimiser passes weight decay in momentum's position, so the published
-    numbers come from practically none.
-    """
-    return torch.optim.SGD(
-        _groups(net, recipe), momentum=recipe.weight_decay, weight_decay=recipe.weight_decay
-    )
-
-
-def adamw(net: nets.IrnNet, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, for the small network."""
-    return torch.optim.AdamW(_groups(net, recipe), weight_decay=recipe.weight_decay)
-
-
-def _groups(net: nets.IrnNet, recipe: Recipe) -> list[dict[str, object]]:
-    return [
-        {"params": net.edge_parameters(), "lr": recipe.lr},
-        {"params": net.displacement_parameters(), "lr": recipe.lr * recipe.displacement_lr_scale},
-    ]
+from wsss_fast.stages.training import TrainResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +42,6 @@ class Recipe:
         batch_size: images an update.
         lr: of the boundary branch.
         displacement_lr_scale: the displacement branch's rate over the boundary branch's.
-        weight_decay: as the optimizer defines it.
         radius: pixel pairs that are trained on are nearer than this, cells of 4 px.
         augment: of images and seeds.
         power: exponent of the maps before the walk.
@@ -74,8 +52,8 @@ class Recipe:
             group-norm's statistics then include: 512 for VOC as published, 1 (no padding) for COCO.
         threshold: background score of the pseudo-masks; published: 0.25 for VOC, 0.22 for COCO.
         infer_batch: images of equal size that share a pass at inference.
-        optimizer: (net, recipe) -> optimizer.
-        schedule: progress -> factor on the learning rates.
+        optimizer: of both branches.
+        schedule: of the learning rates.
         prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
     """
 
@@ -83,7 +61,6 @@ class Recipe:
     batch_size: int = 32
     lr: float = 0.1
     displacement_lr_scale: float = 10.0
-    weight_decay: float = 1e-4
     radius: int = 10
     augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
     power: float = 1.3
@@ -93,8 +70,8 @@ class Recipe:
     pad: int = 512
     threshold: float = 0.25
     infer_batch: int = 1
-    optimizer: Callable[[nets.IrnNet, Recipe], torch.optim.Optimizer] = sgd
-    schedule: Callable[[float], float] = dataclasses.field(default_factory=poly)
+    optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
+    schedule: Schedule = Poly()
     prefer_bf16: bool = False
 
 
@@ -105,7 +82,6 @@ RECIPES = {
         batch_size=16,
         lr=3e-3,
         displacement_lr_scale=1.0,
-        weight_decay=1e-2,
         radius=5,
         augment=Augment(crop=128, scale=(0.8, 1.3)),
         beta=20.0,
@@ -113,8 +89,8 @@ RECIPES = {
         pad=1,
         threshold=0.4,
         infer_batch=16,
-        optimizer=adamw,
-        schedule=one_cycle(),
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
         prefer_bf16=True,
     ),  # 32x32 cells: 256 steps would cross the map
 }
@@ -193,7 +169,7 @@ def train(
         Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed),
         Path(out),
         name,
-        optimizer=recipe.optimizer(net, recipe),
+        optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
         length=Length(recipe.batch_size, recipe.epochs),
         runtime=where,
@@ -203,11 +179,22 @@ def train(
             "seeds": provenance(folder),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.part(
+            "recipe": training.fields_except(
                 recipe, "power", "walk_radius", "beta", "steps", "pad", "threshold", "infer_batch"
             ),
         },
     )
+
+
+def parameter_groups(net: nets.IrnNet, recipe: Recipe) -> list[ParameterGroup]:
+    """The boundary branch at the recipe's rate, the displacement branch at its multiple of it."""
+    displacement_lr = recipe.lr * recipe.displacement_lr_scale
+    return [
+        ParameterGroup([("edge", p) for p in net.edge_parameters()], recipe.lr),
+        ParameterGroup(
+            [("displacement", p) for p in net.displacement_parameters()], displacement_lr
+        ),
+    ]
 
 
 def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:

@@ -1,27 +1,5 @@
 """DeepLabV2, the segmentation network that is trained on pseudo-masks."""
 
-from wsss_fast.seg.method import (
-    RECIPES,
-    ExtraLoss,
-    PredictResult,
-    Recipe,
-    infer,
-    learn,
-    predict,
-    sgd,
-    to_probabilities,
-    train,
-)
+import lazy_loader
 
-__all__ = [
-    "RECIPES",
-    "ExtraLoss",
-    "PredictResult",
-    "Recipe",
-    "infer",
-    "learn",
-    "predict",
-    "sgd",
-    "to_probabilities",
-    "train",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

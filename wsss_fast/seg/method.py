@@ -19,37 +19,25 @@ from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.fit import Length
+from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd, backbone_and_head
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.engine.runtime import Runtime, runtime, set_seed
 from wsss_fast.engine.samples import Batch, Samples
-from wsss_fast.engine.schedules import one_cycle, poly
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_probabilities
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.crf import Crf
-from wsss_fast.stages.training import Length, TrainResult, adamw
+from wsss_fast.stages.training import TrainResult
 
 LoadSample = Callable[[str, np.random.Generator], Batch]  # (id, generator) -> one training sample
 ExtraLoss = Callable[
     [torch.Tensor, Batch], torch.Tensor
 ]  # (logits [B, C+1, h, w], batch) -> a loss
-
-
-def sgd(net: nets.DeepLabV2, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9; the head's weights at `head_lr_scale` times the rate, its biases at twice that without decay."""
-    groups = [
-        {"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": recipe.lr},
-        {"params": [net.aspp.weight], "lr": recipe.lr * recipe.head_lr_scale},
-        {
-            "params": [net.aspp.bias],
-            "lr": recipe.lr * recipe.head_lr_scale * 2,
-            "weight_decay": 0.0,
-        },
-    ]
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +50,14 @@ class Recipe:
         accumulate: equal parts that a batch goes through the network in, to save memory.
         lr: of the backbone's convolutions.
         head_lr_scale: the head's rate over the backbone's.
-        weight_decay: as the optimizer defines it.
         augment: of images and pseudo-masks; its `to_input` is used at inference too.
         scales: of the images that are looked at beside the full size, in training and at inference.
         resize: what a loss brings to the size of the other: "labels" as published, or "logits".
         flip: average the logits of the image and its mirror image at inference.
         crf: behind the network at inference; `gt_prob` is not used.
         infer_batch: images of equal size that share a pass at inference.
-        optimizer: (net, recipe) -> optimizer.
-        schedule: progress -> factor on the learning rates.
+        optimizer: of all parameters.
+        schedule: of the learning rates.
         prefer_bf16: let precision "auto" mean bf16 where the hardware has it.
     """
 
@@ -79,7 +66,6 @@ class Recipe:
     accumulate: int = 2
     lr: float = 2.5e-4
     head_lr_scale: float = 10.0
-    weight_decay: float = 5e-4
     augment: Augment = Augment(
         crop=321,
         factors=(0.5, 0.75, 1.0, 1.25, 1.5),
@@ -92,10 +78,8 @@ class Recipe:
     flip: bool = False
     crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
     infer_batch: int = 1
-    optimizer: Callable[[nets.DeepLabV2, Recipe], torch.optim.Optimizer] = sgd
-    schedule: Callable[[float], float] = dataclasses.field(
-        default_factory=lambda: poly(stairs=2000)
-    )  # every 10 updates
+    optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=0.9, caffe_biases=True)
+    schedule: Schedule = Poly(stairs=2000)  # the rate changes every 10 updates
     prefer_bf16: bool = False
 
 
@@ -107,13 +91,12 @@ RECIPES = {
         accumulate=1,
         lr=3e-3,
         head_lr_scale=1.0,
-        weight_decay=1e-2,
         augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
         flip=True,
         crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)),
         infer_batch=16,
-        optimizer=adamw,
-        schedule=one_cycle(),
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
         prefer_bf16=True,
         resize="logits",
     ),
@@ -227,7 +210,7 @@ def learn(
         samples,
         Path(out),
         name,
-        optimizer=recipe.optimizer(net, recipe),
+        optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
         runtime=where,
         length=Length(recipe.batch_size, updates=recipe.updates, accumulate=recipe.accumulate),
@@ -236,7 +219,7 @@ def learn(
             "masks": provenance(folder),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.part(recipe, "flip", "crf", "infer_batch"),
+            "recipe": training.fields_except(recipe, "flip", "crf", "infer_batch"),
             **(depends or {}),
         },
     )

@@ -14,7 +14,7 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.engine import distributed
 from wsss_fast.engine.checkpoint import Checkpoints
-from wsss_fast.engine.fit import fit
+from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.samples import Batch, Samples
@@ -37,41 +37,10 @@ class TrainResult:
     mean_ap: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Length:
-    """Length of a training: a number of epochs or of updates.
-
-    Attributes:
-        batch_size: images per update.
-        epochs: number of epochs, or None.
-        updates: number of updates, or None.
-        accumulate: number of parts of a batch whose gradients are accumulated.
-    """
-
-    batch_size: int
-    epochs: int | None = None
-    updates: int | None = None
-    accumulate: int = 1
-
-
-def adamw(net: nn.Module, recipe: Any) -> torch.optim.Optimizer:
-    """AdamW, for small networks trained from scratch.
-
-    The backbone's learning rate is the recipe's `lr`, that of the rest `head_lr_scale` times as
-    high.
-    """
-    head = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
-    groups = [
-        {"params": list(net.get_submodule("backbone").parameters()), "lr": recipe.lr},
-        {"params": head, "lr": recipe.lr * recipe.head_lr_scale},
-    ]
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-
-
-def part(recipe: Any, *without: str) -> dict[str, Any]:
-    """The numbers of a recipe that training depends on: all but `without`, used in inference."""
+def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
+    """The fields of a recipe that its training depends on: all but `names`, read by inference."""
     return {
-        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in without
+        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in names
     }
 
 
@@ -89,10 +58,10 @@ def train(
     arguments: dict[str, Any],
     finish: Callable[[], dict[str, Any]] | None = None,
 ) -> TrainResult:
-    """Train `net` and write `<out>/<name>/weights.pth`; a finished training is not repeated.
+    """Train `net` and write `<out>/<name>/weights.pth`; a finished training is skipped.
 
-    An interrupted training resumes after its last checkpoint (written every minute, and at SIGTERM
-    or Ctrl-C) and gives the same weights.
+    An interrupted training resumes from its last checkpoint (one per minute, and one at SIGTERM or
+    Ctrl-C) and ends with the weights of an uninterrupted one.
 
     Collective.
 
@@ -104,16 +73,15 @@ def train(
         name: sub-folder of `out`.
         optimizer: optimizer of the parameters of `net`.
         schedule: function from progress 0..1 to a factor on the learning rates.
-        length: length of the training.
-        runtime: device, seed, workers, dtype.
+        length: epochs or updates, batch size, accumulation.
+        runtime: device, seed, loader processes, dtype.
         arguments: everything else that the weights depend on.
         finish: function called with the trained network before its weights are written; it returns
             more to note in done.json.
 
     Raises:
-        InputError: the stage was run before with other arguments, or a number is impossible.
-        RunError: the loss became infinite, or a loader process died; in the latter case checkpoints
-            are kept.
+        InputError: the stage was started with other arguments, or a number is impossible.
+        RunError: the loss is not finite, or a loader process died (checkpoints are kept then).
     """
     file = out / name / "weights.pth"
 
@@ -126,10 +94,7 @@ def train(
                 samples,
                 optimizer=optimizer,
                 schedule=schedule,
-                batch_size=length.batch_size,
-                epochs=length.epochs,
-                updates=length.updates,
-                accumulate=length.accumulate,
+                length=length,
                 runtime=runtime,
                 label=f"train {name}",
                 checkpoints=checkpoints,
@@ -155,15 +120,16 @@ def _loader_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error).strip()
+        # The error of the worker, followed by its traceback.
         if text.startswith("Caught ") and " in DataLoader worker process " in text:
-            kind, _, what = text.splitlines()[-1].partition(": ")  # the end of a traceback
+            kind, _, what = text.splitlines()[-1].partition(": ")
             if isinstance(error, InputError):
                 raise InputError(what) from None
             raise RunError(f"train {name}: a loader process failed ({kind}: {what})") from None
         if text.startswith("DataLoader worker (pid"):
             raise RunError(
-                f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps for lack of memory; "
-                "the same command resumes after the last checkpoint, and fewer --workers need less "
+                f"train {name}: {text.splitlines()[0].rstrip('. ')}, perhaps out of memory; the "
+                "same command resumes from the last checkpoint, and fewer --workers need less "
                 "memory"
             ) from None
         raise

@@ -1,0 +1,13 @@
+from .method import RECIPES as RECIPES
+from .method import Recipe as Recipe
+from .method import infer as infer
+from .method import merge_logits as merge_logits
+from .method import parameter_groups as parameter_groups
+from .method import train as train
+from .method import views_to_maps as views_to_maps
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import RunResult as RunResult
+from .pipeline import panels as panels
+from .pipeline import run as run

@@ -1,0 +1,9 @@
+from .method import RECIPES as RECIPES
+from .method import MapsResult as MapsResult
+from .method import Recipe as Recipe
+from .method import infer as infer
+from .method import mean_ap as mean_ap
+from .method import merge as merge
+from .method import network as network
+from .method import train as train
+from .method import views_to_maps as views_to_maps

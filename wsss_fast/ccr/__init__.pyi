@@ -1,0 +1,17 @@
+from .analyses import AnalysesResult as AnalysesResult
+from .analyses import analyse as analyse
+from .erasing import ErasingOptions as ErasingOptions
+from .method import RECIPES as RECIPES
+from .method import Recipe as Recipe
+from .method import base_maps as base_maps
+from .method import infer as infer
+from .method import views_to_maps as views_to_maps
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import RunResult as RunResult
+from .pipeline import panels as panels
+from .pipeline import run as run
+from .refinement import REFINEMENTS as REFINEMENTS
+from .refinement import Refinement as Refinement
+from .refinement import train as train

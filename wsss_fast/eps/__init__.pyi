@@ -1,0 +1,15 @@
+from .analyses import AnalysesResult as AnalysesResult
+from .analyses import analyse as analyse
+from .method import COCO as COCO
+from .method import RECIPES as RECIPES
+from .method import InferResult as InferResult
+from .method import Recipe as Recipe
+from .method import infer as infer
+from .method import losses as losses
+from .method import train as train
+from .method import views_to_maps as views_to_maps
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import RunResult as RunResult
+from .pipeline import run as run

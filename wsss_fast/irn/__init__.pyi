@@ -1,0 +1,10 @@
+from .method import RECIPES as RECIPES
+from .method import Recipe as Recipe
+from .method import RefineResult as RefineResult
+from .method import boundaries as boundaries
+from .method import infer as infer
+from .method import mean_displacement as mean_displacement
+from .method import parameter_groups as parameter_groups
+from .method import train as train
+from .method import views_to_maps as views_to_maps
+from .method import walk_maps as walk_maps

@@ -1,0 +1,9 @@
+from .method import RECIPES as RECIPES
+from .method import ExtraLoss as ExtraLoss
+from .method import PredictResult as PredictResult
+from .method import Recipe as Recipe
+from .method import infer as infer
+from .method import learn as learn
+from .method import predict as predict
+from .method import to_probabilities as to_probabilities
+from .method import train as train
