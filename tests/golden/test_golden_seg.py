@@ -38,13 +38,8 @@ def test_learning_rates(name, updates, every, shown):
 
 def test_parameter_groups():
     file, net = golden("deeplab_net"), nets.deeplabv2_resnet101(20)
-    groups = [
-        g
-        for g in RECIPE.optimizer(
-            backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale)
-        ).param_groups
-        if g["params"]
-    ]
+    optimizer = RECIPE.optimizer(backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale))
+    groups = [group for group in optimizer.param_groups if group["params"]]
     convolutions, weights, biases = (g["params"] for g in groups)
     assert len(convolutions) == file["n_conv_1x"] and all(p.ndim == 4 for p in convolutions)
     assert weights[0].shape[0] == biases[0].shape[0] == file["n_conv_aspp"]

@@ -254,16 +254,11 @@ class Augment:
         the rest is `fill`.
         """
         side, (height, width) = self.crop, array.shape[-2:]
-        source = tuple(
-            slice(o, o + side) if n >= side else slice(0, n)
-            for o, n in ((top, height), (left, width))
-        )
-        target = tuple(
-            slice(0, side) if n >= side else slice(o, o + n)
-            for o, n in ((top, height), (left, width))
-        )
+        places = ((top, height), (left, width))
+        source = [slice(o, o + side) if n >= side else slice(0, n) for o, n in places]
+        target = [slice(0, side) if n >= side else slice(o, o + n) for o, n in places]
         out = np.full((*array.shape[:-2], side, side), fill, array.dtype)
-        out[(..., *target)] = array[(..., *source)]
+        out[..., target[0], target[1]] = array[..., source[0], source[1]]
         return out
 
 
