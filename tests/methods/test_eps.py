@@ -211,7 +211,7 @@ def test_bad_files_stop_before_anything_is_written(shapes, finished, tmp_path):
     lacking = dataclasses.replace(shapes, saliencies={})
     with pytest.raises(InputError, match="saliency: no map for 24 of 24 ids"):
         eps.train(lacking, out, backbone="small", recipe=QUICK)
-    with pytest.raises(InputError, match="maps: .* is no folder"):
+    with pytest.raises(InputError, match="maps: .* is not a directory"):
         eps.train(shapes, out, backbone="small", recipe=QUICK, maps=tmp_path / "nowhere")
     with pytest.raises(InputError, match="backbone: got 'resnet50'"):
         eps.train(shapes, out, backbone="resnet50", recipe=QUICK)

@@ -169,7 +169,7 @@ def test_bad_input_stops_before_anything_is_written(shapes, inputs, finished, tm
             backbone="small",
             recipe=dataclasses.replace(QUICK, radius=40),
         )
-    with pytest.raises(InputError, match="maps: .* is no folder"):
+    with pytest.raises(InputError, match="maps: .* is not a directory"):
         irn.infer(shapes, weights, out, maps=tmp_path / "nowhere", backbone="small")
     with pytest.raises(InputError, match=r"missing: .*edge\.0\.0\.weight"):
         irn.infer(shapes, inputs / "cam.pth", out, maps=inputs / "maps", backbone="small")

@@ -139,7 +139,7 @@ def train(
 
 def _refinement(recipe: Refinement) -> seg.ExtraLoss:
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        salient, silent, _ = batch["maps"].unbind(1)
+        salient, silent = batch["maps"].unbind(1)
         return recipe.weight * aamr(
             logits,
             salient,
@@ -162,21 +162,19 @@ class _LoadSample:
     maps: Path
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        mask, levels = read_label(self.masks, self.data, id), _levels(self.data, self.maps, id)
-        image, mask, levels = self.augment.with_maps(self.data.image(id), mask, levels, rng)
-        return {"image": image, "mask": mask, "maps": levels}
+        labels, levels = read_label(self.masks, self.data, id), _levels(self.data, self.maps, id)
+        image, mask, maps = self.augment.with_maps(self.data.image(id), labels, levels, rng)
+        return {"image": image, "mask": mask, "maps": maps}
 
 
 def _levels(data: Dataset, maps: Path, id: str) -> np.ndarray:
-    """Saliency and 255 - response as uint8 [H, W, 3]; the last channel is 0.
+    """Saliency and 255 - response, uint8 [2, H, W].
 
-    What lies outside of the image is 0 in a crop: not salient, and with the response turned round active, so that the loss
-    says nothing about it.
+    Outside of the image both are 0 in a crop: not salient and, since the response is inverted, active.
+    The loss ignores such pixels.
     """
     height, width = data.size(id)
     scores = load_maps(maps, id).foreground().at_size(height, width)
     response = scores.max(axis=0, initial=0.0).clip(0, 1)
-    levels = np.zeros((height, width, 3), np.uint8)
-    levels[..., 0] = np.rint(resize_image(data.saliency_levels(id), height, width).mean(axis=2))
-    levels[..., 1] = np.rint(255 * (1 - response))
-    return levels
+    salient = resize_image(data.saliency_levels(id), height, width).mean(axis=2)
+    return np.stack([np.rint(salient), np.rint(255 * (1 - response))]).astype(np.uint8)
