@@ -8,6 +8,8 @@ import torch
 from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import amn, cam, nets
+from wsss_fast.amn import training as amn_training
+from wsss_fast.cam import training as cam_training
 from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine import fit
@@ -189,7 +191,7 @@ def test_three_steps_of_the_classifier():
         np.testing.assert_allclose(
             [group["lr"] for group in optimizer.param_groups], file["lrs"][i], rtol=1e-6
         )
-        loss = fit._update(TrainStepModule(net, cam.method._step), batch, optimizer, CPU)
+        loss = fit._update(TrainStepModule(net, cam_training._step), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(file["losses"][i], abs=1e-4)
     np.testing.assert_allclose(
         net.head.weight[:, :256, 0, 0].detach(), file["classifier_after"], atol=1e-4
@@ -212,7 +214,7 @@ def test_three_steps_of_the_amn():
         "tags": torch.from_numpy(file["label_cls"]),
     }
     np.testing.assert_array_equal(nearest(batch["seed"], 6, 6), file["label_small"])
-    step = amn.method._step(recipe)
+    step = amn_training._step(recipe)
     for i in range(3):
         loss = fit._update(TrainStepModule(net, step), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(file["losses_3_steps"][i], abs=1e-4)

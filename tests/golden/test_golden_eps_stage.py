@@ -15,6 +15,7 @@ from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
+from wsss_fast.eps import training as eps_training
 from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops.reference.pixel_loss import nearest
@@ -109,7 +110,7 @@ def test_three_training_steps():
         np.testing.assert_allclose(
             [group["lr"] for group in optimizer.param_groups], row[2:], rtol=1e-6
         )
-        loss = fit._update(TrainStepModule(net, eps.method._step(PAPER)), batch, optimizer, CPU)
+        loss = fit._update(TrainStepModule(net, eps_training._step(PAPER)), batch, optimizer, CPU)
         assert loss.item() == pytest.approx(row[0] + row[1], abs=1e-5)
         if i == 0:
             grads = [p.grad for p in net.parameters() if p.grad is not None]

@@ -15,6 +15,7 @@ from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.optimizers import Sgd
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.schedules import Poly
+from wsss_fast.irn import training as irn_training
 from wsss_fast.irn.relations import offsets, pairs, relation_losses
 from wsss_fast.maps import ClassMaps, label_index, to_labels
 
@@ -144,7 +145,7 @@ def test_one_training_step():
     before = [part(p.detach()).clone() for p, _, part, _ in watched]
     frozen = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     loss = fit._update(
-        TrainStepModule(net, irn.method._step(recipe)),
+        TrainStepModule(net, irn_training._step(recipe)),
         sample,
         recipe.optimizer(irn.parameter_groups(net, recipe)),
         CPU,

@@ -1,4 +1,4 @@
-"""Commands of the command line."""
+"""Commands of AMN."""
 
 from wsss_fast.command import Command
 
@@ -10,6 +10,6 @@ COMMANDS = (
         defaults="PIPELINES",
         presets="PRESETS",
     ),
-    Command("amn train", "wsss_fast.amn.method:train", numbers="recipe", defaults="RECIPES"),
-    Command("amn infer", "wsss_fast.amn.method:infer", numbers="recipe", defaults="RECIPES"),
+    Command("amn train", "wsss_fast.amn.training:train", numbers="recipe", defaults="RECIPES"),
+    Command("amn infer", "wsss_fast.amn.inference:infer", numbers="recipe", defaults="RECIPES"),
 )

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from wsss_fast import cam, irn, nets, seg
-from wsss_fast.amn.method import RECIPES, Recipe, infer, train
+from wsss_fast.amn.inference import infer
+from wsss_fast.amn.recipe import RECIPES, Recipe
+from wsss_fast.amn.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.evaluation import report, run_scores
@@ -27,18 +29,23 @@ from wsss_fast.stages.crf import Crf
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """All numbers of the pipeline; the defaults are the published ones for VOC.
+    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
 
     Attributes:
         cam: recipe of the classifier.
-        cam_threshold: background score at which CAM is reported, next to its best one.
-        cam_crf_threshold: the same for CAM after CRF refinement.
-        fg_threshold: background score of the foreground of the seeds.
-        bg_threshold: background score of the background of the seeds.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
+        fg_threshold: foreground threshold of the seeds before CRF refinement: score above which a
+            pixel is labelled with its class, 0..1.
+        bg_threshold: background threshold of the seeds before CRF refinement: score up to which a
+            pixel is background, 0..1; pixels between both thresholds are ignored.
         crf: dense CRF of the seeds.
         amn: recipe of the AMN.
-        amn_threshold: background score at which AMN maps are reported, next to their best one.
-        refine: from AMN maps to pseudo-masks.
+        amn_threshold: background threshold at which the mIoU of AMN maps is reported, in addition
+            to their best threshold, 0..1.
+        refine: options of the refinement of AMN maps to pseudo-masks.
         seg: recipe of the segmentation network.
     """
 
@@ -107,47 +114,49 @@ def run(
     workers: int = 0,
     precision: str = "auto",
 ) -> RunResult:
-    """Run the whole AMN pipeline: from image tags to pseudo-masks and a segmentation network.
+    """Run the AMN pipeline: from image tags to pseudo-masks and a segmentation network.
 
-    Classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks, DeepLabV2. Every stage is scored where
-    true masks exist. Finished stages are skipped: a second call only reads the true masks and
-    writes the report again, and a killed one resumes in the stage it was in. Collective.
+    The stages are classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks and DeepLabV2. Every
+    stage is scored where true masks exist. Finished stages are skipped: a second call only reads
+    the true masks and writes the report again, and an interrupted run resumes in the stage it was
+    in. Collective.
 
     Args:
-        data: images and tags: a data set, or what `data.load` opens; masks are only used to score.
+        data: images and tags: a data set, or an argument of `data.load`. Its masks are only used to
+            score.
         out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
             config.json, metrics.json and report.html.
-        preset: a published setting, "voc", "coco" or "shapes" (the embedded benchmark); sets
-            `backbone` and `pipeline`.
-        backbone: "resnet50" (the published recipe) or "small" (from scratch, for laptops and small
-            images); default: the preset's, or "resnet50".
-        weights: where classifier, AMN and IRN start, ImageNet's ResNet-50 as published; without it
-            AMN and IRN start from the classifier.
-        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation as
-            published; without it "small" starts from the classifier.
-        pipeline: all numbers; default: the preset's, or the backbone's.
-        until: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
+            which sets `backbone` and `pipeline`.
+        backbone: "resnet50" (the published recipe) or "small" (trained from scratch, for laptops
+            and small images); default: the preset's, or "resnet50".
+        weights: initial weights of classifier, AMN and IRN: ImageNet's ResNet-50, as published;
+            without them, AMN and IRN start from the classifier.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
+            published; without them, "small" starts from the classifier.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
         val: tagged images on which the classifier's mean average precision is measured, and which
-            the segmentation network predicts; without it, that predicts `data`.
+            the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
-        seed: of initialisation, shuffling, augmentation and dropout.
-        workers: loader processes; 0 loads in this one.
+        seed: seed of initialisation, shuffling, augmentation and dropout.
+        workers: number of loader processes; 0 loads in the training process.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, or `out` holds stages run with other
-            arguments.
+        InputError: an argument or file cannot be used, or `out` holds stages that were run with
+            other arguments.
         RunError: a loss is not finite.
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
     data, out = opened(data), Path(out)
     unseen = None if val is None else opened(val)
-    backbone, pipeline = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
     data.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
-    crf_device = compute.resolved_device()
+    compute.resolved_device()  # raises for an unknown device before anything is written
     write_run_config(
         out,
         "amn run",
@@ -157,56 +166,13 @@ def run(
         {
             "weights": weights,
             "seg_weights": seg_weights,
-            "pipeline": pipeline,
+            "pipeline": numbers,
             "until": until,
         },
     )
-
-    classifier = cam.train(
-        data, out, weights=weights, recipe=pipeline.cam, val=unseen, **compute.train()
-    )
-    start = weights or classifier.weights
-    cams = cam.infer(data, classifier.weights, out, recipe=pipeline.cam, **compute.infer())
-    run_scores.maps(
-        out,
-        "cam",
-        data,
-        cams.maps,
-        fixed=pipeline.cam_threshold,
-        crf=pipeline.crf,
-        fixed_crf=pipeline.cam_crf_threshold,
-        device=crf_device,
-        extra={"mean_ap": classifier.mean_ap},
-    )
-
-    seeds = seed_stage.make(
-        data,
-        cams.maps,
-        out,
-        fg_threshold=pipeline.fg_threshold,
-        bg_threshold=pipeline.bg_threshold,
-        crf=pipeline.crf,
-        device=crf_device,
-    )
-    run_scores.seeds(out, "seeds", data, seeds.folder)
-
-    recipe = pipeline.amn
-    trained = train(data, out, seeds=seeds.folder, weights=start, recipe=recipe, **compute.train())
-    found = infer(data, trained.weights, out, seeds=seeds.folder, recipe=recipe, **compute.infer())
-    run_scores.maps(
-        out,
-        "amn",
-        data,
-        found.maps,
-        fixed=pipeline.amn_threshold,
-        crf=pipeline.refine.crf,
-        fixed_crf=pipeline.refine.crf_threshold,
-        device=crf_device,
-    )
-    masks, metrics = refine_maps(
-        data, out, found.maps, pipeline.refine, weights=start, compute=compute
-    )
-
+    start, seeds = _make_seeds(data, out, numbers, weights, unseen, compute)
+    maps = _make_maps(data, out, numbers, start, seeds, compute)
+    masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
     if until == "seg":
         predictions, seg_metrics = segment(
@@ -214,12 +180,12 @@ def run(
             out,
             masks,
             data if unseen is None else unseen,
-            pipeline.seg,
+            numbers.seg,
             weights=seg_weights or (start if backbone == "small" else None),
             compute=compute,
         )
     curves = {"CAM": "cam", "AMN": "amn"}
-    if pipeline.refine.kind != "crf":
+    if numbers.refine.kind != "crf":
         curves["IRN"] = "irn"
     page = report.write(
         out, data, panels(data, out, masks), title="AMN: from image tags to masks", curves=curves
@@ -227,8 +193,77 @@ def run(
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
 
 
+def _make_seeds(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> tuple[str | Path, Path]:
+    """Initial weights of the next networks, and the folder of the seeds from CAM."""
+    classifier = cam.train(
+        data, out, weights=weights, recipe=numbers.cam, val=val, **compute.train()
+    )
+    cams = cam.infer(data, classifier.weights, out, recipe=numbers.cam, **compute.infer())
+    device = compute.resolved_device()
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        crf=numbers.crf,
+        fixed_crf=numbers.cam_crf_threshold,
+        device=device,
+        extra={"mean_ap": classifier.mean_ap},
+    )
+    seeds = seed_stage.make(
+        data,
+        cams.maps,
+        out,
+        fg_threshold=numbers.fg_threshold,
+        bg_threshold=numbers.bg_threshold,
+        crf=numbers.crf,
+        device=device,
+    )
+    run_scores.seeds(out, "seeds", data, seeds.folder)
+    return weights or classifier.weights, seeds.folder
+
+
+def _make_maps(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path,
+    seeds: Path,
+    compute: Compute,
+) -> Path:
+    """Folder of the AMN maps."""
+    recipe = numbers.amn
+    trained = train(data, out, seeds=seeds, weights=weights, recipe=recipe, **compute.train())
+    inferred = infer(data, trained.weights, out, seeds=seeds, recipe=recipe, **compute.infer())
+    run_scores.maps(
+        out,
+        "amn",
+        data,
+        inferred.maps,
+        fixed=numbers.amn_threshold,
+        crf=numbers.refine.crf,
+        fixed_crf=numbers.refine.crf_threshold,
+        device=compute.resolved_device(),
+    )
+    return inferred.maps
+
+
 def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
-    """Columns of the report's picture grid, title -> picture of an id; pseudo-masks are in `masks`."""
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
     refined = {}
     if (out / "irn/maps/done.json").is_file():
         refined = {"IRN map": report.heat(data, out / "irn/maps")}

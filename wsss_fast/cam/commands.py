@@ -1,8 +1,8 @@
-"""Commands of the command line."""
+"""Commands of the CAM classifier."""
 
 from wsss_fast.command import Command
 
 COMMANDS = (
-    Command("cam train", "wsss_fast.cam.method:train", numbers="recipe", defaults="RECIPES"),
-    Command("cam infer", "wsss_fast.cam.method:infer", numbers="recipe", defaults="RECIPES"),
+    Command("cam train", "wsss_fast.cam.training:train", numbers="recipe", defaults="RECIPES"),
+    Command("cam infer", "wsss_fast.cam.inference:infer", numbers="recipe", defaults="RECIPES"),
 )

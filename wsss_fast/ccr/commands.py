@@ -1,4 +1,4 @@
-"""Commands of the command line."""
+"""Commands of CCR."""
 
 from wsss_fast.command import Command
 
@@ -11,10 +11,10 @@ COMMANDS = (
         presets="PRESETS",
         saliency=True,
     ),
-    Command("ccr infer", "wsss_fast.ccr.method:infer", numbers="recipe", defaults="RECIPES"),
+    Command("ccr infer", "wsss_fast.ccr.inference:infer", numbers="recipe", defaults="RECIPES"),
     Command(
         "ccr train",
-        "wsss_fast.ccr.refinement:train",
+        "wsss_fast.ccr.training:train",
         numbers="recipe",
         defaults="REFINEMENTS",
         saliency=True,

@@ -1,4 +1,4 @@
-"""Where CCR cuts an image: centres of mass of its class maps, and the overlapping crops around them."""
+"""Crops of CCR: overlapping parts of an image around the centres of mass of its class maps."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in px, ends not included
+Box = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels; the ends are not included
 
-BUFFERS = (
-    10,
-    20,
-)  # px that crops reach past the centre of one class, past the extreme centres of two
+# Pixels by which crops extend past the centre of one class, past the extreme centres of two.
+BUFFERS = (10, 20)
 
 
 def centres_of_mass(maps: np.ndarray) -> np.ndarray:
-    """Centre of mass of each map, (y, x) in px.
+    """Centre of mass of each map.
 
     Args:
         maps: scores >= 0, [K, H, W].
 
     Returns:
-        float64 [K, 2]; NaN for a map that is 0 throughout, whose centre is undefined.
+        (y, x) in pixels, float64 [K, 2]; NaN for a map that is 0 everywhere.
     """
     weights = maps.astype(np.float64)
     rows, columns = weights.sum(axis=2), weights.sum(axis=1)
@@ -43,18 +41,21 @@ def boxes(
 ) -> list[Box]:
     """The crops of an image: upper left, upper right, lower left, lower right.
 
-    One class: they meet at its centre and overlap by twice the first buffer. Two: each reaches past the farther one of both
-    centres by the second buffer. Three and more: the whole image.
+    With one class they meet at its centre and overlap by twice the first buffer. With two, each
+    extends past the farther of both centres by the second buffer. With three or more, there is one
+    crop, the whole image.
 
     Args:
-        centres: (y, x) px of each present class, [K, 2]; an undefined one (NaN) counts as the middle of the image.
-        size: (H, W) of the image.
-        buffers: px, for one and for two classes.
-        wrap_crops: where a crop would begin outside of the image, begin as far from its other end: what the public code
-            does, whose slices count a negative start from the end, so that the crop is a strip. Otherwise it begins at 0.
+        centres: (y, x) in pixels of the centre of each present class, [K, 2]; NaN is replaced by
+            the middle of the image.
+        size: size (H, W) of the image.
+        buffers: extent in pixels past the centres, for one and for two classes.
+        wrap_crops: whether a crop that would begin outside of the image, at -n, begins n pixels
+            before the opposite border, so that it is a strip, as in the public code, whose slices
+            take negative starts from the end; otherwise it begins at 0.
 
     Returns:
-        Four boxes, or one, that of the image, for three and more classes (the public code has it four times); none for no
+        Four boxes; one for three or more classes (the public code has it four times); none for no
         class.
 
     Source: the public code of CCR, `split_img.py`.
@@ -65,17 +66,16 @@ def boxes(
     if len(centres) > 2:
         return [(0, height, 0, width)]
     whole = np.where(np.isfinite(centres), centres, (height / 2, width / 2)).astype(int)
-    spans = [
-        _spans(whole[:, axis], side, buffers[len(centres) - 1], wrap_crops)
-        for axis, side in enumerate(size)
-    ]
-    return [(*rows, *columns) for rows in spans[0] for columns in spans[1]]
+    buffer = buffers[len(centres) - 1]
+    rows = _spans(whole[:, 0].tolist(), height, buffer, wrap_crops)
+    columns = _spans(whole[:, 1].tolist(), width, buffer, wrap_crops)
+    return [(*row, *column) for row in rows for column in columns]
 
 
 def _spans(
     centres: Sequence[int], side: int, buffer: int, wrap: bool
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(begin, end) of the first and the last crop along a side."""
+    """(begin, end) of the first and of the last crop along a side."""
     end, begin = min(side, max(centres) + buffer), min(centres) - buffer
     begin = range(side)[begin:].start if wrap else max(0, begin)
     return (0, end), (begin, side)

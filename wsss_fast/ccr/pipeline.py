@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsss_fast import cam, irn, nets
-from wsss_fast.ccr.method import RECIPES, Recipe, infer
-from wsss_fast.ccr.refinement import REFINEMENTS, Refinement, train
+from wsss_fast.ccr.inference import infer
+from wsss_fast.ccr.recipe import RECIPES, REFINEMENTS, Recipe, Refinement
+from wsss_fast.ccr.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.evaluation import report, run_scores
@@ -30,16 +31,19 @@ from wsss_fast.stages.training import TrainResult
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """All numbers of the pipeline; the defaults are published for VOC, with IRN in place of PSA.
+    """Hyper-parameters of all stages; the defaults are published for VOC, except IRN for PSA.
 
     Attributes:
-        cam: recipe of the classifier's maps, and of its training where no weights are given.
-        cam_threshold: background score at which CAM is reported, next to its best one.
-        cam_crf_threshold: the same for CAM after CRF refinement.
+        cam: recipe of the classifier's maps, and of its training if no weights are given.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
         ccr: recipe of the response maps.
-        ccr_threshold: background score at which they are reported, next to their best one.
-        refine: from response maps to pseudo-masks.
-        seg: recipe of the segmentation network and of the saliency loss added to its own.
+        ccr_threshold: background threshold at which the mIoU of the response maps is reported, in
+            addition to their best threshold, 0..1.
+        refine: options of the refinement of response maps to pseudo-masks.
+        seg: recipe of the segmentation network and of its saliency loss.
     """
 
     cam: cam.Recipe = cam.RECIPES["resnet38"]
@@ -95,49 +99,51 @@ def run(
     workers: int = 0,
     precision: str = "auto",
 ) -> RunResult:
-    """Run the whole CCR pipeline: from a classifier to pseudo-masks and a segmentation network.
+    """Run the CCR pipeline: from a classifier to pseudo-masks and a segmentation network.
 
-    CAM, response maps, IRN, pseudo-masks, DeepLabV2 with a saliency loss. Every stage is scored
-    where true masks exist. Finished stages are skipped; a killed run resumes. Collective.
+    The stages are CAM, response maps, IRN, pseudo-masks and DeepLabV2 with a saliency loss. Every
+    stage is scored where true masks exist. Finished stages are skipped, and an interrupted run
+    resumes in the stage it was in. Collective.
 
     Args:
         data: images, tags and, unless `pipeline.seg.weight` is 0 or `until` is "masks", a saliency
-            map for every id: a data set or what `data.load` opens. Masks are only used to score.
+            map for every id: a data set, or an argument of `data.load`. Its masks are only used to
+            score.
         out: run folder; gets cam/, ccr/, irn/, masks/ (after CRF refinement), seg/, config.json,
             metrics.json and report.html.
-        preset: a published setting, "voc" or "shapes" (the embedded benchmark); sets `backbone` and
-            `pipeline`.
-        backbone: of the classifier, "resnet38" (published), "resnet50" or "small"; default: the
-            preset's, or "resnet38".
-        weights: of the trained classifier; without it one is trained from random weights.
-        irn_weights: where IRN's backbone starts, ImageNet's ResNet-50; without it "resnet50" and
+        preset: name of a published setting, "voc" or "shapes" (the built-in benchmark), which sets
+            `backbone` and `pipeline`.
+        backbone: backbone of the classifier: "resnet38" (published), "resnet50" or "small";
+            default: the preset's, or "resnet38".
+        weights: weights of a trained classifier; without them, one is trained from random weights.
+        irn_weights: weights of IRN's backbone: ImageNet's ResNet-50; without them, "resnet50" and
             "small" start from the classifier.
-        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation; without
-            it "small" starts from the classifier.
-        pipeline: all numbers; default: the preset's, or the backbone's.
-        until: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
-        val: images that the segmentation network predicts; without it, that predicts `data`.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation;
+            without them, "small" starts from the classifier.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        val: images that the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
-        seed: of initialisation, shuffling and augmentation.
-        workers: loader processes; 0 loads in this one.
+        seed: seed of initialisation, shuffling and augmentation.
+        workers: number of loader processes; 0 loads in the training process.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, a missing saliency map, or `out` holds
-            stages run with other arguments.
+        InputError: an argument or file cannot be used, a saliency map is missing, or `out` holds
+            stages that were run with other arguments.
         RunError: a loss is not finite.
 
     Source: Sun, Zhang and Barnes, WACV 2022.
     """
     data, out = opened(data), Path(out)
     unseen = None if val is None else opened(val)
-    backbone, pipeline = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
     data.check_masks()
-    if until == "seg" and pipeline.seg.weight:
+    if until == "seg" and numbers.seg.weight:
         saliency.check(data)
     compute = Compute(backbone, device, seed, workers, precision)
-    crf_device = compute.resolved_device()
+    compute.resolved_device()  # raises for an unknown device before anything is written
     write_run_config(
         out,
         "ccr run",
@@ -148,42 +154,14 @@ def run(
             "weights": weights,
             "irn_weights": irn_weights,
             "seg_weights": seg_weights,
-            "pipeline": pipeline,
+            "pipeline": numbers,
             "until": until,
         },
         saliency=True,
     )
-    crf: dict[str, Any] = {"crf": pipeline.refine.crf, "device": crf_device}
-    extra = {}
-    if weights is None:
-        trained = cam.train(data, out, recipe=pipeline.cam, val=unseen, **compute.train())
-        weights, extra = trained.weights, {"mean_ap": trained.mean_ap}
-    cams = cam.infer(data, weights, out, recipe=pipeline.cam, **compute.infer())
-    run_scores.maps(
-        out,
-        "cam",
-        data,
-        cams.maps,
-        fixed=pipeline.cam_threshold,
-        fixed_crf=pipeline.cam_crf_threshold,
-        extra=extra,
-        **crf,
-    )
-    responses = infer(data, weights, out, recipe=pipeline.ccr, **compute.infer())
-    run_scores.maps(
-        out,
-        "ccr",
-        data,
-        responses.maps,
-        fixed=pipeline.ccr_threshold,
-        fixed_crf=pipeline.refine.crf_threshold,
-        **crf,
-    )
-    start = irn_weights or (None if backbone == "resnet38" else weights)
-    masks, metrics = refine_maps(
-        data, out, responses.maps, pipeline.refine, weights=start, compute=compute
-    )
-
+    classifier, maps = _make_maps(data, out, numbers, weights, unseen, compute)
+    start = irn_weights or (None if backbone == "resnet38" else classifier)
+    masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
     if until == "seg":
         predictions, seg_metrics = segment(
@@ -191,18 +169,56 @@ def run(
             out,
             masks,
             data if unseen is None else unseen,
-            pipeline.seg.seg,
-            weights=seg_weights or (weights if backbone == "small" else None),
+            numbers.seg.seg,
+            weights=seg_weights or (classifier if backbone == "small" else None),
             compute=compute,
-            train=functools.partial(_train_refined, pipeline.seg, responses.maps),
+            train=functools.partial(_train_refined, numbers.seg, maps),
         )
     curves = {"CAM": "cam", "CCR": "ccr"}
-    if pipeline.refine.kind != "crf":
+    if numbers.refine.kind != "crf":
         curves["IRN"] = "irn"
     page = report.write(
         out, data, panels(data, out, masks), title="CCR: from a classifier to masks", curves=curves
     )
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _make_maps(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> tuple[str | Path, Path]:
+    """Weights of the classifier, which is trained if None is given, and folder of response maps."""
+    crf: dict[str, Any] = {"crf": numbers.refine.crf, "device": compute.resolved_device()}
+    extra = {}
+    if weights is None:
+        trained = cam.train(data, out, recipe=numbers.cam, val=val, **compute.train())
+        weights, extra = trained.weights, {"mean_ap": trained.mean_ap}
+    cams = cam.infer(data, weights, out, recipe=numbers.cam, **compute.infer())
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        fixed_crf=numbers.cam_crf_threshold,
+        extra=extra,
+        **crf,
+    )
+    responses = infer(data, weights, out, recipe=numbers.ccr, **compute.infer())
+    run_scores.maps(
+        out,
+        "ccr",
+        data,
+        responses.maps,
+        fixed=numbers.ccr_threshold,
+        fixed_crf=numbers.refine.crf_threshold,
+        **crf,
+    )
+    return weights, responses.maps
 
 
 def _train_refined(refinement: Refinement, maps: Path, *args: Any, **options: Any) -> TrainResult:
@@ -211,7 +227,13 @@ def _train_refined(refinement: Refinement, maps: Path, *args: Any, **options: An
 
 
 def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
-    """Columns of the report's picture grid, title -> picture of an id; pseudo-masks are in `masks`."""
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
     saliency_column = {}
     if all(i in data.saliencies for i in data.ids):
         saliency_column = {"saliency": report.salient(data)}

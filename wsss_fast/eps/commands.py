@@ -1,4 +1,4 @@
-"""Commands of the command line."""
+"""Commands of EPS."""
 
 from wsss_fast.command import Command
 
@@ -13,12 +13,12 @@ COMMANDS = (
     ),
     Command(
         "eps train",
-        "wsss_fast.eps.method:train",
+        "wsss_fast.eps.training:train",
         numbers="recipe",
         defaults="RECIPES",
         saliency=True,
     ),
-    Command("eps infer", "wsss_fast.eps.method:infer", numbers="recipe", defaults="RECIPES"),
+    Command("eps infer", "wsss_fast.eps.inference:infer", numbers="recipe", defaults="RECIPES"),
     Command(
         "eps analyse",
         "wsss_fast.eps.analyses:analyse",

@@ -9,7 +9,9 @@ from typing import Literal
 from wsss_fast import cam, nets, seg
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.eps.method import COCO, RECIPES, Recipe, infer, pseudo_masks, train
+from wsss_fast.eps.inference import infer, pseudo_masks
+from wsss_fast.eps.recipe import COCO, RECIPES, Recipe
+from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
@@ -26,17 +28,18 @@ from wsss_fast.stages import saliency
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """All numbers of the pipeline; the defaults are the published ones for VOC.
+    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
 
     Attributes:
-        baseline: also train the paper's baseline, a classifier without saliency. Its maps show the
-            gain of EPS and reveal inverted saliency maps; it costs as much time as EPS itself.
+        baseline: whether the paper's baseline, a classifier without saliency, is trained, too. Its
+            maps show the gain of EPS and reveal inverted saliency maps; it takes as long as EPS.
         cam: recipe of the baseline.
-        cam_threshold: background score at which its maps are reported, next to their best one.
+        cam_threshold: background threshold at which the mIoU of the baseline's maps is reported, in
+            addition to their best threshold, 0..1.
         eps: recipe of EPS; its `threshold` gives the pseudo-masks.
-        crf: whether the dense CRF with alpha gives the pseudo-masks instead; published without.
-        pairs: "target/coincident" class names whose confusion ratio is recorded where true masks
-            exist, for maps at `eps.threshold` and for pseudo-masks; see `confusion_ratios`.
+        crf: whether a dense CRF refines the pseudo-masks; the published ones are not refined.
+        pairs: pairs "target/coincident" of class names whose confusion ratio is recorded where true
+            masks exist, for maps at `eps.threshold` and for pseudo-masks; see `confusion_ratios`.
         seg: recipe of the segmentation network.
     """
 
@@ -94,47 +97,46 @@ def run(
     workers: int = 0,
     precision: str = "auto",
 ) -> RunResult:
-    """Run the whole EPS pipeline: from tags and saliency to pseudo-masks and a segmentation network.
+    """Run the EPS pipeline: from tags and saliency to pseudo-masks and a segmentation network.
 
-    Classifier baseline, EPS, EPS maps, pseudo-masks, DeepLabV2. Every stage is scored where true
-    masks exist. Finished stages are skipped; a killed run resumes. Collective.
+    The stages are classifier baseline, EPS, EPS maps, pseudo-masks and DeepLabV2. Every stage is
+    scored where true masks exist. Finished stages are skipped, and an interrupted run resumes in
+    the stage it was in. Collective.
 
     Args:
-        data: images, tags and a saliency map for every id: a data set or what `data.load` opens;
-            masks are only used to score.
+        data: images, tags and a saliency map for every id: a data set, or an argument of
+            `data.load`. Its masks are only used to score.
         out: run folder; gets cam/, eps/, seg/, config.json, metrics.json and report.html.
-        preset: a published setting, "voc", "coco" or "shapes" (the embedded benchmark); sets
-            `backbone` and `pipeline`.
-        backbone: "resnet38" (the published recipe) or "small" (from scratch, for laptops and small
-            images); default: the preset's, or "resnet38".
-        weights: where EPS and its baseline start, ImageNet's ResNet-38 as published.
-        seg_weights: where the segmentation network starts, DeepLab's COCO initialisation as
-            published; without it "small" starts from EPS.
-        pipeline: all numbers; default: the preset's, or the backbone's.
-        until: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
-        val: images that the segmentation network predicts; without it, that predicts `data`.
+        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
+            which sets `backbone` and `pipeline`.
+        backbone: "resnet38" (the published recipe) or "small" (trained from scratch, for laptops
+            and small images); default: the preset's, or "resnet38".
+        weights: initial weights of EPS and of its baseline: ImageNet's ResNet-38, as published.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
+            published; without them, "small" starts from EPS.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        val: images that the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
-        seed: of initialisation, shuffling, augmentation and dropout.
-        workers: loader processes; 0 loads in this one.
+        seed: seed of initialisation, shuffling, augmentation and dropout.
+        workers: number of loader processes; 0 loads in the training process.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, a missing saliency map, or `out` holds
-            stages run with other arguments.
+        InputError: an argument or file cannot be used, a saliency map is missing, or `out` holds
+            stages that were run with other arguments.
         RunError: a loss is not finite.
 
     Source: Lee, Lee, Lee and Shim, CVPR 2021.
     """
     data, out = opened(data), Path(out)
     unseen = None if val is None else opened(val)
-    backbone, pipeline = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
-    own = preset == "shapes" or pipeline is PIPELINES["small"]
-    pairs = pairs_of(data, pipeline.pairs, requested=not own)
-    pipeline = dataclasses.replace(pipeline, pairs=pairs)
+    numbers = with_known_pairs(data, numbers, preset)
     data.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
-    crf_device = compute.resolved_device()
+    compute.resolved_device()  # raises for an unknown device before anything is written
     saliency.check(data)
     write_run_config(
         out,
@@ -145,50 +147,21 @@ def run(
         {
             "weights": weights,
             "seg_weights": seg_weights,
-            "pipeline": pipeline,
+            "pipeline": numbers,
             "until": until,
         },
         saliency=True,
     )
-
     cams = None
-    if pipeline.baseline:
-        classifier = cam.train(
-            data, out, weights=weights, recipe=pipeline.cam, val=unseen, **compute.train()
-        )
-        found = cam.infer(data, classifier.weights, out, recipe=pipeline.cam, **compute.infer())
-        cams = found.maps
-        run_scores.maps(
-            out,
-            "cam",
-            data,
-            cams,
-            fixed=pipeline.cam_threshold,
-            crf=None,
-            extra={"mean_ap": classifier.mean_ap},
-            pairs=pairs,
-            pairs_at=pipeline.eps.threshold,
-        )
-        compared = pseudo_masks(
-            data,
-            cams,
-            out,
-            recipe=pipeline.eps,
-            crf=pipeline.crf,
-            name="cam",
-            device=crf_device,
-        )
-        run_scores.masks(out, "cam masks", data, compared, pairs=pairs)
-
-    trained = train(data, out, maps=cams, weights=weights, recipe=pipeline.eps, **compute.train())
+    if numbers.baseline:
+        cams = _make_baseline(data, out, numbers, weights, unseen, compute)
+    trained = train(data, out, maps=cams, weights=weights, recipe=numbers.eps, **compute.train())
     result = infer(
-        data, trained.weights, out, recipe=pipeline.eps, crf=pipeline.crf, **compute.infer()
+        data, trained.weights, out, recipe=numbers.eps, crf=numbers.crf, **compute.infer()
     )
-    run_scores.maps(
-        out, "eps", data, result.maps, fixed=pipeline.eps.threshold, crf=None, pairs=pairs
-    )
+    threshold, pairs = numbers.eps.threshold, numbers.pairs
+    run_scores.maps(out, "eps", data, result.maps, fixed=threshold, crf=None, pairs=pairs)
     metrics = run_scores.masks(out, "masks", data, result.masks, pairs=pairs)
-
     predictions = seg_metrics = None
     if until == "seg":
         predictions, seg_metrics = segment(
@@ -196,7 +169,7 @@ def run(
             out,
             result.masks,
             data if unseen is None else unseen,
-            pipeline.seg,
+            numbers.seg,
             weights=seg_weights or (trained.weights if backbone == "small" else None),
             compute=compute,
         )
@@ -205,33 +178,76 @@ def run(
         data,
         panels(data, out, result.masks),
         title="EPS: from image tags and saliency to masks",
-        curves={**({"CAM": "cam"} if pipeline.baseline else {}), "EPS": "eps"},
+        curves={**({"CAM": "cam"} if numbers.baseline else {}), "EPS": "eps"},
     )
     return RunResult(out, result.masks, metrics, page, predictions, seg_metrics)
 
 
-def pairs_of(data: Dataset, pairs: tuple[str, ...], *, requested: bool) -> tuple[str, ...]:
-    """`pairs` if the data has classes and contexts of these names, else none.
+def _make_baseline(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> Path:
+    """Folder of the maps of the classifier without saliency; scored, with its pseudo-masks."""
+    classifier = cam.train(
+        data, out, weights=weights, recipe=numbers.cam, val=val, **compute.train()
+    )
+    cams = cam.infer(data, classifier.weights, out, recipe=numbers.cam, **compute.infer())
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        crf=None,
+        extra={"mean_ap": classifier.mean_ap},
+        pairs=numbers.pairs,
+        pairs_at=numbers.eps.threshold,
+    )
+    folder = pseudo_masks(
+        data,
+        cams.maps,
+        out,
+        recipe=numbers.eps,
+        crf=numbers.crf,
+        name="cam",
+        device=compute.resolved_device(),
+    )
+    run_scores.masks(out, "cam masks", data, folder, pairs=numbers.pairs)
+    return cams.maps
+
+
+def with_known_pairs(data: Dataset, numbers: Pipeline, preset: str | None) -> Pipeline:
+    """`numbers`, without pairs if those of the built-in benchmark are unknown to the data set.
 
     Args:
         data: the data set.
-        pairs: "target/coincident" names.
-        requested: whether the user named them; otherwise they are a preset's for other data.
+        numbers: hyper-parameters of the pipeline.
+        preset: name of the preset, or None.
 
     Raises:
-        InputError: the user named something that the data does not have.
+        InputError: the user gave a pair of which the data set has no class or context.
     """
     try:
-        named_pairs(data, pairs)
+        named_pairs(data, numbers.pairs)
     except InputError:
-        if requested:
+        if preset != "shapes" and numbers is not PIPELINES["small"]:
             raise
-        return ()
-    return pairs
+        return dataclasses.replace(numbers, pairs=())
+    return numbers
 
 
 def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
-    """Columns of the report's picture grid, title -> picture of an id; pseudo-masks are in `masks`."""
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
     baseline = {}
     if (out / "cam/maps/done.json").is_file():
         baseline = {"CAM": report.heat(data, out / "cam/maps")}

@@ -1,4 +1,7 @@
-"""IRN, "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations" (CVPR 2019)."""
+"""IRN (Ahn, Cho and Kwak, CVPR 2019), as AMN uses it to refine class maps up to boundaries.
+
+The paper is "Weakly Supervised Learning of Instance Segmentation with Inter-pixel Relations".
+"""
 
 import lazy_loader
 

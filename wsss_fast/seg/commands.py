@@ -1,8 +1,8 @@
-"""Commands of the command line."""
+"""Commands of the segmentation network."""
 
 from wsss_fast.command import Command
 
 COMMANDS = (
-    Command("seg train", "wsss_fast.seg.method:train", numbers="recipe", defaults="RECIPES"),
-    Command("seg infer", "wsss_fast.seg.method:infer", numbers="recipe", defaults="RECIPES"),
+    Command("seg train", "wsss_fast.seg.training:train", numbers="recipe", defaults="RECIPES"),
+    Command("seg infer", "wsss_fast.seg.inference:infer", numbers="recipe", defaults="RECIPES"),
 )
