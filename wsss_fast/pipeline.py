@@ -186,21 +186,33 @@ def write_run_config(
         saliency: whether the method reads saliency maps.
     """
     # Only commands of methods that read saliency maps have the option.
-    opened = {
-        k: v for k, v in (data.source or {"data": None}).items() if saliency or k != "saliency"
+    given = {
+        name: value
+        for name, value in (data.source or {"data": None}).items()
+        if saliency or name != "saliency"
     }
-    split = None if val is None or val.source is None else val.source["split"]
+    validation: dict[str, Any] = {"val_split": None}
+    if val is not None:
+        source = val.source or {}
+        # Other validation sets have no option; `--config` rejects "val" by name.
+        same = source.get("data") == given["data"] and source.get("ids") is None
+        validation = {"val_split": source["split"]} if same else {"val": val.source}
     write_config(
         out,
         command,
         {
-            **opened,
-            "val_split": split,
+            **given,
+            **validation,
             "out": out.absolute(),
-            **arguments,
+            **{name: _absolute(name, value) for name, value in arguments.items()},
             **dataclasses.asdict(compute),
         },
     )
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """The path of a weights file from anywhere; other values as they are."""
+    return Path(value).absolute() if name.endswith("weights") and value is not None else value
 
 
 def refine_maps(

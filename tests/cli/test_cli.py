@@ -48,8 +48,8 @@ def test_help_shows_the_defaults_of_the_backbone(capfd):
         (["amn", "run", "--dta", "x", "--out", "y"], "--dta"),
         (["demo", "--sed", "3"], "error: Unrecognized options: --sed, 3 Perhaps you meant: --seed"),
         (["cam", "train", "--data", "x", "--out", "y", "--seed", "many"], "many"),
-        (["amn", "run", "--data", "/nowhere", "--out", "y"], "/nowhere is no folder"),
-        (["seeds", "--data", "/nowhere", "--maps", "x", "--out", "y"], "/nowhere is no folder"),
+        (["amn", "run", "--data", "/nowhere", "--out", "y"], "/nowhere is not a directory"),
+        (["seeds", "--data", "/nowhere", "--maps", "x", "--out", "y"], "/nowhere is not a directory"),
         (["amn", "run", "--data", "shapes:x", "--out", "y"], "shapes:SEED"),
     ],
 )
@@ -175,7 +175,7 @@ def test_eps_by_hand(capfd, shapes_root, tmp_path):
     )
     assert code == 0 and "mIoU" in out and "over 24 images" in out
     code, _, err = run(capfd, "eps", "train", *common, *small, "--saliency", tmp_path / "nowhere")
-    assert code == 2 and "nowhere is no folder" in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and "nowhere is not a directory" in err and len(err.strip().splitlines()) == 1
     code, _, err = run(capfd, "eps", "train", *common, *small, "--saliency", tmp_path / "cam/maps")
     assert (
         code == 2

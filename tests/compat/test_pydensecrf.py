@@ -1,4 +1,4 @@
-"""wsss_fast.compat.pydensecrf against the installed pydensecrf2, and what it promises without it."""
+"""wsss_fast.compat.pydensecrf against the installed pydensecrf2, and its own errors."""
 
 from itertools import product
 
@@ -45,9 +45,8 @@ def image(channels=3, seed=0):
     random = np.random.RandomState(seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH] / WIDTH
     planes = [90 + 60 * np.sin(4 * x + c) + 50 * np.cos(5 * y - c) for c in range(channels)]
-    return np.clip(np.stack(planes, -1) + random.randn(HEIGHT, WIDTH, channels) * 6, 0, 255).astype(
-        np.uint8
-    )
+    noisy = np.stack(planes, -1) + random.randn(HEIGHT, WIDTH, channels) * 6
+    return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
 def unary(seed=0, labels=LABELS):
@@ -81,8 +80,8 @@ def assert_same(ours, other, atol=1e-4):
     "normalization, kernel", list(product(NORMALIZATIONS, KERNELS)), ids=lambda v: v.name
 )
 def test_every_normalisation_kernel_and_compatibility(theirs, normalization, kernel, compat):
-    # Without normalisation the filter sums over all neighbours: a smaller weight keeps the model away from saturation,
-    # where nothing would be left to compare.
+    # Without normalisation the filter sums over all neighbours; a smaller weight keeps the model
+    # from saturating, where all results would be equal.
     scale = 0.05 if normalization == densecrf.NO_NORMALIZATION else 1.0
     value = COMPATIBILITIES[compat] * np.float32(scale)
 
@@ -158,7 +157,7 @@ def test_label_counts(theirs, labels):
 
 
 def test_general_features(theirs):
-    """Points that are no image, and two terms of different dimensions."""
+    """Points that do not form an image, and two terms of different dimensions."""
     random = np.random.RandomState(1)
     features = (random.rand(4, 91) * 3).astype(np.float32)
     energies = random.rand(5, 91).astype(np.float32)
@@ -187,9 +186,13 @@ def test_readme_of_pydensecrf_for_rgb(theirs):
             normalization=package.NORMALIZE_SYMMETRIC,
         )
         crf.addPairwiseBilateral(
-            sxy=(80, 80), srgb=(13, 13, 13), rgbim=image(), compat=10,
-            kernel=package.DIAG_KERNEL, normalization=package.NORMALIZE_SYMMETRIC,
-        )  # fmt: skip
+            sxy=(80, 80),
+            srgb=(13, 13, 13),
+            rgbim=image(),
+            compat=10,
+            kernel=package.DIAG_KERNEL,
+            normalization=package.NORMALIZE_SYMMETRIC,
+        )
         labels.append(np.argmax(crf.inference(5), axis=0).reshape(HEIGHT, WIDTH))
     assert np.array_equal(*labels) and len(np.unique(labels[0])) > 1
 
@@ -249,10 +252,8 @@ def test_utilities(their_utils):
 
 def test_logistic_unary_and_infinite_energies(theirs):
     random = np.random.RandomState(0)
-    weights, features = (
-        random.rand(LABELS, 4).astype(np.float32),
-        random.rand(4, POINTS).astype(np.float32),
-    )
+    weights = random.rand(LABELS, 4).astype(np.float32)
+    features = random.rand(4, POINTS).astype(np.float32)
     never = unary()
     never[1, ::3] = np.inf
     results = []
@@ -288,9 +289,9 @@ def test_results_are_plain_arrays_and_inputs_are_copied():
 def test_both_ways_of_importing():
     assert dcrf is densecrf is wsss_fast.compat.pydensecrf.densecrf
     assert wsss_fast.compat.pydensecrf.utils is utils
-    # Every name of theirs that is not a private helper, or a helper's import.
+    # Every public name of theirs, except for a helper's import.
     module = pytest.importorskip("pydensecrf.densecrf")
-    assert {n for n in vars(module) if n[0] != "_"} - set(vars(densecrf)) == {"eigen"}
+    assert {n for n in vars(module) if n[0] != "_"} - set(vars(densecrf)) <= {"eigen", "Number"}
     for name in ("DenseCRF", "DenseCRF2D"):
         assert {n for n in dir(getattr(module, name)) if n[0] != "_"} <= set(
             dir(getattr(densecrf, name))
@@ -303,44 +304,128 @@ def crf_2d():
 
 ENERGIES = np.zeros((2, 12), np.float32)
 PICTURE = np.zeros((3, 4, 3), np.uint8)
-BAD = {
-    "unary_dtype": (lambda: crf_2d().setUnaryEnergy(ENERGIES.astype(float)), "u is float64; must be float32"),
-    "unary_dims": (lambda: crf_2d().setUnaryEnergy(ENERGIES.reshape(2, 3, 4)), r"u is \[2, 3, 4\]; must have 2 dimensions"),
-    "unary_points": (lambda: crf_2d().setUnaryEnergy(ENERGIES[:, :5]), r"energies are \[2, 5\]; must be \[2, 12\]"),
-    "unary_nan": (lambda: crf_2d().setUnaryEnergy(ENERGIES * np.float32("nan")), "energies have NaN"),
-    "unary_type": (lambda: crf_2d().setUnary(ENERGIES), "setUnary: got ndarray; must be a ConstUnary"),
-    "logistic": (lambda: densecrf.LogisticUnary(ENERGIES, ENERGIES), r"L is \[2, 12\] but f is \[2, 12\]"),
-    "features_dtype": (lambda: crf_2d().addPairwiseEnergy(ENERGIES.astype(int), 1), "features is int64; must be float32"),
-    "features_points": (lambda: crf_2d().addPairwiseEnergy(ENERGIES[:, :5], 1), r"features is \[2, 5\]; must be \[d, 12\]"),
-    "features_nan": (lambda: crf_2d().addPairwiseEnergy(ENERGIES * np.float32("nan"), 1), "features has NaN or infinite"),
-    "utils_chdim": (lambda: utils.create_pairwise_bilateral((1, 2), 1, PICTURE, 3), "chdim is 3; must be an axis of img"),
-    "compat_labels": (lambda: crf_2d().addPairwiseGaussian(3, np.ones(3, np.float32)), r"compat is \[3\]; must be a number"),
-    "compat_dims": (lambda: crf_2d().addPairwiseGaussian(3, np.ones((2, 2, 2), np.float32)), r"compat is \[2, 2, 2\]"),
-    "compat_dtype": (lambda: crf_2d().addPairwiseGaussian(3, np.ones(2)), "compat is float64; must be float32"),
-    "compat_nan": (lambda: crf_2d().addPairwiseGaussian(3, float("nan")), "compat is nan; must be finite"),
-    "sxy": (lambda: crf_2d().addPairwiseGaussian((3, 0), 1), r"addPairwiseGaussian: sxy is \(3, 0\); must be finite and > 0"),
-    "sxy_count": (lambda: crf_2d().addPairwiseGaussian((3, 3, 3), 1), "must be a number or 2 of them"),
-    "srgb": (lambda: crf_2d().addPairwiseBilateral(3, (1, 2), PICTURE, 1), r"srgb is \(1, 2\); must be a number or 3"),
-    "gray": (lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE[..., :1], 1), "utils.create_pairwise_bilateral"),
-    "picture_dtype": (lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE.astype(np.float32), 1), "must be uint8"),
-    "picture_size": (lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE.transpose(1, 0, 2), 1), r"must be uint8 \[3, 4, 3\]"),
-    "kernel": (lambda: crf_2d().addPairwiseGaussian(3, 3, kernel=7), "kernel is 7; must be one of CONST_KERNEL"),
-    "normalization": (lambda: crf_2d().addPairwiseGaussian(3, 3, normalization=4), "normalization is 4; must be one of"),
+WRONG = {
+    "unary_dtype": (
+        lambda: crf_2d().setUnaryEnergy(ENERGIES.astype(float)),
+        "u is float64; must be float32",
+    ),
+    "unary_dims": (
+        lambda: crf_2d().setUnaryEnergy(ENERGIES.reshape(2, 3, 4)),
+        r"u is \[2, 3, 4\]; must have 2 dimensions",
+    ),
+    "unary_points": (
+        lambda: crf_2d().setUnaryEnergy(ENERGIES[:, :5]),
+        r"energies are \[2, 5\]; must be \[2, 12\]",
+    ),
+    "unary_nan": (
+        lambda: crf_2d().setUnaryEnergy(ENERGIES * np.float32("nan")),
+        "energies have NaN",
+    ),
+    "unary_type": (
+        lambda: crf_2d().setUnary(ENERGIES),
+        "setUnary: got ndarray; must be a ConstUnary",
+    ),
+    "logistic": (
+        lambda: densecrf.LogisticUnary(ENERGIES, ENERGIES),
+        r"L is \[2, 12\] but f is \[2, 12\]",
+    ),
+    "features_dtype": (
+        lambda: crf_2d().addPairwiseEnergy(ENERGIES.astype(int), 1),
+        "features is int64; must be float32",
+    ),
+    "features_points": (
+        lambda: crf_2d().addPairwiseEnergy(ENERGIES[:, :5], 1),
+        r"features is \[2, 5\]; must be \[d, 12\]",
+    ),
+    "features_nan": (
+        lambda: crf_2d().addPairwiseEnergy(ENERGIES * np.float32("nan"), 1),
+        "features has NaN or infinite",
+    ),
+    "utils_chdim": (
+        lambda: utils.create_pairwise_bilateral((1, 2), 1, PICTURE, 3),
+        "chdim is 3; must be an axis of img",
+    ),
+    "compat_labels": (
+        lambda: crf_2d().addPairwiseGaussian(3, np.ones(3, np.float32)),
+        r"compat is \[3\]; must be a number",
+    ),
+    "compat_dims": (
+        lambda: crf_2d().addPairwiseGaussian(3, np.ones((2, 2, 2), np.float32)),
+        r"compat is \[2, 2, 2\]",
+    ),
+    "compat_dtype": (
+        lambda: crf_2d().addPairwiseGaussian(3, np.ones(2)),
+        "compat is float64; must be float32",
+    ),
+    "compat_nan": (
+        lambda: crf_2d().addPairwiseGaussian(3, float("nan")),
+        "compat is nan; must be finite",
+    ),
+    "sxy": (
+        lambda: crf_2d().addPairwiseGaussian((3, 0), 1),
+        r"addPairwiseGaussian: sxy is \(3, 0\); must be finite and > 0",
+    ),
+    "sxy_count": (
+        lambda: crf_2d().addPairwiseGaussian((3, 3, 3), 1),
+        "must be a number or 2 of them",
+    ),
+    "srgb": (
+        lambda: crf_2d().addPairwiseBilateral(3, (1, 2), PICTURE, 1),
+        r"srgb is \(1, 2\); must be a number or 3",
+    ),
+    "gray": (
+        lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE[..., :1], 1),
+        "utils.create_pairwise_bilateral",
+    ),
+    "picture_dtype": (
+        lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE.astype(np.float32), 1),
+        "must be uint8",
+    ),
+    "picture_size": (
+        lambda: crf_2d().addPairwiseBilateral(3, 3, PICTURE.transpose(1, 0, 2), 1),
+        r"must be uint8 \[3, 4, 3\]",
+    ),
+    "kernel": (
+        lambda: crf_2d().addPairwiseGaussian(3, 3, kernel=7),
+        "kernel is 7; must be one of CONST_KERNEL",
+    ),
+    "normalization": (
+        lambda: crf_2d().addPairwiseGaussian(3, 3, normalization=4),
+        "normalization is 4; must be one of",
+    ),
     "niter": (lambda: crf_2d().inference(-1), "niter is -1; must be >= 0"),
-    "q": (lambda: crf_2d().klDivergence(ENERGIES[:, :5]), r"Q is float32 \[2, 5\]; must be a float32 array \[2, 12\]"),
+    "q": (
+        lambda: crf_2d().klDivergence(ENERGIES[:, :5]),
+        r"Q is float32 \[2, 5\]; must be a float32 array \[2, 12\]",
+    ),
     "size": (lambda: densecrf.DenseCRF2D(0, 3, 2), "w is 0; must be >= 1"),
     "labels": (lambda: densecrf.DenseCRF(3, 0), "nlabels is 0; must be >= 1"),
-    "utils_labels": (lambda: utils.unary_from_labels(np.array([3]), 2, 0.7), r"labels span 3\.\.3; must be 0\.\.2"),
-    "utils_float": (lambda: utils.unary_from_labels(np.array([1.0]), 2, 0.7), "labels is float64; must be integers"),
+    "utils_labels": (
+        lambda: utils.unary_from_labels(np.array([3]), 2, 0.7),
+        r"labels span 3\.\.3; must be 0\.\.2",
+    ),
+    "utils_float": (
+        lambda: utils.unary_from_labels(np.array([1.0]), 2, 0.7),
+        "labels is float64; must be integers",
+    ),
     "utils_prob": (lambda: utils.unary_from_labels(np.array([1]), 2, 1.0), "gt_prob is 1.0"),
-    "utils_scale": (lambda: utils.unary_from_softmax(np.ones((2, 2)), scale=2.0), r"scale is 2\.0; must be in \(0, 1\]"),
-    "utils_sdims": (lambda: utils.create_pairwise_gaussian((1, 2), (3,)), "sdims is .* must be 1 numbers"),
-    "utils_schan": (lambda: utils.create_pairwise_bilateral((1, 2), (1, 2), PICTURE, 2), "schan is .* must be 3 numbers"),
-}  # fmt: skip
+    "utils_scale": (
+        lambda: utils.unary_from_softmax(np.ones((2, 2)), scale=2.0),
+        r"scale is 2\.0; must be in \(0, 1\]",
+    ),
+    "utils_sdims": (
+        lambda: utils.create_pairwise_gaussian((1, 2), (3,)),
+        "sdims is .* must be 1 numbers",
+    ),
+    "utils_schan": (
+        lambda: utils.create_pairwise_bilateral((1, 2), (1, 2), PICTURE, 2),
+        "schan is .* must be 3 numbers",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input(name):
-    call, message = BAD[name]
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name):
+    call, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         call()

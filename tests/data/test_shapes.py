@@ -1,4 +1,4 @@
-"""The Shapes benchmark: same seed same files, the promised layout, and each failure mode really present."""
+"""The Shapes benchmark: its layout, reproducibility, and the failures that it must show."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_layout(folder):
             assert (image.mode, image.size) == (mode, (SIZE, SIZE))
 
 
-def test_tags_and_boxes_are_what_the_mask_shows(folder):
+def test_tags_and_boxes_match_the_mask(folder):
     for name in ids(folder, "train") + ids(folder, "val"):
         root = ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot()
         mask = pixels(folder, "SegmentationClass", name)
@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_same_seed_same_files_other_seed_other_pictures(folder, tmp_path):
+def test_files_depend_on_the_seed_only(folder, tmp_path):
     again = contents(make_shapes(tmp_path / "again", seed=3, train=TRAIN, val=VAL, size=SIZE))
     assert again == contents(folder)
     other = contents(make_shapes(tmp_path / "other", seed=4, train=TRAIN, val=VAL, size=SIZE))
@@ -89,7 +89,7 @@ def test_same_seed_same_files_other_seed_other_pictures(folder, tmp_path):
     assert all(again[k] != other[k] for k in photos)
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(folder, tmp_path):
+def test_a_picture_does_not_depend_on_their_number(folder, tmp_path):
     fewer = make_shapes(tmp_path / "fewer", seed=3, train=2, val=0, size=SIZE)
     name = ids(fewer, "train")[1]
     assert np.array_equal(
@@ -97,7 +97,7 @@ def test_a_picture_does_not_depend_on_how_many_there_are(folder, tmp_path):
     )
 
 
-def test_look_alikes_stand_together_in_clearly_more_than_4_percent(scenes):
+def test_look_alikes_often_occur_together(scenes):
     classes = [{FIGURES.index(o.figure) for o in s.objects} for s in scenes]
     together = np.mean(
         [any({2 * p, 2 * p + 1} <= c for p in range(len(FIGURES) // 2)) for c in classes]
@@ -107,7 +107,7 @@ def test_look_alikes_stand_together_in_clearly_more_than_4_percent(scenes):
 
 
 @pytest.mark.parametrize(("home", "label"), [("rails", 1), ("water", 2)])
-def test_context_goes_with_its_class_and_is_sometimes_alone(scenes, home, label):
+def test_context_co_occurs_with_its_class_and_is_sometimes_alone(scenes, home, label):
     shown = [(s.context == label).any() for s in scenes]
     first, second = (f for f in FIGURES if f.home == home)
 
@@ -115,14 +115,13 @@ def test_context_goes_with_its_class_and_is_sometimes_alone(scenes, home, label)
         near = [{o.figure for o in s.objects if o.salient} for s in scenes]
         return float(np.mean([c for c, figures in zip(shown, near, strict=True) if keep(figures)]))
 
-    assert share(lambda f: first in f) > 0.75  # the class nearly always has it
-    assert (
-        0.2 < share(lambda f: second in f and first not in f) < 0.8
-    )  # so "body without it" is no class
+    assert share(lambda f: first in f) > 0.75  # nearly always with the first class
+    # Often, not always, with the second: the context alone does not tell the two classes apart.
+    assert 0.2 < share(lambda f: second in f and first not in f) < 0.8
     assert 0.01 < share(lambda f: first not in f and second not in f) < 0.25
 
 
-def test_saliency_is_as_wrong_as_a_detector(scenes):
+def test_saliency_has_the_errors_of_a_detector(scenes):
     found = np.stack([s.saliency for s in scenes]) >= 128
     real = np.stack([(s.mask > 0) & (s.mask < IGNORE) for s in scenes])
     assert 0.54 < (found & real).sum() / (found | real).sum() < 0.74
@@ -132,7 +131,7 @@ def test_saliency_is_as_wrong_as_a_detector(scenes):
     assert all(len(np.unique(s.saliency)) > 8 for s in scenes[:20])  # soft, not a mask
 
 
-def test_some_objects_are_small_some_are_cut_by_the_border(scenes):
+def test_small_and_truncated_objects(scenes):
     objects = [o for s in scenes for o in s.objects]
     assert 0.01 < np.mean([not o.salient for o in objects]) < 0.15
     edges = [o.box[0] == 0 or o.box[2] == SIZE - 1 for o in objects]
@@ -141,7 +140,7 @@ def test_some_objects_are_small_some_are_cut_by_the_border(scenes):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("arguments", "name"),
     [
         ({"seed": -1}, "seed"),
         ({"seed": 0.5}, "seed"),
@@ -152,13 +151,13 @@ def test_some_objects_are_small_some_are_cut_by_the_border(scenes):
         ({"size": "128"}, "size"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path, arguments, word):
-    with pytest.raises(InputError, match=word):
+def test_bad_arguments_are_reported(tmp_path, arguments, name):
+    with pytest.raises(InputError, match=name):
         make_shapes(tmp_path / "bad", **arguments)
     assert not any(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_left_alone(tmp_path):
+def test_an_existing_folder_is_not_changed(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="photos"):
@@ -167,11 +166,11 @@ def test_an_existing_folder_is_left_alone(tmp_path):
 
 
 def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
-    made = []
+    calls = []
 
     def interrupted(*arguments):
-        made.append(arguments)
-        if len(made) > 3:
+        calls.append(arguments)
+        if len(calls) > 3:
             raise KeyboardInterrupt
         return make_scene(*arguments)
 
@@ -181,17 +180,17 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_sparse_objects_are_large_beside_their_part():
-    """Twice the area, the part's size in pixels as before, mostly alone."""
+def test_sparse_objects_are_large_compared_with_their_part():
+    """Twice the area, a part of the same size in pixels, mostly alone."""
     found = {}
     for name, options in PRESETS.items():
-        made = [make_scene(np.random.default_rng([7, i]), 96, options) for i in range(150)]
-        objects = [o for s in made for o in s.objects if o.salient]
+        scenes = [make_scene(np.random.default_rng([7, i]), 96, options) for i in range(150)]
+        objects = [o for s in scenes for o in s.objects if o.salient]
         part = np.mean(options.part) * np.mean(options.radius_alone)
         found[name] = (
             np.mean([o.visible.mean() for o in objects]),
             part,
-            np.mean([len(s.objects) == 1 for s in made]),
+            np.mean([len(s.objects) == 1 for s in scenes]),
         )
     standard, sparse = found["standard"], found["sparse"]
     assert 1.7 < sparse[0] / standard[0] < 3 and 0.9 < sparse[1] / standard[1] < 1.1
@@ -199,17 +198,17 @@ def test_sparse_objects_are_large_beside_their_part():
     assert PRESETS["standard"] == SceneOptions()
 
 
-def test_a_preset_of_the_benchmark(tmp_path):
+def test_preset_sparse(tmp_path):
     arguments = {"train": 2, "val": 0, "size": SIZE}
     sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
     same = make_shapes(tmp_path / "same", options=PRESETS["sparse"], **arguments)
-    usual = make_shapes(tmp_path / "usual", **arguments)
+    standard = make_shapes(tmp_path / "standard", **arguments)
     about = json.loads((sparse / "shapes.json").read_text())
     assert about["preset"] == "sparse" and about["options"]["part"] == list(PRESETS["sparse"].part)
     for name in ids(sparse, "train"):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
-        assert not np.array_equal(own, pixels(usual, "SegmentationClass", name))
+        assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
     with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()

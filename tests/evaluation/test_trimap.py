@@ -1,4 +1,4 @@
-"""mIoU near boundaries, on label maps whose answer can be counted by hand."""
+"""mIoU near boundaries, on label maps whose result can be counted by hand."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from wsss_fast.evaluation.trimap import boundary, trimap_miou
 
 @pytest.fixture
 def one(shapes, tmp_path):
-    """A data set of one 64 px image: class 1 on the right half, 255 in a corner of it."""
+    """A data set of one image of 64 x 64: class 1 on the right half, 255 in a corner of it."""
     truth = np.zeros((64, 64), np.uint8)
     truth[:, 32:] = 1
     truth[:4, 60:] = 255
@@ -34,7 +34,7 @@ def test_a_shifted_edge_costs_most_near_the_boundary(one):
     shifted = np.zeros_like(truth)
     shifted[:, 34:] = 1  # two columns of class 1 are missed
     found = trimap_miou(data, lambda id: shifted, radii=(1, 4, 64))
-    # radius 1: columns 30..33 of class edges, and the corner's rim, which is predicted right
+    # Radius 1: columns 30..33 along the edge of the class, and the corner's rim, predicted right.
     near = np.zeros_like(truth, bool)
     near[:, 30:34] = True
     near[:5, 58:] = near[5, 59:] = True
@@ -43,11 +43,10 @@ def test_a_shifted_edge_costs_most_near_the_boundary(one):
     unions = [(near & ((truth == c) | (shifted == c))).sum() for c in (0, 1)]
     assert found[1] == pytest.approx(np.mean(np.array(hits) / unions))
     assert found[1] < found[4] < found[64]
-    assert trimap_miou(data, lambda id: np.where(truth == 255, 0, truth)) == dict.fromkeys(
-        (1, 2, 4, 8, 16), 1.0
-    )
+    right = trimap_miou(data, lambda id: np.where(truth == 255, 0, truth))
+    assert right == dict.fromkeys((1, 2, 4, 8, 16), 1.0)
 
 
 def test_bad_radius(one):
-    with pytest.raises(InputError, match="radii must be >= 1 px, got"):
+    with pytest.raises(InputError, match="radii must be >= 1 pixel, got"):
         trimap_miou(one[0], lambda id: one[1], radii=(0,))

@@ -1,17 +1,17 @@
-"""Against the public implementations' stored outputs; needs the reference data that is not part of this repository."""
+"""AMN's networks, loss, maps, seeds and training steps against outputs of the public code."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from golden import cases, filled, golden, needs_golden
+from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import amn, cam, nets
 from wsss_fast.amn import training as amn_training
 from wsss_fast.cam import training as cam_training
 from wsss_fast.data.images import write_labels
-from wsss_fast.data.transforms import normalise
+from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.optimizers import backbone_and_head
@@ -22,9 +22,6 @@ from wsss_fast.ops.reference.pixel_loss import nearest
 from wsss_fast.stages.activate import Views
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import combine
-
-pytestmark = needs_golden
-
 
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 
@@ -39,29 +36,32 @@ def amn_net():
     return filled(nets.amn_resnet50(20), "amn_resnet50_amn")
 
 
-def pair(image):
+def with_mirror(image):
     return torch.cat([image[:1], image[:1].flip(-1)])
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_cam_network(cam_net):
     file = golden("cam_net")
     images = torch.from_numpy(file["img"])
     np.testing.assert_allclose(cam_net(images), file["logit"], atol=1e-4)
-    first, mirrored = cam_net.maps(pair(images)).chunk(2)
+    first, mirrored = cam_net.maps(with_mirror(images)).chunk(2)
     np.testing.assert_allclose((first + mirrored.flip(-1))[0], file["cam_pair_out"], atol=1e-4)
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_amn_network(amn_net):
     file = golden("amn_net")
     images, labels = torch.from_numpy(file["img"]), torch.from_numpy(file["label"])
     np.testing.assert_allclose(amn_net(images, labels), file["logit"], atol=1e-4)
-    first, mirrored = amn_net(pair(images), labels[:1].expand(2, -1)).chunk(2)
+    first, mirrored = amn_net(with_mirror(images), labels[:1].expand(2, -1)).chunk(2)
     np.testing.assert_allclose((first + mirrored.flip(-1))[0] / 2, file["cam_pair_out"], atol=1e-4)
 
 
-def test_cam_gradient(cam_net):
+@needs_full_golden
+def test_cam_gradient():
     file, images = golden("cam_train_grad"), torch.from_numpy(golden("cam_net")["img"])
     net = filled(nets.cam_resnet50(20), "amn_resnet50_cam").train()
     loss = torch.nn.functional.multilabel_soft_margin_loss(
@@ -72,10 +72,8 @@ def test_cam_gradient(cam_net):
     np.testing.assert_allclose(
         net.head.weight.grad[:, :256, 0, 0], file["grad_classifier"], atol=1e-5
     )
-    assert (
-        net.backbone.layer1[0].conv1.weight.grad is None
-        and net.backbone.layer2[0].conv1.weight.grad is None
-    )
+    assert net.backbone.layer1[0].conv1.weight.grad is None
+    assert net.backbone.layer2[0].conv1.weight.grad is None
 
 
 @pytest.mark.parametrize("name", cases("amn_loss"))
@@ -94,20 +92,16 @@ def test_pixel_cross_entropy(name):
 
 
 def test_resize_labels():
+    """Square sizes only: the public code passes (height, width) as Pillow's (width, height)."""
     file = golden("amn_resize_labels")
-    names = cases("amn_resize_labels") or [""]
-    for name in names:
-        prefix = f"{name}/" if name else ""
-        labels, size, out = (file[f"{prefix}{key}"] for key in ("labels", "size_arg", "out"))
-        if size[0] != size[1]:
-            continue  # the public code passes (height, width) where Pillow wants (width, height)
-        ours = nearest(torch.from_numpy(labels.astype(np.int64)), int(size[0]), int(size[1]))
-        np.testing.assert_array_equal(ours, out.astype(np.int64))
+    for name in cases("amn_resize_labels"):
+        labels, size, out = (file[f"{name}/{key}"] for key in ("labels", "size_arg", "out"))
+        if size[0] == size[1]:
+            ours = nearest(torch.from_numpy(labels.astype(np.int64)), int(size[0]), int(size[1]))
+            np.testing.assert_array_equal(ours, out.astype(np.int64))
 
 
 def views_of(image, label, scales=(1.0, 0.5, 1.5, 2.0)):
-    from wsss_fast.data.transforms import resize_image
-
     height, width = image.shape[:2]
     stack = []
     for scale in scales:
@@ -118,6 +112,7 @@ def views_of(image, label, scales=(1.0, 0.5, 1.5, 2.0)):
     return Views(("i",), torch.from_numpy(label)[None], tuple(stack), (height, width))
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["i0", "i1", "i2"])
 def test_cam_stage_and_its_seeds(cam_net, name):
@@ -131,6 +126,7 @@ def test_cam_stage_and_its_seeds(cam_net, name):
     assert (seed != file[f"{name}/ir_label_fg0.30_bg0.05"]).mean() <= 1e-3
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["i0", "i1", "i2"])
 def test_amn_stage_and_its_seeds(amn_net, name, tmp_path):
@@ -151,15 +147,24 @@ def seed_of(image, scores, keys, fg, bg):
 
 
 @pytest.mark.parametrize("name", cases("amn_cam_to_ir_label_given"))
-@pytest.mark.parametrize("pair_of", [(0.30, 0.05), (0.45, 0.15)])
-def test_seeds_from_stored_maps(name, pair_of):
+@pytest.mark.parametrize("threshold", ["fg0.30", "bg0.05", "fg0.45", "bg0.15"])
+def test_argmax_of_stored_maps(name, threshold):
     file = golden("amn_cam_to_ir_label_given")
-    fg, bg = pair_of
+    index = label_index(file[f"{name}/cam"], float(threshold[2:]))
+    np.testing.assert_array_equal(index, file[f"{name}/argmax_{threshold}"])
+
+
+@needs_full_golden
+@pytest.mark.parametrize("name", cases("amn_cam_to_ir_label_given"))
+@pytest.mark.parametrize(("fg", "bg"), [(0.30, 0.05), (0.45, 0.15)])
+def test_seeds_from_stored_maps(name, fg, bg):
+    file = golden("amn_cam_to_ir_label_given")
     seed = seed_of(file[f"{name}/img_u8"], file[f"{name}/cam"], file[f"{name}/keys"], fg, bg)
     stored = file[f"{name}/ir_label_fg{fg:.2f}_bg{bg:.2f}"]
     assert (seed != stored).mean() <= 1e-3
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_coco_networks():
     file, images = golden("coco14_nets"), torch.from_numpy(golden("amn_net")["img"])
@@ -167,10 +172,11 @@ def test_coco_networks():
     amn_coco = filled(nets.amn_resnet50(80), "amn_coco14_resnet50_amn")
     np.testing.assert_allclose(amn_coco(images, labels), file["amn_logit"], atol=1e-4)
     cam_coco = filled(nets.cam_resnet50(80), "amn_coco14_resnet50_cam")
-    first, mirrored = cam_coco.maps(pair(images)).chunk(2)
+    first, mirrored = cam_coco.maps(with_mirror(images)).chunk(2)
     np.testing.assert_allclose((first + mirrored.flip(-1))[0], file["cam_pair"], atol=1e-4)
 
 
+@needs_full_golden
 def test_three_steps_of_the_classifier():
     file = golden("cam_train_step")
     net = filled(nets.cam_resnet50(20), "amn_resnet50_cam").train()
@@ -195,6 +201,7 @@ def test_three_steps_of_the_classifier():
     assert torch.equal(net.backbone.layer2[0].conv1.weight, untouched)
 
 
+@needs_full_golden
 def test_three_steps_of_the_amn():
     file = golden("amn_train_step")
     net = filled(nets.amn_resnet50(20), "amn_resnet50_amn").train()
@@ -218,7 +225,8 @@ def test_three_steps_of_the_amn():
             ).norm()
             assert norm.item() == pytest.approx(float(file["grad_total_norm"]), rel=1e-3)
             assert net.backbone.conv1.weight.grad is None
-    # Adam divides by the gradient's size, so where that is near 0 its sign, and the step, is rounding's.
+    # Adam divides by the gradient's size, so where that is near 0, rounding decides its sign and
+    # thereby the step.
     check_amn(net, file, "after3", lambda p: p.detach(), rtol=0, atol=4 * recipe.head_lr)
 
 

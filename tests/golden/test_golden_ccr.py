@@ -1,11 +1,11 @@
-"""CCR's crops, rounds and maps against the public code's stored outputs."""
+"""CCR's crops, erasing rounds and maps against outputs of the public code."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
-from golden import cases, filled, golden, needs_golden, public_state
+from golden import cases, filled, golden, needs_full_golden, public_state
 from torch import nn
 
 from wsss_fast import cam, ccr, nets
@@ -16,9 +16,7 @@ from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.stages.activate import Views
 
-pytestmark = needs_golden
-
-PUBLIC = ErasingOptions(mirror_mask=False, chain_masks=True)  # what the public code does
+PUBLIC = ErasingOptions(mirror_mask=False, chain_masks=True)  # as the public code behaves
 
 
 @pytest.mark.parametrize("name", cases("ccr_split_boxes"))
@@ -29,13 +27,13 @@ def test_crops(name):
     ours = boxes(centres, size, wrap_crops=True)
     assert (ours * 4 if len(centres) > 2 else ours) == stored
     for clamped, wrapped in zip(boxes(centres, size), ours, strict=True):
-        # They differ only where a crop begins at another place than the first pixel, and then ours begins there.
+        # They differ only where a wrapped crop does not begin at pixel 0; a clamped one then does.
         assert clamped[1::2] == wrapped[1::2]
         assert all(a in (0, b) for a, b in zip(clamped[::2], wrapped[::2], strict=True))
 
 
 class TinyNet(nn.Module):
-    """The stand-in of the stored control flow."""
+    """The small classifier that the stored control flow was recorded with."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +55,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def ready(networks):
-    """The networks as `ccr.infer` runs them, which halves the time of their hundreds of passes."""
+    """The networks as `ccr.infer` runs them, in half the time; there are hundreds of passes."""
     cpu = Runtime(torch.device("cpu"), 0, 0, torch.float32)
     return {
         name: nets.optimize_for_inference(copy.deepcopy(net), cpu, split=True)
@@ -65,6 +63,7 @@ def ready(networks):
     }
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -93,9 +92,10 @@ def test_base_maps_and_their_crops(networks, kind, name):
 
 
 def logged_rounds(kind):
-    """ErasingOptions of each crop in the order of the log: how often the sizes of a crop's eight passes follow each other.
+    """(size, number of rounds) of each crop in the order of the log.
 
-    Neighbouring crops of one size cannot be told apart; their rounds are added up.
+    A round has eight passes, whose sizes repeat from round to round. Successive crops of equal size
+    cannot be told apart, so their rounds are added up.
     """
     rounds = []
     for sizes in golden(kind)["forward_shapes_log"].reshape(-1, 16).tolist():
@@ -106,6 +106,7 @@ def logged_rounds(kind):
     return [(tuple(sizes[:2]), count) for sizes, count in rounds]
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("kind", "names"),
@@ -115,7 +116,7 @@ def logged_rounds(kind):
     ],
 )
 def test_rounds_and_maps(ready, kind, names):
-    """Of the stored crops, which the public code keeps as JPEG: the maps, and how many rounds each crop took."""
+    """Maps, and rounds per crop. The crops are stored, since the public code keeps them as JPEG."""
     file, net, rounds = golden(kind), PaddedBatch(ready[kind]), []
     for name in names:
         classes = torch.from_numpy(file[f"{name}/label"]).nonzero()[:, 0]
@@ -141,20 +142,12 @@ def test_rounds_and_maps(ready, kind, names):
 
 def test_published_numbers():
     paper = ccr.RECIPES["resnet38"]
-    assert (
-        paper.erasing.scales,
-        paper.erasing.rounds,
-        paper.erasing.masked_from,
-        paper.erasing.stop,
-    ) == ((1.0, 0.5, 1.5, 2.0), 5, 0.7, 0.02)
-    assert (
-        ccr.RECIPES["small"].erasing.masking == "class"
-    )  # measured on Shapes; the paper's networks keep the published way
-    assert (
-        paper.buffers == (10, 20)
-        and not paper.wrap_crops
-        and paper.erasing.masking == "joint"
-        and paper.erasing.unit == "crop"
-    )
-    assert paper.erasing.mirror_mask and not paper.erasing.chain_masks
+    erasing = paper.erasing
+    assert erasing.scales == (1.0, 0.5, 1.5, 2.0)
+    assert (erasing.rounds, erasing.masked_from, erasing.stop) == (5, 0.7, 0.02)
+    assert erasing.masking == "joint" and erasing.unit == "crop"
+    assert erasing.mirror_mask and not erasing.chain_masks
+    assert paper.buffers == (10, 20) and not paper.wrap_crops
+    # Better on Shapes; the paper's networks keep the published masking.
+    assert ccr.RECIPES["small"].erasing.masking == "class"
     assert set(ccr.RECIPES) == set(cam.RECIPES)

@@ -1,4 +1,4 @@
-"""EPS' loader, training steps, inference and CRF against the public code's stored outputs."""
+"""EPS' loader, training steps, inference and CRF against outputs of the public code."""
 
 import copy
 import dataclasses
@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from golden import cases, filled, golden, needs_golden
+from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import cam, eps, nets
 from wsss_fast.data.transforms import Augment, normalise, resize_image
@@ -21,8 +21,6 @@ from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops.reference.pixel_loss import nearest
 from wsss_fast.stages.activate import Views
 
-pytestmark = needs_golden
-
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 FROZEN = ("backbone.conv1", "backbone.stage2")
 PAPER = eps.RECIPES["resnet38"]
@@ -32,9 +30,10 @@ def rgb(gray):
     return np.repeat(gray[..., None], 3, axis=2)
 
 
+@needs_full_golden
 @pytest.mark.parametrize("name", cases("eps_dataset_nojitter"))
 def test_loader(name):
-    """Image and saliency with the public code's draws: size, flip, top, left."""
+    """Image and saliency with the public code's random numbers: size, flip, left, top."""
     file = golden("eps_dataset_nojitter")
     draw, image, levels = random.Random(int(name[1:])), file["img_u8"], rgb(file["saliency_u8"])
     augment = Augment(crop=int(file["crop_size"]))
@@ -44,21 +43,20 @@ def test_loader(name):
     levels = resize_image(levels, *image.shape[:2])
     if draw.random() > 0.5:
         image, levels = image[:, ::-1], levels[:, ::-1]
-    # The public code draws the crop's column first, and each of both places only where there is room for them.
+    # The public code draws the crop's column before its row.
     places = {}
     for axis in (1, 0):
         room = image.shape[axis] - augment.crop
         places[axis] = draw.randrange(abs(room) + 1)
-    salient = augment.placed(
+    salient = augment.crop_or_pad(
         (levels / 255.0).mean(axis=2).astype(np.float32)[None], 0, places[0], places[1]
     )
     np.testing.assert_allclose(salient, file[f"{name}/saliency"], atol=1e-6)
     cropped, _ = augment.cropped(normalise(image), None, places[0], places[1])
-    np.testing.assert_allclose(
-        cropped, file[f"{name}/img_f16"], atol=2e-3
-    )  # stored in half precision
+    np.testing.assert_allclose(cropped, file[f"{name}/img_f16"], atol=2e-3)  # stored as float16
 
 
+@needs_full_golden
 def test_sizes_of_the_longer_side():
     file = golden("eps_pipeline")
     image = file["img_u8"]
@@ -69,17 +67,17 @@ def test_sizes_of_the_longer_side():
 
 
 def test_saliency_at_the_size_of_the_maps():
-    """Nearest with its index rounded down, the default mode of torch's interpolation."""
+    """Nearest with the index rounded down, the default mode of torch's interpolation."""
     file = golden("eps_saliency_resize")
     salient = torch.from_numpy(file["saliency_f16"]).float()
     for size in (56, 41):
         index = torch.arange(size) * salient.shape[-1] // size
         np.testing.assert_array_equal(salient[..., index[:, None], index], file[f"out{size}"])
-    assert not np.array_equal(
-        nearest(salient[:, 0], 41, 41), file["out41"][:, 0]
-    )  # that is rounded to the middle
+    # Unlike Pillow's, which takes the pixel at the centre.
+    assert not np.array_equal(nearest(salient[:, 0], 41, 41), file["out41"][:, 0])
 
 
+@needs_full_golden
 @pytest.mark.slow
 def test_three_training_steps():
     file = golden("eps_train_step")
@@ -135,7 +133,10 @@ def last(net):
 
 
 def test_the_optimiser_has_the_published_groups():
-    """As in the trace of the public optimiser: rates 1, 2, 10, 20, decay on weights only, decay for momentum."""
+    """As in the trace of the public optimiser.
+
+    Learning rates scaled by 1, 2, 10, 20; weight decay on weights only, and momentum equal to it.
+    """
     file = golden("poly_optimizer_trace")
     with torch.device("meta"):
         groups = PAPER.optimizer(
@@ -176,12 +177,13 @@ def views_of(image, label, scales):
     return Views(("i",), torch.from_numpy(label)[None], tuple(stack), (height, width))
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["eps", "cls"])
 @pytest.mark.parametrize("name", ["i0", "i1"])
-@pytest.mark.parametrize("way", ["networks", "ready"], ids=["plain", "as infer runs it"])
-def test_inference(request, name, kind, way):
-    file, net = golden("eps_infer"), request.getfixturevalue(way)[kind]
+@pytest.mark.parametrize("fixture", ["networks", "ready"], ids=["plain", "as infer runs it"])
+def test_inference(request, name, kind, fixture):
+    file, net = golden("eps_infer"), request.getfixturevalue(fixture)[kind]
     views = views_of(file[f"{name}/img_u8"], file[f"{name}/label"], PAPER.scales)
     assert [list(v.shape[1:]) for v in views.scales] == file[f"{name}/scaled_shapes"][::2].tolist()
     classifier = cam.RECIPES["resnet38"]
@@ -196,6 +198,7 @@ def test_inference(request, name, kind, way):
         assert (to_labels(label_index(scores, PAPER.threshold), maps.keys) != stored).mean() <= most
 
 
+@needs_full_golden
 @pytest.mark.parametrize("kind", ["eps", "cls"])
 @pytest.mark.parametrize("name", ["i0", "i1"])
 @pytest.mark.parametrize("alpha", [4, 16, 32])
@@ -213,28 +216,13 @@ def test_crf_with_alpha(name, kind, alpha, steps):
 
 
 def test_published_numbers():
-    assert (PAPER.updates, PAPER.batch_size, PAPER.tau, PAPER.lam, PAPER.threshold) == (
-        20_000,
-        8,
-        0.4,
-        0.5,
-        0.2,
+    coco = eps.COCO
+    assert (PAPER.updates, PAPER.batch_size) == (20_000, 8)
+    assert (PAPER.tau, PAPER.lam, PAPER.threshold) == (0.4, 0.5, 0.2)
+    assert (PAPER.augment.crop, PAPER.augment.long_side) == (448, (256, 512))
+    assert (PAPER.augment.jitter, PAPER.augment.hue) == (0.3, 0.1)
+    assert (coco.updates, coco.batch_size, coco.tau, coco.lam) == (256_500, 16, 0.4, 0.9)
+    assert (coco.augment.crop, coco.augment.long_side, coco.lr) == (321, (256, 448), 0.01)
+    assert AlphaCrf() == AlphaCrf(
+        alpha=4.0, gaussian=(3.0, 3.0), bilateral=(80.0, 13.0, 10.0), iterations=10
     )
-    assert (
-        PAPER.augment.crop,
-        PAPER.augment.long_side,
-        PAPER.augment.jitter,
-        PAPER.augment.hue,
-    ) == (448, (256, 512), 0.3, 0.1)
-    assert (eps.COCO.updates, eps.COCO.batch_size, eps.COCO.tau, eps.COCO.lam) == (
-        256_500,
-        16,
-        0.4,
-        0.9,
-    )
-    assert (eps.COCO.augment.crop, eps.COCO.augment.long_side, eps.COCO.lr) == (
-        321,
-        (256, 448),
-        0.01,
-    )
-    assert AlphaCrf() == AlphaCrf((3.0, 3.0), (80.0, 13.0, 10.0), 10, alpha=4.0)

@@ -1,16 +1,14 @@
-"""Confusion matrices and what follows from them, against the stored outputs of chainercv, EPS' and DeepLab's scorers."""
+"""Confusion matrices and scores against those of chainercv, EPS and DeepLab."""
 
 import numpy as np
 import pytest
-from golden import cases, golden, needs_golden
+from golden import cases, golden
 
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 
-pytestmark = needs_golden
-
 
 def summed(truths, predictions, num_labels):
-    """One matrix over the list, and its metrics as arrays (miou, iou, precision, recall)."""
+    """The confusion matrix of all images, then miou, iou, precision and recall."""
     confusion = sum(
         confusion_matrix(t, p, num_labels) for t, p in zip(truths, predictions, strict=True)
     )
@@ -30,7 +28,7 @@ def test_chainercv(case):
     expected = file[f"{case}/confusion"]
     num_labels = 21 if len(expected) == 256 else len(expected)
     confusion, miou, iou, _, recall = summed(truths, predictions, num_labels)
-    # Where the public COCO evaluation counts 255 as a class of its own (e4), only its other rows can agree.
+    # The public COCO evaluation (e4) counts 255 as a class: only the other rows can agree.
     np.testing.assert_array_equal(confusion, expected[:num_labels, :num_labels])
     np.testing.assert_allclose(recall, file[f"{case}/class_accuracy"][:num_labels], rtol=1e-12)
     if len(expected) == num_labels:
@@ -44,7 +42,7 @@ def test_chainercv(case):
 def test_eps(case):
     file = golden("eps_ioumetric")
     truths, predictions, hist = (file[f"{case}/{name}"] for name in ("gt", "pred", "hist"))
-    # EPS drops pixels predicted as no class; here such a prediction is refused, so they are dropped beforehand.
+    # EPS drops pixels whose prediction is not a class. Here these raise, so they are dropped first.
     truths = np.where(predictions >= len(hist), 255, truths)
     confusion, miou, iou, precision, recall = summed(truths, predictions, len(hist))
     np.testing.assert_array_equal(confusion, hist)
@@ -57,9 +55,8 @@ def test_deeplab():
     file = golden("deeplab_scores")
     confusion, miou, iou, _, recall = summed(file["gt"], file["pred"], 21)
     np.testing.assert_allclose(iou, file["iou"], rtol=1e-12)
-    seen = (
-        confusion.sum(axis=1) > 0
-    )  # DeepLab's mean leaves out a class that was only predicted; VOC's rule counts it as 0
+    # DeepLab's mean leaves out a class that was only predicted; VOC's protocol counts it as 0.
+    seen = confusion.sum(axis=1) > 0
     assert iou[seen].mean() == pytest.approx(file["miou"].item(), rel=1e-12) and not seen.all()
     assert miou == pytest.approx(iou.mean(), rel=1e-12)
     assert np.diag(confusion).sum() / confusion.sum() == pytest.approx(

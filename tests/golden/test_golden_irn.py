@@ -1,14 +1,12 @@
-"""Against the stored outputs of IRN's public code; needs the reference data that is not part of this repository."""
+"""IRN's paths and random walk against outputs of the public code."""
 
 import numpy as np
 import pytest
 import torch
-from golden import cases, golden, needs_golden
+from golden import cases, golden
 
 from wsss_fast.ops import random_walk
 from wsss_fast.ops.reference.random_walk import path
-
-pytestmark = needs_golden
 
 
 @pytest.mark.parametrize("name", cases("irn_path_index"))
@@ -36,9 +34,8 @@ def test_random_walk(name):
         file[f"{name}/{key}"].item() for key in ("radius", "beta", "exp_times")
     )
     ours, stored = walk(file, name, radius=radius, beta=float(beta), steps=2**doublings)
-    np.testing.assert_allclose(
-        ours, stored, rtol=3e-4, atol=1e-7
-    )  # squaring eight times in float32 loses 1e-4
+    # Squaring the transition matrix eight times in float32 loses 1e-4.
+    np.testing.assert_allclose(ours, stored, rtol=3e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", cases("irn_random_walk_large"))
@@ -50,8 +47,6 @@ def test_large_random_walk(name):
 @pytest.mark.parametrize("name", cases("irn_sem_seg"))
 def test_random_walk_of_amn_maps(name):
     file = golden("irn_sem_seg")
-    maps = (
-        torch.from_numpy(file[f"{name}/amn_cam_strided"])[1:] ** 1.3
-    )  # the background map is dropped
+    maps = torch.from_numpy(file[f"{name}/amn_cam_strided"])[1:] ** 1.3  # without the background
     ours = random_walk(maps, torch.from_numpy(file[f"{name}/edge"])[0])
     np.testing.assert_allclose(ours, file[f"{name}/rw"][:, 0], rtol=3e-4, atol=1e-7)

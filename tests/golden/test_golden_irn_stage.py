@@ -1,11 +1,11 @@
-"""IRN's training step and refinement against the public code's stored outputs."""
+"""IRN's training step and refinement against outputs of the public code."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from golden import cases, filled, golden, needs_golden
+from golden import cases, filled, golden, needs_full_golden
 from torch.testing import assert_close
 
 from wsss_fast import irn, nets
@@ -19,8 +19,6 @@ from wsss_fast.irn import training as irn_training
 from wsss_fast.irn.relations import offsets, pairs, relation_losses
 from wsss_fast.maps import ClassMaps, label_index, to_labels
 
-pytestmark = needs_golden
-
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 
 
@@ -31,7 +29,7 @@ def net():
 
 @pytest.mark.parametrize("name", cases("irn_path_index"))
 def test_pairs(name):
-    """Sources, targets and, where they are stored, path maxima of every direction."""
+    """Sources, targets and, where paths are stored, maxima along them, in every direction."""
     file = golden("irn_path_index")
     radius, (height, width) = int(name[1:].split("_")[0]), map(int, name.split("_")[1].split("x"))
     directions = [tuple(d) for d in file[f"{name}/search_dst"].tolist()]
@@ -59,33 +57,48 @@ def test_pairs(name):
     assert bool(highest) == (radius < 10)  # radius 10 is stored without paths
 
 
+def small_seeds():
+    labels = golden("irn_losses")["labels"]
+    return torch.from_numpy(np.stack([resize_labels(one, 32, 32) for one in labels]))
+
+
 def batch():
     file = golden("irn_losses")
-    seeds = np.stack([resize_labels(labels, 32, 32) for labels in file["labels"]])
     images = torch.from_numpy(np.stack([normalise(image) for image in file["img_u8"]]))
-    return file, {"image": images, "seed": torch.from_numpy(seeds)}
+    return file, {"image": images, "seed": small_seeds()}
 
 
-def test_affinity_labels_and_the_losses_of_single_pairs(net):
-    file, sample = batch()
-    edge, displacement = net.train()(sample["image"])
-    stored = {
-        tuple(d): i for i, d in enumerate(golden("irn_path_index")["r10_32x32/search_dst"].tolist())
-    }
+def stored_directions():
+    """Index of each direction in the stored arrays."""
+    directions = golden("irn_path_index")["r10_32x32/search_dst"].tolist()
+    return {tuple(direction): i for i, direction in enumerate(directions)}
+
+
+def test_affinity_labels():
+    """Which pairs are both background, the same class, or different."""
+    file, directions = golden("irn_losses"), stored_directions()
+    shape = file["label_shape"]
     masks = {
-        key: np.unpackbits(file[f"{key}_packed"])[: np.prod(file["label_shape"])].reshape(
-            file["label_shape"]
-        )
+        key: np.unpackbits(file[f"{key}_packed"])[: np.prod(shape)].reshape(shape)
         for key in ("bg_pos", "fg_pos", "neg")
     }
-    for pair in pairs(edge.sigmoid()[:, 0], displacement, sample["seed"], 10):
-        i, valid = stored[pair.offset], (pair.source < 21) & (pair.target < 21)
+    for pair in pairs(torch.zeros(2, 32, 32), torch.zeros(2, 2, 32, 32), small_seeds(), 10):
+        i, valid = directions[pair.offset], (pair.source < 21) & (pair.target < 21)
         for key, ours in (
             ("bg_pos", valid & (pair.source == 0) & (pair.target == 0)),
             ("fg_pos", valid & (pair.source == pair.target) & (pair.source > 0)),
             ("neg", valid & (pair.source != pair.target)),
         ):
             np.testing.assert_array_equal(masks[key][:, i], ours, err_msg=key)
+
+
+@needs_full_golden
+def test_losses_of_single_pairs(net):
+    file, sample = batch()
+    edge, displacement = net.train()(sample["image"])
+    directions = stored_directions()
+    for pair in pairs(edge.sigmoid()[:, 0], displacement, sample["seed"], 10):
+        i = directions[pair.offset]
         if i < 8:
             assert_close(
                 -(pair.affinity + 1e-5).log(),
@@ -112,6 +125,7 @@ def test_affinity_labels_and_the_losses_of_single_pairs(net):
             )
 
 
+@needs_full_golden
 def test_one_training_step():
     file, sample = batch()
     net = filled(nets.irn_resnet50(), "irn_resnet50_irn").train()
@@ -122,7 +136,7 @@ def test_one_training_step():
         (*losses, losses.total()), ("pos", "neg", "dp_fg", "dp_bg", "total"), strict=True
     ):
         assert ours.item() == pytest.approx(float(file[f"loss_{name}"]), abs=1e-5), name
-    # (parameter, the stored part of its gradient, how that part is cut out, its learning rate)
+    # (parameter, the stored part of its gradient, the function that cuts it out, its learning rate)
     watched = [
         (net.edge_out.weight, file["grad_fc_edge6"], lambda p: p, 0.1),
         (net.edge[4][0].weight, file["grad_fc_edge5_conv"], lambda p: p[:, :64, 0, 0], 0.1),
@@ -147,7 +161,7 @@ def test_one_training_step():
 
 
 def test_the_public_optimiser_is_sgd_with_the_weight_decay_for_momentum():
-    """Thirteen steps of the public PolyOptimizer (10 in its schedule, then the last rate) on given gradients."""
+    """13 steps of the public PolyOptimizer on given gradients: 10 scheduled, then the last rate."""
     file, schedule = golden("poly_optimizer_trace"), Poly()
     parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
     optimizer = torch.optim.SGD(
@@ -170,6 +184,7 @@ def test_the_public_optimiser_is_sgd_with_the_weight_decay_for_momentum():
         )
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize(
     ("pad", "edge_name", "file_name"),
@@ -185,6 +200,7 @@ def test_boundaries_depend_on_the_padding_as_published(net, pad, edge_name, file
     assert_close(edge, torch.from_numpy(golden(file_name)[edge_name]), rtol=0, atol=1e-4)
 
 
+@needs_full_golden
 @pytest.mark.parametrize("name", cases("irn_sem_seg"))
 def test_refinement_and_its_masks(name):
     file = golden("irn_sem_seg")
@@ -198,16 +214,17 @@ def test_refinement_and_its_masks(name):
     )
     stored = stored[:, 0, : size[0], : size[1]]
     assert_close(torch.from_numpy(refined.high_res), stored / stored.max(), rtol=1e-3, atol=1e-6)
-    as_kept = refined.high_res.astype(np.float16).astype(np.float32)
-    for scores in (refined.high_res, as_kept):
+    as_saved = refined.high_res.astype(np.float16).astype(np.float32)
+    for scores in (refined.high_res, as_saved):
         mask = to_labels(label_index(scores, 0.25), refined.keys)
         assert (mask != file[f"{name}/sem_seg"]).mean() <= 1e-3
 
 
+@needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize("name", cases("irn_sem_seg"))
 def test_masks_from_the_network(net, name):
-    """The whole of inference: image, network, walk, mask."""
+    """Complete inference: image, network, random walk, mask."""
     file = golden("irn_sem_seg")
     image = torch.from_numpy(normalise(file[f"{name}/img_u8"]))[None]
     edge = irn.boundaries(net.eval(), torch.cat([image, image.flip(-1)]), 512)[0]
@@ -223,10 +240,5 @@ def test_recipe_of_the_walk():
     recipe = irn.RECIPES["resnet50"]
     assert dataclasses.astuple(recipe)[:5] == (3, 32, 0.1, 10.0, 10)
     assert recipe.optimizer == Sgd(weight_decay=1e-4, momentum=1e-4)
-    assert (recipe.power, recipe.walk_radius, recipe.beta, recipe.steps, recipe.pad) == (
-        1.3,
-        5,
-        10.0,
-        256,
-        512,
-    )
+    assert (recipe.power, recipe.walk_radius, recipe.beta) == (1.3, 5, 10.0)
+    assert (recipe.steps, recipe.pad) == (256, 512)

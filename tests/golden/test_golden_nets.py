@@ -1,16 +1,15 @@
-"""IRN's, DeepLabV2's and EPS' networks, and every public checkpoint's names, against the public code's stored data."""
+"""Networks of IRN, DeepLabV2 and EPS, and names of all checkpoints, against the public code."""
 
 import json
 
 import pytest
 import torch
-from golden import GOLDEN, filled, golden, needs_golden, public_keys, public_state
+from golden import GOLDEN, filled, golden, needs_full_golden, public_keys, public_state
 from torch.testing import assert_close
 
 from wsss_fast import nets
+from wsss_fast.data.transforms import subtract_mean
 from wsss_fast.nets.names import from_mxnet, from_public
-
-pytestmark = needs_golden
 
 NETWORKS = {
     "amn_resnet50_cam": lambda: nets.cam_resnet50(20),
@@ -30,6 +29,7 @@ def stored(file, name):
     return torch.from_numpy(file[name])
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_irn_network():
     file, net = golden("irn_net"), filled(nets.irn_resnet50(), "irn_resnet50_irn")
@@ -39,12 +39,11 @@ def test_irn_network():
     assert net.mean_displacement.abs().min() > 0  # so that subtracting it was tested
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_deeplab_network():
-    file, net = (
-        golden("deeplab_net"),
-        filled(nets.deeplabv2_resnet101(20), "deeplabv2_resnet101_msc_21"),
-    )
+    file = golden("deeplab_net")
+    net = filled(nets.deeplabv2_resnet101(20), "deeplabv2_resnet101_msc_21")
     images = stored(file, "input_scaled")
     assert_close(net(images), stored(file, "out_eval"), rtol=0, atol=1e-4)
     assert_close(net.aspp(net.backbone(images)), stored(file, "out_base"), rtol=0, atol=1e-4)
@@ -53,6 +52,7 @@ def test_deeplab_network():
         assert_close(ours, stored(file, name), rtol=0, atol=1e-4, msg=name)
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_eps_network_and_its_features():
     file, net = golden("eps_net"), filled(nets.eps_resnet38(20), "eps_resnet38_eps_21")
@@ -67,9 +67,8 @@ def test_eps_network_and_its_features():
             lambda module, inputs, output, name=name: seen.update({name: output.relu()})
         )
     scores, maps = net(stored(file, "img"))
-    assert_close(
-        maps.roll(-1, 1), stored(file, "cam"), rtol=0, atol=1e-4
-    )  # the public code has the background last
+    # The public code has the background last.
+    assert_close(maps.roll(-1, 1), stored(file, "cam"), rtol=0, atol=1e-4)
     assert_close(scores, stored(file, "pred")[:, :-1], rtol=0, atol=1e-4)
     for name, features in seen.items():
         assert_close(
@@ -78,6 +77,7 @@ def test_eps_network_and_its_features():
     assert list(seen["conv6"].shape) == file["conv6_shape"].tolist()
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_eps_network_of_coco():
     file, net = golden("eps_net_coco81"), filled(nets.eps_resnet38(80), "eps_resnet38_eps_81")
@@ -86,6 +86,7 @@ def test_eps_network_of_coco():
     assert_close(scores, stored(file, "pred")[:, :-1], rtol=0, atol=1e-4)
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_eps_classifier():
     file, net = golden("eps_cls_net"), filled(nets.cam_resnet38(20), "eps_resnet38_cls_20")
@@ -94,7 +95,7 @@ def test_eps_classifier():
 
 
 def test_every_name_of_the_mxnet_file():
-    """The name map that was derived from the official converter, through our renames."""
+    """MXNet's names lead to the same parameters as the public PyTorch names that they stand for."""
     names = json.loads((GOLDEN / "keys/eps_mxnet_name_map.json").read_text())["map"]
     shapes = {k: v["shape"] for k, v in public_keys("eps_resnet38_eps_21")["canonical"].items()}
     arrays = {
@@ -102,27 +103,24 @@ def test_every_name_of_the_mxnet_file():
         for i, (mx, (public,)) in enumerate(names.items())
     }
     public = {public: torch.zeros(shapes[public]) + i for i, (public,) in enumerate(names.values())}
-    ours, expected = (
-        from_mxnet({**arrays, "arg:linear1000_weight": torch.zeros(1)}),
-        from_public(public),
-    )
+    ours = from_mxnet({**arrays, "arg:linear1000_weight": torch.zeros(1)})
+    expected = from_public(public)
     assert ours.keys() == expected.keys() and all(torch.equal(ours[k], expected[k]) for k in ours)
     with torch.device("meta"):
         backbone = nets.eps_resnet38(20).backbone.state_dict()
     assert {f"backbone.{k}" for k in backbone if not k.endswith("num_batches_tracked")} == set(ours)
 
 
-@torch.inference_mode()
-def test_deeplab_sizes_and_normalisation():
-    from wsss_fast.data.transforms import subtract_mean
-
+@needs_full_golden
+def test_deeplab_normalisation():
     file = golden("deeplab_net")
-    assert_close(
-        torch.from_numpy(subtract_mean(file["img_u8"]))[None],
-        stored(file, "img_bgr_meansub"),
-        rtol=0,
-        atol=2e-5,
-    )
+    ours = torch.from_numpy(subtract_mean(file["img_u8"]))[None]
+    assert_close(ours, stored(file, "img_bgr_meansub"), rtol=0, atol=2e-5)
+
+
+@torch.inference_mode()
+def test_deeplab_sizes():
+    file = golden("deeplab_net")
     with torch.device("meta"):
         net = nets.deeplabv2_resnet101(20).train()
     for row in file["feature_sizes_in_1_05_075"].tolist():
@@ -140,7 +138,6 @@ def test_names_of_the_public_checkpoint_both_ways(name):
     entries = public_keys(name)["state_dict"]
     assert back.keys() == entries.keys()
     for key, entry in entries.items():
-        assert list(back[key].shape) == entry["shape"] and back[key].dtype == getattr(
-            torch, entry["dtype"]
-        ), key
+        assert list(back[key].shape) == entry["shape"], key
+        assert back[key].dtype == getattr(torch, entry["dtype"]), key
         assert torch.equal(back[key], state[key]), key

@@ -1,4 +1,4 @@
-"""DeepLabV2's schedule, test-time CRF, augmentation and scores against the public code's stored outputs."""
+"""DeepLabV2's schedule, CRF, augmentation and scores against outputs of the public code."""
 
 import dataclasses
 import random
@@ -6,15 +6,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from golden import cases, filled, golden, needs_golden
+from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import nets, seg
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.engine.schedules import Poly
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
-
-pytestmark = needs_golden
 
 RECIPE = seg.RECIPES["resnet101"]
 
@@ -28,7 +26,7 @@ RECIPE = seg.RECIPES["resnet101"]
     ],
 )
 def test_learning_rates(name, updates, every, shown):
-    """One column a parameter group: the published rates, changed every `every` updates."""
+    """The published rates of each parameter group (a column), constant for `every` updates."""
     stored, net = golden("deeplab_poly_lr")[name], nets.deeplabv2_resnet101(20)
     optimizer = RECIPE.optimizer(backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale))
     peaks = [group["lr"] for group in optimizer.param_groups if group["params"]]
@@ -41,13 +39,8 @@ def test_learning_rates(name, updates, every, shown):
 
 def test_parameter_groups():
     file, net = golden("deeplab_net"), nets.deeplabv2_resnet101(20)
-    groups = [
-        g
-        for g in RECIPE.optimizer(
-            backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale)
-        ).param_groups
-        if g["params"]
-    ]
+    optimizer = RECIPE.optimizer(backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale))
+    groups = [group for group in optimizer.param_groups if group["params"]]
     convolutions, weights, biases = (g["params"] for g in groups)
     assert len(convolutions) == file["n_conv_1x"] and all(p.ndim == 4 for p in convolutions)
     assert weights[0].shape[0] == biases[0].shape[0] == file["n_conv_aspp"]
@@ -55,15 +48,16 @@ def test_parameter_groups():
     assert decays == [5e-4, 5e-4, 0.0]
 
 
+@needs_full_golden
 @pytest.mark.parametrize("name", cases("deeplab_crf"))
 @pytest.mark.parametrize(
     ("photo", "stored"), [("img_u8", "argmax_with_unsubtracted_bgr"), ("image_as_fed_u8", "argmax")]
 )
 def test_crf_at_test_time(name, photo, stored):
-    """On the true image, as here, and on the wrapped one that the public code uses; both in BGR as stored.
+    """On the true image, as here, and on the wrapped-around one of the public code; both in BGR.
 
-    The model does not know an order of channels, but its lattice approximates it along axes that do: in RGB 0.5 and 0.8 %
-    of these pixels differ.
+    The model is symmetric in the channels, but the axes of its lattice are not: in RGB, 0.5 % and
+    0.8 % of these pixels differ.
     """
     file = golden("deeplab_crf")
     image = file[f"{name}/{photo}"]
@@ -76,9 +70,10 @@ def test_crf_at_test_time(name, photo, stored):
         )
 
 
+@needs_full_golden
 @torch.inference_mode()
 def test_prediction_from_the_photo():
-    """Photo to probabilities: the stored logits of the unscaled input, resized."""
+    """From photo to probabilities; stored are the logits of the unscaled input, here resized."""
     file = golden("deeplab_net")
     net = filled(nets.deeplabv2_resnet101(20), "deeplabv2_resnet101_msc_21")
     stored = torch.nn.functional.interpolate(
@@ -87,32 +82,31 @@ def test_prediction_from_the_photo():
     where = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
     ours = seg.predict(net, file["img_u8"][None], RECIPE, where, None)
     assert (ours.argmax(1) != stored.argmax(1)).float().mean() <= 1e-3
-    torch.testing.assert_close(
-        ours, stored, rtol=0, atol=5e-3
-    )  # logits span 450 here, so 1e-5 of that moves a softmax
+    # The logits span 450 here, so a relative error of 1e-5 moves a softmax.
+    torch.testing.assert_close(ours, stored, rtol=0, atol=5e-3)
 
 
+@needs_full_golden
 @pytest.mark.parametrize("name", cases("deeplab_augment"))
 def test_augmentation(name):
-    """The stored crops, with the public code's draws: factor, top, left, flip."""
+    """The stored crops, with the public code's random numbers: factor, top, left, flip."""
     file = golden("deeplab_augment")
     side, seed = int(name.split("_")[0].removeprefix("crop")), int(name.split("_s")[1])
     draw = random.Random(seed)
     augment = dataclasses.replace(RECIPE.augment, crop=side)
     image, labels = augment.resized(file["img_rgb_u8"], file["label"], draw.choice(augment.factors))
     top, left = (draw.randint(0, max(n - side, 0)) for n in image.shape[:2])
-    # The public code mirrors the crop, which for an image in the corner is not a crop of the mirrored image.
+    # The public code mirrors the crop. With a small image in its corner, that is not a crop of the
+    # mirrored image.
     cropped, mask = augment.cropped(augment.to_input(image), labels, top, left)
     if draw.random() < 0.5:
         cropped, mask = cropped.flip(-1), mask.flip(-1)
     np.testing.assert_array_equal(mask, file[f"{name}/label"])
-    np.testing.assert_allclose(
-        cropped, file[f"{name}/img_f16"], atol=0.07
-    )  # stored in half precision
+    np.testing.assert_allclose(cropped, file[f"{name}/img_f16"], atol=0.07)  # stored as float16
 
 
 def test_scores():
-    """Confusion exact; the public mean leaves out classes that the truth does not hold."""
+    """The confusion matrix is exact; the public mean leaves out classes absent from the truth."""
     file = golden("deeplab_scores")
     confusion = sum(
         confusion_matrix(gt, pred, 21) for gt, pred in zip(file["gt"], file["pred"], strict=True)
@@ -128,7 +122,7 @@ def test_scores():
 
 @pytest.mark.parametrize("name", cases("chainercv_eval"))
 def test_confusion_of_chainercv(name):
-    """Exact, with its -1 as 255; where its matrix has a row for 255 (the COCO evaluation), that row is what we leave out."""
+    """Exact, with its -1 as 255. The COCO evaluation also has a row for 255, left out here."""
     file = golden("chainercv_eval")
     stored, confusion = file[f"{name}/confusion"], 0
     num_labels = min(len(stored), 81) if len(stored) < 256 else 21

@@ -1,4 +1,7 @@
-"""The CUDA backend as a library for CPU tensors: its host code and kernels, run by csrc/tests/cuda_on_cpu.h."""
+"""The CUDA backend as a library for CPU tensors.
+
+csrc/tests/cuda_on_cpu.h runs its host code and kernels.
+"""
 
 import hashlib
 import os
@@ -12,7 +15,8 @@ from pathlib import Path
 import torch
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-# As the JIT build: no contraction, or vertices would differ. glibc's hardened longjmp refuses to jump between fibers.
+# No contraction, as in the JIT build: otherwise lattice vertices would differ. No fortification,
+# since glibc's hardened longjmp does not jump between fibers.
 CXX_FLAGS = (
     "-std=c++20",
     "-O1",
@@ -26,11 +30,11 @@ if platform.machine() in ("x86_64", "AMD64"):
     CXX_FLAGS += ("-march=x86-64-v3",)  # without it, fmaf is a slow library call
 
 
-KEPT: list[torch.library.Library] = []
+KEPT: list[torch.library.Library] = []  # a library's registrations end with it
 
 
 def build(compiler: str, cache: Path) -> Path:
-    """The library in `cache`, compiled when no build of the same sources is there."""
+    """The library in `cache`, compiled unless there is a build of the same sources."""
     sources = [CSRC / "bind" / "cuda.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]
     digest = hashlib.sha256(repr((CXX_FLAGS, torch.__version__, compiler)).encode())
     for path in sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cuh", ".cu", ".cpp")):
@@ -78,11 +82,12 @@ def build(compiler: str, cache: Path) -> Path:
 
 
 def serve(library: str) -> None:
-    """Let the emulated backend serve CPU tensors in this process, in place of the native CPU kernels."""
+    """Use the emulated backend for CPU tensors in this process, not the native CPU kernels."""
     from wsss_fast import _native
     from wsss_fast.ops import dense_crf, reference
 
-    # What is beyond the CUDA kernels goes to the CPU's, which are not here: the definition stands in for them.
+    # Inputs that the CUDA kernels do not support go to the CPU kernels, which are not loaded here:
+    # the reference implementations replace them.
     cpu = torch.library.Library("wsss_fast_cpu", "DEF")
     for name, function in (
         ("dense_crf", sys.modules[dense_crf.__module__]._reference),
@@ -95,4 +100,4 @@ def serve(library: str) -> None:
     _native._state["cpu"] = _native._Backend(
         "cpu", path=Path(library), reason=f"emulated CUDA: {library}", done=True
     )
-    KEPT.append(cpu)  # a library's registrations end with it
+    KEPT.append(cpu)

@@ -1,6 +1,7 @@
-"""Made-up data sets of a dozen files in the exact layout of VOC2012, COCO14 and labels.csv; every command can run on them.
+"""Synthetic data sets in the layout of VOC2012, COCO14 and labels.csv, for any command.
 
-A picture is noise with one filled box a tag, in the class's own colour; masks, boxes and polygons say where.
+Each has about a dozen pictures: noise with a filled box per tag, in the colour of its class. Masks,
+boxes and polygons match the boxes.
 """
 
 import json
@@ -10,20 +11,21 @@ from PIL import Image
 
 from wsss_fast.data import VOC_CLASSES, write_labels
 
-# COCO's categories as (first id, names): ids run on from it; between the groups lie the numbers that COCO left out.
+# COCO's categories as (first id, names): ids are consecutive in a group; COCO has no ids in
+# between.
 _COCO_GROUPS = [
     (1, "person bicycle car motorcycle airplane bus train truck boat traffic_light fire_hydrant"),
     (13, "stop_sign parking_meter bench bird cat dog horse sheep cow elephant bear zebra giraffe"),
     (27, "backpack umbrella"),
     (
         31,
-        "handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard "
-        "tennis_racket bottle",
+        "handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove "
+        "skateboard surfboard tennis_racket bottle",
     ),
     (
         46,
-        "wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair "
-        "couch potted_plant bed",
+        "wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog "
+        "pizza donut cake chair couch potted_plant bed",
     ),
     (67, "dining_table"),
     (70, "toilet"),
@@ -66,22 +68,14 @@ COCO_LABELS = {
 
 
 def paint(labels, size, seed):
-    """Photo [H, W, 3], mask [H, W] with a rim of 255 around every box, and the boxes (x0, y0, x1, y1)."""
+    """Photo [H, W, 3], mask [H, W] with 255 around every box, and boxes (x0, y0, x1, y1)."""
     height, width = size
-    rng = np.random.default_rng(seed)
-    image, mask, boxes = (
-        rng.normal(118, 12, (height, width, 3)),
-        np.zeros((height, width), np.uint8),
-        [],
-    )
+    image = np.random.default_rng(seed).normal(118, 12, (height, width, 3))
+    mask, boxes = np.zeros((height, width), np.uint8), []
+    y0, y1 = height // 5, height - height // 6
     for n, label in enumerate(labels):  # side by side, so that none hides another
         step = width // len(labels)
-        x0, y0, x1, y1 = (
-            n * step + step // 8,
-            height // 5,
-            (n + 1) * step - step // 8,
-            height - height // 6,
-        )
+        x0, x1 = n * step + step // 8, (n + 1) * step - step // 8
         mask[y0 - 1 : y1 + 1, max(x0 - 1, 0) : x1 + 1] = 255
         mask[y0:y1, x0:x1] = label
         image[y0:y1, x0:x1] += np.random.default_rng(label).uniform(-90, 90, 3)
@@ -90,7 +84,7 @@ def paint(labels, size, seed):
 
 
 def _size(n, size):
-    """Landscape and portrait in turn, as in both data sets."""
+    """Landscape and portrait sizes, as in both data sets."""
     return size if n % 3 else size[::-1]
 
 
@@ -110,12 +104,15 @@ def make_voc(root, size=(60, 80)):
         write_labels(root / "SegmentationClass" / f"{id}.png", mask)
         _saliency(root / "saliency" / f"{id}.png", mask)
         objects = "".join(
-            f"<object><name>{VOC_CLASSES[k - 1]}</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult>"
-            f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+            f"<object><name>{VOC_CLASSES[k - 1]}</name><pose>Left</pose>"
+            "<truncated>0</truncated><difficult>0</difficult>"
+            f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+            f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
             for k, (x0, y0, x1, y1) in zip(labels, boxes, strict=True)
         )
         (root / "Annotations" / f"{id}.xml").write_text(
-            f"<annotation><folder>VOC2012</folder><filename>{id}.jpg</filename><segmented>1</segmented>{objects}</annotation>"
+            f"<annotation><folder>VOC2012</folder><filename>{id}.jpg</filename>"
+            f"<segmented>1</segmented>{objects}</annotation>"
         )
     for split, ids in VOC_LABELS.items():
         (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(
@@ -129,7 +126,10 @@ def coco_id(number, split="train"):
 
 
 def make_coco(root, size=(60, 80)):
-    """COCO14 with 8 training and 4 validation images; one photo is gray, one annotation a crowd, one image has none."""
+    """COCO14 with 8 training and 4 validation images.
+
+    One photo is gray, one annotation is a crowd, one image has no annotation.
+    """
     for split, images in COCO_LABELS.items():
         folder, listed, annotations = f"{split}2014", [], []
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def make_coco(root, size=(60, 80)):
                         "id": 1000 * number + len(annotations),
                     }
                 )
-        # COCO lists neither images nor categories in ascending order of anything that a reader may lean on.
+        # COCO's lists have no particular order, so these are not ascending.
         content = {
             "info": {"year": 2014},
             "images": listed[::-1],
@@ -188,7 +188,7 @@ FOLDER_CLASSES = ("cup", "dish", "spoon")
 
 
 def make_folder(root, size=(60, 80)):
-    """labels.csv with four images, one of them without a tag, and masks of three."""
+    """A folder with labels.csv and four images, one without tags; three have masks."""
     (root / "masks").mkdir(parents=True)
     (root / "photos").mkdir()
     for n, (id, names) in enumerate(FOLDER_ROWS.items()):
@@ -202,3 +202,13 @@ def make_folder(root, size=(60, 80)):
     lines = [f"photos/{id}.png,{';'.join(names)}" for id, names in FOLDER_ROWS.items()]
     (root / "labels.csv").write_text("\n".join(["file,class", *lines, ""]))
     return root
+
+
+def tagged(loaded, id):
+    """Labels 1..C of the tags of one image."""
+    return sorted(np.flatnonzero(loaded.tags_of(id)) + 1)
+
+
+def masked(loaded, id):
+    """Labels 1..C in the mask of one image."""
+    return sorted(np.setdiff1d(np.unique(loaded.mask(id)), [0, 255]))

@@ -1,6 +1,6 @@
-"""Helpers of tests that start commands: how these start processes of their own, which are left, and waiting for what they do.
+"""For tests that start commands: start methods of loader processes, remaining processes, waiting.
 
-Waiting is for conditions and for work done, since seconds mean little on a busy machine.
+Tests wait for conditions and for CPU time used, since wall time means little on a busy machine.
 """
 
 import os
@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(method, folder):
-    """Of a command whose loader processes start by `method`: "fork", "spawn" or "forkserver"; `folder` gets a file for it."""
+    """Environment of a command whose loader processes start by "fork", "spawn" or "forkserver".
+
+    A file for this is written to `folder`.
+    """
     (folder / "sitecustomize.py").write_text(
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
     )
@@ -22,7 +25,7 @@ def environment(method, folder):
 
 
 def running(group):
-    """Processes of a group."""
+    """Ids of the running processes of a process group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -35,7 +38,7 @@ def running(group):
 
 
 def left(group, seconds=15.0):
-    """Processes of a group that are there after so many seconds at the latest."""
+    """Ids of the processes of a group that still run after at most `seconds`."""
     deadline = time.monotonic() + seconds
     while running(group) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -43,7 +46,7 @@ def left(group, seconds=15.0):
 
 
 def wait_until(condition, process, timeout=120):
-    """Until `condition()` holds; the process must be running all the while."""
+    """Wait until `condition()` is true; the process must run meanwhile."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
@@ -51,9 +54,10 @@ def wait_until(condition, process, timeout=120):
 
 
 def wait_for_updates(process, folder, pid=None, seconds=1.0):
-    """Until a training in the stage `folder` has begun and has then computed for `seconds`: some updates, of many.
+    """Wait until the training of the stage `folder` has started and used `seconds` of CPU time.
 
-    `pid` is the process that trains, where it is not `process`; a function, since it is known only once it runs.
+    That is enough for some of many updates. `pid` is a function that returns the id of the process
+    that trains, if it is not `process`; the id is known only when that process runs.
     """
     wait_until((folder / "begun.json").exists, process)
     trains = psutil.Process(process.pid if pid is None else pid())

@@ -1,6 +1,7 @@
-"""`wsss-fast`, whose training waits after its fifth update until a signal has come, so that tests need no luck with time.
+"""`wsss-fast`, whose training waits for a signal after its fifth update, so that no test is timed.
 
-It says so by an empty file, which the environment's WAITS names. Of several processes the main one waits.
+When it waits, it creates the empty file that the environment variable WAITS names. Of several
+processes, the main one waits.
 """
 
 import os
@@ -13,7 +14,7 @@ from wsss_fast.stages import training
 
 
 class Waiting(training.Checkpoints):
-    """Asked after each update whether a checkpoint is due."""
+    """Waits when it is asked, after the fifth update, whether a checkpoint is due."""
 
     updates = 0
 

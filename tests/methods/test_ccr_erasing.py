@@ -16,11 +16,13 @@ from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.nets import inference
 
 
-@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_maps_are_those_of_the_plain_loop(batch_size, split, monkeypatch):
-    monkeypatch.setattr(inference, "pays", lambda: True)  # the AMX convolution or its reference
-    net = nets.optimize_for_inference(classifier(), CPU, split=split)
+def test_maps_are_those_of_the_plain_loop(batch_size, amx, monkeypatch):
+    monkeypatch.setattr(
+        inference, "is_profitable", lambda: True
+    )  # the AMX convolution or its reference
+    net = nets.optimize_for_inference(classifier(), CPU, amx=amx)
     images, rounds = photos(len(TAGS)), []
     options = ErasingOptions(scales=SCALES, masked_from=0.75)
     results = response_maps(net, images, TAGS, options, rounds.extend, batch_size=batch_size)

@@ -13,18 +13,18 @@ from wsss_fast.nets import inference
 
 
 @pytest.fixture
-def with_matrix_unit(monkeypatch):
+def with_amx(monkeypatch):
     """Use the AMX convolution: its kernel, or its reference where there is none."""
-    monkeypatch.setattr(inference, "pays", lambda: True)
+    monkeypatch.setattr(inference, "is_profitable", lambda: True)
 
 
-@pytest.mark.parametrize("optimized", ["no", "yes", "split"])
+@pytest.mark.parametrize("optimized", ["no", "yes", "amx"])
 @pytest.mark.parametrize("backbone", ["small", "resnet50", "resnet38"])
 @torch.inference_mode()
-def test_images_of_unequal_sizes_have_the_maps_of_each_alone(backbone, optimized, with_matrix_unit):
+def test_images_of_unequal_sizes_have_the_maps_of_each_alone(backbone, optimized, with_amx):
     net = classifier(backbone=backbone)
     if optimized != "no":
-        net = nets.optimize_for_inference(net, CPU, split=optimized == "split")
+        net = nets.optimize_for_inference(net, CPU, amx=optimized == "amx")
     batch = PaddedBatch(net)
     # Padded layers of the optimized ResNet-38 begin with a batch-norm.
     assert batch.exact == (optimized != "yes" or backbone != "resnet38")

@@ -133,7 +133,7 @@ def test_bad_input_raises_before_anything_is_written(shapes, tmp_path):
     without = dataclasses.replace(shapes, saliencies={})
     with pytest.raises(InputError, match="saliency: no map for 24 of 24 ids"):
         train(without, out)
-    with pytest.raises(InputError, match="maps: .*nowhere is"):
+    with pytest.raises(InputError, match="maps: .*nowhere is not a directory"):
         train(shapes, out, maps=tmp_path / "nowhere")
     with pytest.raises(InputError, match="backbone: got 'resnet50'"):
         eps.train(shapes, out, backbone="resnet50", recipe=BRIEF)

@@ -83,7 +83,7 @@ def test_walk_without_classes_with_boundaries_everywhere_and_with_negative_score
 
 def test_bad_input_raises_before_anything_is_written(shapes, inputs, weights, tmp_path):
     out, maps = tmp_path / "run", inputs / "maps"
-    with pytest.raises(InputError, match="maps: .*nowhere is"):
+    with pytest.raises(InputError, match="maps: .*nowhere is not a directory"):
         infer(shapes, weights, out, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"missing: .*edge\.0\.0\.weight"):
         infer(shapes, inputs / "cam.pth", out, maps)

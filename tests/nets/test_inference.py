@@ -1,4 +1,4 @@
-"""Networks optimize_for_inference for inference give what they gave before, with and without the matrix unit."""
+"""Networks optimized for inference have the same outputs, with torch's and AMX convolutions."""
 
 import copy
 
@@ -14,10 +14,8 @@ from wsss_fast.nets.wide_resnet38 import Unit
 
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 HALF = Runtime(torch.device("cpu"), 0, 0, torch.bfloat16)
-EXACT, SPLIT = (
-    5e-6,
-    5e-5,
-)  # of the largest output of a whole network, either way of computing convolutions
+# Allowed errors, of the largest output of a whole network, with torch's convolutions and with AMX.
+TORCH, AMX = 5e-6, 5e-5
 
 
 def outputs(net, images):
@@ -29,10 +27,10 @@ def outputs(net, images):
         return found + ([net.maps(images)] if isinstance(net, nets.CamNet) else [])
 
 
-def furthest(net, images, split=True):
-    """Largest difference that preparing makes, of any output in units of its largest value."""
+def largest_error(net, images, amx=True):
+    """Largest error of any output after optimization, in units of the output's largest value."""
     exact = outputs(copy.deepcopy(net).double(), images.double())
-    found = outputs(nets.optimize_for_inference(copy.deepcopy(net), CPU, split=split), images)
+    found = outputs(nets.optimize_for_inference(copy.deepcopy(net), CPU, amx=amx), images)
     assert len(found) == len(exact)
     return max(
         ((ours - want).abs().max() / want.abs().max()).item()
@@ -41,7 +39,7 @@ def furthest(net, images, split=True):
 
 
 def trained(net):
-    """As if trained: every statistic and weight of its own, activations near 1."""
+    """As if trained: random statistics and weights, activations near 1."""
     generator = torch.Generator().manual_seed(0)
     for name, value in net.state_dict().items():
         if value.is_floating_point():
@@ -68,26 +66,26 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("unit", [True, False], ids=["split", "torch"])
+@pytest.mark.parametrize("amx", [True, False], ids=["amx", "torch"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_same_outputs(name, unit, monkeypatch):
-    monkeypatch.setattr(inference, "pays", lambda: True)
+def test_the_same_outputs(name, amx, monkeypatch):
+    monkeypatch.setattr(inference, "is_profitable", lambda: True)
     images = torch.randn(2, 3, 45, 61, generator=torch.Generator().manual_seed(1))
-    assert furthest(trained(NETWORKS[name]()), images, unit) <= (SPLIT if unit else EXACT)
+    assert largest_error(trained(NETWORKS[name]()), images, amx) <= (AMX if amx else TORCH)
 
 
-def test_what_is_left(monkeypatch):
-    monkeypatch.setattr(inference, "pays", lambda: True)
-    for make, split in ((lambda: nets.eps_resnet38(5), 42), (lambda: nets.cam_resnet50(5), 45)):
-        net = nets.optimize_for_inference(make(), CPU, split=True)
+def test_which_modules_are_converted(monkeypatch):
+    monkeypatch.setattr(inference, "is_profitable", lambda: True)
+    for make, count in ((lambda: nets.eps_resnet38(5), 42), (lambda: nets.cam_resnet50(5), 45)):
+        net = nets.optimize_for_inference(make(), CPU, amx=True)
         assert not any(
             isinstance(m, (nn.BatchNorm2d, nn.Dropout2d, nn.ReLU, Unit))
             for m in net.backbone.modules()
         )
         assert not any(p.requires_grad for p in net.parameters()) and not net.training
-        assert sum(m.split for m in net.modules() if isinstance(m, inference.Convolution)) == split
-        half = nets.optimize_for_inference(make(), HALF, split=True)
-        assert not any(m.split for m in half.modules() if isinstance(m, inference.Convolution))
+        assert sum(m.amx for m in net.modules() if isinstance(m, inference.Convolution)) == count
+        half = nets.optimize_for_inference(make(), HALF, amx=True)
+        assert not any(m.amx for m in half.modules() if isinstance(m, inference.Convolution))
 
 
 def test_inputs_are_not_written_to():
@@ -95,12 +93,11 @@ def test_inputs_are_not_written_to():
     images = torch.randn(1, 3, 32, 32)
     before = images.clone()
     first = outputs(net, images)
-    assert torch.equal(images, before) and all(
-        torch.equal(a, b) for a, b in zip(first, outputs(net, images), strict=True)
-    )
+    assert torch.equal(images, before)
+    assert all(torch.equal(a, b) for a, b in zip(first, outputs(net, images), strict=True))
 
 
-def test_a_unit_without_a_convolution_beside_it_takes_no_norm():
+def test_a_norm_cannot_be_folded_into_an_identity_shortcut():
     with pytest.raises(ValueError, match="shortcut is a convolution"):
         inference._PreActivated(Unit((32, 32, 32), (3, 3)), False, last=nn.BatchNorm2d(32))
 
@@ -124,4 +121,4 @@ def test_a_unit_without_a_convolution_beside_it_takes_no_norm():
     ids=["eps", "cls", "cam", "amn", "irn", "seg"],
 )
 def test_public_networks(make, weights, file, images):
-    assert furthest(filled(make(), weights), torch.from_numpy(golden(file)[images])) <= SPLIT
+    assert largest_error(filled(make(), weights), torch.from_numpy(golden(file)[images])) <= AMX

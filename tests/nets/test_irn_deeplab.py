@@ -1,4 +1,4 @@
-"""IRN's and DeepLabV2's networks, and weights that come from elsewhere; without the public reference data."""
+"""IRN's and DeepLabV2's networks, and weights of other projects; without golden data."""
 
 import pickle
 
@@ -36,7 +36,7 @@ def test_irn_trains_its_branches_only():
 
 
 @torch.no_grad()
-def test_mean_displacement_is_taken_off_at_inference_only():
+def test_mean_displacement_is_subtracted_at_inference_only():
     net = nets.irn_resnet50(backbone="small").eval()
     images = torch.randn(1, 3, 32, 32)
     plain = net(images)[1]
@@ -50,11 +50,8 @@ def test_deeplab_is_the_maximum_over_scales():
     net = nets.deeplabv2_resnet101(4, backbone="small").eval()
     images = torch.randn(2, 3, 64, 48)
     full, half, three_quarters, highest = _in_train_mode(net, images)
-    assert (
-        full.shape == highest.shape == (2, 5, 8, 6)
-        and half.shape == (2, 5, 4, 3)
-        and three_quarters.shape == (2, 5, 6, 5)
-    )
+    assert full.shape == highest.shape == (2, 5, 8, 6)
+    assert half.shape == (2, 5, 4, 3) and three_quarters.shape == (2, 5, 6, 5)
     resized = [
         torch.nn.functional.interpolate(x, (8, 6), mode="bilinear") for x in (half, three_quarters)
     ]
@@ -63,7 +60,7 @@ def test_deeplab_is_the_maximum_over_scales():
 
 
 def _in_train_mode(net, images):
-    """The list of train mode, with batch-norm on its stored statistics so that both modes compute the same."""
+    """The list of train mode, with batch-norm on stored statistics, so that the modes agree."""
     net.train()
     net.backbone.eval()
     return net(images)
@@ -77,13 +74,12 @@ def test_deeplab_trains_convolutions_but_no_batch_norm():
         name for name, _ in net.named_parameters() if "bn" in name or "downsample.1" in name
     }
     assert net.backbone.conv1.weight.requires_grad and not net.train().backbone.bn1.training
-    assert (
-        sum(p.numel() for p in net.backbone.parameters()) == 42_500_160
-    )  # torchvision's ResNet-101 without fc
+    # torchvision's ResNet-101 without fc
+    assert sum(p.numel() for p in net.backbone.parameters()) == 42_500_160
 
 
 @torch.no_grad()
-def test_torchvisions_resnet101_is_converted_to_the_other_images():
+def test_torchvisions_resnet101_is_converted_to_bgr_images():
     torch.manual_seed(0)
     rgb, bgr = nets.deeplabv2_resnet101(2).backbone, nets.deeplabv2_resnet101(2)
     rgb.bn1.running_mean.normal_()
@@ -96,12 +92,10 @@ def test_torchvisions_resnet101_is_converted_to_the_other_images():
     theirs, ours = (
         net.bn1(net.conv1(x)) for net, x in ((rgb.eval(), for_rgb), (bgr.eval().backbone, for_bgr))
     )
-    assert_close(
-        ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-4
-    )  # the border pads another colour
-    assert torch.equal(bgr.aspp.weight, head) and torch.equal(
-        bgr.backbone.layer4[2].conv3.weight, rgb.layer4[2].conv3.weight
-    )
+    # The border is padded with another colour.
+    assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
+    assert torch.equal(bgr.aspp.weight, head)
+    assert torch.equal(bgr.backbone.layer4[2].conv3.weight, rgb.layer4[2].conv3.weight)
 
 
 def test_deeplabs_initialisation_from_coco():
@@ -125,7 +119,7 @@ def test_deeplabs_initialisation_from_coco():
         nets.load_weights(net, state)
 
 
-def test_networks_start_from_a_classifier_but_do_not_infer_with_one():
+def test_a_classifiers_weights_initialise_other_networks_but_are_not_complete():
     classifier = nets.cam_resnet50(4, backbone="small")
     for net in (nets.irn_resnet50(backbone="small"), nets.deeplabv2_resnet101(4, backbone="small")):
         nets.load_weights(net, classifier.state_dict())
@@ -146,23 +140,22 @@ def test_public_names_need_the_published_network():
             nets.public_state_dict(net)
 
 
-def test_a_file_of_public_names_is_no_larger_than_ours(tmp_path):
+def test_a_file_of_public_names_is_not_larger(tmp_path):
     net = nets.amn_resnet50(20)
     nets.save_weights(net, tmp_path / "ours.pth")
     torch.save(nets.public_state_dict(net), tmp_path / "public.pth")
-    assert (tmp_path / "public.pth").stat().st_size < 1.02 * (
-        tmp_path / "ours.pth"
-    ).stat().st_size  # copies share storage
+    own, public = ((tmp_path / name).stat().st_size for name in ("ours.pth", "public.pth"))
+    assert public < 1.02 * own  # copies share storage
 
 
 class Code:
-    """What a hostile file holds: unpickling it would call print."""
+    """Content of a malicious file: unpickling it would call print."""
 
     def __reduce__(self):
         return print, ("this code must not run",)
 
 
-def test_files_that_are_no_weights_are_refused_in_one_line(tmp_path, capsys):
+def test_files_without_weights_are_an_error_of_one_line(tmp_path, capsys):
     net = nets.irn_resnet50(backbone="small")
     torch.save({"backbone.conv1.weight": Code()}, tmp_path / "code.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Code(), protocol=2))

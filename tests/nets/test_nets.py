@@ -33,17 +33,15 @@ def test_resnet50_is_the_papers():
     with torch.device("meta"):
         cam, amn = nets.cam_resnet50(20), nets.amn_resnet50(20)
     assert cam.maps(torch.zeros(1, 3, 97, 129, device="meta")).shape == (1, 20, 7, 9)
-    assert amn(
-        torch.zeros(1, 3, 97, 129, device="meta"), torch.zeros(1, 20, device="meta")
-    ).shape == (1, 21, 7, 9)
-    assert (
-        sum(p.numel() for p in cam.backbone.parameters()) == 23_508_032
-    )  # torchvision's, without fc
+    images, labels = torch.zeros(1, 3, 97, 129, device="meta"), torch.zeros(1, 20, device="meta")
+    assert amn(images, labels).shape == (1, 21, 7, 9)
+    # torchvision's ResNet-50 without fc
+    assert sum(p.numel() for p in cam.backbone.parameters()) == 23_508_032
     frozen = {name for name, p in cam.backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1.weight", "bn1.weight", "bn1.bias"} and amn.dilations == (6, 12, 18, 24)
 
 
-def statistics_move(net, *inputs):
+def statistics_change(net, *inputs):
     before = {k: v.clone() for k, v in net.state_dict().items() if "running" in k}
     net.train()
     net(*inputs)
@@ -52,24 +50,20 @@ def statistics_move(net, *inputs):
 
 def test_batch_norm_statistics():
     images = torch.randn(2, 3, 32, 32)
-    assert statistics_move(nets.cam_resnet50(4, backbone="small"), images)
-    assert not statistics_move(nets.amn_resnet50(4, backbone="small"), images, torch.ones(2, 4))
-    assert not statistics_move(nets.cam_resnet50(2), images)
+    assert statistics_change(nets.cam_resnet50(4, backbone="small"), images)
+    assert not statistics_change(nets.amn_resnet50(4, backbone="small"), images, torch.ones(2, 4))
+    assert not statistics_change(nets.cam_resnet50(2), images)
 
 
 @torch.inference_mode()
 def test_label_conditioning_and_its_ablations():
     torch.manual_seed(0)
-    images, a, b = (
-        torch.randn(1, 3, 32, 32),
-        torch.tensor([[1.0, 0, 0]]),
-        torch.tensor([[0, 1.0, 0]]),
-    )
+    images = torch.randn(1, 3, 32, 32)
+    a, b = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0, 1.0, 0]])
     for place in ("layer1", "layer2", "layer4"):
         net = nets.amn_resnet50(3, backbone="small", condition_at=place).eval()
-        torch.testing.assert_close(
-            net(images, a), net(images, b)
-        )  # the scale starts at 1 for every label
+        # The scale is initialised to 1 for every label.
+        torch.testing.assert_close(net(images, a), net(images, b))
         torch.nn.init.normal_(net.label_scale.weight)
         assert not torch.allclose(net(images, a), net(images, b), atol=1e-7), place
         assert not any(m._forward_hooks for m in net.modules())
@@ -87,7 +81,7 @@ def test_inference_is_deterministic_and_training_is_not():
     assert not torch.equal(net(images, labels), net(images, labels))
 
 
-def test_our_own_files(small_cam, tmp_path):
+def test_files_of_this_package(small_cam, tmp_path):
     nets.save_weights(small_cam, tmp_path / "w.pth")
     again = nets.load_weights(nets.cam_resnet50(4, backbone="small"), tmp_path / "w.pth")
     for key, value in small_cam.state_dict().items():
@@ -95,7 +89,7 @@ def test_our_own_files(small_cam, tmp_path):
     assert nets.fingerprint(tmp_path / "w.pth") and nets.fingerprint(None) is None
 
 
-def test_an_amn_starts_from_a_classifier(small_cam):
+def test_an_amn_is_initialised_from_a_classifier(small_cam):
     amn = nets.load_weights(nets.amn_resnet50(4, backbone="small"), small_cam.state_dict())
     assert torch.equal(amn.backbone.conv1.weight, small_cam.backbone.conv1.weight)
 
@@ -124,7 +118,7 @@ def test_public_and_torchvision_names():
     assert torch.equal(fresh.head.weight, head)
 
 
-def test_what_does_not_fit_is_named(small_cam, tmp_path):
+def test_errors_of_weights_list_what_is_wrong(small_cam, tmp_path):
     state = dict(small_cam.state_dict())
     with pytest.raises(
         InputError, match=r"wrong shape: head\.weight is \(4, 96, 1, 1\), needs \(5, 96, 1, 1\)"

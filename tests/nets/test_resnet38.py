@@ -1,4 +1,4 @@
-"""ResNet-38 with EPS' and a classifier's head, and MXNet's weight files; without the public reference data."""
+"""ResNet-38 with EPS' and a classifier's head, and MXNet's weight files; without golden data."""
 
 import struct
 
@@ -51,7 +51,7 @@ def test_every_version_and_type(tmp_path, version, dtype):
 
 
 @pytest.mark.parametrize("version", [0, 2])
-def test_every_truncation_is_said_in_one_line(tmp_path, version):
+def test_every_truncation_is_an_input_error(tmp_path, version):
     whole, path = params(SOME, version), tmp_path / "short.params"
     for length in range(8, len(whole)):
         path.write_bytes(whole[:length])
@@ -60,7 +60,7 @@ def test_every_truncation_is_said_in_one_line(tmp_path, version):
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "said"),
+    ("at", "value", "message"),
     [
         (16, 2**63, "truncated or damaged"),  # number of arrays
         (24, 0xFFFFFFFF, "4294967295 dimensions"),
@@ -70,11 +70,11 @@ def test_every_truncation_is_said_in_one_line(tmp_path, version):
         (48, 99, "type 99"),
     ],
 )
-def test_claims_of_a_hostile_file_take_no_memory(tmp_path, at, value, said):
-    data, path = bytearray(params(SOME, 0)), tmp_path / "hostile.params"
+def test_sizes_claimed_by_a_malicious_file_allocate_no_memory(tmp_path, at, value, message):
+    data, path = bytearray(params(SOME, 0)), tmp_path / "malicious.params"
     struct.pack_into("<Q" if at == 16 else "<I", data, at, value)
     path.write_bytes(data)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_params(path)
 
 
@@ -86,16 +86,16 @@ def test_other_damage(tmp_path):
     struct.pack_into("<q", negative, 36, -1)
     empty = bytearray(params({"a": np.zeros((2, 3), np.float32)}))
     struct.pack_into("<qq", empty, 36, 0, 2**62)
-    for data, said in (
-        (sparse, "storage 1"),
+    for data, message in (
+        (sparse, "storage type 1"),
         (negative, "shape"),
         (empty, "shape"),
-        (params(SOME) + b"x", "1 bytes behind"),
-        (params(SOME)[:-1] + b"\xff", "no text"),
-        (bytes(24), "no MXNet parameter file"),
+        (params(SOME) + b"x", "1 bytes after"),
+        (params(SOME)[:-1] + b"\xff", "not text"),
+        (bytes(24), "does not start as an MXNet"),
     ):
         path.write_bytes(data)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_params(path)
     path.write_bytes(
         params({"a": np.ones(1, np.float32), "b": np.ones(1, np.float32)}).replace(b"b", b"a")
@@ -106,7 +106,7 @@ def test_other_damage(tmp_path):
 
 @pytest.fixture(scope="module")
 def mxnet_arrays():
-    """ImageNet's ResNet-38 as MXNet would store it, with random numbers; and what of it EPS' network should hold."""
+    """ImageNet's ResNet-38 as in an MXNet file, with random numbers, and as in EPS' network."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         shapes = {
@@ -137,16 +137,15 @@ def mxnet_arrays():
     return arrays, expected
 
 
-def test_a_network_starts_from_mxnets_file(tmp_path, mxnet_arrays):
+def test_a_network_is_initialised_from_an_mxnet_file(tmp_path, mxnet_arrays):
     arrays, expected = mxnet_arrays
     (tmp_path / "resnet38.params").write_bytes(params(arrays, 0))
     for make in (nets.eps_resnet38, nets.cam_resnet38):
         net = make(3)
         head = net.state_dict()[head_of(net)].clone()
         state = nets.load_weights(net, tmp_path / "resnet38.params").state_dict()
-        assert all(torch.equal(state[k], v) for k, v in expected.items()) and torch.equal(
-            state[head_of(net)], head
-        )
+        assert all(torch.equal(state[k], v) for k, v in expected.items())
+        assert torch.equal(state[head_of(net)], head)
         with pytest.raises(InputError, match=rf"missing: {head_of(net)}"):
             nets.load_weights(make(3), tmp_path / "resnet38.params", complete=True)
     with pytest.raises(InputError, match="do not fit CamNet"):
@@ -173,7 +172,7 @@ def test_the_background_gets_no_gradient_from_the_scores():
     assert (net.map_head.weight.grad[0] == 0).all() and (net.map_head.weight.grad[1:] != 0).any()
 
 
-def test_what_is_frozen():
+def test_frozen_parameters():
     with torch.device("meta"):
         net = nets.eps_resnet38(20).train()
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -188,10 +187,8 @@ def test_what_is_frozen():
 
 def test_the_classifier_drops_features_in_training_only():
     with torch.device("meta"):
-        assert (
-            nets.cam_resnet38(4).dropout.p == 0.5
-            and nets.cam_resnet38(4, backbone="small").dropout.p == 0
-        )
+        assert nets.cam_resnet38(4).dropout.p == 0.5
+        assert nets.cam_resnet38(4, backbone="small").dropout.p == 0
     net = nets.CamNet(nets.eps_resnet38(2, backbone="small").backbone.eval(), 4, dropout=0.5).eval()
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(net(images), net(images))
@@ -211,7 +208,7 @@ def test_eps_head_of_a_public_file_has_the_background_last():
         InputError, match=r"wrong shape: head\.weight is \(3, 4096, 1, 1\), needs \(5"
     ):
         nets.load_weights(nets.cam_resnet38(5), public)
-    # a classifier's features start an EPS network, but it does not infer with them
+    # A classifier's backbone can initialise an EPS network, but is not complete.
     with pytest.raises(InputError, match=r"missing: map_head\.weight"):
         nets.load_weights(
             nets.eps_resnet38(2), nets.public_state_dict(nets.cam_resnet38(2)), complete=True

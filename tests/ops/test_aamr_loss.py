@@ -1,16 +1,14 @@
-"""aamr_loss: against a loop over pixels and flood-filled regions, gradients, layouts, threads, opcheck, compile, bad input."""
+"""aamr_loss against a loop over pixels and flood-filled regions; gradients, layouts, errors."""
 
 import math
 
 import pytest
 import torch
+from op_testing import each_device, threads, wrong_values
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import _library, aamr_loss, reference
-
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-each_device = pytest.mark.parametrize("device", DEVICES)
 
 # name: logits shape, saliency size, response size, options
 CASES = {
@@ -28,40 +26,32 @@ CASES = {
     "row": ((2, 4, 1, 40), (3, 11), (1, 40), {"active": 0.5}),
     "pixel": ((1, 3, 1, 1), (5, 5), (5, 5), {}),
     "one_class": ((2, 2, 6, 6), (6, 6), (12, 12), {}),
-    "large": (
+    "large": (  # several tasks for each image
         (2, 3, 70, 90),
         (140, 45),
         (70, 90),
         {"salient": 0.8, "active": 0.1, "overlap": 0.45},
-    ),  # several tasks an image
+    ),
 }
 each_case = pytest.mark.parametrize("name", CASES)
 
 
 def inputs(name, dtype=torch.float64, device="cpu"):
-    """Blobs, so that there are regions, some of which hardly answer; "noise": regions of every shape."""
+    """Blobs, so that there are regions, some hardly active; "noise": regions of any shape."""
     shape, size, response_size, options = CASES[name]
     generator = torch.Generator().manual_seed(5)
-    coarse = torch.randn(
-        3,
-        shape[0],
-        1,
-        *((99, 99) if name == "noise" else (9, 9)),
-        generator=generator,
-        dtype=torch.float64,
-    )
+    side = 99 if name == "noise" else 9
+    coarse = torch.randn(3, shape[0], 1, side, side, generator=generator, dtype=torch.float64)
     logits = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
     saliency = torch.sigmoid(6 * torch.nn.functional.interpolate(coarse[0], size, mode="bilinear"))
-    answer = torch.sigmoid(
-        4
-        * torch.nn.functional.interpolate(
-            coarse[1] + coarse[0] / 5 - 0.7, response_size, mode="bilinear"
-        )
+    mixed = coarse[1] + coarse[0] / 5 - 0.7
+    response = torch.sigmoid(
+        4 * torch.nn.functional.interpolate(mixed, response_size, mode="bilinear")
     )
-    # Of float32's values, so that a threshold splits float32 and float64 alike.
+    # Values of float32, so that a threshold splits float32 and float64 maps equally.
     return (
         logits.to(device, dtype).requires_grad_(),
-        *(t.float().to(device, dtype) for t in (saliency, answer)),
+        *(t.float().to(device, dtype) for t in (saliency, response)),
         options,
     )
 
@@ -136,7 +126,7 @@ def test_the_cases_leave_out_and_keep_regions():
     ("overlap", "kept"), [(0.1, True), (0.3, True), (0.31, False), (1.0, False)]
 )
 def test_a_share_that_meets_the_overlap_keeps_the_region(overlap, kept):
-    """Three of ten: 0.3 is met exactly, though 0.3 * 10 rounds."""
+    """Three of ten: 0.3 is met exactly, although 0.3 * 10 is rounded."""
     saliency, response = torch.ones(1, 2, 5), torch.zeros(1, 2, 5)
     response[0, 0, 1:4] = 0.2  # and 0.2 is active
     _, region = aamr_loss(
@@ -150,14 +140,14 @@ def test_corners_join_regions_but_images_and_edges_do_not():
         [[[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]], [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]]
     )
     response = torch.zeros(2, 3, 4)
-    response[0, 0, 0] = 1  # the diagonal pair answers, nothing else does
+    response[0, 0, 0] = 1  # only the diagonal pair is active
     _, region = aamr_loss(torch.zeros(2, 3, 3, 4), saliency, response, return_region=True)
     kept = region & (saliency > 0.5)
     assert kept.nonzero().tolist() == [[0, 0, 0], [0, 1, 1]] and (region | (saliency > 0.5)).all()
 
 
-def test_an_object_in_the_background_is_left_alone():
-    """Neither a salient region that does not answer, nor what answers without being salient, has a gradient."""
+def test_an_object_in_the_background_gets_no_gradient():
+    """Neither has a salient region that is not active, nor an active one that is not salient."""
     logits = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     saliency, response = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
     saliency[0, :3, :3] = 1  # salient and active: an object
@@ -166,7 +156,7 @@ def test_an_object_in_the_background_is_left_alone():
     response[0, 5:, 5:] = 1  # active, not salient
     (grad,) = torch.autograd.grad(aamr_loss(logits, saliency, response), logits)
     assert grad[..., 5:, :3].abs().max() == grad[..., 5:, 5:].abs().max() == 0
-    # Downhill, background rises where nothing is salient and falls on the object.
+    # A descent step raises the background where nothing is salient and lowers it on the object.
     assert (grad[0, 0, :3, :3] > 0).all() and (grad[0, 0, :5, 5:] < 0).all()
     torch.testing.assert_close(grad.sum(1), torch.zeros(1, 8, 8), rtol=0, atol=1e-8)
 
@@ -184,20 +174,19 @@ def test_float32_is_as_close_as_eager(name, device):
         for loss, x in ((want, exact[0]), (eager, given[0]), (ours, given[0]))
     ]
     for w, e, o in ((want, eager, ours), grads):
-        floor = 4e-7 * max(w.abs().max().item(), 1e-3)
-        assert (o - w).abs().max() <= 2 * (e - w).abs().max() + floor
+        rounding = 4e-7 * max(w.abs().max().item(), 1e-3)
+        assert (o - w).abs().max() <= 2 * (e - w).abs().max() + rounding
 
 
 @each_case
 def test_gradcheck(name):
-    logits, *maps, options = inputs(
-        "pixel" if name == "large" else name
-    )  # large: 38 thousand evaluations
+    # "large" would need 38 thousand evaluations.
+    logits, *maps, options = inputs("pixel" if name == "large" else name)
     logits = logits[:, :, :4, :5].detach().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: aamr_loss(x, *maps, **options), logits)
 
 
-def test_confident_logits_neither_overflow_nor_stop_learning():
+def test_confident_logits_neither_overflow_nor_lose_their_gradient():
     """log F of a certain background is -200, not -inf or a clamp's -100, and its gradient is 1."""
     for dtype in (torch.float32, torch.float64):
         logits = torch.tensor([200.0, 0.0], dtype=dtype).view(1, 2, 1, 1).requires_grad_()
@@ -218,17 +207,13 @@ def test_any_number_of_threads_gives_the_same_bits():
     if not _library.has_native_kernel("aamr_loss", torch.device("cpu")):
         pytest.skip("native library not available")
     *given, options = inputs("large", torch.float32)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 3):
+        with threads(count):
             loss, region = aamr_loss(*given, **options, return_region=True)
             found.append([loss, region, torch.autograd.grad(loss, given[0])[0]])
-    finally:
-        torch.set_num_threads(before)
-    assert all(
-        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
-    )
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "one_plane"])
@@ -268,9 +253,8 @@ def test_edges():
         and not region.any()
         and torch.autograd.grad(nowhere, logits)[0].abs().max() == 0
     )
-    black = aamr_loss(
-        logits, torch.zeros_like(saliency), torch.zeros_like(response)
-    )  # all background
+    # All background.
+    black = aamr_loss(logits, torch.zeros_like(saliency), torch.zeros_like(response))
     torch.testing.assert_close(black, -logits.log_softmax(1)[:, 0].mean())
     empty, region = aamr_loss(
         torch.zeros(0, 3, 4, 4, requires_grad=True),
@@ -283,16 +267,16 @@ def test_edges():
         assert not aamr_loss(logits, saliency, response).requires_grad
 
 
-def test_nan_logits_matter_only_where_the_loss_is_taken():
+def test_nan_logits_matter_only_inside_the_region_of_the_loss():
     logits, saliency, response, _ = inputs("deeplab", torch.float32)
     clean, region = aamr_loss(logits, saliency, response, return_region=True)
     inside, outside = (some.nonzero()[7].tolist() for some in (region, ~region))
-    for (b, y, x), spoilt in ((outside, False), (inside, True)):
+    for (b, y, x), is_nan in ((outside, False), (inside, True)):
         bad = logits.detach().clone()
         bad[b, :, y, x] = torch.nan
         loss = aamr_loss(bad.requires_grad_(), saliency, response)
-        assert loss.isnan() if spoilt else torch.equal(loss, clean)
-        assert torch.autograd.grad(loss, bad)[0].isnan().any() == spoilt
+        assert loss.isnan() if is_nan else torch.equal(loss, clean)
+        assert torch.autograd.grad(loss, bad)[0].isnan().any() == is_nan
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -334,15 +318,31 @@ def test_compiles_whole():
     torch.testing.assert_close(given[0].grad, torch.autograd.grad(expected, given[0])[0])
 
 
+ARGUMENTS = {
+    "logits": torch.zeros(1, 4, 3, 3),
+    "saliency": torch.zeros(1, 1, 6, 6),
+    "response": torch.zeros(1, 6, 6),
+    "salient": 0.5,
+    "active": 0.2,
+    "overlap": 0.1,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values(ARGUMENTS))
+def test_wrong_arguments_of_any_kind(name, value):
+    with pytest.raises(ValueError, match=f"^aamr_loss: .*{name}"):
+        aamr_loss(**{**ARGUMENTS, name: value})
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"logits": torch.zeros(3, 4, 4)}, "logits is"),
         ({"logits": torch.zeros(1, 4, 3, 3, dtype=torch.int64)}, "logits is torch.int64"),
         ({"logits": torch.zeros(1, 1, 3, 3)}, r"logits is .*\[1, 1, 3, 3\]"),
         ({"saliency": torch.zeros(1, 2, 6, 6)}, r"saliency is .*\[1, 2, 6, 6\]"),
         ({"saliency": torch.zeros(2, 1, 6, 6)}, "saliency is .*B must match"),
         ({"saliency": torch.zeros(1, 1, 6, 6, dtype=torch.uint8)}, "saliency is torch.uint8"),
+        ({"saliency": torch.zeros(1, 1, 6, 6, device="meta")}, "saliency is on meta"),
         (
             {"saliency": torch.full((1, 1, 6, 6), 1.5)},
             "saliency spans 1.5..1.5; must be within 0..1",
@@ -351,20 +351,13 @@ def test_compiles_whole():
         ({"response": torch.zeros(6, 6)}, r"response is .*\[6, 6\]"),
         ({"response": torch.zeros(1, 6, 6, dtype=torch.bool)}, "response is torch.bool"),
         ({"response": torch.zeros(2, 6, 6)}, "response is .*B must match"),
-        ({"response": torch.zeros(1, 0, 6, 6)}, "response is .*be >= 1"),
+        ({"response": torch.zeros(1, 0, 6, 6)}, "response is .*must be >= 1"),
         ({"response": torch.full((1, 6, 6), torch.nan)}, "response is NaN in 36 of 36 places"),
-        ({"salient": -0.1}, "salient is -0.1"),
-        ({"active": math.inf}, "active is inf"),
+        ({"salient": -0.1}, r"salient is -0.1; must be a number in 0\.\.1"),
+        ({"active": math.inf}, "active is inf; must be a finite number"),
         ({"overlap": 1.5}, "overlap is 1.5"),
     ],
 )
-def test_errors_name_the_argument(change, said):
-    arguments = {
-        "logits": torch.zeros(1, 4, 3, 3),
-        "saliency": torch.zeros(1, 1, 6, 6),
-        "response": torch.zeros(1, 6, 6),
-        **change,
-    }
-    given = [arguments.pop(name) for name in ("logits", "saliency", "response")]
-    with pytest.raises(ValueError, match=f"aamr_loss: .*{said}"):
-        aamr_loss(*given, **arguments)
+def test_wrong_arguments(change, message):
+    with pytest.raises(ValueError, match=f"^aamr_loss: .*{message}"):
+        aamr_loss(**{**ARGUMENTS, **change})

@@ -1,11 +1,12 @@
-"""Convolutions from products of bfloat16 parts, against float64 and, where every product is a whole number, to the bit."""
+"""amx_conv2d against float64; to the bit where every product is a whole number."""
 
 import pytest
 import torch
+from op_testing import threads, wrong_values
 from torch.testing import assert_close
 
 from wsss_fast.ops import reference
-from wsss_fast.ops.amx_conv2d import amx_conv2d, fits, pack
+from wsss_fast.ops.amx_conv2d import MAX_DILATION, amx_conv2d, is_supported, pack
 from wsss_fast.ops.reference.amx_conv2d import unpacked
 
 # maps [B, C, H, W], filters, side of the kernel, stride, dilation
@@ -48,7 +49,7 @@ def problem(case, largest_map=100, largest_weight=100):
 
 
 def extents(case):
-    """Height and width of what counts as the image in each map, the first one whole."""
+    """Height and width of the image in each map; the first image fills its map."""
     (b, _, h, w), *_ = case
     return torch.tensor([(max(h - i, 0), max(w - 3 * i, 0)) for i in range(b)])
 
@@ -82,7 +83,7 @@ def exact(
 
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_whole_numbers_come_out_exact(case, parts):
+def test_whole_numbers_are_exact(case, parts):
     maps, weight, extras, how = problem(case)
     filters, count = pack(weight, parts), len(weight)
     assert torch.equal(amx_conv2d(maps, filters, count, **how).double(), exact(maps, weight, **how))
@@ -98,8 +99,8 @@ def test_whole_numbers_come_out_exact(case, parts):
 
 
 @pytest.mark.parametrize(("largest_map", "largest_weight"), [(30_000, 1), (1, 30_000)])
-def test_the_second_parts_count(largest_map, largest_weight):
-    """16-bit numbers against ones: lost without the second part of maps, or of weights."""
+def test_the_second_parts_are_used(largest_map, largest_weight):
+    """16-bit numbers times ones: wrong without the second part of the maps, or of the weight."""
     maps, weight, _, how = problem(CASES[3], largest_map, largest_weight)
     assert torch.equal(amx_conv2d(maps, pack(weight), **how).double(), exact(maps, weight, **how))
 
@@ -117,19 +118,17 @@ def test_real_numbers(case, parts):
     )
     terms = exact(maps, weight.abs(), scale, shift, stride=stride, dilation=dilation)
     assert ((result - expected).abs() <= 2.0**-15 * terms).all()
-    if c >= 32:  # of many terms; errors of a few do not yet cancel
+    if c >= 32:  # with fewer terms, errors do not cancel
         assert (result - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_weights_come_back():
+def test_unpacking_restores_the_weight():
     weight = torch.randn(50, 70, 3, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(unpacked(pack(weight, 3), 50, 70), weight.double())
     assert_close(unpacked(pack(weight, 2), 50, 70), weight.double(), rtol=2.0**-16, atol=0)
     assert pack(weight).shape == (2, 3, 9, 2, 2, 16, 16, 2)
-    assert (
-        not unpacked(pack(weight), 64, 96)[50:].any()
-        and not unpacked(pack(weight), 64, 96)[:, 70:].any()
-    )
+    padded = unpacked(pack(weight), 64, 96)
+    assert not padded[50:].any() and not padded[:, 70:].any()
 
 
 def test_any_layout_gives_the_same():
@@ -149,18 +148,15 @@ def test_any_layout_gives_the_same():
 @pytest.mark.parametrize("shape", [(2, 64, 40, 47), (5, 48, 12, 9), (1, 64, 150, 60)], ids=str)
 def test_threads_give_the_same_bits(shape):
     maps, weight = torch.randn(shape), torch.randn(300, shape[1], 3, 3)
-    before, filters = torch.get_num_threads(), pack(weight)
-    try:
-        torch.set_num_threads(1)
+    filters = pack(weight)
+    with threads(1):
         one = amx_conv2d(maps, filters, 300)
-        for threads in (2, 3):
-            torch.set_num_threads(threads)
+    for count in (2, 3):
+        with threads(count):
             assert torch.equal(amx_conv2d(maps, filters, 300), one)
-    finally:
-        torch.set_num_threads(before)
 
 
-def test_images_of_a_batch_do_not_touch():
+def test_images_of_a_batch_are_independent():
     maps, weight, _, how = problem(CASES[-2])
     together = amx_conv2d(maps, pack(weight), len(weight), **how)
     alone = [amx_conv2d(image[None], pack(weight), len(weight), **how) for image in maps]
@@ -171,6 +167,8 @@ def test_empty_maps():
     filters = pack(torch.ones(32, 32, 3, 3))
     assert amx_conv2d(torch.ones(0, 32, 4, 5), filters).shape == (0, 32, 4, 5)
     assert amx_conv2d(torch.ones(1, 32, 0, 5), filters).shape == (1, 32, 0, 5)
+    given = torch.ones(2, 0, 5, 32), filters, 32, None, None, None, None, None, 2, 1, False
+    assert reference.amx_conv2d(*given).shape == (2, 0, 3, 32)
 
 
 def test_reference_agrees():
@@ -220,8 +218,35 @@ def test_no_gradient():
         ).sum().backward()
 
 
+ARGUMENTS = {
+    "maps": torch.ones(1, 32, 2, 2),
+    "filters": pack(torch.ones(32, 32, 1, 1)),
+    "count": 32,
+    "scale": torch.ones(32),
+    "shift": torch.ones(32),
+    "bias": torch.ones(32),
+    "residual": torch.ones(1, 32, 2, 2),
+    "inside": torch.tensor([[2, 2]]),
+    "stride": 1,
+    "dilation": 1,
+}
+OPTIONAL = ("count", "scale", "shift", "bias", "residual", "inside")
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values(ARGUMENTS, OPTIONAL))
+def test_wrong_arguments_of_any_kind(name, value):
+    with pytest.raises(ValueError, match=f"^amx_conv2d: .*{name}"):
+        amx_conv2d(**{**ARGUMENTS, name: value})
+
+
+@pytest.mark.parametrize("name", [n for n, v in ARGUMENTS.items() if isinstance(v, torch.Tensor)])
+def test_tensors_on_another_device(name):
+    with pytest.raises(ValueError, match=f"^amx_conv2d: maps is on .* but .*{name[0]}.* is on"):
+        amx_conv2d(**{**ARGUMENTS, name: ARGUMENTS[name].to("meta")})
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"maps": torch.ones(1, 64, 2, 2)},
@@ -231,30 +256,36 @@ def test_no_gradient():
         ({"maps": torch.ones(32, 2, 2)}, r"\[32, 2, 2\]"),
         ({"filters": torch.ones(32, 32, 1, 1)}, "filters is torch.float32"),
         ({"stride": 0}, "stride is 0"),
-        ({"dilation": 0}, "dilation 0"),
-        ({"scale": torch.ones(32)}, "got scale only"),
-        ({"scale": torch.ones(31), "shift": torch.ones(32)}, r"scale is \[31\]"),
-        ({"bias": torch.ones(64)}, r"bias is \[64\]"),
-        ({"residual": torch.ones(1, 32, 2, 1)}, "residual is"),
+        ({"dilation": 0}, "dilation is 0"),
+        ({"dilation": MAX_DILATION + 1}, r"dilation is 1025; must be an integer in 1\.\.1024"),
+        ({"scale": None}, "got only shift"),
+        ({"scale": torch.ones(31)}, r"scale is torch.float32 \[31\]"),
+        ({"scale": torch.ones(64)[::2]}, r"scale is .*; must be contiguous float32 \[32\]"),
+        ({"bias": torch.ones(64)}, r"bias is torch.float32 \[64\]"),
+        ({"residual": torch.ones(1, 32, 2, 1)}, r"residual is .*; must be float32 \[1, 32, 2, 2\]"),
         ({"count": 33}, "count is 33 but filters are 1 blocks"),
         ({"count": 0}, "count is 0"),
         ({"inside": torch.ones(1, 2)}, "inside is torch.float32"),
         ({"inside": torch.ones(2, 2).long()}, r"inside is torch.int64 \[2, 2\]"),
     ],
 )
-def test_bad_arguments(change, said):
-    given = {"maps": torch.ones(1, 32, 2, 2), "filters": pack(torch.ones(32, 32, 1, 1)), **change}
-    with pytest.raises(ValueError, match=f"amx_conv2d: .*{said}"):
-        amx_conv2d(given.pop("maps"), given.pop("filters"), **given)
+def test_wrong_arguments(change, message):
+    with pytest.raises(ValueError, match=f"^amx_conv2d: .*{message}"):
+        amx_conv2d(**{**ARGUMENTS, **change})
 
 
 @pytest.mark.parametrize(
     "shape",
     [(32, 0, 3, 3), (0, 32, 1, 1), (32, 32, 5, 5), (32, 32, 1, 3), (32, 32, 7, 7), (32, 32)],
 )
-def test_other_weights_are_refused(shape):
-    assert not fits(torch.ones(shape))
+def test_weights_that_cannot_be_packed(shape):
+    assert not is_supported(torch.ones(shape))
     with pytest.raises(ValueError, match="amx_conv2d: weight is"):
         pack(torch.ones(shape))
-    with pytest.raises(ValueError, match="parts is 4"):
+
+
+def test_wrong_arguments_of_pack():
+    with pytest.raises(ValueError, match="amx_conv2d: weight is torch.float16"):
+        pack(torch.ones(32, 32, 1, 1).half())
+    with pytest.raises(ValueError, match="amx_conv2d: parts is 4; must be 2 or 3"):
         pack(torch.ones(32, 32, 1, 1), 4)

@@ -1,4 +1,4 @@
-"""dense_crf's op waits for nothing: a CUDA graph of it replays with new inputs."""
+"""dense_crf needs no device sync: a CUDA graph of it can be replayed with new inputs."""
 
 import pytest
 import torch
@@ -19,15 +19,15 @@ def test_dense_crf_can_be_captured(sets, labels):
         image = torch.randint(0, 256, (3, 3, 41, 53), generator=generator, device="cuda").float()
         return image, torch.rand(3, sets, labels, 41, 53, generator=generator, device="cuda") * 3
 
-    held = inputs(0)
-    call(*held)  # loads the kernels
+    captured = inputs(0)
+    call(*captured)  # loads the kernels
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        q = call(*held)
+        q = call(*captured)
     for seed in (1, 2, 1):
         fresh = inputs(seed)
-        for to, new in zip(held, fresh, strict=True):
+        for to, new in zip(captured, fresh, strict=True):
             to.copy_(new)
         graph.replay()
         assert torch.equal(q, call(*fresh))

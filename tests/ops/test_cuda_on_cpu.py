@@ -1,5 +1,8 @@
-"""The CUDA backend on the CPU (csrc/tests/cuda_on_cpu.h): kernels against naive definitions in C++, then its host code and
-kernels under the ops' own Python tests. Also the C++ tests of the CPU kernels, for which there is no other runner."""
+"""The C++ tests of the kernels, and the CUDA backend emulated on the CPU (cuda_on_cpu.h).
+
+Kernels are compared with naive definitions in C++; then the ops' own Python tests run on the
+emulated backend's host code and kernels.
+"""
 
 import os
 import platform
@@ -27,41 +30,30 @@ pytestmark = [
     ),
 ]
 
-OP_TESTS = (
-    "dense_crf",
-    "lattice",
-    "label_conditioned",
-    "resized_activation",
-    "pixel_loss",
-    "saliency_loss",
-    "aamr_loss",
-    "random_walk",
-    "extreme_values",
-)
-# What does not hold or is of no use there, by pytest's -k: parts of test names.
-LEFT_OUT = {
-    # Oracles of the model, not of a backend; they are photos, too large for threads that run one after the other.
-    "pydensecrf",
-    "as_close_to_exact",
+# Tests of the ops that run on every device.
+OP_TESTS = sorted(path for path in TESTS.glob("test_*.py") if "@each_device" in path.read_text())
+# Tests that do not hold or are of no use there: parts of test names, for pytest's -k.
+EXCLUDED = {
+    # Too many pixels for threads that run one after the other.
     "4096",
-    # Properties of the lattice or the model that hundreds of random draws show; the CASES are run.
-    "properties",
+    # Properties of the lattice or the model, shown by hundreds of random draws; the CASES are run.
+    "test_properties",
     "flips_commute",
     "test_reference_gradcheck",
     # Threads of the CPU kernels.
     "thread",
     "a_nan_stays_in_its_map",
-    # Only the CPU kernel looks at the values: a look would stall a CUDA stream. The emulator does not.
-    "test_bad_input and nan",
-    "test_bad_input and inf",
-    "kernel_checks_what_python_cannot_see",
-    "test_errors_name_the_argument and pixel_ and (change3 or change7)",
+    # Only the CPU kernels inspect values, which would stall a CUDA stream.
+    "test_wrong_arguments and (nan or inf)",
+    "kernel_checks_values",
+    "test_wrong_arguments and pixel_ and holds",
     # Memory of the native CPU kernels.
     "only_the_result_is_as_large",
-    # A gradcheck calls the op twice for each number: thousands of calls, or blocks of 256 fibers for every logit in each.
-    # The smaller cases are checked, and the gradients of these against the reference (is_as_close_as_eager).
+    # A gradcheck calls the op twice for each number: thousands of calls, each with blocks of 256
+    # fibers for every logit. The smaller cases are checked, and the gradients of these are compared
+    # with the reference (is_as_close_as_eager).
     "test_gradients and (wide or upsampled or coco or deeplab or amn-pixel)",
-    # The CPU's product of half matrices takes seconds.
+    # A product of half-precision matrices takes seconds on the CPU.
     "twice_eagers and float16 and amn",
 }
 
@@ -84,25 +76,15 @@ def library() -> Path:
 
 @pytest.mark.slow
 def test_the_ops_tests_pass_on_the_emulated_backend(library):
-    files = [str(TESTS / f"test_{name}.py") for name in OP_TESTS]
-    left_out = " or ".join(f"({part})" for part in sorted(LEFT_OUT))
+    excluded = " or ".join(f"({part})" for part in sorted(EXCLUDED))
     environment = {
         **os.environ,
         "WSSS_FAST_EMULATE_CUDA": str(library),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        f"not ({left_out})",
-        *files,
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "-k", f"not ({excluded})"]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, OP_TESTS)]
     done = subprocess.run(
         command,
         env=environment,

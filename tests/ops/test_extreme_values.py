@@ -1,7 +1,8 @@
-"""Logits at and beyond the range of exp, on every device and dtype: as the float64 reference, and never a stray NaN."""
+"""Logits at and beyond the range of exp, on every device and dtype, against float64."""
 
 import pytest
 import torch
+from op_testing import each_device
 
 from wsss_fast.ops import (
     aamr_loss,
@@ -13,22 +14,22 @@ from wsss_fast.ops import (
 )
 from wsss_fast.ops.resized_activation import resized_activation
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-each_device = pytest.mark.parametrize("device", DEVICES)
+# Of the largest value.
 TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 2e-6,
     torch.bfloat16: 8e-3,
     torch.float16: 1e-3,
-}  # of the largest value
+}
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-# exp overflows float32 at 88.7 and its results are subnormal below -87.3, 0 below -104; 1e-40 is subnormal itself.
+# exp overflows float32 at 88.7; its results are subnormal below -87.3 and 0 below -104. 1e-40 is
+# subnormal itself.
 MODERATE = [88.0, -88.0, 89.0, -89.0, 100.0, -100.0, 104.0, -104.0, 1e-40, -1e-40, 0.0, 1.0]
 HUGE = [*MODERATE, 1e30, -1e30, 6e4, -6e4, 3e38, -3e38]
 
 
 def draw(values, shape, dtype, device):
-    """Random picks of the values that the dtype can hold."""
+    """Random choices among the values that the dtype can represent."""
     values = torch.tensor(
         [v for v in values if abs(v) <= torch.finfo(dtype).max], dtype=torch.float64
     )
@@ -43,7 +44,7 @@ def uniform(shape, dtype, device):
 
 
 def assert_close(ours, truth, dtype):
-    truth = truth.to(ours.dtype).double()  # what ours cannot hold is infinite
+    truth = truth.to(ours.dtype).double()  # infinite beyond the range of the dtype
     assert torch.equal(ours.isnan(), truth.isnan()) and torch.equal(ours.isinf(), truth.isinf())
     finite = truth.isfinite()
     largest = truth[finite].abs().max().item() if finite.any() else 0.0
@@ -67,15 +68,14 @@ def assert_loss_and_gradient(op, definition, logits, dtype):
 @pytest.mark.parametrize("size", [(5, 6), (10, 12), (9, 7), (3, 2)])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_resized_activation(activation, size, dtype, device):
-    # Between huge values of both signs the order of the additions decides: only the same size says anything about them.
+    # For huge values of both signs the result depends on the order of the additions, so these are
+    # only tested without resizing.
     logits = draw(HUGE if size == (5, 6) else MODERATE, (2, 4, 5, 6), dtype, device)
     weight = uniform((2, 4, *size), dtype, device)
     ours, truth = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    mine, exact = (
-        resized_activation(ours, size, activation),
-        reference.resized_activation(truth, size, activation),
-    )
-    # Absolute: results are <= 1. Interpolated logits near 100 have roundings of 4e-6.
+    mine = resized_activation(ours, size, activation)
+    exact = reference.resized_activation(truth, size, activation)
+    # Absolute, since results are <= 1. Interpolated logits near 100 are rounded by 4e-6.
     torch.testing.assert_close(mine.double(), exact, atol=10 * TOLERANCE[dtype], rtol=0)
     (mine * weight).sum().backward()
     (exact * weight.double()).sum().backward()
@@ -87,7 +87,7 @@ def test_resized_activation(activation, size, dtype, device):
 @each_dtype
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_resized_activation_of_infinite_logits(activation, dtype, device):
-    """At the same size as the activation itself: neighbours that count 0 do not turn an infinity into NaN."""
+    """Without resizing: neighbours of weight 0 do not turn an infinity into NaN."""
     logits = draw([1.0, -2.0, 0.5, 3.0, 2.5, -1.0], (2, 4, 5, 6), dtype, device)
     for place, value in enumerate((torch.inf, -torch.inf, torch.nan)):
         logits[0, place, place + 1, 2 * place] = value
@@ -147,7 +147,7 @@ def test_saliency_and_aamr_loss(dtype, device):
 @pytest.mark.parametrize("iterations", [0, 2])
 @pytest.mark.parametrize("labels", [2, 5])
 def test_dense_crf(labels, iterations, device):
-    # One huge energy a pixel: beside two equal ones messages are below the rounding.
+    # One huge energy for each pixel: next to two equal ones, messages would be below the rounding.
     unary = draw(MODERATE, (1, labels, 6, 7), torch.float32, device)
     unary[:, 0] = draw([*MODERATE, 1e30, -1e30], (1, 6, 7), torch.float32, device)
     image = uniform((1, 3, 6, 7), torch.float32, device) * 255

@@ -1,25 +1,23 @@
-"""label_conditioned_logits: values by a loop over taps, errors against float64, gradients, opcheck, compile, bad input."""
+"""label_conditioned_logits: values by a loop over taps, errors, gradients, wrong input."""
 
 import pytest
 import torch
+from op_testing import each_device, threads, wrong_values
 
 from wsss_fast import _native
 from wsss_fast.nets import amn_resnet50
-from wsss_fast.ops import _library, label_conditioned_logits, reference
-
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-each_device = pytest.mark.parametrize("device", DEVICES)
+from wsss_fast.ops import (
+    _library,
+    label_conditioned_activation,
+    label_conditioned_logits,
+    reference,
+)
 
 # name: (B, C, h, w), K, k, dilations, scaled
 CASES = {
     "amn": ((2, 5, 9, 11), 4, 3, (1, 2, 4), True),
-    "deeplab": (
-        (1, 3, 8, 7),
-        21,
-        3,
-        (6, 12, 18, 24),
-        False,
-    ),  # all but the centres and a few taps leave the map
+    # Except for the centres, only a few taps stay on the map.
+    "deeplab": ((1, 3, 8, 7), 21, 3, (6, 12, 18, 24), False),
     "plain_head": ((2, 4, 5, 5), 3, 1, (1,), False),
     "summed_plain_heads": ((2, 4, 5, 5), 3, 1, (1, 2), True),
     "equal_dilations": ((2, 3, 5, 6), 2, 3, (2, 2, 1), True),
@@ -31,18 +29,15 @@ CASES = {
     "huge_dilation": ((1, 2, 4, 4), 2, 3, (1000,), True),
 }
 each_case = pytest.mark.parametrize("name", CASES)
-# Real sizes, several bands of rows; the second needs its labels in two shares.
+# Real sizes, several bands of rows; the labels of the second are processed in two parts.
 LARGE = {
     "amn": ((2, 384, 32, 32), 21, 3, (6, 12, 18, 24), True),
     "coco": ((2, 1024, 20, 24), 81, 3, (1, 2, 6), True),
     "deeplab": ((2, 256, 41, 41), 21, 3, (6, 12, 18, 24), False),
     "plain_head": ((2, 512, 32, 32), 20, 1, (1,), True),
 }
-FLOOR = {
-    torch.float32: 1e-6,
-    torch.bfloat16: 4e-3,
-    torch.float16: 5e-4,
-}  # of the largest value: about one rounding
+# Of the largest value: about one rounding.
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 def make(case, dtype=torch.float64, device="cpu", requires_grad=False):
@@ -64,10 +59,8 @@ def make(case, dtype=torch.float64, device="cpu", requires_grad=False):
 def by_taps(features, scale, weight, bias, dilations):
     """The definition, one tap at a time."""
     b, _, h, w = features.shape
-    out = (
-        torch.zeros(b, weight.shape[1], h, w, dtype=features.dtype)
-        + bias.sum(0)[None, :, None, None]
-    )
+    out = torch.zeros(b, weight.shape[1], h, w, dtype=features.dtype)
+    out += bias.sum(0)[None, :, None, None]
     scaled = features if scale is None else features * scale[:, :, None, None]
     reach = weight.shape[-1] // 2
     for r, dilation in enumerate(dilations):
@@ -84,7 +77,7 @@ def by_taps(features, scale, weight, bias, dilations):
 
 
 def step(function, tensors, dilations, upstream):
-    """The logits, and the gradients of every tensor that is there, for the upstream gradient."""
+    """The logits and the gradients of all given tensors, for an upstream gradient."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
     out = function(*leaves, dilations)
     out.backward(upstream.to(out))
@@ -120,20 +113,17 @@ def test_gradients(name, device):
 
 
 @each_device
-@pytest.mark.parametrize("dtype", FLOOR, ids=str)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("name", LARGE)
 def test_error_is_at_most_twice_eagers(name, dtype, device):
     """Against float64 on the same rounded inputs, in the maximum norm, logits and all gradients."""
     if dtype != torch.float32 and (name != "amn" and device == "cpu"):
-        pytest.skip("half precisions share the float32 kernel on the CPU; one case says it")
+        pytest.skip("half precisions share the float32 kernel on the CPU; one case is enough")
     *tensors, dilations = make(LARGE[name], dtype, device)
     generator = torch.Generator().manual_seed(1)
     shape = tensors[0].shape
-    upstream = (
-        torch.randn(shape[0], tensors[2].shape[1], *shape[2:], generator=generator)
-        .to(dtype)
-        .to(device)
-    )
+    upstream = torch.randn(shape[0], tensors[2].shape[1], *shape[2:], generator=generator)
+    upstream = upstream.to(dtype).to(device)
     exact = step(
         reference.label_conditioned_logits,
         [None if t is None else t.double() for t in tensors],
@@ -144,7 +134,7 @@ def test_error_is_at_most_twice_eagers(name, dtype, device):
     ours = step(label_conditioned_logits, tensors, dilations, upstream)
     for truth, theirs, mine in zip(exact, eager, ours, strict=True):
         assert mine.dtype == dtype
-        allowed = 2 * (theirs.double() - truth).abs().max() + FLOOR[dtype] * truth.abs().max()
+        allowed = 2 * (theirs.double() - truth).abs().max() + ROUNDING[dtype] * truth.abs().max()
         assert (mine.double() - truth).abs().max() <= allowed
 
 
@@ -170,7 +160,7 @@ def test_opcheck_backward(name, needs, device):
 @each_device
 @pytest.mark.parametrize("wanted", [0, 1, 2, 3])
 def test_gradient_of_one_argument(wanted, device):
-    """What needs no gradient gets none, and the other gradients do not change."""
+    """Tensors that need no gradient get none, and the other gradients do not change."""
     *tensors, dilations = make(CASES["amn"], device=device)
     upstream = torch.ones_like(label_conditioned_logits(*tensors, dilations))
     every = step(label_conditioned_logits, tensors, dilations, upstream)[1:]
@@ -203,7 +193,7 @@ def test_a_training_step_compiles_whole(device):
 
 @each_device
 def test_autocast_compiles_whole(device):
-    """One compiled function, called with and without autocast; the device "meta", which has none, is no error."""
+    """One compiled function, called with and without autocast, and on "meta", which has none."""
     features, scale, weight, bias, dilations = make(CASES["amn"], torch.float32, device)
     compiled = torch.compile(label_conditioned_logits, fullgraph=True, backend="aot_eager")
     with torch.autocast(device, torch.bfloat16):
@@ -214,11 +204,8 @@ def test_autocast_compiles_whole(device):
     assert compiled(features, scale, weight, bias, dilations).dtype == torch.float32
     meta = [t.to("meta") for t in (features, scale, weight, bias)]
     with torch.autocast(device, torch.bfloat16):
-        assert (
-            compiled(*meta, dilations).dtype
-            == label_conditioned_logits(*meta, dilations).dtype
-            == torch.float32
-        )
+        for function in (compiled, label_conditioned_logits):
+            assert function(*meta, dilations).dtype == torch.float32
 
 
 @each_device
@@ -283,21 +270,17 @@ def test_repeatable_to_the_bit(device):
 
 @pytest.mark.parametrize("name", ["amn", "deeplab", "summed_plain_heads", "coco"])
 def test_any_number_of_threads(name):
-    """Threads take images of small maps: the same within rounding, and to the bit at a fixed number."""
+    """Small maps are shared out by images: equal up to rounding, to the bit at a fixed number."""
     *tensors, dilations = make(((5, *CASES[name][0][1:]), *CASES[name][1:]))
     upstream = torch.randn_like(label_conditioned_logits(*tensors, dilations))
-    before = torch.get_num_threads()
     expected = step(label_conditioned_logits, tensors, dilations, upstream)
-    try:
-        for count in (1, 2, 3, 8):
-            torch.set_num_threads(count)
+    for count in (1, 2, 3, 8):
+        with threads(count):
             first, second = (
                 step(label_conditioned_logits, tensors, dilations, upstream) for _ in range(2)
             )
-            assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-            torch.testing.assert_close(first, expected)
-    finally:
-        torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        torch.testing.assert_close(first, expected)
 
 
 def test_the_amn_head_is_this_op():
@@ -315,7 +298,7 @@ def test_the_amn_head_is_this_op():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_graph_replays_on_new_features():
     tensors = make(CASES["amn"], torch.float32, "cuda")
-    for _ in range(2):  # the products' libraries set themselves up outside the capture
+    for _ in range(2):  # the libraries of matrix products initialise outside of the capture
         label_conditioned_logits(*tensors)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -326,42 +309,48 @@ def test_cuda_graph_replays_on_new_features():
     torch.testing.assert_close(out, label_conditioned_logits(*tensors))
 
 
-def test_the_native_kernel_serves_the_cpu():
+def test_the_native_kernel_is_used_where_it_can_be_built():
     if not _native.load():
         pytest.skip("native library not available")
     for name in ("label_conditioned_logits", "label_conditioned_logits_backward"):
         assert _library.has_native_kernel(name, torch.device("cpu"))
 
 
+def arguments():
+    names = ("features", "scale", "weight", "bias", "dilations")
+    return dict(zip(names, make(CASES["amn"], torch.float32), strict=True))
+
+
+@pytest.mark.parametrize("op", [label_conditioned_logits, label_conditioned_activation])
+@pytest.mark.parametrize(("name", "value"), wrong_values(arguments(), optional=("scale",)))
+def test_wrong_arguments_of_any_kind(op, name, value):
+    with pytest.raises(ValueError, match=f"^{op.__name__}: .*{name}"):
+        op(**{**arguments(), name: value})
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({0: torch.zeros(2, 5, 9)}, "features is"),
-        ({0: torch.zeros(2, 6, 9, 11)}, "C must match"),
-        ({0: torch.zeros(2, 5, 9, 11, dtype=torch.int32)}, "features is torch.int32"),
-        ({1: torch.zeros(2, 4)}, "scale is"),
-        ({1: torch.zeros(2, 5, dtype=torch.float64)}, "scale is torch.float64"),
-        ({2: torch.zeros(3, 4, 5, 2, 2)}, "k = 1 or 3"),
-        ({2: torch.zeros(3, 0, 5, 3, 3)}, "none empty"),
-        ({2: torch.zeros(3, 4, 5, 3, 3, dtype=torch.float16)}, "weight is torch.float16"),
-        ({3: torch.zeros(2, 4)}, "bias is"),
-        ({4: (1, 2)}, "dilations is"),
-        ({4: (1, 2, 0)}, "dilations is"),
+        ({"features": torch.zeros(2, 6, 9, 11)}, "C must match"),
+        ({"features": torch.zeros(2, 5, 0, 11)}, "h and w >= 1"),
+        ({"features": torch.zeros(2, 5, 9, 11, dtype=torch.int32)}, "features is torch.int32"),
+        ({"scale": torch.zeros(2, 4)}, r"scale is \[2, 4\]; must be \[B, C\]"),
+        ({"scale": torch.zeros(2, 5, dtype=torch.float64)}, "scale is torch.float64"),
+        ({"scale": torch.zeros(2, 5, device="meta")}, "features is on cpu but scale is on meta"),
+        ({"weight": torch.zeros(3, 4, 5, 2, 2)}, "k = 1 or 3"),
+        ({"weight": torch.zeros(3, 0, 5, 3, 3)}, "R, K and C >= 1"),
+        ({"weight": torch.zeros(3, 4, 5, 3, 3, dtype=torch.float16)}, "weight is torch.float16"),
+        ({"bias": torch.zeros(2, 4)}, r"bias is \[2, 4\]; must be \[R, K\]"),
+        ({"dilations": (1, 2)}, r"dilations is \(1, 2\); must be R=3 integers >= 1"),
+        ({"dilations": (1, 2, 0)}, "dilations is"),
+        ({"dilations": (1, 2, 0.5)}, "dilations is"),
+        ({"classes": torch.tensor([0.5])}, "classes is torch.float32"),
+        ({"classes": torch.tensor([[0]])}, r"classes is torch.int64 \[1, 1\]; must be int64 \[P\]"),
+        ({"classes": torch.tensor([4])}, r"classes is in 4\.\.4; must be in 0\.\.3"),
+        ({"classes": torch.tensor([-1])}, r"classes is in -1\.\.-1"),
+        ({"classes": torch.zeros(0, dtype=torch.int64)}, "P >= 1"),
     ],
 )
-def test_errors_name_the_argument(change, said):
-    args = list(make(CASES["amn"], torch.float32))
-    for place, value in change.items():
-        args[place] = value
-    with pytest.raises(ValueError, match=f"label_conditioned_logits: .*{said}"):
-        label_conditioned_logits(*args)
-
-
-@pytest.mark.parametrize("classes", [[0.5], [[0]], [4], [-1], []])
-def test_errors_of_classes(classes):
-    with pytest.raises(ValueError, match="label_conditioned_logits: classes is"):
-        label_conditioned_logits(*make(CASES["amn"], torch.float32), classes=torch.tensor(classes))
-    with pytest.raises(ValueError, match="P >= 1"):
-        label_conditioned_logits(
-            *make(CASES["amn"], torch.float32), classes=torch.zeros(0, dtype=torch.int64)
-        )
+def test_wrong_arguments(change, message):
+    with pytest.raises(ValueError, match=f"^label_conditioned_logits: .*{message}"):
+        label_conditioned_logits(**{**arguments(), **change})

@@ -1,15 +1,15 @@
-"""permutohedral_lattice, lattice_filter and what is built on them; brute force and the reference as oracles.
+"""permutohedral_lattice, lattice_filter and the filters built on them.
 
-Each backend numbers the vertices its own way: lattices are compared by what they filter and by what every lattice
-must obey, never index by index.
+Oracles are brute force and the reference. Each backend numbers the vertices its own way, so
+lattices are compared by the results of their filters and by properties of every lattice, never
+index by index.
 """
-
-from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_testing import each_device, threads, wrong_values
 
 from wsss_fast.ops import (
     BilateralLattice,
@@ -18,8 +18,6 @@ from wsss_fast.ops import (
     permutohedral_filter,
     reference,
 )
-
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
 # (points, dimensions, channels, span of the features in standard deviations)
 CASES = {
@@ -37,19 +35,8 @@ CASES = {
     "no_points": (0, 3, 2, 5.0),
 }
 each_case = pytest.mark.parametrize("case", CASES)
-each_device = pytest.mark.parametrize("device", DEVICES)
 LATTICE = torch.ops.wsss_fast.permutohedral_lattice.default
 FILTER = torch.ops.wsss_fast.lattice_filter.default
-
-
-@contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -80,19 +67,18 @@ def test_equals_reference(case, device, dtype):
 
 @each_device
 @each_case
-def test_lattice_obeys_its_description(case, device):
+def test_a_lattice_is_consistent(case, device):
     features, _ = make(case, device)
     points, d = features.shape
     row, weight, entry, first, next_, previous = LATTICE(features)
     count = first.numel() - 1
     assert row.shape == weight.shape == (points, d + 1) and entry.shape == (points * (d + 1),)
     assert next_.shape == previous.shape == (d + 1, count)
-    assert {t.dtype for t in (row, entry, first, next_, previous)} == {
-        torch.int32
-    } and weight.dtype == torch.float32
+    assert {t.dtype for t in (row, entry, first, next_, previous)} == {torch.int32}
+    assert weight.dtype == torch.float32
     torch.testing.assert_close(weight.sum(1), torch.ones(points, device=device), atol=1e-4, rtol=0)
     assert not points or weight.min() > -1e-4
-    # Entries are the corners, grouped by vertex, ascending within one.
+    # Entries are the corners, grouped by vertex and ascending within a group.
     assert first[0] == 0 and first[-1] == entry.numel()
     vertex = torch.repeat_interleave(torch.arange(count, device=device), first.diff().long())
     assert torch.equal(row.flatten()[entry.long()].long(), vertex)
@@ -104,11 +90,11 @@ def test_lattice_obeys_its_description(case, device):
         assert torch.equal(previous[j][next_[j][here].long()].long(), here)
         assert (previous[j] >= 0).sum() == here.numel()
     if points % 4 == 0 and points:
-        assert bool((first.diff() > 0).all())  # no vertex but those of points
+        assert bool((first.diff() > 0).all())  # every vertex has a point
 
 
 def neighbours_by_coordinates(features):
-    """Vertices of the reference, coordinate by coordinate, with the neighbours that a set of Python tuples finds."""
+    """Numbers of the reference's vertices and of their neighbours, found in a set of tuples."""
     from wsss_fast.ops.reference.lattice import _enclosing_simplex
 
     d = features.shape[1]
@@ -136,7 +122,7 @@ def test_vertices_and_neighbours_by_their_coordinates(case, device):
 @each_device
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_approximates_the_gaussian(d, device):
-    """Ratios of filtered values to filtered ones, against exact sums; where points lie densely (150 a unit at d = 1)."""
+    """Filtered values over filtered ones, against exact sums, for dense points."""
     generator = torch.Generator().manual_seed(d)
     features = torch.rand(600, d, generator=generator).to(device) * 4
     values = torch.rand(600, 2, generator=generator).to(device)
@@ -154,7 +140,7 @@ def test_approximates_the_gaussian(d, device):
 def test_derivatives(case, device):
     features, values = make(case, device, torch.float64)
     features, leaf = features[:9], values[:9].requires_grad_()
-    # On CUDA the reference adds with float atomics: its runs differ by roundings. Ours must not.
+    # On CUDA the reference adds with float atomics, so its runs differ by roundings; ours must not.
     for function, varies in ((permutohedral_filter, 0.0), (reference.permutohedral_filter, 1e-10)):
         assert torch.autograd.gradcheck(
             lambda v, f=function: f(features, v).pow(3), leaf, nondet_tol=varies
@@ -169,12 +155,10 @@ def test_transpose_is_the_adjoint(device):
     features, values = make("color", device)
     other = torch.rand(values.shape, generator=torch.Generator().manual_seed(3)).to(device)
     lattice = PermutohedralLattice(features)
-    forward, backward = (
-        (lattice.filter(values) * other).sum(),
-        (values * lattice.filter(other, transpose=True)).sum(),
-    )
+    forward = (lattice.filter(values) * other).sum()
+    backward = (values * lattice.filter(other, transpose=True)).sum()
     torch.testing.assert_close(forward, backward, atol=0, rtol=1e-5)
-    # Vertices are missing, so the order of the directions matters, and a filter that ignored it would be found out.
+    # Vertices are missing, so the order of the directions matters: ignoring it would be noticed.
     assert (lattice.filter(other) - lattice.filter(other, transpose=True)).abs().max() > 1e-2
 
 
@@ -209,7 +193,7 @@ def test_compiles_whole(device):
     channels=st.integers(1, 5),
     seed=st.integers(0, 10**6),
 )
-def test_linear_and_blind_to_order(points, d, channels, seed):
+def test_linear_and_independent_of_the_order(points, d, channels, seed):
     generator = torch.Generator().manual_seed(seed)
     features = torch.rand(points, d, generator=generator) * 6
     a, b = torch.rand(2, points, channels, generator=generator, dtype=torch.float64)
@@ -257,7 +241,7 @@ def test_lattice_is_reusable(device):
 @each_device
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_bilateral_lattice(channels, device):
-    """Its filter is the one of dense_crf's appearance term: one step of mean field, written out."""
+    """Its filter is that of dense_crf's appearance term: one mean field step, written out."""
     generator = torch.Generator().manual_seed(channels)
     image = (torch.rand(channels, 14, 17, generator=generator) * 60).to(torch.uint8).to(device)
     unary = torch.rand(1, 3, 14, 17, generator=generator).to(device) * 3
@@ -282,17 +266,48 @@ def test_features_have_no_gradient():
         permutohedral_filter(features.requires_grad_(), values.requires_grad_()).sum().backward()
 
 
-NAN = float("nan")
-BAD = {
+INF, NAN = float("inf"), float("nan")
+FEATURES = {"features": torch.zeros(8, 3)}
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values(FEATURES))
+def test_wrong_features_of_any_kind(name, value):
+    with pytest.raises(ValueError, match=f"^permutohedral_filter: {name} is"):
+        permutohedral_filter(value, torch.zeros(8, 1))
+    with pytest.raises(ValueError, match=f"^permutohedral_filter: {name} is"):
+        PermutohedralLattice(value)
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values({"values": torch.zeros(8, 1)}))
+def test_wrong_values_of_any_kind(name, value):
+    with pytest.raises(ValueError, match=f"^permutohedral_filter: {name} is"):
+        permutohedral_filter(FEATURES["features"], value)
+    with pytest.raises(ValueError, match=f"^BilateralLattice: {name} is"):
+        BilateralLattice(torch.zeros(3, 2, 4), 3.0, 5.0).filter(value)
+
+
+IMAGE = {"image": torch.zeros(3, 2, 4), "sxy": 3.0, "srgb": 5.0}
+
+
+@pytest.mark.parametrize(("name", "value"), wrong_values(IMAGE))
+def test_wrong_arguments_of_any_kind_for_an_image(name, value):
+    with pytest.raises(ValueError, match=f"^BilateralLattice: {name} is"):
+        BilateralLattice(**{**IMAGE, name: value})
+
+
+WRONG = {
     "features_dims": (
         lambda: permutohedral_filter(torch.zeros(4), torch.zeros(4, 1)),
-        r"features is \[4\]; must be \[N, d\]",
+        r"features is torch.float32 \[4\]; must be .* \[N, d\], d in 1\.\.16",
     ),
     "dimensions": (
         lambda: PermutohedralLattice(torch.zeros(4, 17)),
-        r"features is \[4, 17\]; must be \[N, d\], d 1\.\.16",
+        r"features is torch.float32 \[4, 17\]; must be .* \[N, d\], d in 1\.\.16",
     ),
-    "no_dimension": (lambda: PermutohedralLattice(torch.zeros(4, 0)), r"features is \[4, 0\]"),
+    "no_dimension": (
+        lambda: PermutohedralLattice(torch.zeros(4, 0)),
+        r"features is torch.float32 \[4, 0\]",
+    ),
     "features_dtype": (
         lambda: PermutohedralLattice(torch.zeros(4, 2, dtype=torch.int32)),
         "features is torch.int32",
@@ -302,7 +317,7 @@ BAD = {
         "features has NaN or infinite values",
     ),
     "features_inf": (
-        lambda: PermutohedralLattice(torch.tensor([[0.0], [float("inf")]])),
+        lambda: PermutohedralLattice(torch.tensor([[0.0], [INF]])),
         "features has NaN or infinite",
     ),
     "features_wide": (
@@ -315,11 +330,11 @@ BAD = {
     ),
     "points": (
         lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(5, 1)),
-        r"values is \[5, 1\]; must be \[4, c\]",
+        r"values is torch.float32 \[5, 1\]; must be .* \[4, c\]",
     ),
     "values_dims": (
         lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(4)),
-        r"values is \[4\]; must be \[4, c\]",
+        r"values is torch.float32 \[4\]; must be .* \[4, c\]",
     ),
     "values_dtype": (
         lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(4, 1).int()),
@@ -327,11 +342,11 @@ BAD = {
     ),
     "image_dims": (
         lambda: BilateralLattice(torch.zeros(4, 4), 3.0, 5.0),
-        r"image is \[4, 4\]; must be \[C, H, W\]",
+        r"image is torch.float32 \[4, 4\]; must be .* \[C, H, W\]",
     ),
     "image_channels": (
         lambda: BilateralLattice(torch.zeros(15, 4, 4), 3.0, 5.0),
-        r"image is \[15, 4, 4\]",
+        r"image is torch.float32 \[15, 4, 4\]",
     ),
     "image_dtype": (
         lambda: BilateralLattice(torch.zeros(3, 4, 4).int(), 3.0, 5.0),
@@ -339,7 +354,23 @@ BAD = {
     ),
     "image_nan": (
         lambda: BilateralLattice(torch.full((3, 4, 4), NAN), 3.0, 5.0),
-        "features has NaN",
+        "BilateralLattice: image has NaN or infinite values",
+    ),
+    "image_meta": (
+        lambda: BilateralLattice(torch.zeros(3, 4, 4, device="meta"), 3.0, 5.0),
+        "image is on meta",
+    ),
+    "sigmas_for_the_image": (
+        lambda: BilateralLattice(torch.zeros(3, 4, 4), 1e-8, 5.0),
+        "BilateralLattice: sxy is 1e-08 and srgb is 5.0; too small for this image",
+    ),
+    "features_meta": (
+        lambda: PermutohedralLattice(torch.zeros(4, 2, device="meta")),
+        "features is on meta",
+    ),
+    "values_meta": (
+        lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(4, 1, device="meta")),
+        "values is on meta but features is on cpu",
     ),
     "sxy": (
         lambda: BilateralLattice(torch.zeros(3, 4, 4), 0.0, 5.0),
@@ -351,13 +382,13 @@ BAD = {
     ),
     "maps": (
         lambda: BilateralLattice(torch.zeros(3, 4, 5), 3.0, 5.0).filter(torch.zeros(1, 5, 4)),
-        r"must be \[c, 4, 5\]",
+        r"must be .* \[c, 4, 5\]",
     ),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input(name):
-    call, message = BAD[name]
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments(name):
+    call, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         call()

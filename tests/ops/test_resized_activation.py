@@ -1,7 +1,8 @@
-"""label_conditioned_activation and the op behind it: values, errors against float64, gradients, memory, bad input."""
+"""label_conditioned_activation and resized_activation: values, errors, gradients, memory."""
 
 import pytest
 import torch
+from op_testing import each_device, threads
 
 from wsss_fast import _native
 from wsss_fast.ops import (
@@ -12,14 +13,12 @@ from wsss_fast.ops import (
 )
 from wsss_fast.ops.resized_activation import ACTIVATIONS, resized_activation
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-each_device = pytest.mark.parametrize("device", DEVICES)
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 # name: shape of the logits, size of the result
 CASES = {
     "twofold": ((2, 4, 9, 11), (18, 22)),
-    "odd_factor": ((1, 21, 5, 7), (83, 70)),  # more rows than one task has
+    "odd_factor": ((1, 21, 5, 7), (83, 70)),  # more rows than one task processes
     "same_size": ((2, 3, 6, 5), (6, 5)),
     "smaller": ((1, 3, 13, 17), (4, 5)),
     "one_class": ((1, 1, 3, 4), (7, 9)),
@@ -29,9 +28,10 @@ CASES = {
     "empty_batch": ((0, 3, 4, 4), (8, 8)),
 }
 each_case = pytest.mark.parametrize("name", CASES)
-# Absolute, results are <= 1: about one rounding. At float64 the reference is no truth: it has the rounding of logits near
-# 10, 2e-15, like the kernel (1.4e-15 and 1.5e-15 from long double on odd_factor).
-FLOOR = {torch.float64: 5e-15, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+# Absolute, since results are <= 1: about one rounding. In float64 the reference is not exact: like
+# the kernel it has the rounding of logits near 10, 2e-15 (compared with long double on odd_factor,
+# the two are off by 1.4e-15 and 1.5e-15).
+ROUNDING = {torch.float64: 5e-15, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
 
 def make(name, dtype=torch.float64, device="cpu"):
@@ -43,7 +43,7 @@ def make(name, dtype=torch.float64, device="cpu"):
 @each_device
 @each_case
 @each_activation
-@pytest.mark.parametrize("dtype", FLOOR, ids=str)
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_error_is_at_most_twice_eagers(name, activation, dtype, device):
     logits, size = make(name, dtype, device)
     truth = reference.resized_activation(logits.double(), size, activation)
@@ -51,27 +51,24 @@ def test_error_is_at_most_twice_eagers(name, activation, dtype, device):
     ours = resized_activation(logits, size, activation)
     assert ours.dtype == dtype and ours.shape == truth.shape
     if truth.numel():
-        allowed = 2 * (eager.double() - truth).abs().max() + FLOOR[dtype]
+        allowed = 2 * (eager.double() - truth).abs().max() + ROUNDING[dtype]
         assert (ours.double() - truth).abs().max() <= allowed
 
 
 @each_activation
 def test_any_number_of_threads_gives_the_same_bits(activation):
     logits, size = make("odd_factor", torch.float32)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 3):
+        with threads(count):
             found.append(resized_activation(logits, size, activation))
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 @each_device
 @each_activation
 def test_large_logits(activation, device):
-    """Far beyond exp's range, as in PyTorch; NaN stays NaN and stays in its pixels."""
+    """Far beyond exp's range, as in PyTorch; a NaN stays in its pixel."""
     logits = (
         torch.tensor([300.0, -300.0, 0.0, 80.0], device=device).view(1, 4, 1, 1).repeat(1, 1, 2, 3)
     )
@@ -196,13 +193,16 @@ def test_only_the_result_is_as_large_as_the_result():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"activation": "tanh"}, "activation is 'tanh'"),
         ({"size": (0, 4)}, "size is"),
         ({"size": (4, 4, 4)}, "size is"),
+        ({"size": (4.5, 4)}, r"size is \(4.5, 4\); must be \(H, W\), both integers >= 1"),
+        ({"size": 7}, "size is 7"),
+        ({"classes": torch.zeros(1)}, "classes is torch.float32"),
     ],
 )
-def test_errors_name_the_argument(options, said):
-    with pytest.raises(ValueError, match=f"label_conditioned_activation: {said}"):
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=f"^label_conditioned_activation: {message}"):
         label_conditioned_activation(*head(), DILATIONS, **options)

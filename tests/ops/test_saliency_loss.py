@@ -1,14 +1,12 @@
-"""saliency_loss: against a loop over pixels, gradients, strategies, layouts, threads, opcheck, compile, bad input."""
+"""saliency_loss against a loop over pixels; gradients, strategies, layouts, threads, errors."""
 
 import pytest
 import torch
+from op_testing import each_device, threads, wrong_values
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wsss_fast import _native
 from wsss_fast.ops import _library, reference, saliency_loss
-
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-each_device = pytest.mark.parametrize("device", DEVICES)
 
 # name: logits shape, saliency size, options
 CASES = {
@@ -21,7 +19,7 @@ CASES = {
     "pixel": ((1, 3, 1, 1), (5, 5), {}),
     "one_class": ((2, 2, 6, 6), (6, 6), {}),
     "only_background": ((2, 1, 6, 6), (6, 6), {}),
-    "large": ((2, 3, 70, 90), (140, 45), {}),  # several tasks an image
+    "large": ((2, 3, 70, 90), (140, 45), {}),  # several tasks for each image
 }
 each_case = pytest.mark.parametrize("name", CASES)
 
@@ -51,13 +49,12 @@ def by_loop(logits, saliency, labels, tau=0.4, lam=0.5, strategy="adaptive", bac
     total = torch.zeros((), dtype=logits.dtype)
     for b in range(batch):
         p = logits[b].softmax(0)
+        cells = [
+            [(y * rows // height, x * columns // width) for x in range(width)]
+            for y in range(height)
+        ]
         salient = torch.stack(
-            [
-                torch.stack(
-                    [saliency[b, 0, y * rows // height, x * columns // width] for x in range(width)]
-                )
-                for y in range(height)
-            ]
+            [torch.stack([saliency[b, 0, y, x] for y, x in row]) for row in cells]
         )
         foreground, background = torch.zeros_like(salient), p[0].clone()
         for k in range(1, channels):
@@ -89,7 +86,7 @@ def test_values_and_gradients(name):
         torch.testing.assert_close(torch.autograd.grad(3 * found.loss, logits)[0], 3 * wanted)
 
 
-def test_the_cases_tell_the_strategies_apart():
+def test_the_strategies_differ_on_the_cases():
     logits, saliency, labels, _ = inputs("eps")
     found = {
         saliency_loss(logits, saliency, labels, strategy=s, tau=t).loss.item()
@@ -111,15 +108,14 @@ def test_float32_is_as_close_as_eager(name, device):
         for out, x in ((want, exact[0]), (eager, logits), (ours, logits))
     ]
     for w, e, o in (*zip(want, eager, ours, strict=True), grads):
-        floor = 4e-7 * max(w.abs().max().item(), 1e-3)
-        assert (o - w).abs().max() <= 2 * (e - w).abs().max() + floor
+        rounding = 4e-7 * max(w.abs().max().item(), 1e-3)
+        assert (o - w).abs().max() <= 2 * (e - w).abs().max() + rounding
 
 
 @each_case
 def test_gradcheck(name):
-    logits, saliency, labels, options = inputs(
-        "pixel" if name == "large" else name
-    )  # large: 38 thousand evaluations
+    # "large" would need 38 thousand evaluations.
+    logits, saliency, labels, options = inputs("pixel" if name == "large" else name)
     logits = logits[:, :, :4, :5].detach().requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x: saliency_loss(x, saliency, labels, **options).loss, logits
@@ -136,17 +132,13 @@ def test_any_number_of_threads_gives_the_same_bits():
     if not _library.has_native_kernel("saliency_loss", torch.device("cpu")):
         pytest.skip("native library not available")
     logits, saliency, labels, options = inputs("large", torch.float32)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 3):
-            torch.set_num_threads(threads)
+    found = []
+    for count in (1, 2, 3, 3):
+        with threads(count):
             out = saliency_loss(logits, saliency, labels, **options)
             found.append([*out, torch.autograd.grad(out.loss, logits)[0]])
-    finally:
-        torch.set_num_threads(before)
-    assert all(
-        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
-    )
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "expanded"])
@@ -179,9 +171,8 @@ def test_edges():
     torch.testing.assert_close(nothing.background[:, 0], logits.softmax(1)[:, 0])
     everything = saliency_loss(logits, saliency, torch.ones_like(labels), strategy="naive")
     torch.testing.assert_close(everything.foreground, 1 - everything.background)
-    black = saliency_loss(
-        logits, torch.zeros_like(saliency), labels
-    )  # no overlap: all present classes are background
+    # No overlap: all present classes are background.
+    black = saliency_loss(logits, torch.zeros_like(saliency), labels)
     assert black.foreground.abs().max() == 0
     empty = saliency_loss(
         torch.zeros(0, 3, 4, 4, requires_grad=True), torch.zeros(0, 1, 8, 8), torch.zeros(0, 2)
@@ -240,10 +231,29 @@ def test_compiles_whole():
     torch.testing.assert_close(logits.grad, torch.autograd.grad(expected, logits)[0])
 
 
+ARGUMENTS = {
+    "logits": torch.zeros(1, 4, 3, 3),
+    "saliency": torch.zeros(1, 1, 6, 6),
+    "labels": torch.zeros(1, 3),
+    "tau": 0.4,
+    "lam": 0.5,
+    "strategy": "adaptive",
+    "background_classes": (),
+}
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("name", "value"),
+    [p for p in wrong_values(ARGUMENTS) if p.id not in ("labels-float8", "labels-complex")],
+)
+def test_wrong_arguments_of_any_kind(name, value):
+    with pytest.raises(ValueError, match=f"^saliency_loss: .*{name}"):
+        saliency_loss(**{**ARGUMENTS, name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
     [
-        ({"logits": torch.zeros(3, 4, 4)}, "logits is"),
         ({"logits": torch.zeros(1, 4, 3, 3, dtype=torch.int64)}, "logits is torch.int64"),
         ({"saliency": torch.zeros(1, 2, 6, 6)}, r"saliency is .*\[1, 2, 6, 6\]"),
         ({"saliency": torch.zeros(2, 1, 6, 6)}, "B must match"),
@@ -253,24 +263,18 @@ def test_compiles_whole():
             "saliency spans 1.5..1.5; must be within 0..1",
         ),
         ({"saliency": torch.full((1, 1, 6, 6), torch.nan)}, "saliency spans nan..nan"),
-        ({"labels": torch.zeros(1, 4)}, r"labels is \[1, 4\]; must be \[1, 3\]"),
-        ({"tau": -0.1}, "tau is -0.1"),
+        ({"labels": torch.zeros(1, 4)}, r"labels is .*\[1, 4\]; must be \[1, 3\]"),
+        ({"labels": torch.zeros(1, 3, device="meta")}, "labels is on meta"),
+        ({"tau": -0.1}, r"tau is -0.1; must be a number in 0\.\.1"),
         ({"lam": 1.5}, "lam is 1.5"),
-        ({"strategy": "both"}, "strategy is 'both'"),
-        ({"background_classes": (1,)}, "only strategy='predefined'"),
+        ({"strategy": "both"}, "strategy is 'both'; must be one of"),
+        ({"background_classes": (1,)}, "empty, unless strategy is 'predefined'"),
         (
             {"background_classes": (4,), "strategy": "predefined"},
             "background_classes holds 4; must be in 1..3",
         ),
     ],
 )
-def test_errors_name_the_argument(change, said):
-    arguments = {
-        "logits": torch.zeros(1, 4, 3, 3),
-        "saliency": torch.zeros(1, 1, 6, 6),
-        "labels": torch.zeros(1, 3),
-        **change,
-    }
-    given = [arguments.pop(name) for name in ("logits", "saliency", "labels")]
-    with pytest.raises(ValueError, match=f"saliency_loss: .*{said}"):
-        saliency_loss(*given, **arguments)
+def test_wrong_arguments(change, message):
+    with pytest.raises(ValueError, match=f"^saliency_loss: .*{message}"):
+        saliency_loss(**{**ARGUMENTS, **change})

@@ -41,8 +41,10 @@ def test_one_label_costs_nothing():
     )
 
 
-def test_empty():
+def test_no_data():
     assert unary_from_labels(torch.zeros(0, 4, 5, dtype=torch.uint8), 3).shape == (0, 3, 4, 5)
+    on_meta = torch.zeros(2, 4, 5, dtype=torch.uint8, device="meta")
+    assert unary_from_labels(on_meta, 3).shape == (2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +56,22 @@ def test_empty():
             dict(labels=torch.tensor([[0, 255]]), unsure_label=254),
             "labels holds 255; .* or unsure_label=254",
         ),
-        (dict(labels=torch.tensor([[0.0]])), "labels is torch.float32; must be integers"),
-        (dict(labels=torch.tensor([0])), r"labels is \[1\]"),
+        (dict(labels=torch.tensor([[0.0]])), r"labels is torch.float32 \[1, 1\]; must be integers"),
+        (dict(labels=torch.tensor([0])), r"labels is torch.int64 \[1\]"),
+        (dict(labels=[[0, 1]]), r"labels is \[\[0, 1\]\]; must be integers \[\.\.\., H, W\]"),
+        (dict(labels=torch.tensor([[0, 1]]).to_sparse()), "labels is torch.int64 torch.sparse_coo"),
+        (dict(num_labels=2.5), "num_labels is 2.5; must be an integer >= 1"),
+        (dict(num_labels="x"), "num_labels is 'x'"),
+        (dict(unsure_label=2**70), "unsure_label is 1180591620717411303424"),
+        (dict(unsure_label="x"), "unsure_label is 'x'; must be an integer or None"),
+        (dict(gt_prob="x"), "gt_prob is 'x'; must be a number strictly between 0 and 1"),
+        (dict(gt_prob=float("nan")), "gt_prob is nan"),
         (dict(num_labels=0), "num_labels is 0"),
         (dict(gt_prob=1.0), "gt_prob is 1.0"),
         (dict(gt_prob=0.0), "gt_prob is 0.0"),
     ],
 )
-def test_bad_labels(change, message):
+def test_wrong_arguments_with_labels(change, message):
     arguments = dict(labels=torch.tensor([[0, 1]]), num_labels=3) | change
     with pytest.raises(ValueError, match="unary_from_labels: " + message):
         unary_from_labels(**arguments)
@@ -82,8 +92,13 @@ def test_probabilities_equal_pydensecrf():
         (torch.ones(2, 2, 2, dtype=torch.uint8), 1e-5, "probabilities is torch.uint8"),
         (torch.ones(2, 2, 2), 0.0, "clip is 0.0"),
         (torch.ones(2, 2, 2), 1.5, "clip is 1.5"),
+        (torch.ones(2, 2, 2), "x", r"clip is 'x'; must be a number in \(0, 1\]"),
+        (torch.ones(2, 2, 2), float("nan"), "clip is nan"),
+        (torch.ones(2, 2, 2).to_sparse(), 0.1, "probabilities is torch.float32 torch.sparse_coo"),
+        (torch.ones(2, 2, 2).to(torch.float8_e4m3fn), 0.1, "probabilities is torch.float8_e4m3fn"),
+        ([[1.0]], 0.1, "probabilities is"),
     ],
 )
-def test_bad_probabilities(probabilities, clip, message):
+def test_wrong_arguments_with_probabilities(probabilities, clip, message):
     with pytest.raises(ValueError, match="unary_from_probabilities: " + message):
         unary_from_probabilities(probabilities, clip=clip)

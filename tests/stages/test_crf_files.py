@@ -17,7 +17,7 @@ FEW = Crf(iterations=3)
 
 @pytest.fixture
 def scene(tmp_path):
-    """Folders `im` and `lab`: a bright square on a dark ground, and label 7 a few pixels off it, 3 elsewhere."""
+    """Folders `im` (a bright square on a dark ground) and `lab` (7 a few pixels off it, else 3)."""
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         photo = rng.integers(0, 30, (40, 50, 3), dtype=np.uint8)
@@ -47,11 +47,9 @@ def test_one_file(scene):
     q = expected(scene, "a")
     labels = read_labels(scene / "out.png")
     assert np.array_equal(labels, np.array([3, 7])[q.argmax(0)])
-    assert (
-        (labels[10:30, 15:35] == 7).mean()
-        > 0.95
-        > (read_labels(scene / "lab/a.png")[10:30, 15:35] == 7).mean()
-    )
+    square = (slice(10, 30), slice(15, 35))
+    before = read_labels(scene / "lab/a.png")
+    assert (labels[square] == 7).mean() > 0.95 > (before[square] == 7).mean()
     stored = np.load(scene / "out.npy")
     assert stored.dtype == np.float16 and np.abs(stored - q).max() < 1e-3
 
@@ -77,20 +75,19 @@ def test_palette_is_kept(scene):
 
 def test_probabilities_in(scene):
     labels = read_labels(scene / "lab/a.png")
-    probabilities = (
-        np.stack([labels == 3, np.zeros_like(labels), labels == 7]).astype(np.float32) * 0.6 + 0.2
-    )
+    present = np.stack([labels == 3, np.zeros_like(labels), labels == 7]).astype(np.float32)
+    probabilities = present * 0.6 + 0.2
     np.save(scene / "p.npy", probabilities)
     refine_files(scene / "im/a.png", scene / "p.npy", scene / "out.png", crf=FEW)
     assert set(np.unique(read_labels(scene / "out.png"))) == {0, 2}
 
 
-def test_folders_go_on_behind_a_broken_file(scene, capsys):
+def test_folders_continue_after_a_broken_file(scene, capsys):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(scene / "lab/c.png")
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(scene / "im/c.png")
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(scene / "im/lonely.png")
     with pytest.raises(
-        RunError, match=r"1 of 3 maps .*c\.png: is 4x4 pixels \(HxW\), its image .* 40x50"
+        RunError, match=r"1 of 3 maps .*c\.png: is 4x4 pixels \(HxW\), but its image .* is 40x50"
     ):
         refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW)
     assert sorted(p.name for p in (scene / "out").iterdir()) == ["a.png", "b.png"]
@@ -98,14 +95,12 @@ def test_folders_go_on_behind_a_broken_file(scene, capsys):
     first = (scene / "out/a.png").stat().st_mtime_ns
     capsys.readouterr()
     result = refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW)
-    assert (result.written, result.skipped, result.unmatched) == (
-        0,
-        2,
-        (scene / "im/c.png", scene / "im/lonely.png"),
-    )
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"2 without a partner: {scene}/im/c.png, {scene}/im/lonely.png" in said
-    assert "2 there already (--overwrite repeats them), 2 without a partner" in str(result)
+    assert (result.written, result.skipped) == (0, 2)
+    assert result.unmatched == (scene / "im/c.png", scene / "im/lonely.png")
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"2 without a matching file: {scene}/im/c.png, {scene}/im/lonely.png" in err
+    summary = "2 already present (--overwrite repeats them), 2 without a matching file"
+    assert summary in str(result)
     assert (scene / "out/a.png").stat().st_mtime_ns == first
     result = refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW, overwrite=True)
     assert result.written == 2
@@ -123,7 +118,7 @@ BAD = {
         "im/a.png",
         "integers.npy",
         "out.png",
-        r"is int64 \[3\]; must be floating probabilities",
+        r"is int64 \[3\]; must be floating-point probabilities",
     ),
     "range": ("im/a.png", "range.npy", "out.png", r"spans -1\.\.-1"),
     "nan": ("im/a.png", "nan.npy", "out.png", r"spans nan\.\.nan"),
@@ -131,17 +126,17 @@ BAD = {
         "im/a.png",
         "last.npy",
         "out.png",
-        r"is 50x2 pixels .* 40x50; it looks like \[H, W, L\]",
+        r"is 50x2 pixels .* is 40x50; it looks like \[H, W, L\]",
     ),
     "cut_off": ("im/a.png", "cut.npy", "out.png", "cannot be read as an array"),
     "archive": (
         "im/a.png",
         "archive.npy",
         "out.png",
-        "is an archive; must be floating probabilities",
+        "is an archive; must be floating-point probabilities",
     ),
     "zip_cut_off": ("im/a.png", "zip.npy", "out.png", "cannot be read as an array"),
-    "deep": ("deep.png", "lab/a.png", "out.png", "image mode I;16 has no 8-bit meaning"),
+    "deep": ("deep.png", "lab/a.png", "out.png", "image mode I;16 is not supported"),
     "colour": ("im/a.png", "im/b.png", "out.png", "label maps are palette or 8-bit gray PNGs"),
     "mixed_in": ("im", "lab", "lab", "would mix the refined maps"),
 }
@@ -187,7 +182,7 @@ def test_a_bad_parameter_stops_before_the_first_file(scene, crf, message, capsys
         refine_files(scene / "im", scene / "lab", scene / "out", device="tpu")
 
 
-def test_what_a_result_is_made_from_is_never_replaced(scene):
+def test_inputs_are_never_replaced(scene):
     np.save(scene / "p.npy", np.full((2, 40, 50), 0.5, np.float32))
     for labels, out in (("lab/a.png", "lab/a.png"), ("lab/a.png", "im/a.png"), ("p.npy", "p.png")):
         with pytest.raises(InputError, match="would replace"):
@@ -202,27 +197,18 @@ def test_what_a_result_is_made_from_is_never_replaced(scene):
     assert np.load(scene / "p.npy").shape == (2, 40, 50) and not (scene / "p.png").exists()
 
 
-def test_probabilities_that_an_earlier_call_did_not_write(scene):
+def test_an_earlier_call_did_not_write_probabilities(scene):
     refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW)
     result = refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW, probabilities=True)
     assert result.written == 2 and np.load(scene / "out/b.npy").shape == (2, 40, 50)
-    assert (
-        refine_files(
-            scene / "im", scene / "lab", scene / "out", crf=FEW, probabilities=True
-        ).skipped
-        == 2
-    )
+    again = refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW, probabilities=True)
+    assert again.skipped == 2
 
 
 def test_no_unsure_label(scene):
-    refine_files(scene / "im/a.png", scene / "lab/a.png", scene / "with.png", crf=Crf(iterations=0))
-    refine_files(
-        scene / "im/a.png",
-        scene / "lab/a.png",
-        scene / "without.png",
-        crf=Crf(iterations=0),
-        unsure=None,
-    )
+    image, labels, none = scene / "im/a.png", scene / "lab/a.png", Crf(iterations=0)
+    refine_files(image, labels, scene / "with.png", crf=none)
+    refine_files(image, labels, scene / "without.png", crf=none, unsure=None)
     assert set(np.unique(read_labels(scene / "with.png"))) == {3, 7}
     assert np.array_equal(read_labels(scene / "without.png"), read_labels(scene / "lab/a.png"))
 
@@ -231,9 +217,8 @@ def test_gray_alpha_and_exif(scene):
     with Image.open(scene / "im/a.png") as photo:
         gray = photo.convert("L")
     refined = {}
-    turned = Image.fromarray(
-        np.rot90(np.array(gray.convert("RGB")), 1).copy()
-    )  # shown upright by orientation 6
+    # Orientation 6 shows it upright.
+    turned = Image.fromarray(np.rot90(np.array(gray.convert("RGB")), 1).copy())
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(scene / "turned.png", exif=exif)
@@ -244,9 +229,8 @@ def test_gray_alpha_and_exif(scene):
             scene / f"{name}.png", scene / "lab/a.png", scene / "out" / f"{name}.png", crf=FEW
         )
         refined[name] = read_labels(scene / "out" / f"{name}.png")
-    assert np.array_equal(refined["gray"], refined["alpha"]) and np.array_equal(
-        refined["gray"], refined["turned"]
-    )
+    assert np.array_equal(refined["gray"], refined["alpha"])
+    assert np.array_equal(refined["gray"], refined["turned"])
     assert (refined["gray"][10:30, 15:35] == 7).mean() > 0.95
 
 
@@ -254,18 +238,13 @@ def test_command(scene, capsys):
     image, labels, out = (str(scene / n) for n in ("im/a.png", "lab/a.png", "r.png"))
     assert cli.run(["crf", image, labels, "-o", out, "--crf.iterations", "3"]) == 0
     assert "1 refined" in " ".join(capsys.readouterr().out.split())
-    assert np.array_equal(
-        read_labels(scene / "r.png"), np.array([3, 7])[expected(scene, "a").argmax(0)]
-    )
+    best = np.array([3, 7])[expected(scene, "a").argmax(0)]
+    assert np.array_equal(read_labels(scene / "r.png"), best)
     assert cli.run(["crf", image, labels, "-o", out, "--crf.gt-prob", "2", "--overwrite"]) == 2
     assert "gt_prob is 2.0" in capsys.readouterr().err
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(scene / "lab/b.png")
     folders = [str(scene / n) for n in ("im", "lab")]
-    assert (
-        cli.run(
-            ["crf", *folders, "--out", str(scene / "o"), "--crf.iterations", "1", "--probabilities"]
-        )
-        == 1
-    )
+    options = ["--out", str(scene / "o"), "--crf.iterations", "1", "--probabilities"]
+    assert cli.run(["crf", *folders, *options]) == 1
     assert "1 of 2 maps could not be refined" in " ".join(capsys.readouterr().err.split())
     assert sorted(p.name for p in (scene / "o").iterdir()) == ["a.npy", "a.png"]

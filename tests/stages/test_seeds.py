@@ -1,27 +1,13 @@
-"""Seeds and pseudo-masks from maps."""
+"""Seeds from class maps."""
 
 import numpy as np
 import pytest
 
 from wsss_fast import InputError, data, seeds
 from wsss_fast.data import read_labels
-from wsss_fast.maps import ClassMaps, save_maps, strided_size
-from wsss_fast.stages import masks
+from wsss_fast.maps import ClassMaps, save_maps
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import combine
-
-
-@pytest.fixture
-def truth_maps(shapes, tmp_path):
-    """Maps that know the answer: 1 on the object, 0.2 in a rim around it, 0 elsewhere."""
-    folder = tmp_path / "maps"
-    for id in shapes.ids:
-        keys = np.flatnonzero(shapes.tags_of(id)) + 1
-        on = np.stack([shapes.mask(id) == k for k in keys]).astype(np.float32)
-        rim = np.maximum.reduce([np.roll(on, s, axis=a) for a in (1, 2) for s in (-2, 2)])
-        strided = np.zeros((len(keys), *strided_size(*shapes.size(id))))
-        save_maps(folder, id, ClassMaps(keys, strided, np.maximum(on, 0.2 * rim)))
-    return folder
 
 
 def test_combine():
@@ -43,24 +29,9 @@ def test_without_a_crf_the_two_thresholds_decide(shapes, truth_maps, tmp_path):
 
 def test_the_crf_moves_labels_to_the_edges_of_the_image(shapes, truth_maps, tmp_path):
     crf = Crf(bilateral=(20.0, 13.0, 10.0))
-    result = seeds.make(
-        shapes,
-        truth_maps,
-        tmp_path / "run",
-        fg_threshold=0.5,
-        bg_threshold=0.1,
-        crf=crf,
-        batch_size=3,
-    )
-    single = seeds.make(
-        shapes,
-        truth_maps,
-        tmp_path / "one",
-        fg_threshold=0.5,
-        bg_threshold=0.1,
-        crf=crf,
-        batch_size=1,
-    )
+    options = {"fg_threshold": 0.5, "bg_threshold": 0.1, "crf": crf}
+    result = seeds.make(shapes, truth_maps, tmp_path / "run", **options, batch_size=3)
+    single = seeds.make(shapes, truth_maps, tmp_path / "one", **options, batch_size=1)
     for id in shapes.ids:
         seed = read_labels(result.folder / f"{id}.png")
         assert set(np.unique(seed)) <= {0, 255, *(np.flatnonzero(shapes.tags_of(id)) + 1)}
@@ -70,44 +41,17 @@ def test_the_crf_moves_labels_to_the_edges_of_the_image(shapes, truth_maps, tmp_
 def test_an_image_without_tags_is_background(own_shapes, tmp_path):
     (own_shapes / "Annotations/train_00000.xml").write_text("<annotation></annotation>")
     some = data.load(own_shapes, ids=["train_00000"])
-    save_maps(
-        tmp_path / "maps",
-        "train_00000",
-        ClassMaps(np.zeros(0), np.zeros((0, 16, 16)), np.zeros((0, 64, 64))),
-    )
+    none = ClassMaps(np.zeros(0), np.zeros((0, 16, 16)), np.zeros((0, 64, 64)))
+    save_maps(tmp_path / "maps", "train_00000", none)
     result = seeds.make(some, tmp_path / "maps", tmp_path / "run")
     assert (read_labels(result.folder / "train_00000.png") == 0).all() and result.background == 1.0
 
 
-def test_refine_is_batched_over_images():
-    rng = np.random.default_rng(0)
-    images, labels = (
-        rng.integers(0, 256, (3, 20, 24, 3)).astype(np.uint8),
-        rng.integers(0, 3, (3, 2, 20, 24)),
-    )
-    together = Crf().refine_labels(images, labels, 3)
-    for b in range(3):
-        np.testing.assert_array_equal(
-            Crf().refine_labels(images[b : b + 1], labels[b : b + 1], 3)[0], together[b]
-        )
-
-
-def test_pseudo_masks(shapes, truth_maps, tmp_path):
-    result = masks.make(shapes, truth_maps, tmp_path / "run", threshold=0.5, crf=None)
-    id = shapes.ids[0]
-    tagged = np.isin(shapes.mask(id), np.flatnonzero(shapes.tags_of(id)) + 1)
-    np.testing.assert_array_equal(
-        read_labels(result.folder / f"{id}.png"), np.where(tagged, shapes.mask(id), 0)
-    )
-
-
-def test_bad_input_is_named_before_anything_is_written(shapes, truth_maps, tmp_path):
+def test_bad_input_is_reported_before_anything_is_written(shapes, truth_maps, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(InputError, match="bg_threshold=0.4 and fg_threshold=0.3"):
         seeds.make(shapes, truth_maps, out, fg_threshold=0.3, bg_threshold=0.4)
-    with pytest.raises(InputError, match="threshold must be in 0..1, got 1.5"):
-        masks.make(shapes, truth_maps, out, threshold=1.5)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a directory"):
         seeds.make(shapes, tmp_path / "nowhere", out)
     (truth_maps / f"{shapes.ids[7]}.npz").unlink()
     with pytest.raises(InputError, match=f"no maps for 1 of 24 ids, first '{shapes.ids[7]}'"):
@@ -115,10 +59,10 @@ def test_bad_input_is_named_before_anything_is_written(shapes, truth_maps, tmp_p
     assert not out.exists()
 
 
-def test_maps_of_other_tags_are_refused(shapes, truth_maps, tmp_path):
+def test_maps_of_other_tags_are_rejected(shapes, truth_maps, tmp_path):
     id = shapes.ids[0]
     save_maps(
         truth_maps, id, ClassMaps(np.arange(1, 9), np.zeros((8, 16, 16)), np.zeros((8, 64, 64)))
     )
-    with pytest.raises(InputError, match=f"{id}.npz: maps of labels"):
+    with pytest.raises(InputError, match=f"{id}.npz: has maps of labels"):
         seeds.make(shapes, truth_maps, tmp_path / "run")

@@ -111,7 +111,7 @@ class PaddedBatch:
         self._canvas, self._sizes, self._inside, self._masks = canvas, sizes, {}, {}
         handles = [
             module.register_forward_pre_hook(self._pass_inside, with_kwargs=True)
-            if isinstance(module, Convolution) and module.split
+            if isinstance(module, Convolution) and module.amx
             else module.register_forward_pre_hook(self._zero_outside)
             for module in self._padded
         ]

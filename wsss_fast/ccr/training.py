@@ -104,7 +104,7 @@ def train(
 
 def _extra_loss(recipe: Refinement) -> seg.ExtraLoss:
     def loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        salient, inverse_response, _ = batch["maps"].unbind(1)
+        salient, inverse_response = batch["maps"].unbind(1)
         return recipe.weight * aamr(
             logits,
             salient,
@@ -133,7 +133,7 @@ class _LoadSample:
 
 
 def _levels(data: Dataset, maps: Path, id: str) -> np.ndarray:
-    """Saliency and 255 - response as uint8 [H, W, 3]; the last channel is 0.
+    """Saliency and 255 - response, uint8 [2, H, W].
 
     Outside of the image both are 0 in a crop: not salient and, since the response is inverted,
     active. The loss ignores such pixels.
@@ -141,7 +141,5 @@ def _levels(data: Dataset, maps: Path, id: str) -> np.ndarray:
     height, width = data.size(id)
     scores = load_maps(maps, id).foreground().at_size(height, width)
     response = scores.max(axis=0, initial=0.0).clip(0, 1)
-    levels = np.zeros((height, width, 3), np.uint8)
-    levels[..., 0] = np.rint(resize_image(data.saliency_levels(id), height, width).mean(axis=2))
-    levels[..., 1] = np.rint(255 * (1 - response))
-    return levels
+    salient = resize_image(data.saliency_levels(id), height, width).mean(axis=2)
+    return np.stack([np.rint(salient), np.rint(255 * (1 - response))]).astype(np.uint8)

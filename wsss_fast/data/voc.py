@@ -1,4 +1,8 @@
-"""The VOC12 layout: JPEGImages, Annotations (image tags), SegmentationClass[Aug] (evaluation), ImageSets, saliency."""
+"""The VOC12 layout.
+
+Folders: JPEGImages, Annotations (image tags), SegmentationClass or SegmentationClassAug (masks, for
+evaluation only), ImageSets (id lists), saliency.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import existing, read_classes, read_ids, saliency_folder
+from wsss_fast.data.listing import find_pngs, read_classes, read_ids, saliency_folder
 from wsss_fast.errors import InputError
 
 VOC_CLASSES = (
@@ -46,25 +50,26 @@ def is_voc(root: Path) -> bool:
 def load_voc(
     root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
 ) -> Dataset:
-    """Read a folder in VOC12 layout; `classes.txt` (one name a line) replaces VOC's 20 classes where it exists.
+    """Read a folder in VOC12 layout; a `classes.txt` (one name per line) replaces the 20 classes.
 
     Args:
         root: the folder that holds JPEGImages.
-        split: list in ImageSets/Segmentation.
-        ids: instead of a split: ids, or a text file with one a line (VOC's image/mask path pairs are understood too).
+        split: name of the id list in ImageSets/Segmentation, without ".txt".
+        ids: instead of a split, ids or a text file with one per line, which may also have VOC's
+            pairs of image and mask paths.
         saliency: folder of `<id>.png`; default `root/saliency`.
 
     Raises:
-        InputError: a missing folder, list, image or annotation, an empty list, a tag that is no class; with its name.
+        InputError: a missing folder, list, image or annotation, an empty list, or a tag that is not
+            a class; the message names it.
     """
     classes = read_classes(root / "classes.txt") if (root / "classes.txt").exists() else VOC_CLASSES
     listed = read_ids(_split_file(root, split) if ids is None else ids)
     images = {}
     for id, place in zip(listed.ids, listed.places, strict=True):
         images[id] = root / "JPEGImages" / f"{id}.jpg"
-        if not os.path.lexists(
-            images[id]
-        ):  # a folder or a dead link there is a broken image, not a wrong list
+        # A folder or a dangling link counts as a broken image, not as an error in the list.
+        if not os.path.lexists(images[id]):
             raise InputError(f"{place}: id {id!r} has no image {images[id]}")
     tags = np.stack([_read_tags(root / "Annotations" / f"{id}.xml", classes) for id in listed.ids])
     masks = next((root / f for f in _MASK_FOLDERS if (root / f).is_dir()), root / _MASK_FOLDERS[0])
@@ -76,8 +81,8 @@ def load_voc(
         ids=listed.ids,
         tags=tags,
         images=images,
-        masks=existing(masks, listed.ids),
-        saliencies=existing(saliency_folder(root, saliency), listed.ids),
+        masks=find_pngs(masks, listed.ids),
+        saliencies=find_pngs(saliency_folder(root, saliency), listed.ids),
     )
 
 

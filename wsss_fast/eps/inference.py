@@ -72,7 +72,7 @@ def infer(
     check_recipe(recipe, data)
     net = nets.eps_resnet38(len(data.classes), backbone=backbone)
     net = nets.load_weights(net, weights, complete=True)
-    net = nets.optimize_for_inference(net, runtime, split=True)
+    net = nets.optimize_for_inference(net, runtime, amx=True)
     out = Path(out)
     maps = maps_stage(
         out,

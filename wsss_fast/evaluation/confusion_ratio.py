@@ -1,4 +1,4 @@
-"""EPS' confusion ratio: how much of what stands beside a class is taken for it."""
+"""EPS' confusion ratio: how much of what co-occurs with a class is mistaken for it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,31 @@ from wsss_fast.errors import InputError
 def confusion_ratios(
     data: Dataset, pairs: Sequence[str], labels: Callable[[str], np.ndarray]
 ) -> dict[str, float]:
-    """Confusion ratio of each pair "target/coincident", e.g. "train/rails": EPS (CVPR 2021), co-occurrence analysis.
+    """Confusion ratio of each pair "target/coincident", such as "train/rails".
 
-    ratio = pixels of the coincident class predicted as the target / pixels of the target predicted as the target
+    ratio = (coincident pixels predicted as the target) / (target pixels predicted as the target)
 
-    The coincident class is one of the data set, or a context that is no class: then `<root>/context/<id>.png` says where it
-    is. Labels in there are named by `context/classes.txt` (one a line, label 1 first), in the Shapes benchmark by shapes.json.
-    Pixels whose mask is 255 count nowhere.
+    The coincident class is a class of the data set, or a context: something that is not a class,
+    whose pixels are in `<root>/context/<id>.png`. The file `context/classes.txt` (one name per
+    line, label 1 first) names its labels, shapes.json those of the Shapes benchmark. Pixels whose
+    mask is 255 are not counted.
+
+    Collective: each process counts its shard of the images.
 
     Args:
         data: data set with masks; ids without a mask are not counted.
-        pairs: names, with a slash between.
-        labels: prediction of an id, uint8 [H, W] of 0..C.
+        pairs: pairs of names, separated by a slash.
+        labels: function from an id to its prediction, uint8 [H, W] of 0..C.
 
     Returns:
-        The ratios by pair, >= 0, in the given order; infinite if the target was never hit but confused, NaN if neither.
+        Ratio >= 0 by pair, in the given order: infinite if the target was never predicted
+        correctly, but confused; NaN if neither.
 
     Raises:
-        InputError: a pair that is not two names, an unknown name, a context without its PNG or of another size.
+        InputError: a pair is not two names, a name is unknown, or a context PNG is missing or of
+            another size than its mask.
+
+    Source: EPS, CVPR 2021, co-occurrence analysis.
     """
     if not pairs:
         return {}
@@ -48,8 +55,8 @@ def confusion_ratios(
         around = _context(data, id, truth) if contexts else truth
         for n, (target, coincident, context) in enumerate(named):
             as_target = (predicted == target) & (truth != IGNORE)
-            there = truth == coincident if context is None else around == context
-            confused[n] += int((as_target & there).sum())
+            is_coincident = truth == coincident if context is None else around == context
+            confused[n] += int((as_target & is_coincident).sum())
             hit[n] += int((as_target & (truth == target)).sum())
     confused, hit = distributed.all_reduce_sum(np.stack([confused, hit]))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,10 +64,10 @@ def confusion_ratios(
 
 
 def named_pairs(data: Dataset, pairs: Sequence[str]) -> list[tuple[int, int | None, int | None]]:
-    """Labels of each pair: the target's, then the coincident class's and None, or None and the coincident context's.
+    """Labels (target, coincident class, coincident context) of each pair; one of the last is None.
 
     Raises:
-        InputError: a pair that is not two names, or an unknown name.
+        InputError: a pair is not two names, or a name is unknown.
     """
     return [_labels_of(pair, data) for pair in pairs]
 
@@ -69,39 +76,39 @@ def _labels_of(pair: str, data: Dataset) -> tuple[int, int | None, int | None]:
     names = [name.strip() for name in pair.split("/")]
     if len(names) != 2 or names[0] == names[1]:
         raise InputError(
-            f"pairs: {pair!r} is not a target and another class with a slash between, as in train/rails"
+            f"pairs: {pair!r} is not a target and another class, separated by a slash, "
+            "as in train/rails"
         )
     target, coincident = names
     if target not in data.classes:
         raise InputError(
-            f"pairs: {target!r} in {pair!r} is no class of {data.name} ({', '.join(data.classes)})"
+            f"pairs: {target!r} in {pair!r} is not a class of {data.name} "
+            f"({', '.join(data.classes)})"
         )
     if coincident in data.classes:
         return data.classes.index(target) + 1, data.classes.index(coincident) + 1, None
     known = _context_names(data.root)
     if coincident not in known:
+        contexts = ", ".join(known) or f"none: no {data.root / 'context' / 'classes.txt'}"
         raise InputError(
-            f"pairs: {coincident!r} in {pair!r} is neither a class of {data.name} nor one of its contexts "
-            f"({', '.join(known) or 'none: no ' + str(data.root / 'context' / 'classes.txt')})"
+            f"pairs: {coincident!r} in {pair!r} is neither a class of {data.name} nor one of its "
+            f"contexts ({contexts})"
         )
     return data.classes.index(target) + 1, None, known[coincident]
 
 
 def _context_names(root: Path) -> dict[str, int]:
-    """Label of each context that is no class."""
-    if (root / "context" / "classes.txt").is_file():
-        return {name: n for n, name in enumerate(read_classes(root / "context" / "classes.txt"), 1)}
-    if not (root / "shapes.json").is_file():
+    """Label of each context by its name."""
+    names, shapes = root / "context" / "classes.txt", root / "shapes.json"
+    if names.is_file():
+        return {name: n for n, name in enumerate(read_classes(names), 1)}
+    if not shapes.is_file():
         return {}
     try:
-        return {
-            str(name): int(label)
-            for name, label in json.loads((root / "shapes.json").read_text())["contexts"].items()
-        }
+        contexts = json.loads(shapes.read_text())["contexts"]
+        return {str(name): int(label) for name, label in contexts.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{root / 'shapes.json'}: does not name the benchmark's contexts ({error})"
-        ) from None
+        raise InputError(f"{shapes}: does not name the benchmark's contexts ({error})") from None
 
 
 def _context(data: Dataset, id: str, truth: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""mIoU over the background threshold, with and without dense CRF."""
+"""mIoU over the background threshold, with and without a dense CRF."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Curve:
     """mIoU over the constant background score.
 
     Attributes:
-        thresholds: background scores.
-        miou: mIoU at each.
-        best: the threshold of the highest mIoU.
-        metrics: at the best threshold.
+        thresholds: background scores, ascending.
+        miou: mIoU in 0..1 at each threshold.
+        best: threshold of the highest mIoU.
+        metrics: metrics at the best threshold.
     """
 
     thresholds: tuple[float, ...]
@@ -38,54 +38,55 @@ class Curve:
     metrics: Metrics
 
     def at(self, threshold: float) -> float:
-        """mIoU at the threshold of the curve nearest to the given one."""
+        """mIoU at the threshold of the curve that is nearest to the given one."""
         return self.miou[int(np.abs(np.array(self.thresholds) - threshold).argmin())]
 
 
 def threshold_curve(
     maps: str | Path, data: Source, *, thresholds: Sequence[float] = THRESHOLDS
 ) -> Curve:
-    """mIoU of the argmax of class maps over the constant background score.
+    """mIoU of the argmax of class maps, over the constant background score.
 
-    All thresholds come from one pass: a pixel's best class and its score decide the label at every threshold.
+    One pass serves all thresholds, since a pixel's best class and its score decide its label at
+    each.
+
+    Collective: each process reads its shard of the maps.
 
     Args:
         maps: folder of maps.
-        data: data set with masks.
-        thresholds: background scores to try, ascending, 0..1.
+        data: data set with masks; ids without a mask are not counted.
+        thresholds: background scores to evaluate, ascending, 0..1.
 
     Raises:
-        InputError: no masks, maps that are missing or of another size.
+        InputError: there are no masks, or maps are missing or of another size.
     """
     folder, data = Path(maps), opened(data).with_masks()
     num_labels, steps = len(data.classes) + 1, len(thresholds)
     check_maps(folder, data)
     bounds = np.asarray(thresholds, np.float32)
-    # passed[t, g, p]: pixels of truth g whose best class p lies above exactly t of the thresholds
+    # passed[t, g, p]: number of pixels of truth g whose best class p exceeds exactly t thresholds
     passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
     for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
         truth = data.mask(id)
         loaded = load_maps(folder, id).foreground()
         best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
         valid = truth != IGNORE
-        above = np.searchsorted(
-            bounds, score[valid], side="left"
-        )  # score > threshold, ties to the background
-        passed += np.bincount(
-            (above * num_labels + truth[valid]) * num_labels + best[valid], minlength=passed.size
-        )
-    passed = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
-    total, matrices = passed.sum(axis=0), []
-    below = np.cumsum(passed, axis=0)
+        # Number of thresholds < score: background wins ties.
+        above = np.searchsorted(bounds, score[valid], side="left")
+        index = (above * num_labels + truth[valid]) * num_labels + best[valid]
+        passed += np.bincount(index, minlength=passed.size)
+    counts = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
+    total, matrices = counts.sum(axis=0), []
+    below = np.cumsum(counts, axis=0)
     for t in range(steps):
-        confusion = total - below[t]  # passed more than t thresholds: kept as foreground
+        confusion = total - below[t]  # foreground: exceeds more than t thresholds
         confusion[:, 0] += below[t].sum(axis=1)
         matrices.append(confusion)
     return _curve(thresholds, matrices, data.classes, len(data))
 
 
 def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], np.ndarray]:
-    """id -> labels uint8 [H, W]: the argmax of its maps in `folder` against a constant background score."""
+    """Function from an id to labels uint8 [H, W]: the argmax of its maps and a background score."""
 
     def labels(id: str) -> np.ndarray:
         loaded = load_maps(folder, id).foreground()
@@ -95,6 +96,7 @@ def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], 
 
 
 def _best(scores: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each pixel's best class, and its score; (0, -1) without any class."""
     if not len(keys):
         return np.zeros(scores.shape[1:], np.int64), np.full(scores.shape[1:], -1, np.float32)
     return keys.astype(np.int64)[scores.argmax(axis=0)], scores.max(axis=0)
@@ -110,7 +112,24 @@ def crf_curve(
     device: str = "cpu",
     label: str = "CRF curve",
 ) -> Curve:
-    """As `threshold_curve`, with a dense CRF behind the argmax at each threshold: the papers' "+ dCRF" rows."""
+    """As `threshold_curve`, after CRF refinement of the argmax at each threshold.
+
+    These are the rows "+ dCRF" of the papers.
+
+    Collective: each process refines its shard of the images.
+
+    Args:
+        maps: folder of maps.
+        data: data set with masks; ids without a mask are not counted.
+        crf: parameters of the dense CRF.
+        thresholds: background scores to evaluate, ascending, 0..1.
+        batch_size: number of images of equal size and class count that share a CRF call.
+        device: device of the CRF.
+        label: text of the progress bar.
+
+    Raises:
+        InputError: there are no masks, or maps are missing or of another size.
+    """
     folder, num_labels, data = Path(maps), len(data.classes) + 1, data.with_masks()
     check_maps(folder, data)
     matrices = np.zeros((len(thresholds), num_labels, num_labels), np.int64)

@@ -1,4 +1,7 @@
-"""report.html: one self-contained page with the stage table, the curves and a grid of pictures; and the table in text."""
+"""Reports of runs: report.html, and the stage table as text.
+
+The page has the stage table, curves and a grid of pictures, and loads nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -25,24 +28,31 @@ from wsss_fast.maps import load_maps
 
 Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 
-_PICTURE_HEIGHT, _GRID_WIDTH = 144, 1040  # px; where a row would be wider, its pictures are smaller
+# Pixels; the pictures of a wider row are smaller.
+_PICTURE_HEIGHT, _GRID_WIDTH = 144, 1040
 _INK = {"CAM": "#b45309", "AMN": "#1d4ed8", "EPS": "#1d4ed8"}
 _CSS = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1c1917}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;
+color:#1c1917}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}p{max-width:75ch}
-table{border-collapse:collapse}td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e7e5e4}
+table{border-collapse:collapse}
+td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e7e5e4}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#57534e}
-.grid td,.grid th{padding:.15rem;border:0;text-align:center;font-size:.8rem}.grid img{display:block;border-radius:3px}
+.grid td,.grid th{padding:.15rem;border:0;text-align:center;font-size:.8rem}
+.grid img{display:block;border-radius:3px}
 .grid td:first-child{font-size:.75rem;color:#57534e;max-width:9rem;text-align:left}
-.key span{display:inline-block;margin:0 .9rem .3rem 0}.key i{display:inline-block;width:.9em;height:.9em;border-radius:2px;
-margin-right:.35em;vertical-align:-.1em}figure{margin:0}figure svg{max-width:100%;height:auto}small{color:#57534e}
+.key span{display:inline-block;margin:0 .9rem .3rem 0}
+.key i{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin-right:.35em;
+vertical-align:-.1em}
+figure{margin:0}figure svg{max-width:100%;height:auto}small{color:#57534e}
 """
 
 
 def colours() -> np.ndarray:
-    """Colour of each label in pictures, uint8 [256, 3]: hues a golden ratio apart, so that neighbours differ at any count.
+    """Colour of each label in pictures, uint8 [256, 3]; background is black, 255 light gray.
 
-    Files keep VOC's palette; its first colours are too dark over a photo. Background is black, 255 is light gray.
+    Hues are a golden ratio apart, so that successive labels differ for any number of classes. Files
+    keep VOC's palette, whose first colours are too dark over a photo.
     """
     hues = [
         colorsys.hsv_to_rgb(
@@ -59,30 +69,28 @@ def photo(data: Dataset) -> Panel:
 
 
 def truth(data: Dataset) -> Panel:
-    """The true mask, or an empty picture where there is none."""
+    """The true mask over the image, or an empty picture without one."""
 
     def draw(id: str) -> np.ndarray:
-        return (
-            over(data.image(id), data.mask(id))
-            if id in data.masks
-            else np.full_like(data.image(id), 245)
-        )
+        if id not in data.masks:
+            return np.full_like(data.image(id), 245)
+        return over(data.image(id), data.mask(id))
 
     return draw
 
 
 def labels(data: Dataset, folder: Path) -> Panel:
-    """Label PNGs of a folder over the image; 255 is light gray."""
+    """The label map in `folder` over the image; 255 is light gray."""
     return lambda id: over(data.image(id), read_labels(folder / f"{id}.png", len(data.classes)))
 
 
 def salient(data: Dataset) -> Panel:
-    """The saliency map at its photo's size, white where something is salient."""
+    """The saliency map at the size of its photo, white where something is salient."""
     return lambda id: resize_image(data.saliency_levels(id), *data.size(id))
 
 
 def heat(data: Dataset, folder: Path) -> Panel:
-    """Class maps over the image: a pixel takes the colour of its best class, as strongly as its score."""
+    """Class maps over the image: the colour of a pixel's best class, as strong as its score."""
 
     def draw(id: str) -> np.ndarray:
         image = data.image(id).astype(float)
@@ -105,27 +113,27 @@ def over(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    """The stage table: one row a record of metrics.json, with text in every column."""
-    table = []
-    for name, values in read_records(out).items():
-        table.append(
-            {
-                "stage": name,
-                "mIoU at fixed": _share(values.get("miou_at_fixed"))
-                + _at(values.get("fixed_threshold")),
-                "mIoU at best": _share(values.get("miou")) + _at(values.get("best_threshold")),
-                "also": _also(values),
-                "seconds": f"{values['seconds']:.1f}" if values.get("seconds") else "",
-                "images/s": f"{values['images_per_second']:.1f}"
-                if values.get("images_per_second")
-                else "",
-            }
-        )
-    return table
+    """The stage table: one row per record of metrics.json, text by column."""
+    return [
+        {
+            "stage": name,
+            "mIoU at fixed": _percent(values.get("miou_at_fixed"))
+            + _at(values.get("fixed_threshold")),
+            "mIoU at best": _percent(values.get("miou")) + _at(values.get("best_threshold")),
+            "also": _also(values),
+            "seconds": _one_digit(values.get("seconds")),
+            "images/s": _one_digit(values.get("images_per_second")),
+        }
+        for name, values in read_records(out).items()
+    ]
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def _one_digit(value: float | None) -> str:
+    return f"{value:.1f}" if value else ""
 
 
 def _number(value: float | None) -> str:
@@ -155,12 +163,12 @@ def text_table(out: Path) -> Table:
     for column in content[0] if content else ():
         table.add_column(column, justify="left" if column in ("stage", "also") else "right")
     for row in content:
-        table.add_row(*map(Text, row.values()))  # names of classes are no markup
+        table.add_row(*map(Text, row.values()))  # Text: rich must not read names as markup
     return table
 
 
 def pick(data: Dataset, count: int) -> list[str]:
-    """Ids for the grid: evenly spread over the list among images with a mask (all images if none has one)."""
+    """Up to `count` ids, evenly spread over the images with a mask (all images if none has one)."""
     ids = [i for i in data.ids if i in data.masks] or list(data.ids)
     places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
     return [ids[p] for p in places]
@@ -180,27 +188,31 @@ def write(
 ) -> Path:
     """Write `<out>/report.html` from metrics.json and the artefacts.
 
+    Collective: the main process writes.
+
     Args:
         out: run folder.
-        data: the images.
-        panels: column title -> picture of an id.
-        title: of the page.
+        data: images of the run.
+        panels: column title -> function from an id to a picture.
+        title: title of the page.
         curves: name in the plot -> record whose threshold curve is drawn.
-        pictures: rows of the grid.
-        lead: what the page is about, above the stage table; HTML, escaped already.
-        sections: more of the page, between curves and pictures; HTML, escaped already.
-        ids: the grid's images; default: evenly spread over the list.
+        pictures: number of rows of the grid.
+        lead: introduction above the stage table, as escaped HTML.
+        sections: more sections between curves and pictures, as escaped HTML.
+        ids: images of the grid; default: evenly spread over the data set.
 
     Returns:
-        The page's path. It loads nothing from elsewhere; text that comes from the data is escaped.
+        Path of the page. It loads nothing from elsewhere, and text that comes from the data is
+        escaped.
     """
 
-    def made() -> Path:
+    def write_page() -> Path:
         chosen = pick(data, pictures) if ids is None else ids
         parts = [
             f"<h1>{html.escape(title)}</h1>",
-            f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: {len(data)} images, "
-            f"{len(data.classes)} classes, {len(data.masks)} true masks (used to score only)</small></p>",
+            f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: "
+            f"{len(data)} images, {len(data.classes)} classes, {len(data.masks)} true masks "
+            "(used for scores only)</small></p>",
             *lead,
             "<h2>Stages</h2>",
             _stage_table(out),
@@ -211,19 +223,25 @@ def write(
             _legend(data),
             _grid(data, panels, chosen),
         ]
-        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{html.escape(title)}</title>"
-        page = f"<!doctype html><html lang=en><head>{head}<style>{_CSS}</style></head><body>{''.join(parts)}</body></html>\n"
+        head = (
+            "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
+            f"<title>{html.escape(title)}</title><style>{_CSS}</style>"
+        )
+        page = (
+            f"<!doctype html><html lang=en><head>{head}</head>"
+            f"<body>{''.join(parts)}</body></html>\n"
+        )
         with atomic_write(out / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
         return out / "report.html"
 
-    return distributed.run_on_main(made)
+    return distributed.run_on_main(write_page)
 
 
 def sheet(
     panels: Mapping[str, Panel], ids: Sequence[str], path: Path, height: int = 160, gap: int = 4
 ) -> None:
-    """The grid as one PNG, without text: a row an id, a column a panel (for a README)."""
+    """Write the grid as one PNG without text, for a README: a row per id, a column per panel."""
     grid = [[_resized(panel(id), height) for panel in panels.values()] for id in ids]
     widths = [max(row[c].width for row in grid) for c in range(len(panels))]
     canvas = Image.new(
@@ -237,7 +255,7 @@ def sheet(
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """HTML of a table; text is escaped."""
+    """HTML of a table; the text is escaped here."""
     names = "".join(f"<th>{html.escape(column)}</th>" for column in head)
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body
@@ -251,9 +269,9 @@ def _stage_table(out: Path) -> str:
         return ""
     shown = table(list(content[0]), [list(row.values()) for row in content])
     return (
-        f"{shown}<p><small>mIoU in %, over background and classes, on the images with a true mask. Fixed: at the "
-        "threshold of the recipe. Best: at the threshold that the masks say is best. +crf: the argmax "
-        "behind a dense CRF.</small></p>"
+        f"{shown}<p><small>mIoU in %, over background and classes, on the images with a true mask. "
+        "Fixed: at the threshold of the recipe. Best: at the threshold with the highest mIoU. "
+        "+crf: after CRF refinement of the argmax.</small></p>"
     )
 
 
@@ -262,7 +280,7 @@ def _class_table(out: Path, data: Dataset) -> str:
     if not records:
         return ""
     body = [
-        [name, *(_share(iou.get(name)) for iou in records.values())]
+        [name, *(_percent(iou.get(name)) for iou in records.values())]
         for name in ("background", *data.classes)
     ]
     return f"<h2>IoU of each class (%)</h2>{table(['', *records], body)}"
@@ -282,14 +300,15 @@ def _curve_figure(out: Path, curves: Mapping[str, str]) -> str:
         for name, curve in drawn.items()
     }
     return (
-        "<h2>mIoU over the threshold</h2><p>The flatter a curve, the less the choice of the threshold matters.</p>"
+        "<h2>mIoU over the threshold</h2>"
+        "<p>The flatter a curve, the less the choice of the threshold matters.</p>"
         + lines(points, "background threshold", "mIoU (%)")
     )
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """HTML of a plot of shares (0..1, shown in %) over `x`, one line a name; the highest point is marked."""
-    import matplotlib  # 0.2 s of import that only a report needs
+    """HTML of a plot of shares (0..1, shown in %) over `x`: a line per name, its maximum marked."""
+    import matplotlib  # imported here, since it takes 0.2 s that only a report needs
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -313,17 +332,13 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
 
 def _legend(data: Dataset) -> str:
     palette = colours()
-    entries = [(name, palette[i + 1]) for i, name in enumerate(data.classes)] + [
-        ("255: unsure", palette[IGNORE])
+    entries = [(name, palette[i + 1]) for i, name in enumerate(data.classes)]
+    entries.append(("255: unsure", palette[IGNORE]))
+    spans = [
+        f"<span><i style='background:rgb({c[0]},{c[1]},{c[2]})'></i>{html.escape(name)}</span>"
+        for name, c in entries
     ]
-    return (
-        "<p class=key>"
-        + "".join(
-            f"<span><i style='background:rgb({c[0]},{c[1]},{c[2]})'></i>{html.escape(name)}</span>"
-            for name, c in entries
-        )
-        + "</p>"
-    )
+    return f"<p class=key>{''.join(spans)}</p>"
 
 
 def _grid(data: Dataset, panels: Mapping[str, Panel], ids: Sequence[str]) -> str:
@@ -352,4 +367,5 @@ def _inline(picture: np.ndarray, alt: str, widest: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return f"<img width={image.width} height={image.height} alt='{html.escape(alt, quote=True)}' src='{source}'>"
+    alt = html.escape(alt, quote=True)
+    return f"<img width={image.width} height={image.height} alt='{alt}' src='{source}'>"

@@ -1,4 +1,7 @@
-"""Scoring an artefact of a run: measure it where there are masks, and put the figures into metrics.json."""
+"""Scores of the artefacts of a run, in its metrics.json.
+
+An artefact is scored once, if the data set has masks, and again if it or the arguments change.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from wsss_fast.evaluation.curves import Curve, crf_curve, labels_at, threshold_c
 from wsss_fast.evaluation.metrics import Metrics, evaluate, evaluate_seeds, metrics_of
 from wsss_fast.stages.crf import Crf
 
-# Thresholds tried behind the CRF, relative to the best without it: a CRF removes what a low threshold lets through.
+# Thresholds tried with CRF refinement, relative to the best one without it. Most are lower, since
+# the CRF removes false foreground that a low threshold lets through.
 _AROUND_BEST = (-0.24, -0.16, -0.08, 0.0, 0.08)
 
 
@@ -37,65 +41,77 @@ def maps(
     pairs: Sequence[str] = (),
     pairs_at: float | None = None,
 ) -> None:
-    """Record class maps: mIoU at the fixed and at the best threshold, the curve, and the same behind a dense CRF.
+    """Record the scores of class maps.
+
+    The record has the mIoU at the fixed and at the best threshold and the threshold curve; another
+    record, `<name>+crf`, the same after CRF refinement.
+
+    Collective.
 
     Args:
         out: run folder.
-        name: of the record; the one behind the CRF is called `<name>+crf`.
-        data: images; nothing is measured if none has a mask.
-        folder: the maps.
-        fixed: threshold chosen beforehand.
-        crf: its parameters; None leaves that record out.
-        fixed_crf: threshold chosen beforehand for the record behind the CRF.
-        device: where the CRF runs.
-        extra: more to put into the record.
-        pairs: "target/coincident" names whose confusion ratio is recorded too,
-        pairs_at: at this threshold; default: the fixed one. Ratios of different maps compare at equal thresholds only.
+        name: name of the record.
+        data: images; without any mask, nothing is measured.
+        folder: folder of the maps.
+        fixed: threshold chosen beforehand, 0..1.
+        crf: parameters of the dense CRF; None leaves out the record `<name>+crf`.
+        fixed_crf: threshold chosen beforehand for CRF refinement, 0..1.
+        device: device of the CRF.
+        extra: more entries of the record.
+        pairs: "target/coincident" names whose confusion ratio is recorded too.
+        pairs_at: threshold of these ratios; default: `fixed`. Ratios of different maps are
+            comparable only at equal thresholds.
     """
-    shown_at = fixed if pairs_at is None else pairs_at
+    ratios_at = fixed if pairs_at is None else pairs_at
 
     def measure() -> dict[str, Any]:
         curve = threshold_curve(folder, data)
-        ratios = confusion_ratios(data, pairs, labels_at(folder, data, shown_at))
+        ratios = confusion_ratios(data, pairs, labels_at(folder, data, ratios_at))
         return {
             **_curve_record(curve, fixed, curve.at(fixed)),
             **_ratios_record(ratios),
             "curve": {"thresholds": curve.thresholds, "miou": curve.miou},
         }
 
-    plain = _once(
-        out,
-        name,
-        data,
-        folder,
-        _asked(pairs, pairs_at=shown_at, fixed=fixed),
-        measure,
-        {**_cost(out, folder), **(extra or {})},
-    )
+    depends: dict[str, Any] = {"fixed": fixed}
+    if pairs:
+        depends = {"pairs_at": ratios_at, "fixed": fixed, "pairs": list(pairs)}
+    extra = {**_stage_costs(out, folder), **(extra or {})}
+    plain = _record_once(out, name, data, folder, depends, measure, extra)
     if crf is None or plain is None:
         return
 
     def measure_crf() -> dict[str, Any]:
-        around = {
-            round(min(max(plain["best_threshold"] + d, 0.0), 1.0), 2) for d in _AROUND_BEST
-        } | {fixed_crf}
+        best = plain["best_threshold"]
+        tried = {round(min(max(best + d, 0.0), 1.0), 2) for d in _AROUND_BEST} | {fixed_crf}
         curve = crf_curve(
-            folder, data, crf, thresholds=sorted(around), device=device, label=f"{name} + CRF"
+            folder, data, crf, thresholds=sorted(tried), device=device, label=f"{name} + CRF"
         )
         return _curve_record(curve, fixed_crf, curve.miou[curve.thresholds.index(fixed_crf)])
 
-    _once(out, f"{name}+crf", data, folder, {"fixed": fixed_crf, "crf": crf}, measure_crf)
+    depends = {"fixed": fixed_crf, "crf": crf}
+    _record_once(out, f"{name}+crf", data, folder, depends, measure_crf)
 
 
 def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
-    """Record seeds: mIoU of the labelled pixels, and their share of all pixels."""
-    _once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), _cost(out, folder))
+    """Record the scores of seeds: mIoU of the labelled pixels, and their share of all pixels.
+
+    Collective.
+    """
+    costs = _stage_costs(out, folder)
+    _record_once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), costs)
 
 
 def masks(
     out: Path, name: str, data: Dataset, folder: Path, *, pairs: Sequence[str] = ()
 ) -> Metrics | None:
-    """Record label PNGs, with the confusion ratios of `pairs`, and return their metrics; None if no id has a mask."""
+    """Record the scores of label PNGs, with the confusion ratios of `pairs`.
+
+    Collective.
+
+    Returns:
+        The metrics; None if no id has a mask.
+    """
 
     def measure() -> dict[str, Any]:
         metrics = evaluate(folder, data)
@@ -104,12 +120,11 @@ def masks(
         )
         return {**metrics.summary(), **_ratios_record(ratios), "confusion": metrics.confusion}
 
-    kept = _once(out, name, data, folder, _asked(pairs), measure, _cost(out, folder))
-    return (
-        None
-        if kept is None
-        else metrics_of(np.array(kept["confusion"]), data.classes, kept["images"])
-    )
+    depends = {"pairs": list(pairs)} if pairs else {}
+    found = _record_once(out, name, data, folder, depends, measure, _stage_costs(out, folder))
+    if found is None:
+        return None
+    return metrics_of(np.array(found["confusion"]), data.classes, found["images"])
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:
@@ -125,16 +140,7 @@ def _ratios_record(ratios: dict[str, float]) -> dict[str, Any]:
     return {"confusion_ratios": ratios} if ratios else {}
 
 
-def _asked(pairs: Sequence[str], **arguments: Any) -> dict[str, Any]:
-    """What a record depends on; without pairs as it was before there were any."""
-    return (
-        {**arguments, "pairs": list(pairs)}
-        if pairs
-        else {k: v for k, v in arguments.items() if k != "pairs_at"}
-    )
-
-
-def _once(
+def _record_once(
     out: Path,
     name: str,
     data: Dataset,
@@ -143,22 +149,28 @@ def _once(
     measure: Callable[[], dict[str, Any]],
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Record what `measure` finds and `extra`, unless the record already holds it for this artefact and these arguments."""
+    """Record the result of `measure` and `extra`, unless there is such a record already.
+
+    Collective.
+
+    Returns:
+        The record, if it is of this artefact and these arguments; None if no id has a mask.
+    """
     source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
-    kept = distributed.run_on_main(lambda: read_records(out).get(name))
-    if kept is None or kept.get("source") != source:
+    found = distributed.run_on_main(lambda: read_records(out).get(name))
+    if found is None or found.get("source") != source:
         measured = measure() if data.masks else {}
 
         def write() -> dict[str, Any]:
             record(out, name, {**measured, **(extra or {}), "source": source})
             return read_records(out)[name]
 
-        kept = distributed.run_on_main(write)
-    return kept if data.masks else None
+        found = distributed.run_on_main(write)
+    return found if data.masks else None
 
 
-def _cost(out: Path, folder: Path) -> dict[str, Any]:
-    """Seconds and speed of the stages that made the artefact: its own, and the training beside it."""
+def _stage_costs(out: Path, folder: Path) -> dict[str, Any]:
+    """Seconds and speed of the artefact's stage, and of the training in the folder around it."""
     notes = {}
     for path in (folder.parent / "done.json", folder / "done.json"):
         if path.exists() and path.parent != out:

@@ -1,15 +1,19 @@
-"""The whole evaluation of predictions or maps as one result: figures, curve, confusion ratios; as JSON and as a picture."""
+"""The complete evaluation of predictions or maps as one result, as JSON and as a picture.
+
+It consists of the metrics, the threshold curve and confusion ratios.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write, write_json
@@ -19,19 +23,19 @@ from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
-_MOST_NAMED = 30  # more names than this along an axis of the confusion matrix cannot be read
+_MAX_NAMES = 30  # more names along an axis of the confusion matrix would be illegible
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """Result of `summarize`.
 
     Attributes:
-        title: what was evaluated, and on what.
-        metrics: of the predictions, or of the maps at their best threshold.
+        title: names of what was evaluated and of the data set.
+        metrics: metrics of the predictions, or of the maps at their best threshold.
         curve: mIoU over the background threshold; None for predictions.
-        confusion_ratios: by pair "target/coincident".
-        files: what was written.
+        confusion_ratios: confusion ratio by pair "target/coincident".
+        files: files that were written.
     """
 
     title: str
@@ -49,49 +53,49 @@ def summarize(
     pairs: Sequence[str] = (),
     out: str | Path | None = None,
 ) -> Evaluation:
-    """Score a folder of label PNGs, or a folder of maps at every threshold, against the masks of a data set.
+    """Score label PNGs, or maps at every threshold, against the masks of a data set.
+
+    Collective: each process reads its shard of the images.
 
     Args:
         data: data set with masks; ids without a mask are not counted.
         predictions: folder of `<id>.png` with labels 0..C.
-        maps: folder of `<id>.npz` maps, instead of predictions; all but the curve is then at the best threshold.
-        pairs: "target/coincident" names whose confusion ratio is wanted, see `confusion_ratios`.
-        out: folder for `evaluation.json` and `evaluation.png`; nothing is written without it, or before all is computed.
+        maps: folder of `<id>.npz` maps, instead of predictions; all but the curve is then at the
+            best threshold.
+        pairs: "target/coincident" names whose confusion ratio is computed, see `confusion_ratios`.
+        out: folder for `evaluation.json` and `evaluation.png`, which are written when all is
+            computed; None to write nothing.
 
     Raises:
-        InputError: not exactly one of predictions and maps; what `evaluate`, `threshold_curve` or `confusion_ratios` refuse.
+        InputError: not exactly one of predictions and maps is given; or as `evaluate`,
+            `threshold_curve` and `confusion_ratios`.
     """
     if (predictions is None) == (maps is None):
         raise InputError(
-            "evaluate: give either predictions (label PNGs) or maps (scores), one of the two"
+            "evaluate: needs either predictions (label PNGs) or maps (scores), exactly one of them"
         )
     data = opened(data).with_masks()
-    named_pairs(
-        data, pairs
-    )  # a misspelt name is told before a pass over ten thousand images, not behind it
-    folder = Path(predictions if predictions is not None else maps)
+    named_pairs(data, pairs)  # raises for a misspelt name before a pass over all images
     if predictions is not None:
-        metrics, curve = evaluate(folder, data), None
-
-        def labels(id: str) -> np.ndarray:
-            return read_labels(folder / f"{id}.png", len(data.classes))
+        curve, folder = None, Path(predictions)
+        metrics, labels = evaluate(folder, data), _predictions_of(folder, data)
     else:
+        assert maps is not None
+        folder = Path(maps)
         curve = threshold_curve(folder, data)
         metrics, labels = curve.metrics, labels_at(folder, data, curve.best)
 
-    found = Evaluation(
-        f"{folder} on {data.name}, {data.split}",
-        metrics,
-        curve,
-        confusion_ratios(data, pairs, labels),
-    )
-    return (
-        found
-        if out is None
-        else dataclasses.replace(
-            found, files=distributed.run_on_main(lambda: _write(found, Path(out)))
-        )
-    )
+    title = f"{folder} on {data.name}, {data.split}"
+    found = Evaluation(title, metrics, curve, confusion_ratios(data, pairs, labels))
+    if out is None:
+        return found
+    files = distributed.run_on_main(lambda: _write(found, Path(out)))
+    return dataclasses.replace(found, files=files)
+
+
+def _predictions_of(folder: Path, data: Dataset) -> Callable[[str], np.ndarray]:
+    """Function from an id to its label PNG in `folder`."""
+    return lambda id: read_labels(folder / f"{id}.png", len(data.classes))
 
 
 def _write(found: Evaluation, out: Path) -> tuple[Path, ...]:
@@ -122,22 +126,20 @@ def _write(found: Evaluation, out: Path) -> tuple[Path, ...]:
 
 
 def _picture(found: Evaluation) -> Any:
-    """Bars of the classes, the confusion matrix, and the curve and the ratios where there are any."""
-    from matplotlib.figure import Figure  # 0.2 s of import that nothing else here needs
+    """Bars of the classes, confusion matrix, and the curve and the confusion ratios if given."""
+    from matplotlib.figure import Figure  # imported here, since it takes 0.2 s
 
     names = list(found.metrics.iou)
     below = (found.curve is not None) + bool(found.confusion_ratios)
-    figure = Figure(
-        figsize=(12, max(4.5, 1.2 + 0.2 * len(names)) + 2.6 * bool(below)), layout="constrained"
-    )
+    height = max(4.5, 1.2 + 0.2 * len(names)) + 2.6 * bool(below)
+    figure = Figure(figsize=(12, height), layout="constrained")
     figure.suptitle(
         f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.images} images",
         fontsize=9,
         parse_math=False,
     )
-    grid = figure.add_gridspec(
-        2 if below else 1, 2, height_ratios=[max(3.0, 0.2 * len(names)), 2.4] if below else None
-    )
+    ratios = [max(3.0, 0.2 * len(names)), 2.4] if below else None
+    grid = figure.add_gridspec(2 if below else 1, 2, height_ratios=ratios)
     _bars(figure.add_subplot(grid[0, 0]), found.metrics)
     _matrix(figure, figure.add_subplot(grid[0, 1]), found.metrics)
     if found.curve is not None:
@@ -156,9 +158,8 @@ def _bars(axes: Any, metrics: Metrics) -> None:
     axes.barh(places, np.nan_to_num(percent[0]), 0.7, color=_THIRD, label="IoU")
     axes.plot(percent[1], places, "o", ms=3.5, color=_INK, label="precision")
     axes.plot(percent[2], places, "x", ms=4, color=_SECOND, label="recall")
-    for place, iou in zip(
-        places, percent[0], strict=True
-    ):  # beside the names, where no marker lies
+    for place, iou in zip(places, percent[0], strict=True):
+        # Next to the names, where no marker is drawn.
         axes.text(1, place, "absent" if np.isnan(iou) else f"{iou:.1f}", va="center", fontsize=6)
     axes.set(xlim=(0, 100), xlabel="%", ylim=(len(names) - 0.4, -0.6))
     axes.set_yticks(places, names, fontsize=7, parse_math=False)
@@ -172,7 +173,7 @@ def _matrix(figure: Any, axes: Any, metrics: Metrics) -> None:
         100 * metrics.confusion, rows, out=np.full(metrics.confusion.shape, np.nan), where=rows > 0
     )
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if len(metrics.iou) <= _MOST_NAMED:
+    if len(metrics.iou) <= _MAX_NAMES:
         axes.set_xticks(
             range(len(metrics.iou)), metrics.iou, rotation=90, fontsize=6, parse_math=False
         )

@@ -1,4 +1,4 @@
-"""Boundary quality: mIoU of only those pixels that lie near a true boundary."""
+"""Boundary quality: mIoU of the pixels near a true boundary."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 def trimap_miou(
     data: Dataset, labels: Callable[[str], np.ndarray], radii: Sequence[int] = (1, 2, 4, 8, 16)
 ) -> dict[int, float]:
-    """mIoU within a few pixels of the true boundaries, at several widths.
+    """mIoU within a few pixels of the true boundaries, for several distances.
 
-    A boundary is where a pixel's true label differs from its right or lower neighbour's, 255 included, which surrounds
-    VOC's objects; a pixel counts at radius r if a boundary pixel is at most r px away in both directions, and its own label
-    is not 255.
+    A boundary is where a pixel's true label differs from that of its right or lower neighbour,
+    including 255, which surrounds VOC's objects. A pixel counts at radius r if a boundary pixel is
+    at most r pixels away in both directions, and its own true label is not 255.
 
     Args:
         data: data set with masks; ids without a mask are not counted.
-        labels: prediction of an id, uint8 [H, W] of 0..C.
-        radii: px, >= 1.
+        labels: function from an id to its prediction, uint8 [H, W] of 0..C.
+        radii: distances in pixels, >= 1.
 
     Returns:
         mIoU in 0..1 by radius; NaN where no pixel counts.
 
     Raises:
-        InputError: a radius below 1, no masks.
+        InputError: a radius is below 1, or there are no masks.
 
     Source: Kohli, Ladicky and Torr, IJCV 2009; Chen et al., PAMI 2018, section 4.4.
     """
     if any(r < 1 for r in radii):
-        raise InputError(f"trimap: radii must be >= 1 px, got {tuple(radii)}")
+        raise InputError(f"trimap: radii must be >= 1 pixel, got {tuple(radii)}")
     data, num_labels = data.with_masks(), len(data.classes) + 1
     confusion = {r: np.zeros((num_labels, num_labels), np.int64) for r in radii}
     for id in track(data.ids, "trimap"):
         truth, predicted = data.mask(id), labels(id)
         edge = torch.from_numpy(boundary(truth))[None].float()
         for radius in radii:
-            near = grown(edge, radius)[0].numpy() > 0
+            near = dilate(edge, radius)[0].numpy() > 0
             confusion[radius] += confusion_matrix(
                 np.where(near, truth, IGNORE), predicted, num_labels
             )
@@ -54,14 +54,14 @@ def trimap_miou(
     }
 
 
-def grown(edge: torch.Tensor, radius: int) -> torch.Tensor:
-    """Maximum over the square of (2 radius + 1) px around each pixel of [1, H, W]: over rows, then over columns."""
-    pool, side = torch.nn.functional.max_pool2d, 2 * radius + 1
+def dilate(edge: torch.Tensor, radius: int) -> torch.Tensor:
+    """Maximum over a square of side 2 radius + 1 around each pixel of [1, H, W]."""
+    pool, side = torch.nn.functional.max_pool2d, 2 * radius + 1  # separable
     return pool(pool(edge, (side, 1), 1, (radius, 0)), (1, side), 1, (0, radius))
 
 
 def boundary(labels: np.ndarray) -> np.ndarray:
-    """Pixels on either side of a change of label, bool [H, W]."""
+    """Pixels on both sides of a change of label, bool [H, W]."""
     edge = np.zeros(labels.shape, bool)
     down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edge[1:] |= down

@@ -1,4 +1,7 @@
-"""ResNet-50 as IRN and AMN use it, and ResNet-101 in Caffe's layout as DeepLabV2 does (He et al. 2016)."""
+"""ResNet-50 as used by IRN and AMN, and ResNet-101 in Caffe's layout as used by DeepLabV2.
+
+He et al. 2016.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from wsss_fast.nets.backbone import Backbone
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the stride is in the 3x3 (torchvision) or, `caffe`, in the first 1x1."""
+    """1x1, 3x3, 1x1 convolutions with a shortcut.
+
+    The stride is in the 3x3 convolution (torchvision) or, with `caffe`, in the first 1x1.
+    """
 
     expansion = 4
 
@@ -43,20 +51,14 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Bottleneck ResNet without its classifier. Parameter names are torchvision's.
 
     Args:
-        blocks: bottlenecks of each of the four stages.
-        strides: of the first bottleneck of each stage.
-        dilations: of the 3x3 convolutions of each stage.
-        caffe: stride in the first 1x1, and a pooling that rounds sizes up.
-
-    Attributes:
-        out_channels: channels of the features, 2048.
-        stage_channels: channels of the stem and behind each stage.
-        stage_strides: pixels a cell of the same maps.
-        frozen_statistics: batch-norm never uses batch statistics.
+        blocks: number of bottlenecks of each of the four stages.
+        strides: stride of the first bottleneck of each stage.
+        dilations: dilation of the 3x3 convolutions of each stage.
+        caffe: stride in the first 1x1 convolution, and a pooling that rounds sizes up.
     """
 
     out_channels = 2048
@@ -97,14 +99,17 @@ class ResNet(nn.Module):
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """images [B, 3, H, W] -> the maps of the stem and of each stage, as `stage_channels` lists them."""
+        """images [B, 3, H, W] -> the maps of the stem and of each stage, as in `stage_channels`."""
         maps = [self.stem(images)]
         for name in STAGES:
             maps.append(getattr(self, name)(maps[-1]))
         return maps
 
     def forward(self, images: torch.Tensor, detach_after: str | None = None) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 2048, h, w]; no gradient reaches `detach_after` or what is before it."""
+        """images [B, 3, H, W] -> features [B, 2048, h, w].
+
+        No gradient reaches the stage `detach_after` and those before it.
+        """
         x = self.stem(images)
         for name in STAGES:
             x = getattr(self, name)(x)
@@ -114,9 +119,9 @@ class ResNet(nn.Module):
 
 
 class ResNet50(ResNet):
-    """ResNet-50 with the last stage's stride taken out, as modified by IRN (CVPR 2019): output stride 16.
+    """ResNet-50 of output stride 16: without the last stage's stride, as in IRN (CVPR 2019).
 
-    The stem (conv1, bn1) is frozen; the other batch-norms train their affine part only.
+    The stem (conv1, bn1) is frozen; of the other batch-norms only the affine part is trained.
     """
 
     stride = 16
@@ -129,9 +134,10 @@ class ResNet50(ResNet):
 
 
 class CaffeResNet101(ResNet):
-    """ResNet-101 of DeepLabV2 (Chen et al. 2018): output stride 8, dilations 2 and 4 in the last stages, batch-norm frozen.
+    """ResNet-101 of DeepLabV2 (Chen et al. 2018), of output stride 8, with frozen batch-norm.
 
-    Its images are BGR in 0..255 minus the mean colour, see `data.transforms.subtract_mean`.
+    The last stages have dilations 2 and 4. Images are BGR in 0..255 minus the mean colour, see
+    `data.transforms.subtract_mean`.
     """
 
     stride = 8

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from wsss_fast.nets.backbone import Backbone
+
 
 class SmallBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (the basic block of He et al. 2016)."""
@@ -28,19 +30,15 @@ class SmallBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-class SmallResNet(nn.Module):
-    """Residual backbone of under 0.53 M parameters and output stride 8, trained from random weights.
+class SmallResNet(Backbone):
+    """Residual backbone of fewer than 0.53 M parameters and output stride 8, trained from scratch.
+
+    Batch-norm is trained too: from scratch there are no stored statistics worth freezing.
 
     Args:
         widths: channels of the stem and of the three stages.
-        blocks: residual blocks of each stage; the first two stages halve the resolution, the third keeps it.
-
-    Attributes:
-        out_channels: channels of the features.
-        stride: output stride, 8.
-        stage_channels: channels of the stem and behind each stage.
-        stage_strides: pixels a cell of the same maps.
-        frozen_statistics: False; from scratch there are no stored statistics worth freezing.
+        blocks: residual blocks of each stage; the first two stages halve the resolution, the third
+            keeps it.
     """
 
     stride = 8

@@ -1,4 +1,4 @@
-"""Wide ResNet-38, model A1 (Wu, Shen and van den Hengel 2016), at output stride 8 as EPS, CCR and PSA use it."""
+"""Wide ResNet-38, model A1 (Wu, Shen and van den Hengel 2016), as used by EPS, CCR and PSA."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.nets.backbone import Backbone
+
 STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7")
 FROZEN = ("conv1", "stage2")
 
 
 class Unit(nn.Module):
-    """Pre-activated residual unit: batch-norm and ReLU come before each convolution, the sum is left as it is.
+    """Pre-activated residual unit: batch-norm and ReLU before each convolution, none after the sum.
 
     Args:
-        widths: channels of the input and behind each convolution.
-        kernels: sides of the convolutions, 3 or 1.
-        stride: of the first convolution and of the shortcut.
-        dilations: of the convolutions.
+        widths: channels of the input and after each convolution.
+        kernels: kernel sizes of the convolutions, 3 or 1.
+        stride: stride of the first convolution and of the shortcut.
+        dilations: dilations of the convolutions.
         dropout: probability that a channel is dropped before the second and later convolutions.
     """
+
+    bn1: nn.BatchNorm2d
+    conv1: nn.Conv2d
 
     def __init__(
         self,
@@ -49,7 +54,7 @@ class Unit(nn.Module):
                 ),
             )
         self.dropout = nn.Dropout2d(dropout)
-        self.shortcut = None
+        self.shortcut: nn.Conv2d | None = None
         if stride != 1 or widths[0] != widths[-1]:
             self.shortcut = nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
 
@@ -63,15 +68,11 @@ class Unit(nn.Module):
         return shortcut + x
 
 
-class WideResNet38(nn.Module):
-    """Wide ResNet-38 without its classifier; batch-norm runs on stored statistics and is not trained.
+class WideResNet38(Backbone):
+    """Wide ResNet-38 without its classifier, of output stride 8.
 
-    The first convolution and stage 2 are not trained either, as published.
-
-    Attributes:
-        out_channels: channels of the features, 4096.
-        stride: output stride, 8.
-        frozen_statistics: batch-norm never uses batch statistics.
+    Batch-norm uses its stored statistics. It is not trained, and neither are the first convolution
+    and stage 2, as published.
     """
 
     out_channels = 4096
@@ -104,7 +105,7 @@ class WideResNet38(nn.Module):
 def _stage(
     count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1
 ) -> nn.Sequential:
-    """Units of two 3x3 convolutions; the first convolution of the first unit strides and is not dilated."""
+    """Units of two 3x3 convolutions; the first convolution has the stride and no dilation."""
     first = Unit(widths, (3, 3), stride, (1, dilation))
     return nn.Sequential(
         first,

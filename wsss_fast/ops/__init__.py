@@ -1,4 +1,4 @@
-"""Operators on torch tensors; each has a native kernel or falls back to `ops.reference`."""
+"""Operators on torch tensors; each has native kernels, and falls back to `ops.reference`."""
 
 from . import reference
 from .aamr_loss import aamr_loss

@@ -1,4 +1,4 @@
-"""The dense CRF as the stages apply it: parameters as data, and one place that runs the op on photos."""
+"""The dense CRF of the stages: its parameters as data, and the one call of the op on photos."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class DenseCrf:
     """Pairwise terms of a dense CRF; the defaults are the published ones for 500x375 photos.
 
     Attributes:
-        gaussian: spatial kernel: standard deviation in pixels, weight.
-        bilateral: appearance kernel: standard deviation in pixels, standard deviation in 0..255
-            levels, weight.
-        iterations: mean-field iterations.
+        gaussian: spatial kernel: standard deviation in pixels, and weight.
+        bilateral: appearance kernel: standard deviation in pixels, standard deviation in levels
+            0..255, and weight.
+        iterations: number of mean-field iterations.
     """
 
     gaussian: tuple[float, float] = (3.0, 3.0)
@@ -30,10 +30,10 @@ class DenseCrf:
 
         Args:
             images: uint8 RGB [B, H, W, 3].
-            unary: energies [B, L, H, W] or [B, S, L, H, W], on the device that computes.
+            unary: energies [B, L, H, W] or [B, S, L, H, W], on the device to compute on.
 
         Returns:
-            Marginals Q, float32 of `unary`'s shape, sums to 1 over L.
+            Marginals Q, float32 of `unary`'s shape; they sum to 1 over L.
 
         Raises:
             ValueError: a parameter is out of range, or the shapes do not match.
@@ -53,7 +53,7 @@ class Crf(DenseCrf):
     """Dense CRF over hard labels; see `DenseCrf`.
 
     Attributes:
-        gt_prob: probability that a given label is right, in (0, 1).
+        gt_prob: probability that a given label is right, in the open interval (0, 1).
     """
 
     gt_prob: float = 0.7
@@ -65,14 +65,14 @@ class Crf(DenseCrf):
 
         Args:
             images: uint8 RGB [B, H, W, 3].
-            labels: [B, S, H, W] of 0..num_labels-1: S label maps per image.
-            num_labels: L.
-            device: where it runs.
+            labels: S label maps per image, [B, S, H, W] of 0..num_labels-1.
+            num_labels: number of labels L.
+            device: device to compute on.
 
         Returns:
-            int64 [B, S, H, W].
+            Labels, int64 [B, S, H, W].
         """
         given = torch.from_numpy(labels).to(device)
         unary = unary_from_labels(given, num_labels, gt_prob=self.gt_prob)  # [B, S, L, H, W]
         q = self.apply(images, unary)
-        return q.max(dim=2).indices.cpu().numpy()  # argmax is ten times slower on a CPU
+        return q.max(dim=2).indices.cpu().numpy()  # ten times faster than argmax on a CPU

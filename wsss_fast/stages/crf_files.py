@@ -1,4 +1,4 @@
-"""Dense CRF over files that are already there: label maps or probabilities of any other tool, one file or a folder."""
+"""The dense CRF on existing files: label maps or probabilities of any tool, a file or a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ _LABELS = (".png", ".npy")
 
 @dataclasses.dataclass(frozen=True)
 class CrfResult:
-    """What was written where, how many were finished by an earlier call, and the files that had no partner."""
+    """Result of `refine_files`.
+
+    Attributes:
+        out: file or folder of the refined maps.
+        written: number of maps that this call refined.
+        skipped: number of maps that an earlier call had refined.
+        unmatched: images without a map of the same name, and maps without an image.
+    """
 
     out: Path
     written: int
@@ -37,8 +44,8 @@ class CrfResult:
         rest = [
             f"{count} {what}"
             for count, what in (
-                (self.skipped, "there already (--overwrite repeats them)"),
-                (len(self.unmatched), "without a partner"),
+                (self.skipped, "already present (--overwrite repeats them)"),
+                (len(self.unmatched), "without a matching file"),
             )
             if count
         ]
@@ -59,25 +66,35 @@ def refine_files(
 ) -> CrfResult:
     """Refine a label map or class probabilities with a dense CRF of the image; files or folders.
 
-    Only labels that a map holds can appear in its refined map, and the others cost nothing. In folders, images and maps
-    belong together when they have the same name without its ending; what is finished already is skipped, and a file that
-    cannot be used is named at the end, after all others were done.
+    Only labels that a map has can appear in its refined map; other labels cost no time. In folders,
+    images and maps with the same name without extension belong together; what is already refined is
+    skipped, and files that cannot be used are reported after all others are done.
+
+    Collective for folders: each process refines its shard of the maps.
 
     Args:
-        image: photo, or a folder of photos; 8-bit. EXIF rotation is applied, alpha dropped, gray is RGB of equal channels.
-        labels: palette or gray PNG, whose palette is kept, or probabilities .npy [L, H, W] in 0..1; or a folder of either.
-        out: PNG to write, or a folder.
-        unsure: label of pixels that may be anything; none of them stays. None: there is no such label.
-        crf: its parameters; gt_prob is for label maps.
+        image: 8-bit photo, or folder of photos. EXIF rotation is applied, alpha is dropped, gray
+            becomes RGB with equal channels.
+        labels: palette or gray PNG, whose palette is kept, or probabilities .npy [L, H, W] in 0..1;
+            or folder of either.
+        out: PNG to write, or folder to write to.
+        unsure: label of pixels that may have any label; none of them remains. None: there is no
+            such label.
+        crf: parameters of the dense CRF; gt_prob applies to label maps.
         clip: smallest probability, for .npy.
-        probabilities: also write Q beside the PNG, as .npy float16 [L, H, W]; L are the labels of the map in order.
-        overwrite: refine again what is finished already.
-        device: where the CRF runs: auto, cpu, cuda or cuda:N.
+        probabilities: whether to write Q too, next to the PNG, as .npy float16 [L, H, W]; its rows
+            are the labels of the map in ascending order.
+        overwrite: whether to refine again what is already refined.
+        device: device of the CRF: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        What was written and what was not.
 
     Raises:
-        InputError: a parameter out of range; a single file is missing, broken or of another size than its image; folders
-            without a common name; a result that would replace what it is made from.
-        RunError: some files of a folder could not be used; the others are done.
+        InputError: a parameter is out of range; a single file is missing, broken or of another size
+            than its image; folders have no name in common; or a result would replace one of its
+            inputs.
+        RunError: some files of a folder could not be used; the others are refined.
     """
     image, labels, out = Path(image), Path(labels), Path(out)
     where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
@@ -85,64 +102,58 @@ def refine_files(
     if image.is_dir() != labels.is_dir():
         raise InputError(f"{image} and {labels}: give two files or two folders")
 
-    def finished(target: Path) -> bool:
-        return (
-            target.exists()
-            and (not probabilities or target.with_suffix(".npy").exists())
-            and not overwrite
-        )
+    def is_finished(target: Path) -> bool:
+        written = [target, *([target.with_suffix(".npy")] if probabilities else [])]
+        return not overwrite and all(path.exists() for path in written)
 
-    def one(photo: Path, map_: Path, target: Path) -> None:
+    def refine(photo: Path, map_: Path, target: Path) -> None:
         names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
         if probabilities:
             with atomic_write(target.with_suffix(".npy")) as temporary:
                 np.save(temporary, q.astype(np.float16))
-        write_labels(
-            target, names[q.argmax(0)], palette
-        )  # last: where it is, everything of this image is
+        write_labels(target, names[q.argmax(0)], palette)  # last: it marks the image as finished
 
     if image.is_dir():
-        return _folders(image, labels, out, finished, one)
+        return _refine_folders(image, labels, out, is_finished, refine)
     if out.is_dir() or out.suffix.lower() != ".png":
         raise InputError(f"{out}: the refined map of one image must be named *.png")
+    targets = [out.resolve()]
+    if probabilities:
+        targets.append(out.with_suffix(".npy").resolve())
     for given in (image, labels):
-        if given.resolve() in (
-            out.resolve(),
-            *([out.with_suffix(".npy").resolve()] if probabilities else []),
-        ):
-            raise InputError(
-                f"{out}: would replace {given}, which it is made from; choose another name"
-            )
-    if finished(out):
+        if given.resolve() in targets:
+            raise InputError(f"{out}: would replace its own input {given}; choose another name")
+    if is_finished(out):
         return CrfResult(out, 0, 1)
-    one(image, labels, out)
+    refine(image, labels, out)
     return CrfResult(out, 1, 0)
 
 
-def _folders(
+def _refine_folders(
     images: Path,
     labels: Path,
     out: Path,
-    finished: Callable[[Path], bool],
-    one: Callable[[Path, Path, Path], None],
+    is_finished: Callable[[Path], bool],
+    refine: Callable[[Path, Path, Path], None],
 ) -> CrfResult:
     if out.is_file():
-        raise InputError(f"{out}: is a file, but the maps of a folder need a folder")
+        raise InputError(f"{out}: is a file, but the maps of a folder are written to a folder")
     if out.resolve() in (images.resolve(), labels.resolve()):
         raise InputError(
-            f"{out}: would mix the refined maps with what they are made from; choose another folder"
+            f"{out}: would mix the refined maps with their inputs; choose another folder"
         )
-    pairs, unmatched = _pairs(images, labels)
+    pairs, unmatched = _match_files(images, labels)
     if unmatched:
+        shown = ", ".join(map(str, unmatched[:3]))
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        say(f"crf: {len(unmatched)} without a partner: {', '.join(map(str, unmatched[:3]))}{more}")
+        say(f"crf: {len(unmatched)} without a matching file: {shown}{more}")
     own = [(photo, map_, out / f"{map_.stem}.png") for photo, map_ in distributed.shard(pairs)]
-    todo = [(photo, map_, target) for photo, map_, target in own if not finished(target)]
+    todo = [(photo, map_, target) for photo, map_, target in own if not is_finished(target)]
     problems = []
     with Bar("crf", len(todo)) as bar:
         for photo, map_, target in todo:
             try:
-                one(photo, map_, target)
+                refine(photo, map_, target)
             except InputError as error:
                 problems.append(str(error))
                 say(f"crf: {error}", every=True)
@@ -151,27 +162,28 @@ def _folders(
     done = sum(distributed.all_gather_objects(len(todo)))
     if problems:
         raise RunError(
-            f"{len(problems)} of {done} maps could not be refined (the others are in {out}); first: {problems[0]}"
+            f"{len(problems)} of {done} maps could not be refined (the others are in {out}); "
+            f"first: {problems[0]}"
         )
     return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
 
 
-def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(image, map) of equal stems, sorted; and the files that have no partner."""
-    found = []
-    for folder, endings in ((images, _IMAGES), (labels, _LABELS)):
-        by_stem: dict[str, Path] = {}
-        for path in sorted(
-            p
-            for p in folder.iterdir()
-            if p.suffix.lower() in endings and not p.name.startswith(".")
-        ):
-            if path.stem in by_stem:
-                raise InputError(
-                    f"{path} and {by_stem[path.stem].name}: two files of one name in a folder"
-                )
-            by_stem[path.stem] = path
-        found.append(by_stem)
+def _files_by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in extensions or path.name.startswith("."):
+            continue
+        if path.stem in by_stem:
+            raise InputError(
+                f"{path} and {by_stem[path.stem].name}: differ only in the extension; keep one"
+            )
+        by_stem[path.stem] = path
+    return by_stem
+
+
+def _match_files(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Pairs (image, map) of equal stems, sorted, and the files without a matching one."""
+    found = [_files_by_stem(images, _IMAGES), _files_by_stem(labels, _LABELS)]
     common = sorted(found[0].keys() & found[1].keys())
     if not common:
         raise InputError(
@@ -183,7 +195,7 @@ def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Pa
 
 
 def _check_parameters(crf: Crf, clip: float) -> None:
-    """Refuse, before any file is read, what would be refused for each of them."""
+    """Check, before any file is read, the parameters that all files share."""
     try:
         unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
         unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
@@ -195,7 +207,7 @@ def _check_parameters(crf: Crf, clip: float) -> None:
 def _mean_field(
     image: Path, labels: Path, unsure: int | None, crf: Crf, clip: float, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, bytes | None]:
-    """uint8 [L] labels of the map, float32 Q [L, H, W], and the palette to write."""
+    """The map's labels, uint8 [L], Q, float32 [L, H, W], and the palette to write."""
     photo = read_image(image)  # [H, W, 3]
     if labels.suffix.lower() == ".npy":
         unary, names, palette = *_from_probabilities(labels, clip), None
@@ -203,12 +215,11 @@ def _mean_field(
         unary, names, palette = _from_labels(labels, unsure, crf.gt_prob)
     size = photo.shape[:2]
     if unary.shape[1:] != size:
-        turned = (
-            "; it looks like [H, W, L], give [L, H, W]" if tuple(unary.shape[:2]) == size else ""
-        )
+        transposed = tuple(unary.shape[:2]) == size
+        hint = "; it looks like [H, W, L], but must be [L, H, W]" if transposed else ""
         raise InputError(
             f"{labels}: is {unary.shape[1]}x{unary.shape[2]} pixels (HxW), "
-            f"its image {image} {size[0]}x{size[1]}{turned}"
+            f"but its image {image} is {size[0]}x{size[1]}{hint}"
         )
     try:
         q = crf.apply(photo[None], unary[None].to(device))
@@ -220,40 +231,36 @@ def _mean_field(
 def _from_labels(
     path: Path, unsure: int | None, gt_prob: float
 ) -> tuple[torch.Tensor, np.ndarray, bytes | None]:
-    """Unary [L, H, W] of the L labels that the map holds, those labels, and the map's palette (b'': gray)."""
+    """Unary [L, H, W] of the map's L labels, those labels, and its palette (b"" for gray)."""
     values = read_labels(path)
     known = np.ones(values.shape, bool) if unsure is None else values != unsure
     names = np.unique(values[known])
     if not names.size:
         raise InputError(
-            f"{path}: every pixel is {unsure} (unsure); nothing says what could be where"
+            f"{path}: every pixel is {unsure} (unsure); at least one must have a label"
         )
     compact = np.where(known, np.searchsorted(names, values), len(names))
     unary = unary_from_labels(
         torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
     )
     with Image.open(path) as image:
-        palette = bytes(image.getpalette()) if image.mode == "P" else b""
+        palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
     return unary, names.astype(np.uint8), palette
 
 
 def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarray]:
-    """Unary [L, H, W] of stored probabilities, and the labels 0..L-1."""
+    """Unary [L, H, W] from stored probabilities, and the labels 0..L-1."""
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as an array ({error})") from None
-    if (
-        not isinstance(values, np.ndarray)
-        or values.ndim != 3
-        or not np.issubdtype(values.dtype, np.floating)
-    ):
-        got = (
-            f"{values.dtype} {list(values.shape)}"
-            if isinstance(values, np.ndarray)
-            else "an archive"
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{path}: is an archive; must be floating-point probabilities [L, H, W]")
+    if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+        raise InputError(
+            f"{path}: is {values.dtype} {list(values.shape)}; "
+            "must be floating-point probabilities [L, H, W]"
         )
-        raise InputError(f"{path}: is {got}; must be floating probabilities [L, H, W]")
     if not 1 <= values.shape[0] <= 256:
         raise InputError(
             f"{path}: is {list(values.shape)}; must be [L, H, W] with 1 to 256 labels first"

@@ -1,4 +1,7 @@
-"""Seeds: confident labels from class maps by a dense CRF at two thresholds (IRN, CVPR 2019; AMN, CVPR 2022)."""
+"""Seeds: confident labels from class maps, by a dense CRF at two thresholds.
+
+Source: IRN, CVPR 2019; AMN, CVPR 2022.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,14 @@ from wsss_fast.stages.crf import Crf
 
 @dataclasses.dataclass(frozen=True)
 class SeedsResult:
-    """Where the seeds are, and the share of pixels that got a class, background, or 255."""
+    """Result of `make`.
+
+    Attributes:
+        folder: folder of the seeds, `<id>.png`.
+        foreground: share of the pixels that are labelled with a class, 0..1.
+        background: share of the pixels that are labelled as background, 0..1.
+        ignored: share of the pixels that are 255, 0..1.
+    """
 
     folder: Path
     foreground: float
@@ -42,25 +52,30 @@ def make(
     batch_size: int = 16,
     device: str = "cpu",
 ) -> SeedsResult:
-    """Turn class maps into seed labels: `<out>/<name>/<id>.png` with 0 background, 1..C classes, 255 unsure.
+    """Turn class maps into seeds `<out>/<name>/<id>.png`: 0 background, 1..C classes, 255 unsure.
 
-    Two label maps are the argmax of the maps against a constant background score of `fg_threshold` and of
-    `bg_threshold`; both go through one dense CRF of the image. Foreground comes from the first; where the first says
-    background the pixel is 255, and 0 where both do.
+    Two label maps are the argmax of the class maps and a constant background score, `fg_threshold`
+    and `bg_threshold`; both are refined by a dense CRF of the image. A pixel gets the class of the
+    first map where that is not background, else 0 where the second map is background too, else 255.
+
+    Collective: each process computes its shard of the images.
 
     Args:
-        data: images and tags; a data set, or what `data.load` opens.
-        maps: folder of maps as `cam.infer` and `amn.infer` leave them; a background row in them is not used.
+        data: images and tags: a data set, or an argument of `data.load`.
+        maps: folder of maps, as `cam.infer` and `amn.infer` write them; a background row in them is
+            not used.
         out: run folder.
-        fg_threshold: background score of the first map, 0..1; published: 0.30 for CAM, 0.45 for AMN maps.
-        bg_threshold: background score of the second, at most the first; published: 0.05 for CAM, 0.15 for AMN maps.
-        crf: its parameters, or None to combine the two argmax maps as they are.
+        fg_threshold: background score of the first map, 0..1; published: 0.30 for CAM, 0.45 for AMN
+            maps.
+        bg_threshold: background score of the second map, at most `fg_threshold`; published: 0.05
+            for CAM, 0.15 for AMN maps.
+        crf: parameters of the dense CRF, or None to combine the two argmax maps without refinement.
         name: sub-folder of `out`.
-        batch_size: images of equal size and class count that share a CRF call.
-        device: where the CRF runs.
+        batch_size: number of images of equal size and class count that share a CRF call.
+        device: device of the CRF.
 
     Raises:
-        InputError: thresholds out of order or range, or maps that are missing or of another size.
+        InputError: a threshold is out of order or range, or maps are missing or of another size.
 
     Source: IRN's `cam_to_ir_label`, as AMN uses it.
     """
@@ -81,8 +96,8 @@ def make(
 
     def work() -> dict[str, float]:
         own, todo = share_of_labels(data, out / name)
-        there = [id for id in own.ids if id not in todo.images]
-        counts = sum((_counts(read_labels(out / name / f"{id}.png")) for id in there), np.zeros(3))
+        finished = [out / name / f"{id}.png" for id in own.ids if id not in todo.images]
+        counts = sum((_counts(read_labels(path)) for path in finished), np.zeros(3))
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
             for ids, labels in refined_labels(
                 todo, folder, (fg_threshold, bg_threshold), crf, batch_size, device
@@ -93,34 +108,32 @@ def make(
                     counts += _counts(seed)
                 bar.advance(len(ids))
         counts = distributed.all_reduce_sum(counts)
-        return dict(
-            zip(
-                ("foreground", "background", "ignored"),
-                (counts / counts.sum()).round(4),
-                strict=True,
-            )
-        )
+        shares = (counts / counts.sum()).round(4)
+        return dict(zip(("foreground", "background", "ignored"), shares, strict=True))
 
     notes = stage(out, name, arguments, work)
     return SeedsResult(out / name, notes["foreground"], notes["background"], notes["ignored"])
 
 
 def _counts(seed: np.ndarray) -> np.ndarray:
-    """Pixels of a class, of background, and unsure ones."""
+    """Number of pixels of a class, of background, and of 255, float64 [3]."""
     return np.array(
         [(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()], np.float64
     )
 
 
 def share_of_labels(data: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
-    """This process' share of `data`, and what of it has no label PNG in `folder` yet: what a killed stage has left to do."""
+    """This process' shard of `data`, and the part of it without a label PNG in `folder` yet.
+
+    The latter is what an interrupted stage still has to do.
+    """
     own = data.only(distributed.shard(data.ids))
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     return own, own.only([id for id in own.ids if f"{id}.png" not in present])
 
 
 def combine(confident: np.ndarray, loose: np.ndarray) -> np.ndarray:
-    """Seed of the label maps at the high and the low threshold, uint8 [H, W] each."""
+    """Seed, uint8 [H, W], from the label maps [H, W] at the high and at the low threshold."""
     return np.where(confident > 0, confident, np.where(loose > 0, IGNORE, 0)).astype(np.uint8)
 
 
@@ -132,9 +145,10 @@ def refined_labels(
     batch_size: int,
     device: str,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield (ids, uint8 [B, S, H, W] labels): the argmax at each of S thresholds, behind the CRF where one is given.
+    """Yield ids and labels, uint8 [B, S, H, W]: the argmax at S thresholds, after `crf` if given.
 
-    Images of one size and class count share a CRF call, and the thresholds of an image share its lattice.
+    Images of one size and class count share a CRF call; the thresholds of an image share its
+    lattice.
     """
 
     def kind(id: str) -> tuple[tuple[int, int], int]:
@@ -145,9 +159,9 @@ def refined_labels(
         for start in range(0, len(same), batch_size):
             ids = same[start : start + batch_size]
             loaded = [tagged_maps(data, folder, i) for i in ids]
-            index = np.stack(
-                [[label_index(m.at_size(*size), t) for t in thresholds] for m in loaded]
-            )  # [B, S, H, W]
+            scores = (m.at_size(*size) for m in loaded)
+            # [B, S, H, W]
+            index = np.stack([[label_index(s, t) for t in thresholds] for s in scores])
             if crf is not None and count > 0:
                 images = np.stack([data.image(i) for i in ids])
                 index = crf.refine_labels(images, index, count + 1, device)
@@ -155,11 +169,15 @@ def refined_labels(
 
 
 def tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
-    """The maps of an image without a background row; InputError unless they are those of its tags."""
+    """The maps of an image, without a background row.
+
+    Raises:
+        InputError: they cannot be read, or their labels are not the image's tags.
+    """
     maps, present = load_maps(folder, id).foreground(), np.flatnonzero(data.tags_of(id)) + 1
     if not np.array_equal(maps.keys, present):
         raise InputError(
-            f"{maps_path(folder, id)}: maps of labels {maps.keys.tolist()}, "
+            f"{maps_path(folder, id)}: has maps of labels {maps.keys.tolist()}, "
             f"but the image's tags are {present.tolist()}"
         )
     return maps

@@ -1,4 +1,4 @@
-"""A training as a stage of a run: `fit`, the weights on disk, notes for done.json."""
+"""Training as a stage of a run: fit, write the weights, note the losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class TrainResult:
     Attributes:
         weights: file of the trained weights.
         losses: mean loss of each epoch.
-        mean_ap: mean average precision of a classifier on the validation set, 0..1, or None.
+        mean_ap: mean average precision of a classifier's tags on the validation set, 0..1; None if
+            it was not measured.
     """
 
     weights: Path
@@ -37,7 +38,7 @@ class TrainResult:
 
 
 def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
-    """The fields of a recipe that its training depends on: all but those that inference reads."""
+    """The fields of a recipe that its training depends on: all but `names`, read by inference."""
     return {
         f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in names
     }
@@ -57,23 +58,26 @@ def train(
     arguments: dict[str, Any],
     finish: Callable[[], dict[str, Any]] | None = None,
 ) -> TrainResult:
-    """Train `net` and write `<out>/<name>/weights.pth`; a finished training is skipped. Collective.
+    """Train `net` and write `<out>/<name>/weights.pth`; a finished training is skipped.
 
-    A killed training resumes from its last checkpoint (one per minute, and one at SIGTERM or
+    An interrupted training resumes from its last checkpoint (one per minute, and one at SIGTERM or
     Ctrl-C) and ends with the weights of an uninterrupted one.
 
+    Collective.
+
     Args:
-        net: trained in place.
-        step: (net, batch) -> scalar loss.
+        net: network to train, in place.
+        step: function of the network and a batch that returns the loss, a scalar.
         samples: training samples.
         out: run folder.
         name: sub-folder of `out`.
-        optimizer: over parameters of `net`.
-        schedule: progress -> factor on the learning rates.
+        optimizer: optimizer of the parameters of `net`.
+        schedule: function from progress 0..1 to a factor on the learning rates.
         length: epochs or updates, batch size, accumulation.
         runtime: device, seed, loader processes, dtype.
         arguments: everything else that the weights depend on.
-        finish: called with the trained net before its weights are written; returns more notes.
+        finish: function called with the trained network before its weights are written; it returns
+            more to note in done.json.
 
     Raises:
         InputError: the stage was started with other arguments, or a number is impossible.
@@ -107,10 +111,10 @@ def train(
 
 @contextlib.contextmanager
 def _loader_errors(name: str) -> Iterator[None]:
-    """Report in one line what torch's DataLoader reports of its processes in many.
+    """Shorten the errors of torch's DataLoader and its processes to one line.
 
-    Around `fit`, not inside: a training that failed itself removes its checkpoints, one whose
-    loader process died keeps them.
+    Used around `fit`, not inside: a training that fails removes its checkpoints, but one whose
+    loader died keeps them.
     """
     try:
         yield

@@ -1,1 +1,5 @@
-"""The embedded Shapes benchmark: drawing (`draw`), scenes (`scene`), files (`make`), the cache (`cache`)."""
+"""The built-in Shapes benchmark.
+
+Modules: figures (`draw`), backgrounds (`ground`), scenes (`scene`), files (`make`), cache
+    (`cache`).
+"""

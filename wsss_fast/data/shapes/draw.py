@@ -1,8 +1,10 @@
-"""Figures and grounds of the Shapes benchmark: everything that puts ink on a canvas.
+"""Figures of the Shapes benchmark.
 
-A figure is drawn with polygons on a canvas `SUPERSAMPLE` times finer than the image and reduced afterwards, so
-outlines are antialiased while the label mask stays a majority vote of the same ink. Figure coordinates: x right,
-y down, unit = the object's radius in pixels; the body spans about x -1..1 and stands on y = 0.
+A figure is drawn with polygons on a canvas `SUPERSAMPLE` times finer than the image and reduced
+afterwards: outlines are antialiased, and the label mask is a majority vote of the same canvas.
+Figure
+coordinates: x to the right, y down, in units of the object's radius; the body spans about x -1..1
+and stands on y = 0.
 """
 
 from __future__ import annotations
@@ -23,38 +25,36 @@ Points = Sequence[tuple[float, float]]
 def ellipse(
     cx: float, cy: float, rx: float, ry: float, start: float = 0.0, end: float = 360.0
 ) -> np.ndarray:
-    """Outline of an ellipse (or of its arc `start`..`end`, degrees) as [N, 2] points."""
+    """Outline of an ellipse (or of its arc `start`..`end`, in degrees) as [N, 2] points."""
     t = np.radians(np.linspace(start, end, 28))
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], axis=1)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """Corners of an axis-parallel box as [4, 2] points."""
+    """Corners of an axis-aligned box as [4, 2] points."""
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Multiply a colour (levels 0..255), clipped."""
+    """A colour (levels 0..255) times `factor`, clipped."""
     return tuple(min(255.0, max(0.0, c * factor)) for c in colour)  # type: ignore[return-value]
 
 
 class Pen:
-    """Draws in figure coordinates on a fine colour canvas and on a fine coverage canvas at once.
+    """Draws in figure coordinates, on a fine colour canvas and on a fine coverage canvas at once.
 
     Args:
         size: side of the image in pixels.
-        origin: where the figure's (0, 0) lies, pixels.
-        radius: pixels per figure unit.
-        flip: mirror left to right.
-        tilt: rotation, degrees.
+        origin: position of the figure's (0, 0), in pixels.
+        radius: pixels per unit of the figure coordinates.
+        flip: whether to mirror the figure left to right.
+        tilt: rotation in degrees.
     """
 
     def __init__(
         self, size: int, origin: tuple[float, float], radius: float, flip: bool, tilt: float
     ) -> None:
-        reach = (
-            int(1.7 * radius) + 2
-        )  # no figure reaches further, and a small canvas is much faster
+        reach = int(1.7 * radius) + 2  # no figure is larger, and a small canvas is much faster
         left, right = (min(size, max(0, int(origin[0]) + r)) for r in (-reach, reach))
         top, bottom = (min(size, max(0, int(origin[1]) + r)) for r in (-reach, reach // 2))
         self.window = slice(top, max(top + 1, bottom)), slice(left, max(left + 1, right))
@@ -69,7 +69,7 @@ class Pen:
         self._anchor, self._scale, self._fade = np.zeros(2), 1.0, 0.0
 
     def focus(self, anchor: tuple[float, float], scale: float, fade: float) -> None:
-        """Everything drawn from here on is scaled about `anchor` and faded by 0..1 towards a middle gray."""
+        """Scale all that is drawn from now on about `anchor`, and fade it by 0..1 towards gray."""
         self._anchor, self._scale, self._fade = np.asarray(anchor), scale, fade
 
     def _place(self, points: Points | np.ndarray) -> list[tuple[float, float]]:
@@ -87,19 +87,26 @@ class Pen:
         self._inks[1].polygon(xy, fill=255)
 
     def stroke(self, points: Points | np.ndarray, colour: Colour, width: float) -> None:
-        """Draw an open line; `width` in figure units, never under 1.3 image pixels (thinner ones leave no mask)."""
+        """Draw an open line; `width` is in figure coordinates.
+
+        It is at least 1.3 pixels of the image wide, since a thinner line would not appear in the
+        mask.
+        """
         xy, rgb = self._place(points), self._mix(colour)
         pixels = max(round(width * self._scale * self._radius), round(1.3 * SUPERSAMPLE))
         self._inks[0].line(xy, fill=rgb, width=pixels, joint="curve")
         self._inks[1].line(xy, fill=255, width=pixels, joint="curve")
 
     def reduced(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of `window`: colour [h, w, 3] in 0..255 (premultiplied by coverage) and coverage [h, w] in 0..1."""
+        """Colour [h, w, 3] in 0..255, premultiplied by coverage, and coverage [h, w] in 0..1.
+
+        Both cover only `window`, the part of the image that the figure may reach.
+        """
         colour = np.asarray(self.colour.reduce(SUPERSAMPLE), dtype=np.float32)
         return colour, np.asarray(self.cover.reduce(SUPERSAMPLE), dtype=np.float32) / 255.0
 
 
-# ---- the bodies: one for each pair, carrying no hint of which of the two it is --------------------------------------
+# ---- bodies: one for each pair of look-alikes, the same for both classes -----------------------
 
 
 def _carriage(pen: Pen, rng: np.random.Generator) -> None:
@@ -141,9 +148,8 @@ def _hull(pen: Pen, rng: np.random.Generator) -> None:
     for x in (-0.44, -0.16, 0.12):
         pen.fill(box(x, -0.63, x + 0.16, -0.49), shade(wood, 0.86))
     pen.stroke([(-0.98, -0.46 - sheer), (-0.98, -0.68)], shade(wood, 0.7), 0.03)
-    pen.stroke(
-        [(0.94, -0.52), (0.94, -0.76), (0.5, -0.7)], shade(wood, 0.7), 0.03
-    )  # a thin rail at the bow
+    railing = [(0.94, -0.52), (0.94, -0.76), (0.5, -0.7)]
+    pen.stroke(railing, shade(wood, 0.7), 0.03)
 
 
 def _fleece(pen: Pen, rng: np.random.Generator) -> None:
@@ -152,7 +158,7 @@ def _fleece(pen: Pen, rng: np.random.Generator) -> None:
         step = rng.uniform(-0.08, 0.08)
         pen.stroke([(x, -0.35), (x + step, 0.0)], shade(wool, 0.55), 0.07)
     angles = np.linspace(0, 2 * np.pi, 13, endpoint=False) + rng.uniform(0, 0.5)
-    for a in angles:  # tufts: an outline that no blob fits
+    for a in angles:  # tufts give an outline that no smooth blob fits
         tuft = rng.uniform(0.14, 0.23)
         x, y = -0.08 + 0.66 * np.cos(a), -0.56 + 0.3 * np.sin(a)
         pen.fill(ellipse(x, y, tuft, tuft), shade(wool, rng.uniform(0.9, 1)))
@@ -180,7 +186,7 @@ def _sedan(pen: Pen, rng: np.random.Generator) -> None:
     pen.stroke([(0.4, belt - 0.02), (0.5, belt - 0.1)], shade(paint, 0.7), 0.06)
 
 
-# ---- the parts: what alone tells a class from its look-alike; about 0.3 of the radius ------------------------------
+# ---- parts: all that distinguishes a class from its look-alike; about 0.3 of the radius --------
 
 
 def _nose(pen: Pen) -> None:
@@ -253,15 +259,25 @@ def _light_bar(pen: Pen) -> None:
 
 @dataclass(frozen=True)
 class Figure:
-    """A class of the benchmark: the body it shares with its look-alike and the part that is its own."""
+    """A class of the benchmark: a body shared with its look-alike, and a part of its own.
+
+    Attributes:
+        name: name of the class.
+        pair: number of the pair of look-alikes.
+        body: function that draws the body.
+        part: function that draws the discriminative part.
+        anchor: position of the part on the body.
+        home: the context that the class usually stands on.
+        at_home: how often it stands there, 0..1.
+    """
 
     name: str
     pair: int
     body: Callable[[Pen, np.random.Generator], None]
     part: Callable[[Pen], None]
-    anchor: tuple[float, float]  # where the part sits on the body
-    home: str  # the context that it stands on
-    at_home: float  # how often
+    anchor: tuple[float, float]
+    home: str
+    at_home: float
 
 
 FIGURES = (
@@ -277,7 +293,7 @@ FIGURES = (
 
 
 def draw_distractor(pen: Pen, rng: np.random.Generator) -> None:
-    """Something that catches the eye and is no class: a beach ball, a parasol or a tent."""
+    """A conspicuous object that is not of any class: a beach ball, a parasol or a tent."""
     hues = [
         (236, 196, 44),
         (222, 66, 58),
@@ -302,17 +318,17 @@ def draw_distractor(pen: Pen, rng: np.random.Generator) -> None:
         pen.fill([(-0.16, 0), (-0.1, -1.0), (0.24, 0)], second)
 
 
-# ---- grounds -------------------------------------------------------------------------------------------------------
+# ---- textures and colours ----------------------------------------------------------------------
 
 
 def noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise [size, size] of unit standard deviation whose grain is `size / cells` pixels."""
+    """Smooth noise [size, size] of unit standard deviation and a grain of `size / cells` pixels."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
     field = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
     return field / (field.std() + 1e-6)
 
 
 def _jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    """A colour near `colour`: brightness and each channel move, hue roughly stays."""
+    """A similar colour: brightness and each channel vary, the hue roughly stays."""
     moved = np.asarray(colour) * rng.uniform(0.88, 1.12) + rng.uniform(-spread, spread, 3)
     return tuple(float(c) for c in np.clip(moved, 0, 255))  # type: ignore[return-value]

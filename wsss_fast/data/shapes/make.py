@@ -1,4 +1,7 @@
-"""The Shapes benchmark: pictures generated from a seed that show each failure the papers repair, in VOC12 layout."""
+"""The Shapes benchmark: generated pictures, in VOC12 layout.
+
+They show each of the failures that the papers address.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from wsss_fast.data.shapes.draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes.scene import PRESETS, Scene, SceneOptions, make_scene
 from wsss_fast.errors import InputError
 
-VERSION = 2  # raised whenever the same arguments give other pictures
+VERSION = 2  # to be raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")
 _MIN_SIZE, _MAX_SIZE = 48, 512
 _FOLDERS = (
@@ -42,22 +45,25 @@ def make_shapes(
     preset: str = "standard",
     options: SceneOptions | None = None,
 ) -> Path:
-    """Generate the benchmark: 8 classes in 4 look-alike pairs, in VOC12 layout, the same files for the same arguments.
+    """Generate the benchmark: 8 classes in 4 pairs of look-alikes, in VOC12 layout.
 
-    Writes `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` (tags and boxes), `SegmentationClass/<id>.png` (0 background,
-    1..8 classes, 255 what nobody could name), `saliency/<id>.png` (0..255), `context/<id>.png` (0 none, 1 rails,
-    2 water, 3 grass, 4 road; objects cut out), `ImageSets/Segmentation/{train,val}.txt`, `classes.txt`, `shapes.json`.
-    Everything is made in a temporary folder beside `out` and renamed at the end. Takes about 10 s on two cores.
+    Writes `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` (tags and boxes),
+    `SegmentationClass/<id>.png` (0 background, 1..8 classes, 255 the rest of an object too hidden
+    to be recognised), `saliency/<id>.png` (0..255), `context/<id>.png` (0 none, 1 rails, 2 water, 3
+    grass, 4 road; objects cut out), `ImageSets/Segmentation/{train,val}.txt`, `classes.txt`,
+    `shapes.json`. The same arguments give the same files. All are written to a temporary folder
+    next to `out`, which is renamed at the end. Takes about 10 s on two cores.
 
     Args:
-        out: folder to make; it must not exist, or be empty.
-        seed: any whole number >= 0; each picture has a generator of its own, made from (seed, split, index).
-        train: pictures in the train split, >= 1.
-        val: pictures in the val split, >= 0.
-        size: side of the square pictures, 48..512 px; everything in them scales with it.
-        preset: how hard the pictures are, by name: "standard", or "sparse", whose objects are large beside the part that
-            tells them apart (`data/shapes_scene.py`).
-        options: numbers in the place of the preset's.
+        out: folder to create; it must not exist, or be empty.
+        seed: any whole number >= 0; each picture has its own random generator, seeded with (seed,
+            split, index).
+        train: number of pictures in the train split, >= 1.
+        val: number of pictures in the val split, >= 0.
+        size: side of the square pictures in pixels, 48..512; all in them scales with it.
+        preset: difficulty of the pictures: "standard", or "sparse", whose objects are large
+            compared with the part that distinguishes them (`data/shapes/scene.py`).
+        options: numbers used instead of the preset's.
 
     Returns:
         `out` as a path.
@@ -82,40 +88,23 @@ def make_shapes(
     try:
         for folder in _FOLDERS:
             (work / folder).mkdir(parents=True)
-
-        def make(job: tuple[str, int]) -> None:
-            split, index = job
-            rng = np.random.default_rng([seed, _SPLITS.index(split), index])
-            _write_scene(work, _id(*job), make_scene(rng, size, options))
-
-        # Pillow and numpy release the interpreter lock for most of the work, so threads do, and no process is forked.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
-            try:
-                list(workers.map(make, jobs))
-            except BaseException:
-                workers.shutdown(cancel_futures=True)
-                raise
+        _write_scenes(work, jobs, seed, size, options)
         for split in _SPLITS:
-            ids = [_id(s, i) for s, i in jobs if s == split]
-            (work / "ImageSets/Segmentation" / f"{split}.txt").write_text(
-                "".join(f"{i}\n" for i in ids)
-            )
+            lines = [f"{_id(s, i)}\n" for s, i in jobs if s == split]
+            (work / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(lines))
         (work / "classes.txt").write_text("".join(f"{f.name}\n" for f in FIGURES))
-        arguments = {
+        about = {
+            "version": VERSION,
             "seed": seed,
             "train": train,
             "val": val,
             "size": size,
             "preset": preset,
             "options": dataclasses.asdict(options),
-        }
-        about = {
-            "version": VERSION,
-            **arguments,
             "contexts": {name: i for i, name in enumerate(CONTEXTS, 1)},
         }
         (work / "shapes.json").write_text(json.dumps(about, indent=2) + "\n")
-        work.chmod(0o755)  # mkdtemp makes private folders
+        work.chmod(0o755)  # mkdtemp creates private folders
         work.replace(target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -135,16 +124,36 @@ def _check(target: Path, seed: int, counts: dict[str, tuple[int, int]], size: in
         or not _MIN_SIZE <= size <= _MAX_SIZE
     ):
         raise InputError(
-            f"make_shapes: size must be a whole number in {_MIN_SIZE}..{_MAX_SIZE} px, got {size!r}"
+            f"make_shapes: size must be a whole number of pixels in {_MIN_SIZE}..{_MAX_SIZE}, "
+            f"got {size!r}"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(
-            f"make_shapes: out {target} exists already; name a new folder, or remove it first"
+            f"make_shapes: out {target} exists already; choose a new folder, or remove it first"
         )
 
 
 def _id(split: str, index: int) -> str:
     return f"{split}_{index:05d}"
+
+
+def _write_scenes(
+    root: Path, jobs: list[tuple[str, int]], seed: int, size: int, options: SceneOptions
+) -> None:
+    """Generate and write the pictures of `jobs`, each a split and an index."""
+
+    def make(job: tuple[str, int]) -> None:
+        split, index = job
+        rng = np.random.default_rng([seed, _SPLITS.index(split), index])
+        _write_scene(root, _id(*job), make_scene(rng, size, options))
+
+    # Threads suffice: Pillow and NumPy release the interpreter lock for most of the work.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
+        try:
+            list(workers.map(make, jobs))
+        except BaseException:
+            workers.shutdown(cancel_futures=True)
+            raise
 
 
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
@@ -156,7 +165,7 @@ def _write_scene(root: Path, name: str, scene: Scene) -> None:
 
 
 def _annotation(name: str, scene: Scene) -> str:
-    """VOC's annotation: one object each, boxes in pixels counted from 1, both ends included."""
+    """VOC's annotation of a scene; boxes are in pixels counted from 1, both ends included."""
     height, width = scene.mask.shape
     lines = [
         "<annotation>",
@@ -167,6 +176,7 @@ def _annotation(name: str, scene: Scene) -> str:
         x0, y0, x1, y1 = (v + 1 for v in thing.box)
         lines.append(
             f"  <object><name>{escape(thing.figure.name)}</name><difficult>0</difficult><bndbox>"
-            f"<xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+            f"<xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax>"
+            "</bndbox></object>"
         )
     return "\n".join([*lines, "</annotation>", ""])

@@ -1,9 +1,16 @@
-"""Label-conditioned logits in plain PyTorch: a sum of dilated convolutions of the scaled features."""
+"""Label-conditioned logits in plain PyTorch: dilated convolutions of scaled features, summed."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+__all__ = [
+    "label_conditioned_activation",
+    "label_conditioned_logits",
+    "label_conditioned_logits_backward",
+    "resized_activation",
+]
 
 
 def label_conditioned_logits(
@@ -30,7 +37,10 @@ def label_conditioned_logits(
 def label_conditioned_logits_backward(
     grad: Tensor, features: Tensor, scale: Tensor | None, weight: Tensor, dilations: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for features, scale (empty without one), weight and bias; an op's default kernel runs below autograd."""
+    """Gradients for features, scale (empty without one), weight and bias in closed form.
+
+    An op's default kernel runs below autograd.
+    """
     scaled = features if scale is None else features * scale[:, :, None, None]
     reach, num_labels = weight.shape[-1] // 2, weight.shape[1]
     of_scaled, of_weight = torch.zeros_like(scaled), []
@@ -61,15 +71,15 @@ def label_conditioned_logits_backward(
             torch.stack(of_weight),
             of_bias,
         )
-    return tuple(p.contiguous() for p in parts)
+    of_features, of_scale, of_stacked, of_bias = (p.contiguous() for p in parts)
+    return of_features, of_scale, of_stacked, of_bias
 
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
-    """logits [B, K, h, w] -> softmax over K, or sigmoid, of them resized bilinearly, [B, K, H, W]."""
+    """logits [B, K, h, w] -> softmax over K, or sigmoid, after bilinear resizing: [B, K, H, W]."""
     large = logits
-    if tuple(logits.shape[2:]) != tuple(
-        size
-    ):  # torch's own resizing to the same size is no copy on the CPU: 0 * inf is NaN
+    # On the CPU, torch's resizing to the same size computes 0 * inf = NaN.
+    if tuple(logits.shape[2:]) != tuple(size):
         large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
     return large.softmax(1) if activation == "softmax" else large.sigmoid()
 
@@ -87,4 +97,5 @@ def label_conditioned_activation(
 ) -> Tensor:
     """The definition of `wsss_fast.ops.label_conditioned_activation`: same arguments, no checks."""
     logits = label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes)
-    return resized_activation(logits, tuple(logits.shape[2:] if size is None else size), activation)
+    height, width = logits.shape[2:] if size is None else size
+    return resized_activation(logits, (height, width), activation)

@@ -1,4 +1,8 @@
-"""200 images of which 20 are broken in ten ways: 180 are done, 20 named; with --strict the first one stops the command."""
+"""Data sets: restricted to some ids, with wrong masks, with broken images.
+
+Of 200 images, 20 are broken in ten ways: 180 are processed, 20 reported; with --strict the first
+broken one stops the command.
+"""
 
 import json
 import os
@@ -11,11 +15,30 @@ import pytest
 from PIL import Image
 
 from wsss_fast import InputError, cli, data
-from wsss_fast.data import make_shapes, read_labels
+from wsss_fast.data import make_shapes, read_labels, write_labels
+
+
+def test_only_keeps_the_tags_of_each_id(shapes):
+    some = shapes.only([shapes.ids[5], shapes.ids[2]])
+    assert len(some) == 2
+    np.testing.assert_array_equal(some.tags_of(shapes.ids[5]), shapes.tags_of(shapes.ids[5]))
+
+
+def test_check_masks_reads_every_mask(own_shapes):
+    data.load(own_shapes).check_masks()
+    path = own_shapes / "SegmentationClass/train_00000.png"
+    write_labels(path, np.full((64, 64), 77))
+    with pytest.raises(InputError, match=r"train_00000\.png: label 77 is impossible"):
+        data.load(own_shapes).check_masks()
+    write_labels(path, np.zeros((64, 32)))
+    with pytest.raises(
+        InputError, match=r"train_00000\.png: is \(64, 32\), but its image .* is \(64, 64\)"
+    ):
+        data.load(own_shapes).check_masks()
 
 
 def _huge(path):
-    """A PNG header of 60,000 x 60,000 px: a decompression bomb."""
+    """A PNG header of 60,000 x 60,000 pixels: a decompression bomb."""
 
     def chunk(kind, body):
         return (
@@ -31,7 +54,7 @@ def _huge(path):
 
 
 def _damaged_png(path):
-    """A whole PNG but for one byte in the middle of its pixels."""
+    """A PNG with one wrong byte in the middle of its pixels."""
     photo = Image.open(path).convert("RGB")
     photo.save(path, "PNG")
     content = bytearray(path.read_bytes())
@@ -58,7 +81,7 @@ def _loop(path):
     path.symlink_to(path)
 
 
-WAYS = {
+DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "cut in the middle": _cut(0.5),
     "cut before the end": _cut(0.99),
@@ -75,16 +98,16 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory):
-    root = make_shapes(tmp_path_factory.mktemp("spoilt") / "shapes", train=200, val=4, size=48)
+def damaged(tmp_path_factory):
+    root = make_shapes(tmp_path_factory.mktemp("damaged") / "shapes", train=200, val=4, size=48)
     ids = [f"train_{i:05d}" for i in range(0, 200, 10)]
     for n, id in enumerate(ids):
-        list(WAYS.values())[n % len(WAYS)](root / "JPEGImages" / f"{id}.jpg")
+        list(DAMAGE.values())[n % len(DAMAGE)](root / "JPEGImages" / f"{id}.jpg")
     return root, ids
 
 
-def test_the_list_of_a_data_set(spoilt):
-    root, ids = spoilt
+def test_broken_images_are_left_out_and_listed(damaged):
+    root, ids = damaged
     found = data.load(root, strict=False)
     assert len(found) == 180 and list(found.broken) == ids
     for id, why in found.broken.items():
@@ -94,104 +117,76 @@ def test_the_list_of_a_data_set(spoilt):
         data.load(root)
 
 
-@pytest.mark.parametrize("way", [*WAYS, "loop"])
-def test_each_way_alone(shapes_root, tmp_path, way):
+@pytest.mark.parametrize("kind", [*DAMAGE, "loop"])
+def test_each_damage_alone(shapes_root, tmp_path, kind):
     root = tmp_path / "data"
     shutil.copytree(shapes_root, root)
     path = root / "JPEGImages/train_00002.jpg"
-    (_loop if way == "loop" else WAYS[way])(path)
+    (_loop if kind == "loop" else DAMAGE[kind])(path)
     found = data.load(root, strict=False)
     assert list(found.broken) == ["train_00002"] and str(path) in found.broken["train_00002"]
 
 
-def test_180_done_20_named(spoilt, tmp_path, capfd):
-    root, ids = spoilt
+def test_180_processed_20_reported(damaged, tmp_path, capfd):
+    root, ids = damaged
     code = cli.run(["saliency", "--data", str(root), "--out", str(tmp_path / "run")])
-    said = capfd.readouterr().err
-    assert code == 1 and "20 broken images were left out" in said
+    err = capfd.readouterr().err
+    assert code == 1 and "20 broken images were left out" in err
     written = {p.stem for p in (tmp_path / "run/saliency").glob("*.png")}
     assert len(written) == 180 and not written & set(ids)
     assert all(
         read_labels(tmp_path / "run/saliency" / f"{id}.png").shape == (48, 48) for id in written
     )
     assert list(json.loads((tmp_path / "run/broken.json").read_text())) == ids
-    assert all(f"{id}.jpg" in said for id in ids)
+    assert all(f"{id}.jpg" in err for id in ids)
 
 
-def test_strict_stops_at_the_first(spoilt, tmp_path, capfd):
-    root, ids = spoilt
+def test_strict_stops_at_the_first_broken_image(damaged, tmp_path, capfd):
+    root, ids = damaged
     code = cli.run(["saliency", "--data", str(root), "--out", str(tmp_path / "run"), "--strict"])
-    said = capfd.readouterr().err
-    assert code == 2 and f"{ids[0]}.jpg" in said and len(said.strip().splitlines()) == 1
+    err = capfd.readouterr().err
+    assert code == 2 and f"{ids[0]}.jpg" in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_a_whole_road_beside_broken_images(spoilt, tmp_path, capfd):
-    """Training, maps, seeds, masks and figures of what is left."""
-    root, ids = spoilt
-    numbers = {
-        "cam.epochs": 1,
-        "amn.epochs": 1,
-        "refine.irn.epochs": 1,
-        "refine.irn.steps": 8,
-        "cam.batch-size": 60,
-        "amn.batch-size": 60,
-        "refine.irn.batch-size": 60,
-        "cam.augment.crop": 48,
-        "amn.augment.crop": 48,
-        "refine.irn.augment.crop": 48,
-    }
-    code = cli.run(
-        [
-            "amn",
-            "run",
-            "--preset",
-            "shapes",
-            "--until",
-            "masks",
-            "--data",
-            str(root),
-            "--out",
-            str(tmp_path / "run"),
-            *(word for key, value in numbers.items() for word in (f"--pipeline.{key}", str(value))),
-        ]
-    )
+def test_a_pipeline_without_the_broken_images(damaged, tmp_path, capfd):
+    """Training, maps, seeds, masks and scores of the remaining images."""
+    root, ids = damaged
+    numbers = {"epochs": 1, "batch-size": 60, "augment.crop": 48}
+    words = ["--pipeline.refine.irn.steps", "8"]
+    for stage in ("cam", "amn", "refine.irn"):
+        for key, value in numbers.items():
+            words += [f"--pipeline.{stage}.{key}", str(value)]
+    where = ["--data", str(root), "--out", str(tmp_path / "run")]
+    code = cli.run(["amn", "run", "--preset", "shapes", "--until", "masks", *where, *words])
     shown = capfd.readouterr()
     assert code == 1 and "20 broken images were left out" in shown.err and "amn+crf" in shown.out
     assert len(list((tmp_path / "run/masks").glob("*.png"))) == 180
     assert len(json.loads((tmp_path / "run/broken.json").read_text())) == 20
 
 
-def test_nothing_left(shapes_root, tmp_path, capfd):
+def test_all_images_are_broken(shapes_root, tmp_path, capfd):
     root = tmp_path / "data"
     shutil.copytree(shapes_root, root)
     for path in (root / "JPEGImages").iterdir():
         path.write_bytes(b"")
     code = cli.run(["saliency", "--data", str(root), "--out", str(tmp_path / "run")])
-    said = capfd.readouterr().err
-    assert (
-        code == 2
-        and "none of the 24 images can be read" in said
-        and len(said.strip().splitlines()) == 1
-    )
+    err = capfd.readouterr().err
+    assert code == 2 and "none of the 24 images can be read" in err
+    assert len(err.strip().splitlines()) == 1
 
 
-def test_names_that_are_odd_but_fine(shapes_root, tmp_path):
-    """Unicode, blanks, a symbolic link to an image elsewhere."""
+def test_unusual_but_valid_names(shapes_root, tmp_path):
+    """Unicode, spaces, a symbolic link to an image elsewhere."""
     (tmp_path / "photos").mkdir()
     source = sorted((shapes_root / "JPEGImages").iterdir())[0]
     names = ["Zürich 東京.jpg", "a b'c\"d.jpg", "été;1.jpg", "link.jpg"]
     for name in names[:3]:
         shutil.copy(source, tmp_path / "photos" / name)
     os.symlink(source, tmp_path / "photos/link.jpg")
-    lines = [
-        f'"{n.replace(chr(34), chr(34) * 2)}",cat' if '"' in n else f"{n},cat"
-        for n in names
-        if ";" not in n
-    ]
-    (tmp_path / "photos/labels.csv").write_text(
-        "file,class\n" + "\n".join(lines) + "\n", encoding="utf-8"
-    )
+    quoted = [n.replace('"', '""') for n in names if ";" not in n]
+    lines = "".join(f'"{name}",cat\n' for name in quoted)
+    (tmp_path / "photos/labels.csv").write_text("file,class\n" + lines, encoding="utf-8")
     found = data.load(tmp_path / "photos", strict=False)
     assert len(found) == 3 and not found.broken
     assert all(found.image(id).ndim == 3 for id in found.ids)
