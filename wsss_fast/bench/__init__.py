@@ -48,9 +48,6 @@ def summaries() -> dict[str, str]:
     return {name: text.splitlines()[0] for name, text in _docstrings().items()}
 
 
-BENCHMARKS = {name: name for name in summaries()}  # until the command line uses `commands`
-
-
 def contents() -> str:
     """List the benchmarks; `bench NAME` runs one, `bench all` runs all."""
     width = max(map(len, summaries()))

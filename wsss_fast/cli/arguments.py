@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import re
@@ -193,7 +194,9 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
     kind = {str | Path: Path, str | Path | None: Path | None}.get(kind, kind)
     if parameter.name == "ids" and not isinstance(parameter.default, tuple):
         kind = Path | None
-    if kind is not bool:
+    if command.flat and dataclasses.is_dataclass(kind):
+        marks.append(tyro.conf.OmitArgPrefixes)
+    elif kind is not bool:
         # Either value may be a recipe's default, so nested switches are written out
         # (`--recipe.balance False`).
         marks.append(tyro.conf.FlagConversionOff)
