@@ -2,10 +2,10 @@
 
 import sys
 
-from benchmarks import ccr, fuzz, kill, processes, shapes
+from benchmarks import ccr, processes, shapes
 from wsss_fast import bench, cli
 
-MODULES = {"shapes": shapes, "kill": kill, "fuzz": fuzz, "ccr": ccr, "processes": processes}
+MODULES = {"shapes": shapes, "ccr": ccr, "processes": processes}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]
