@@ -55,14 +55,6 @@ def contents() -> str:
     return "\n".join([usage, "", *(f"  {n:{width}}  {text}" for n, text in summaries().items())])
 
 
-def commands() -> list[tuple[str, Callable]]:
-    """The names and functions of `bench all` and of the commands of all benchmarks.
-
-    Imports the benchmarks, and so torch; `summaries` and `command` do less.
-    """
-    return [("all", run_all), *((name, command(name)) for name in summaries())]
-
-
 def command(name: str) -> Callable:
     """The function of `bench NAME`, which returns a `harness.Report`.
 
