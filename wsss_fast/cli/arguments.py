@@ -108,7 +108,8 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
     shown = [p.replace(annotation=_on_command_line(command, p)) for p in parameters]
     collect.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     collect.__annotations__ = {p.name: p.annotation for p in shown}
-    collect.__doc__ = inspect.getdoc(function)
+    # What concerns callers of the function in several processes says nothing here.
+    collect.__doc__ = re.sub(r"\s*\bCollective\.", "", inspect.getdoc(function) or "")
     return collect
 
 
