@@ -1,7 +1,9 @@
-// The CUDA backend's only binding: checks arguments, makes results, and calls the kernels of cuda/kernels.h with torch's
-// allocator, current stream and matrix products. Needs no header of the CUDA toolkit.
+// The CUDA backend's only binding: checks arguments, makes results, and calls the kernels of
+// cuda/kernels.h with torch's allocator, current stream and matrix products. Needs no header of the
+// CUDA toolkit.
 //
-// With WSSS_EMULATE_CUDA the same code serves CPU tensors, and the kernels run in the emulator (csrc/tests/cuda_on_cpu.h).
+// With WSSS_EMULATE_CUDA the same code serves CPU tensors, and the kernels run in the emulator
+// (csrc/tests/cuda_on_cpu.h).
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -17,7 +19,8 @@
 #ifdef WSSS_EMULATE_CUDA
 #define WSSS_DEVICE "CPU"
 #define WSSS_LIBRARY_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(wsss_fast, CPU, m)
-#define WSSS_CPU_OPS "wsss_fast_cpu::"  // wsss_fast's CPU kernels are this file's; tests bring others (tests/emulated_cuda.py)
+// wsss_fast's CPU kernels are this file's; tests bring others (tests/emulated_cuda.py)
+#define WSSS_CPU_OPS "wsss_fast_cpu::"
 #else
 #define WSSS_DEVICE "CUDA"
 #define WSSS_LIBRARY_IMPL(m) STABLE_TORCH_LIBRARY_IMPL(wsss_fast, CUDA, m)
@@ -33,7 +36,8 @@ using Sizes = std::vector<int64_t>;
 
 Tensor empty(const Tensor& like, const Sizes& sizes, ScalarType type) {
   Tensor t = torch::stable::new_empty(like, {sizes.data(), sizes.size()}, type);
-#ifdef WSSS_EMULATE_CUDA  // what a kernel fails to write is seen: a large negative number, an index out of range
+// what a kernel fails to write is seen: a large negative number, an index out of range
+#ifdef WSSS_EMULATE_CUDA
   if (t.numel() > 0) std::memset(t.mutable_data_ptr(), 0xcd, t.numel() * t.element_size());
 #endif
   return t;
@@ -54,7 +58,8 @@ class TorchContext : public cuda::Context {
       : Context(op, current_stream(like)),
         like_(like)
 #ifndef WSSS_EMULATE_CUDA
-        , guard_(like.get_device_index())
+        ,
+        guard_(like.get_device_index())
 #endif
   {
   }
@@ -65,12 +70,15 @@ class TorchContext : public cuda::Context {
   }
   using Context::allocate;
 
-  // torch's allocator hands memory out again in the order of the stream, so kernels that are queued may still use it.
+  // torch's allocator hands memory out again in the order of the stream, so kernels that are queued
+  // may still use it.
   size_t mark() const override { return held_.size(); }
   void release(size_t mark) override { held_.resize(mark, like_); }
 
-  // torch's own product. Precision follows torch's settings (TF32, reduced-precision sums); half types sum in float32.
-  void multiply(ElementType type, const cuda::Matrices& a, const cuda::Matrices& b, const cuda::Matrices& out) override {
+  // torch's own product. Precision follows torch's settings (TF32, reduced-precision sums); half
+  // types sum in float32.
+  void multiply(ElementType type, const cuda::Matrices& a, const cuda::Matrices& b,
+                const cuda::Matrices& out) override {
     const Tensor ta = view(type, a), tb = view(type, b), to = view(type, out);
 #ifdef WSSS_EMULATE_CUDA
     TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_bmm_out(to.get(), ta.get(), tb.get()));
@@ -89,13 +97,15 @@ class TorchContext : public cuda::Context {
   }
 
   Tensor view(ElementType type, const cuda::Matrices& m) const {
-    static constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
+    static constexpr ScalarType kTypes[] = {
+        ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
     const int64_t between = m.same ? 0 : m.rows * m.columns;
-    const int64_t sizes[] = {m.batch, m.transposed ? m.columns : m.rows, m.transposed ? m.rows : m.columns};
+    const int64_t sizes[] = {
+        m.batch, m.transposed ? m.columns : m.rows, m.transposed ? m.rows : m.columns};
     const int64_t strides[] = {between, m.transposed ? 1 : m.columns, m.transposed ? m.columns : 1};
     // The shim takes no const; operands are only read.
-    return torch::stable::from_blob(const_cast<void*>(m.data), {sizes, 3}, {strides, 3}, like_.device(),
-                                    kTypes[static_cast<int>(type)]);
+    return torch::stable::from_blob(const_cast<void*>(m.data), {sizes, 3}, {strides, 3},
+                                    like_.device(), kTypes[static_cast<int>(type)]);
   }
 
   const Tensor like_;
@@ -111,11 +121,15 @@ ElementType element_type(const char* op, const Tensor& t) {
     case ScalarType::Double: return ElementType::kFloat64;
     case ScalarType::Half: return ElementType::kFloat16;
     case ScalarType::BFloat16: return ElementType::kBFloat16;
-    default: throw std::runtime_error(std::string(op) + ": dtype must be float32, float64, float16 or bfloat16");
+    default:
+      throw std::runtime_error(
+          std::string(op) + ": dtype must be float32, float64, float16 or bfloat16");
   }
 }
 // Of losses and their gradients.
-ScalarType wide_type(const Tensor& t) { return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+ScalarType wide_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 // A kernel that reads memory of another device would end the process' CUDA context.
 void check_device(const char* op, const char* name, const Tensor& t, const Tensor& like) {
@@ -126,11 +140,15 @@ void check_device(const char* op, const char* name, const Tensor& t, const Tenso
 const void* read(const Tensor& t) { return t.numel() ? t.const_data_ptr() : nullptr; }
 const void* read(const std::optional<Tensor>& t) { return t ? read(*t) : nullptr; }
 void* write(const Tensor& t) { return t.numel() ? t.mutable_data_ptr() : nullptr; }
-const uint8_t* read_bytes(const std::optional<Tensor>& t) { return static_cast<const uint8_t*>(read(t)); }
+const uint8_t* read_bytes(const std::optional<Tensor>& t) {
+  return static_cast<const uint8_t*>(read(t));
+}
 
-// ---- what the CUDA kernels cannot represent is computed by the CPU's, with copies ------------------------------------------
+// ---- what the CUDA kernels cannot represent is computed by the CPU's, with copies
 
-Tensor on_cpu(const Tensor& t) { return torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU)); }
+Tensor on_cpu(const Tensor& t) {
+  return torch::stable::to(t, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
 
 template <size_t N>
 void call_on_cpu(const char* op, std::array<StableIValue, N>& stack) {
@@ -141,10 +159,11 @@ Tensor moved(StableIValue result, const Tensor& like) {
   return torch::stable::to(torch::stable::detail::to<Tensor>(result), like.device());
 }
 
-// ---- dense_crf -------------------------------------------------------------------------------------------------------------
+// ---- dense_crf
 
-Tensor dense_crf_on_cpu(const Tensor& image, const Tensor& unary, const std::vector<double>& gaussian,
-                        const std::vector<double>& bilateral, const std::vector<double>& levels, int64_t iterations) {
+Tensor dense_crf_on_cpu(const Tensor& image, const Tensor& unary,
+                        const std::vector<double>& gaussian, const std::vector<double>& bilateral,
+                        const std::vector<double>& levels, int64_t iterations) {
   using torch::stable::detail::from;
   std::array<StableIValue, 6> stack{from(on_cpu(image)), from(on_cpu(unary)), from(gaussian),
                                     from(bilateral),     from(levels),        from(iterations)};
@@ -152,9 +171,10 @@ Tensor dense_crf_on_cpu(const Tensor& image, const Tensor& unary, const std::vec
   return moved(stack[0], unary);
 }
 
-// image [B, C, H, W], unary [B, S, L, H, W] -> Q, as unary; the schema is described in wsss_fast/ops/dense_crf.py
-Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in, std::vector<double> gaussian, std::vector<double> bilateral,
-                 std::vector<double> levels, int64_t iterations) {
+// image [B, C, H, W], unary [B, S, L, H, W] -> Q, as unary; the schema is described in
+// wsss_fast/ops/dense_crf.py
+Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in, std::vector<double> gaussian,
+                 std::vector<double> bilateral, std::vector<double> levels, int64_t iterations) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   check_device("dense_crf", "unary", unary, image);
@@ -200,7 +220,7 @@ Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in, std::vector<dou
   return q;
 }
 
-// ---- lattices --------------------------------------------------------------------------------------------------------------
+// ---- lattices
 
 using LatticeTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -212,8 +232,8 @@ LatticeTensors permutohedral_lattice_on_cpu(const Tensor& features) {
   return {moved_all[0], moved_all[1], moved_all[2], moved_all[3], moved_all[4], moved_all[5]};
 }
 
-cuda::PointLattice lattice_of(const Tensor& row, const Tensor& weight, const Tensor& entry, const Tensor& first,
-                              const Tensor& next, const Tensor& previous) {
+cuda::PointLattice lattice_of(const Tensor& row, const Tensor& weight, const Tensor& entry,
+                              const Tensor& first, const Tensor& next, const Tensor& previous) {
   return {row.size(0),
           first.numel() - 1,
           static_cast<int>(row.size(1)),
@@ -229,22 +249,25 @@ cuda::PointLattice lattice_of(const Tensor& row, const Tensor& weight, const Ten
 LatticeTensors permutohedral_lattice(const Tensor& features_in) {
   const Tensor features = float_input("permutohedral_lattice", "features", features_in, 2);
   const int64_t points = features.size(0), d = features.size(1), corners = d + 1;
-  check(d >= 1, "permutohedral_lattice: features is " + shape_text(features) + "; must be [N, d], d >= 1");
+  check(d >= 1,
+        "permutohedral_lattice: features is " + shape_text(features) + "; must be [N, d], d >= 1");
   if (d > cuda::kMaxDimensions) return permutohedral_lattice_on_cpu(features);
   Tensor row = empty(features, {points, corners}, ScalarType::Int);
   Tensor weight = empty(features, {points, corners}, ScalarType::Float);
   Tensor entry = empty(features, {points * corners}, ScalarType::Int);
   Tensor first = zeros(features, {1}, ScalarType::Int);
-  Tensor next = empty(features, {corners, 0}, ScalarType::Int), previous = empty(features, {corners, 0}, ScalarType::Int);
+  Tensor next = empty(features, {corners, 0}, ScalarType::Int),
+         previous = empty(features, {corners, 0}, ScalarType::Int);
   if (points == 0) return {row, weight, entry, first, next, previous};
   try {
     TorchContext context("permutohedral_lattice", features);
-    cuda::permutohedral_lattice(context, features.const_data_ptr<float>(), points, static_cast<int>(d), [&](int64_t vertices) {
-      first = empty(features, {vertices + 1}, ScalarType::Int);
-      next = empty(features, {corners, vertices}, ScalarType::Int);
-      previous = empty(features, {corners, vertices}, ScalarType::Int);
-      return lattice_of(row, weight, entry, first, next, previous);
-    });
+    cuda::permutohedral_lattice(context, features.const_data_ptr<float>(), points,
+                                static_cast<int>(d), [&](int64_t vertices) {
+                                  first = empty(features, {vertices + 1}, ScalarType::Int);
+                                  next = empty(features, {corners, vertices}, ScalarType::Int);
+                                  previous = empty(features, {corners, vertices}, ScalarType::Int);
+                                  return lattice_of(row, weight, entry, first, next, previous);
+                                });
   } catch (const cuda::BeyondLimits&) {
     return permutohedral_lattice_on_cpu(features);
   }
@@ -257,15 +280,18 @@ Tensor integers(const char* name, const Tensor& t, const Tensor& like) {
 }
 
 // values [N, c] float32 or float64 -> the same shape
-Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tensor& entry_in, const Tensor& first_in,
-                      const Tensor& next_in, const Tensor& previous_in, const Tensor& values_in, bool reverse) {
+Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tensor& entry_in,
+                      const Tensor& first_in, const Tensor& next_in, const Tensor& previous_in,
+                      const Tensor& values_in, bool reverse) {
   const Tensor row = integers("row", row_in, row_in), entry = integers("entry", entry_in, row_in);
-  const Tensor first = integers("first", first_in, row_in), next = integers("next", next_in, row_in);
+  const Tensor first = integers("first", first_in, row_in),
+               next = integers("next", next_in, row_in);
   const Tensor previous = integers("previous", previous_in, row_in);
   const Tensor weight = float_input("lattice_filter", "weight", weight_in, 2);
   check_lattice_filter(row, weight, entry, first, next, previous, values_in);
-  check(values_in.scalar_type() == ScalarType::Float || values_in.scalar_type() == ScalarType::Double,
-        "lattice_filter: values must be float32 or float64");
+  check(
+      values_in.scalar_type() == ScalarType::Float || values_in.scalar_type() == ScalarType::Double,
+      "lattice_filter: values must be float32 or float64");
   const Tensor values = torch::stable::contiguous(values_in);
   check_device("lattice_filter", "weight", weight, row);
   check_device("lattice_filter", "values", values, row);
@@ -275,12 +301,13 @@ Tensor lattice_filter(const Tensor& row_in, const Tensor& weight_in, const Tenso
   if (out.numel() == 0) return out;
   const cuda::PointLattice lattice = lattice_of(row, weight, entry, first, next, previous);
   TorchContext context("lattice_filter", values);
-  cuda::lattice_filter(context, element_type("lattice_filter", values), lattice, read(values), write(out),
-                       static_cast<int>(channels), reverse);
+  cuda::lattice_filter(context, element_type("lattice_filter", values), lattice, read(values),
+                       write(out), static_cast<int>(channels), reverse);
   return out;
 }
 
-// ---- label-conditioned logits ----------------------------------------------------------------------------------------------
+// ---- label-conditioned logits
+// ----------------------------------------------------------------------------------------------
 
 using Dilations = std::vector<int64_t>;
 
@@ -291,32 +318,42 @@ Tensor head_operand(const char* name, const Tensor& t, const Tensor& features) {
         std::string("label_conditioned_logits: ") + name + " is not on the features' device");
   return torch::stable::contiguous(t);
 }
-std::optional<Tensor> head_operand(const char* name, const std::optional<Tensor>& t, const Tensor& features) {
+std::optional<Tensor> head_operand(const char* name, const std::optional<Tensor>& t,
+                                   const Tensor& features) {
   return t ? std::optional<Tensor>(head_operand(name, *t, features)) : std::nullopt;
 }
 
-cuda::HeadCall head_call(const Tensor& features, const std::optional<Tensor>& scale, const Tensor& weight,
-                         const Dilations& dilations) {
+cuda::HeadCall head_call(const Tensor& features, const std::optional<Tensor>& scale,
+                         const Tensor& weight, const Dilations& dilations) {
   const std::string op = "label_conditioned_logits";
-  check(features.dim() == 4 && weight.dim() == 5 && weight.size(2) == features.size(1) && weight.size(3) == weight.size(4) &&
-            (weight.size(3) == 1 || weight.size(3) == 3),
+  check(features.dim() == 4 && weight.dim() == 5 && weight.size(2) == features.size(1) &&
+            weight.size(3) == weight.size(4) && (weight.size(3) == 1 || weight.size(3) == 3),
         op + ": features is " + shape_text(features) + " but weight is " + shape_text(weight));
-  check(static_cast<int64_t>(dilations.size()) == weight.size(0), op + ": one dilation is needed for each branch");
+  check(static_cast<int64_t>(dilations.size()) == weight.size(0),
+        op + ": one dilation is needed for each branch");
   const HeadShape shape{weight.size(1),   weight.size(2), features.size(2),
                         features.size(3), weight.size(0), weight.size(3) * weight.size(4)};
   check(shape.pixels() <= INT32_MAX, op + ": features is " + shape_text(features) + "; too large");
-  return {element_type("label_conditioned_logits", features), shape, features.size(0), dilations, read(features), read(scale),
+  return {element_type("label_conditioned_logits", features),
+          shape,
+          features.size(0),
+          dilations,
+          read(features),
+          read(scale),
           read(weight)};
 }
 
-Tensor label_conditioned_logits(const Tensor& features_in, const std::optional<Tensor>& scale_in, const Tensor& weight_in,
-                                const Tensor& bias_in, const Dilations& dilations) {
+Tensor label_conditioned_logits(const Tensor& features_in, const std::optional<Tensor>& scale_in,
+                                const Tensor& weight_in, const Tensor& bias_in,
+                                const Dilations& dilations) {
   const Tensor features = head_operand("features", features_in, features_in);
   const auto scale = head_operand("scale", scale_in, features);
-  const Tensor weight = head_operand("weight", weight_in, features), bias = head_operand("bias", bias_in, features);
+  const Tensor weight = head_operand("weight", weight_in, features),
+               bias = head_operand("bias", bias_in, features);
   const cuda::HeadCall call = head_call(features, scale, weight, dilations);
-  Tensor logits = empty(features, {features.size(0), weight.size(1), features.size(2), features.size(3)},
-                        features.scalar_type());
+  Tensor logits =
+      empty(features, {features.size(0), weight.size(1), features.size(2), features.size(3)},
+            features.scalar_type());
   if (logits.numel() == 0) return logits;
   TorchContext context("label_conditioned_logits", features);
   cuda::label_conditioned_logits(context, call, read(bias), write(logits));
@@ -324,8 +361,9 @@ Tensor label_conditioned_logits(const Tensor& features_in, const std::optional<T
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backward(
-    const Tensor& grad_in, const Tensor& features_in, const std::optional<Tensor>& scale_in, const Tensor& weight_in,
-    const Tensor& bias_in, const Dilations& dilations, bool need_features, bool need_weight) {
+    const Tensor& grad_in, const Tensor& features_in, const std::optional<Tensor>& scale_in,
+    const Tensor& weight_in, const Tensor& bias_in, const Dilations& dilations, bool need_features,
+    bool need_weight) {
   const Tensor features = head_operand("features", features_in, features_in);
   const Tensor grad = head_operand("grad", grad_in, features);
   const auto scale = head_operand("scale", scale_in, features);
@@ -339,35 +377,39 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backward(
   Tensor of_bias = zeros(features, sizes_of(bias_in), type);
   if (grad.numel() > 0) {
     TorchContext context("label_conditioned_logits_backward", features);
-    cuda::label_conditioned_logits_backward(context, call, read(grad), write(of_features), write(of_scale), write(of_weight),
-                                            write(of_bias));
+    cuda::label_conditioned_logits_backward(context, call, read(grad), write(of_features),
+                                            write(of_scale), write(of_weight), write(of_bias));
   }
   return {of_features, of_scale, of_weight, of_bias};
 }
 
-// ---- resized activation ----------------------------------------------------------------------------------------------------
+// ---- resized activation
 
 // logits [B, K, h, w] -> [B, K, H, W]
 Tensor resized_activation(const Tensor& logits_in, const std::vector<int64_t>& size, bool softmax) {
   const ResizeShape shape = resize_shape(logits_in, size);
   const Tensor logits = torch::stable::contiguous(logits_in);
   const auto type = element_type("resized_activation", logits);
-  Tensor result = empty(logits, {logits.size(0), shape.labels, size[0], size[1]}, logits.scalar_type());
+  Tensor result =
+      empty(logits, {logits.size(0), shape.labels, size[0], size[1]}, logits.scalar_type());
   if (logits.numel() == 0 || result.numel() == 0) return result;
   TorchContext context("resized_activation", logits);
-  cuda::resized_activation(context, type, shape, logits.size(0), softmax, read(logits), write(result));
+  cuda::resized_activation(
+      context, type, shape, logits.size(0), softmax, read(logits), write(result));
   return result;
 }
 
 // grad and result [B, K, H, W], size [h, w] -> d loss / d logits [B, K, h, w]
-Tensor resized_activation_backward(const Tensor& grad_in, const Tensor& result_in, const std::vector<int64_t>& size,
-                                   bool softmax) {
+Tensor resized_activation_backward(const Tensor& grad_in, const Tensor& result_in,
+                                   const std::vector<int64_t>& size, bool softmax) {
   const char* op = "resized_activation_backward";
   check(result_in.dim() == 4 && size.size() == 2 && sizes_of(grad_in) == sizes_of(result_in) &&
             grad_in.scalar_type() == result_in.scalar_type(),
-        std::string(op) + ": grad is " + shape_text(grad_in) + " but result is " + shape_text(result_in));
+        std::string(op) + ": grad is " + shape_text(grad_in) + " but result is " +
+            shape_text(result_in));
   check_device(op, "result", result_in, grad_in);
-  const Tensor grad = torch::stable::contiguous(grad_in), result = torch::stable::contiguous(result_in);
+  const Tensor grad = torch::stable::contiguous(grad_in),
+               result = torch::stable::contiguous(result_in);
   const auto type = element_type(op, result);
   const ResizeShape shape{result.size(1), size[0], size[1], result.size(2), result.size(3)};
   const Sizes sizes{result.size(0), shape.labels, size[0], size[1]};
@@ -375,15 +417,16 @@ Tensor resized_activation_backward(const Tensor& grad_in, const Tensor& result_i
   Tensor of_logits = empty(result, sizes, result.scalar_type());
   if (of_logits.numel() == 0) return of_logits;
   TorchContext context(op, result);
-  cuda::resized_activation_backward(context, type, shape, result.size(0), softmax, read(grad), read(result),
-                                    write(of_logits));
+  cuda::resized_activation_backward(
+      context, type, shape, result.size(0), softmax, read(grad), read(result), write(of_logits));
   return of_logits;
 }
 
-// ---- random walk -----------------------------------------------------------------------------------------------------------
+// ---- random walk
 
 // maps [B, K, h, w], edge [B, h, w] -> [B, K, h, w]
-Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius, double beta, int64_t steps) {
+Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius, double beta,
+                   int64_t steps) {
   const Tensor maps = float_input("random_walk", "maps", maps_in, 4);
   const Tensor edge = float_input("random_walk", "edge", edge_in, 3);
   check_device("random_walk", "edge", edge, maps);
@@ -391,18 +434,22 @@ Tensor random_walk(const Tensor& maps_in, const Tensor& edge_in, int64_t radius,
   Tensor out = empty(maps, sizes_of(maps), ScalarType::Float);
   if (maps.numel() == 0) return out;
   TorchContext context("random_walk", maps);
-  cuda::random_walk(context, shape, maps.size(0), maps.size(1), beta, steps, maps.const_data_ptr<float>(),
-                    edge.const_data_ptr<float>(), out.mutable_data_ptr<float>());
+  cuda::random_walk(
+      context, shape, maps.size(0), maps.size(1), beta, steps, maps.const_data_ptr<float>(),
+      edge.const_data_ptr<float>(), out.mutable_data_ptr<float>());
   return out;
 }
 
-// ---- losses ----------------------------------------------------------------------------------------------------------------
+// ---- losses
 
-// logits [B, K, h, w], labels [B, H, W] uint8 or int64, present [B, K] uint8 -> loss [], d loss / d logits or empty
-std::tuple<Tensor, Tensor> pixel_loss(const char* op, PixelLossKind kind, const Tensor& logits_in, const Tensor& labels_in,
-                                      const std::optional<Tensor>& present_in, double smoothing, bool balance,
-                                      int64_t ignore_index, bool resize_logits, bool need_grad) {
-  const Tensor logits = torch::stable::contiguous(logits_in), labels = torch::stable::contiguous(labels_in);
+// logits [B, K, h, w], labels [B, H, W] uint8 or int64, present [B, K] uint8 -> loss [], d loss / d
+// logits or empty
+std::tuple<Tensor, Tensor> pixel_loss(
+    const char* op, PixelLossKind kind, const Tensor& logits_in, const Tensor& labels_in,
+    const std::optional<Tensor>& present_in, double smoothing, bool balance, int64_t ignore_index,
+    bool resize_logits, bool need_grad) {
+  const Tensor logits = torch::stable::contiguous(logits_in),
+               labels = torch::stable::contiguous(labels_in);
   const PixelLossShape shape = pixel_loss_shape(op, logits, labels, resize_logits);
   check_device(op, "labels", labels, logits);
   const auto present = presence(op, logits, present_in);
@@ -413,43 +460,49 @@ std::tuple<Tensor, Tensor> pixel_loss(const char* op, PixelLossKind kind, const 
   if (logits.numel() == 0) return {zeros(logits, {}, wide), grad};
   Tensor loss = empty(logits, {}, wide);
   TorchContext context(op, logits);
-  cuda::pixel_loss(context, {kind,
-                             type,
-                             labels.scalar_type() == ScalarType::Byte,
-                             shape,
-                             {smoothing, balance, ignore_index},
-                             read(logits),
-                             read(labels),
-                             read_bytes(present),
-                             write(grad),
-                             write(loss)});
+  cuda::pixel_loss(
+      context,
+      {kind,
+       type,
+       labels.scalar_type() == ScalarType::Byte,
+       shape,
+       {smoothing, balance, ignore_index},
+       read(logits),
+       read(labels),
+       read_bytes(present),
+       write(grad),
+       write(loss)});
   return {loss, grad};
 }
 
-std::tuple<Tensor, Tensor> pixel_cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, bool balance,
-                                               int64_t ignore_index, bool resize_logits, bool need_grad) {
-  return pixel_loss("pixel_cross_entropy", PixelLossKind::kCrossEntropy, logits, labels, std::nullopt, smoothing, balance,
-                    ignore_index, resize_logits, need_grad);
+std::tuple<Tensor, Tensor> pixel_cross_entropy(const Tensor& logits, const Tensor& labels,
+                                               double smoothing, bool balance, int64_t ignore_index,
+                                               bool resize_logits, bool need_grad) {
+  return pixel_loss("pixel_cross_entropy", PixelLossKind::kCrossEntropy, logits, labels,
+                    std::nullopt, smoothing, balance, ignore_index, resize_logits, need_grad);
 }
 
-std::tuple<Tensor, Tensor> pixel_bce(const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& present,
-                                     double smoothing, bool balance, int64_t ignore_index, bool resize_logits, bool need_grad) {
-  return pixel_loss("pixel_bce", PixelLossKind::kBinary, logits, labels, present, smoothing, balance, ignore_index,
-                    resize_logits, need_grad);
+std::tuple<Tensor, Tensor> pixel_bce(
+    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& present,
+    double smoothing, bool balance, int64_t ignore_index, bool resize_logits, bool need_grad) {
+  return pixel_loss("pixel_bce", PixelLossKind::kBinary, logits, labels, present, smoothing,
+                    balance, ignore_index, resize_logits, need_grad);
 }
 
 // logits [B, K, h, w], saliency [B, H, W] or [B, 1, H, W], present [B, K - 1] uint8
-// -> loss [], foreground, background and estimate [B, h, w] or [B, 1, h, w], d loss / d logits, of the saliency's dtype
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(const Tensor& logits_in, const Tensor& saliency_in,
-                                                                 const Tensor& present_in, double tau, double lam,
-                                                                 bool adaptive,
-                                                                 const std::vector<int64_t>& always_background) {
+// -> loss [], foreground, background and estimate [B, h, w] or [B, 1, h, w], d loss / d logits, of
+// the saliency's dtype
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(
+    const Tensor& logits_in, const Tensor& saliency_in, const Tensor& present_in, double tau,
+    double lam, bool adaptive, const std::vector<int64_t>& always_background) {
   const char* op = "saliency_loss";
-  const Tensor logits = torch::stable::contiguous(logits_in), saliency = torch::stable::contiguous(saliency_in);
+  const Tensor logits = torch::stable::contiguous(logits_in),
+               saliency = torch::stable::contiguous(saliency_in);
   const Tensor present = torch::stable::contiguous(present_in);
   const auto type = element_type(op, logits);
   const auto wide = wide_type(logits);
-  check(saliency.scalar_type() == wide, "saliency_loss: saliency must be float32, or float64 for float64 logits");
+  check(saliency.scalar_type() == wide,
+        "saliency_loss: saliency must be float32, or float64 for float64 logits");
   check_device(op, "saliency", saliency, logits);
   check_device(op, "labels", present, logits);
   const SaliencyShape shape = saliency_shape(logits, saliency, present, always_background);
@@ -460,34 +513,39 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(const Tensor& l
   if (logits.numel() == 0) return {zeros(saliency, {}, wide), maps[0], maps[1], maps[2], grad};
   Tensor loss = empty(saliency, {}, wide);
   TorchContext context(op, logits);
-  cuda::saliency_loss(context, {type, shape, tau, lam, adaptive, always_background, read(logits), read(saliency),
-                                read_bytes(present), write(maps[0]), write(maps[1]), write(maps[2]), write(grad), write(loss)});
+  cuda::saliency_loss(context, {type, shape, tau, lam, adaptive, always_background, read(logits),
+                                read(saliency), read_bytes(present), write(maps[0]), write(maps[1]),
+                                write(maps[2]), write(grad), write(loss)});
   return {loss, maps[0], maps[1], maps[2], grad};
 }
 
 // logits [B, K, h, w], saliency [B, H, W], response [B, H', W']
 // -> loss [], region [B, h, w] uint8, d loss / d logits; loss and gradient of the saliency's dtype
-std::tuple<Tensor, Tensor, Tensor> aamr_loss(const Tensor& logits_in, const Tensor& saliency_in, const Tensor& response_in,
-                                             double salient, double active, double overlap) {
+std::tuple<Tensor, Tensor, Tensor> aamr_loss(const Tensor& logits_in, const Tensor& saliency_in,
+                                             const Tensor& response_in, double salient,
+                                             double active, double overlap) {
   const char* op = "aamr_loss";
-  const Tensor logits = torch::stable::contiguous(logits_in), saliency = torch::stable::contiguous(saliency_in);
+  const Tensor logits = torch::stable::contiguous(logits_in),
+               saliency = torch::stable::contiguous(saliency_in);
   const Tensor response = torch::stable::contiguous(response_in);
   const auto type = element_type(op, logits);
   const auto wide = wide_type(logits);
   const AamrShape shape = aamr_shape(logits, saliency, response);
   for (const Tensor* map : {&saliency, &response}) {
-    check(map->scalar_type() == wide, "aamr_loss: saliency and response must be float32, or float64 for float64 logits");
+    check(map->scalar_type() == wide,
+          "aamr_loss: saliency and response must be float32, or float64 for float64 logits");
     check_device(op, "a map", *map, logits);
   }
-  check(shape.pixels() <= INT32_MAX,
-        "aamr_loss: logits is " + shape_text(logits) + "; must have fewer than 2^31 pixels an image");
+  check(shape.pixels() <= INT32_MAX, "aamr_loss: logits is " + shape_text(logits) +
+                                         "; must have fewer than 2^31 pixels an image");
   Tensor region = empty(saliency, {shape.images, shape.height, shape.width}, ScalarType::Byte);
   Tensor grad = empty(saliency, sizes_of(logits), wide);
   if (logits.numel() == 0) return {zeros(saliency, {}, wide), region, grad};
   Tensor loss = empty(saliency, {}, wide);
   TorchContext context(op, logits);
-  cuda::aamr_loss(context, {type, shape, salient, active, overlap, read(logits), read(saliency), read(response),
-                            static_cast<uint8_t*>(write(region)), write(grad), write(loss)});
+  cuda::aamr_loss(
+      context, {type, shape, salient, active, overlap, read(logits), read(saliency), read(response),
+                static_cast<uint8_t*>(write(region)), write(grad), write(loss)});
   return {loss, region, grad};
 }
 

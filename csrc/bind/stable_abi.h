@@ -1,5 +1,6 @@
-// The one place that knows the stable ABI's quirks: argument checks, and a register of C++ signatures, because
-// TORCH_BOX does not compare a function with its schema (a mismatch would read garbage; tests compare them).
+// The one place that knows the stable ABI's quirks: argument checks, and a register of C++
+// signatures, because TORCH_BOX does not compare a function with its schema (a mismatch would read
+// garbage; tests compare them).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -78,10 +79,10 @@ void record_signature(const char* op, const char* device, R (*)(A...)) {
 }
 
 // In a STABLE_TORCH_LIBRARY_IMPL block: registers `fn` as the kernel of `op`.
-#define WSSS_IMPL(m, op, device, fn)          \
-  do {                                        \
+#define WSSS_IMPL(m, op, device, fn)           \
+  do {                                         \
     wsss::record_signature(op, device, &(fn)); \
-    (m).impl(op, TORCH_BOX(&(fn)));           \
+    (m).impl(op, TORCH_BOX(&(fn)));            \
   } while (0)
 
 inline std::string shape_text(const Tensor& t) {
@@ -102,13 +103,15 @@ inline void check(bool good, const std::string& message) {
 inline Tensor float_input(const char* op, const char* name, const Tensor& t, int64_t dims) {
   check(t.dim() == dims, std::string(op) + ": " + name + " is " + shape_text(t) + "; must have " +
                              std::to_string(dims) + " dimensions");
-  check(t.scalar_type() == torch::headeronly::ScalarType::Float, std::string(op) + ": " + name + " must be float32");
+  check(t.scalar_type() == torch::headeronly::ScalarType::Float,
+        std::string(op) + ": " + name + " must be float32");
   return torch::stable::contiguous(t);
 }
 
-// A tensor of the given floating type, contiguous and wide enough to compute on the CPU: half precisions, which save no
-// time there, become float32, float32 and float64 stay.
-inline Tensor real_input(const char* op, const char* name, const Tensor& t, torch::headeronly::ScalarType dtype) {
+// A tensor of the given floating type, contiguous and wide enough to compute on the CPU: half
+// precisions, which save no time there, become float32, float32 and float64 stay.
+inline Tensor real_input(const char* op, const char* name, const Tensor& t,
+                         torch::headeronly::ScalarType dtype) {
   using torch::headeronly::ScalarType;
   const auto own = t.scalar_type();
   const bool half = own == ScalarType::Half || own == ScalarType::BFloat16;

@@ -1,5 +1,6 @@
-// The activation-aware mask refinement loss and its gradient on the CPU. Which pixels count needs whole images, and how
-// many they are the whole batch; after that, loss and gradient in one pass over tasks in any order on any thread.
+// The activation-aware mask refinement loss and its gradient on the CPU. Which pixels count needs
+// whole images, and how many they are the whole batch; after that, loss and gradient in one pass
+// over tasks in any order on any thread.
 #pragma once
 
 #include <vector>
@@ -25,12 +26,21 @@ class AamrLossCpu {
     Real* grad;       // [B, K, h, w]
   };
 
-  AamrLossCpu(const AamrShape& shape, double salient, double active, double overlap, const Inputs& in, const Outputs& out)
-      : s_(shape), salient_(static_cast<Real>(salient)), active_(static_cast<Real>(active)), overlap_(overlap), in_(in),
-        out_(out), chunks_((shape.pixels() + kChunk - 1) / kChunk),
-        saliency_(in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
-        response_(in.response, shape.response_height, shape.response_width, shape.height, shape.width),
-        marks_(shape.images), losses_(tasks()) {}
+  AamrLossCpu(const AamrShape& shape, double salient, double active, double overlap,
+              const Inputs& in, const Outputs& out)
+      : s_(shape),
+        salient_(static_cast<Real>(salient)),
+        active_(static_cast<Real>(active)),
+        overlap_(overlap),
+        in_(in),
+        out_(out),
+        chunks_((shape.pixels() + kChunk - 1) / kChunk),
+        saliency_(
+            in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
+        response_(
+            in.response, shape.response_height, shape.response_width, shape.height, shape.width),
+        marks_(shape.images),
+        losses_(tasks()) {}
 
   int64_t tasks() const { return s_.images * chunks_; }
 
@@ -64,7 +74,8 @@ class AamrLossCpu {
       for (const auto& run : regions.runs()) {
         const auto& whole = regions.region(run);
         if (!is_labelled(whole.area, whole.active, overlap_)) continue;
-        std::fill(region + run.y * s_.width + run.first, region + run.y * s_.width + run.last, uint8_t{1});
+        std::fill(region + run.y * s_.width + run.first, region + run.y * s_.width + run.last,
+                  uint8_t{1});
         inside += run.last - run.first;
       }
       marks_[image] = {inside, right == 0};
@@ -85,7 +96,8 @@ class AamrLossCpu {
     ClassTile<Real> classes(s_.channels - 1);
     Real background[kTile], saliency[kTile], inside[kTile], terms[kTile];
     for (int64_t task = first; task < last; ++task) {
-      const int64_t image = task / chunks_, begin = task % chunks_ * kChunk, end = std::min(begin + kChunk, s_.pixels());
+      const int64_t image = task / chunks_, begin = task % chunks_ * kChunk,
+                    end = std::min(begin + kChunk, s_.pixels());
       double loss = 0;
       for (int64_t at = begin; at < end; at += kTile) {
         const int64_t pixels = std::min(kTile, end - at), plane = s_.pixels();
@@ -93,11 +105,15 @@ class AamrLossCpu {
         const Real* logits = in_.logits + image * s_.channels * plane + at;
         Real* grad = out_.grad + image * s_.channels * plane + at;
         if (std::find(region, region + pixels, uint8_t{1}) == region + pixels) {
-          for (int64_t k = 0; k < s_.channels; ++k) std::fill(grad + k * plane, grad + k * plane + pixels, Real(0));
+          for (int64_t k = 0; k < s_.channels; ++k) {
+            std::fill(grad + k * plane, grad + k * plane + pixels, Real(0));
+          }
           continue;
         }
         classes.load(logits + plane, plane, pixels);
-        for (Real* row : {background, saliency, inside}) std::fill(row + pixels, row + kTile, Real(0));
+        for (Real* row : {background, saliency, inside}) {
+          std::fill(row + pixels, row + kTile, Real(0));
+        }
         ClassTile<Real>::copy(background, logits, pixels);
         saliency_.read(image, at, pixels, saliency);
         for (int64_t x = 0; x < pixels; ++x) inside[x] = region[x];
@@ -110,8 +126,8 @@ class AamrLossCpu {
     }
   }
 
-  // Summed in the tasks' order, so that threads do not matter; 0 without a region, NaN if saliency left 0..1 or the
-  // response is NaN somewhere.
+  // Summed in the tasks' order, so that threads do not matter; 0 without a region, NaN if saliency
+  // left 0..1 or the response is NaN somewhere.
   double loss() const {
     double sum = 0;
     for (double loss : losses_) sum += loss;
@@ -127,7 +143,8 @@ class AamrLossCpu {
   };
 
   // Logits become their gradients; pixels outside the region have none, whatever their logits are.
-  void differentiate(ClassTile<Real>& classes, const Real* saliency, const Real* inside, Real* background, Real* terms) const {
+  void differentiate(ClassTile<Real>& classes, const Real* saliency, const Real* inside,
+                     Real* background, Real* terms) const {
     const V share = V{} + static_cast<Real>(1 / static_cast<double>(inside_));
     for (int64_t x = 0; x < kTile; x += ClassTile<Real>::kStep) {
       const auto [top, sum] = classes.exponentiate(x);
@@ -152,9 +169,9 @@ class AamrLossCpu {
   const Outputs out_;
   const int64_t chunks_;
   const NearestMap<Real> saliency_, response_;
-  std::vector<Mark> marks_;      // of the images
-  std::vector<double> losses_;   // of the tasks
-  int64_t inside_ = 0;           // pixels of the region, in the whole batch
+  std::vector<Mark> marks_;     // of the images
+  std::vector<double> losses_;  // of the tasks
+  int64_t inside_ = 0;          // pixels of the region, in the whole batch
   bool wrong_ = false;
 };
 

@@ -1,6 +1,6 @@
-// Uninitialised arrays for kernels. Large ones ask for huge pages, because the rows of a lattice are visited in no order
-// and small pages would cost a TLB miss each; and are kept for the next call, because the system clears a fresh page
-// before the first touch.
+// Uninitialised arrays for kernels. Large ones ask for huge pages, because the rows of a lattice
+// are visited in no order and small pages would cost a TLB miss each; and are kept for the next
+// call, because the system clears a fresh page before the first touch.
 #pragma once
 
 #include <algorithm>
@@ -101,8 +101,11 @@ class Buffer {
     piece_ = Memory::take(bytes);
   }
 
-  // The same for arrays of short calls, which would spend their time on fresh pages: always a large one.
-  void reserve_large(int64_t count) { reserve(std::max(count, static_cast<int64_t>(Memory::kHuge / sizeof(T)))); }
+  // The same for arrays of short calls, which would spend their time on fresh pages: always a large
+  // one.
+  void reserve_large(int64_t count) {
+    reserve(std::max(count, static_cast<int64_t>(Memory::kHuge / sizeof(T))));
+  }
 
  private:
   Memory::Piece piece_;

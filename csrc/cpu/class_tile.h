@@ -1,5 +1,6 @@
-// Values of all classes for 64 pixels: the block in which per-pixel losses stay in the first cache. Classes are far apart
-// in memory, often by a power of two, so that reading them more than once where they are would evict them.
+// Values of all classes for 64 pixels: the block in which per-pixel losses stay in the first cache.
+// Classes are far apart in memory, often by a power of two, so that reading them more than once
+// where they are would evict them.
 #pragma once
 
 #include <algorithm>
@@ -30,15 +31,17 @@ void write(Real* p, V v) {
 // a * b + c, rounded once where the machine can.
 inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
 #if defined(__AVX512F__)
-  return reinterpret_cast<Lanes>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
-                                                 reinterpret_cast<__m512>(c)));
+  return reinterpret_cast<Lanes>(_mm512_fmadd_ps(
+      reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
 #else
   return a * b + c;
 #endif
 }
 inline Lanes multiply_add(Lanes a, float b, Lanes c) { return multiply_add(a, Lanes{} + b, c); }
 inline Lanes multiply_add(Lanes a, Lanes b, float c) { return multiply_add(a, b, Lanes{} + c); }
-inline Lanes multiply_add(Lanes a, float b, float c) { return multiply_add(a, Lanes{} + b, Lanes{} + c); }
+inline Lanes multiply_add(Lanes a, float b, float c) {
+  return multiply_add(a, Lanes{} + b, Lanes{} + c);
+}
 inline double multiply_add(double a, double b, double c) { return a * b + c; }
 
 // exp(x) for x <= 0, exp_negative's polynomial; unlike there NaN stays NaN, and -infinity gives 0.
@@ -54,7 +57,8 @@ inline Lanes exp_of(Lanes x) {
   p = multiply_add(p, r, 5.0000001201e-1f);
   p = multiply_add(p, r * r, r) + 1.0f;
   // Adds n to the exponent of p.
-  const IntLanes power = reinterpret_cast<IntLanes>(p) + (reinterpret_cast<IntLanes>(shifted) << 23);
+  const IntLanes power =
+      reinterpret_cast<IntLanes>(p) + (reinterpret_cast<IntLanes>(shifted) << 23);
   return x <= kExpFloor ? Lanes{} : x == x ? reinterpret_cast<Lanes>(power) : x;
 }
 inline double exp_of(double x) { return std::exp(x); }
@@ -99,10 +103,13 @@ struct ClassTile {
     }
   }
 
-  // A tile will soon be read from there or written there. The machine does not foresee it: each class is its own stream.
+  // A tile will soon be read from there or written there. The machine does not foresee it: each
+  // class is its own stream.
   void announce(const Real* from, int64_t plane, int64_t count) const {
     for (int64_t k = 0; k < classes; ++k) {
-      for (int64_t x = 0; x < count; x += 64 / sizeof(Real)) __builtin_prefetch(from + k * plane + x, 0, 2);
+      for (int64_t x = 0; x < count; x += 64 / sizeof(Real)) {
+        __builtin_prefetch(from + k * plane + x, 0, 2);
+      }
     }
   }
 
@@ -119,8 +126,8 @@ struct ClassTile {
     }
   }
 
-  // Values become exp(z - top) of the pixels [x, x + kStep), top the largest. A NaN, or no finite largest value, makes
-  // the sum NaN, as in PyTorch.
+  // Values become exp(z - top) of the pixels [x, x + kStep), top the largest. A NaN, or no finite
+  // largest value, makes the sum NaN, as in PyTorch.
   struct Sums {
     V top, exponentials;
   };
@@ -131,7 +138,9 @@ struct ClassTile {
     for (V& top : tops) top = read<V>(first);
     int64_t next = 0;
     for (; next + 4 <= count; next += 4) {
-      for (int64_t i = 0; i < 4; ++i) tops[i] = larger(tops[i], read<V>(first + (next + i) * kPixels));
+      for (int64_t i = 0; i < 4; ++i) {
+        tops[i] = larger(tops[i], read<V>(first + (next + i) * kPixels));
+      }
     }
     for (; next < count; ++next) tops[0] = larger(tops[0], read<V>(first + next * kPixels));
     const V top = larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]));
@@ -146,9 +155,13 @@ struct ClassTile {
   // Values become probabilities, here and in memory.
   void softmax(Real* to, int64_t plane, int64_t count) {
     V inverse[kPixels / kStep];
-    for (int64_t x = 0; x < kPixels; x += kStep) inverse[x / kStep] = 1 / exponentiate(x).exponentials;
+    for (int64_t x = 0; x < kPixels; x += kStep) {
+      inverse[x / kStep] = 1 / exponentiate(x).exponentials;
+    }
     for (int64_t k = 0; k < classes; ++k) {
-      for (int64_t x = 0; x < kPixels; x += kStep) write(row(k) + x, read<V>(row(k) + x) * inverse[x / kStep]);
+      for (int64_t x = 0; x < kPixels; x += kStep) {
+        write(row(k) + x, read<V>(row(k) + x) * inverse[x / kStep]);
+      }
       copy(to + k * plane, row(k), count);
     }
   }
@@ -161,7 +174,8 @@ struct ClassTile {
     for (int64_t x = 0; x < kPixels; x += 8) {
       for (int i = 0; i < 8; ++i) parts[i] += of[x + i];
     }
-    return ((parts[0] + parts[4]) + (parts[1] + parts[5])) + ((parts[2] + parts[6]) + (parts[3] + parts[7]));
+    return ((parts[0] + parts[4]) + (parts[1] + parts[5])) +
+           ((parts[2] + parts[6]) + (parts[3] + parts[7]));
   }
 
   const int64_t classes;

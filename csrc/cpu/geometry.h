@@ -1,5 +1,5 @@
-// From the features of 16 pixels to the keys of their simplex' vertices: for a number of dimensions known when
-// compiling, with 64-bit keys, and for any other, with 128-bit keys.
+// From the features of 16 pixels to the keys of their simplex' vertices: for a number of dimensions
+// known when compiling, with 64-bit keys, and for any other, with 128-bit keys.
 #pragma once
 
 #include <vector>
@@ -46,7 +46,9 @@ class FixedGeometry {
     // As vertex_keys, lane by lane; the loops over lanes become vector instructions.
     for (int i = 0; i < kLanes; ++i) {
       uint64_t key = 0;
-      for (int j = 0; j < D; ++j) key += layout_.unit[j] * static_cast<uint64_t>(quotient[j][i] - layout_.low[j]);
+      for (int j = 0; j < D; ++j) {
+        key += layout_.unit[j] * static_cast<uint64_t>(quotient[j][i] - layout_.low[j]);
+      }
       tile.key[0][i] = key;
     }
     for (int r = 1; r <= D; ++r) {
@@ -63,8 +65,8 @@ class FixedGeometry {
   float scale_[D];
 };
 
-// One point after the other, any number of dimensions: the arithmetic of locate() and KeyLayout, with 5 bits for the
-// remainder and up to 127 for the key.
+// One point after the other, any number of dimensions: the arithmetic of locate() and KeyLayout,
+// with 5 bits for the remainder and up to 127 for the key.
 class AnyGeometry {
  public:
   using Key = unsigned __int128;
@@ -73,7 +75,8 @@ class AnyGeometry {
 
   explicit AnyGeometry(int d) : d_(d) { feature_scale(d, scale_); }
 
-  // `from`, `to` [d]: bounds of the features, not yet scaled. False when 127 bits do not hold the coordinates.
+  // `from`, `to` [d]: bounds of the features, not yet scaled. False when 127 bits do not hold the
+  // coordinates.
   bool fit(const double* from, const double* to) {
     double scaled_from[kMaxDimensions], scaled_to[kMaxDimensions];
     for (int i = 0; i < d_; ++i) {

@@ -1,6 +1,6 @@
-// The CPU kernels as plain functions over pointers and sizes, with no torch header: what bind/cpu.cpp registers as ops, and
-// what C++ programs may call. All arrays are contiguous; `Real` is float or double. Bad values are a std::runtime_error
-// whose text starts with the op's name.
+// The CPU kernels as plain functions over pointers and sizes, with no torch header: what
+// bind/cpu.cpp registers as ops, and what C++ programs may call. All arrays are contiguous; `Real`
+// is float or double. Bad values are a std::runtime_error whose text starts with the op's name.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +37,13 @@ class Host {
   virtual ~Host() = default;
   virtual int threads() const = 0;
   // Calls work(first, last, context) for parts of [0, count), on several threads.
-  virtual void run(int64_t count, int64_t grain, void (*work)(int64_t, int64_t, void*), void* context) const = 0;
+  virtual void run(int64_t count, int64_t grain, void (*work)(int64_t, int64_t, void*),
+                   void* context) const = 0;
   // out = a b, or out += a b.
-  virtual void multiply(const Matrix<float>& a, const Matrix<float>& b, const Matrix<float>& out, bool accumulate) const = 0;
-  virtual void multiply(const Matrix<double>& a, const Matrix<double>& b, const Matrix<double>& out, bool accumulate) const = 0;
+  virtual void multiply(const Matrix<float>& a, const Matrix<float>& b, const Matrix<float>& out,
+                        bool accumulate) const = 0;
+  virtual void multiply(const Matrix<double>& a, const Matrix<double>& b, const Matrix<double>& out,
+                        bool accumulate) const = 0;
 
   // work(first, last) for parts of at least `grain` of [0, count).
   template <class Work>
@@ -72,8 +75,8 @@ struct CrfParameters {
 
 namespace cpu {
 // image [B, C, H, W], unary and q [B, S, L, H, W]
-void dense_crf(const float* image, const float* unary, float* q, int64_t batch, const CrfShape& shape,
-               const CrfParameters& parameters, int threads);
+void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
+               const CrfShape& shape, const CrfParameters& parameters, int threads);
 }  // namespace cpu
 
 // ---- point_lattice.cpp
@@ -99,18 +102,21 @@ struct PointLatticeArrays {  // the same, to be filled
 };
 
 namespace cpu {
-// features [points, d], points > 0, divided by the standard deviations; `make` gets the number of vertices.
+// features [points, d], points > 0, divided by the standard deviations; `make` gets the number of
+// vertices.
 void build_point_lattice(const float* features, int64_t points, int d, int threads,
                          const std::function<PointLatticeArrays(int64_t vertices)>& make);
 
 // values, out [N, channels]; blur directions 0..d, or d..0 if `reverse`.
 template <class Real>
-void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels, bool reverse, int threads);
+void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels,
+                   bool reverse, int threads);
 }  // namespace cpu
 
 // ---- label_conditioned.cpp
 
-// features [images, C, h, w], scale [images, C] or null, weight [R, K, C, k, k], bias [R, K]; kernel = k
+// features [images, C, h, w], scale [images, C] or null, weight [R, K, C, k, k], bias [R, K];
+// kernel = k
 template <class Real>
 struct HeadArrays {
   int64_t images, kernel;
@@ -121,14 +127,15 @@ struct HeadArrays {
 namespace cpu {
 // logits [images, K, h, w]
 template <class Real>
-void label_conditioned_logits(const HeadArrays<Real>& head, const std::vector<int64_t>& dilations, Real* logits,
-                              const Host& host);
+void label_conditioned_logits(const HeadArrays<Real>& head, const std::vector<int64_t>& dilations,
+                              Real* logits, const Host& host);
 
-// grad as the logits. Gradients that are null are not computed (grad_scale and grad_weight go together, and start at zero).
+// grad as the logits. Gradients that are null are not computed (grad_scale and grad_weight go
+// together, and start at zero).
 template <class Real>
-void label_conditioned_logits_backward(const HeadArrays<Real>& head, const std::vector<int64_t>& dilations, const Real* grad,
-                                       Real* grad_features, Real* grad_scale, Real* grad_weight, Real* grad_bias,
-                                       const Host& host);
+void label_conditioned_logits_backward(
+    const HeadArrays<Real>& head, const std::vector<int64_t>& dilations, const Real* grad,
+    Real* grad_features, Real* grad_scale, Real* grad_weight, Real* grad_bias, const Host& host);
 }  // namespace cpu
 
 // ---- resized_activation.cpp
@@ -136,16 +143,16 @@ void label_conditioned_logits_backward(const HeadArrays<Real>& head, const std::
 namespace cpu {
 // logits [images, K, h, w] -> result [images, K, H, W]
 template <class Real>
-void resized_activation(const ResizeShape& shape, int64_t images, bool softmax, const Real* logits, Real* result,
-                        const Host& host);
+void resized_activation(const ResizeShape& shape, int64_t images, bool softmax, const Real* logits,
+                        Real* result, const Host& host);
 }  // namespace cpu
 
 // ---- random_walk.cpp
 
 namespace cpu {
 // maps [B, K, h, w], edge [B, h, w] -> out [B, K, h, w]
-void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count, const WalkShape& shape, double beta,
-                 int64_t steps, int threads, float* out);
+void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count,
+                 const WalkShape& shape, double beta, int64_t steps, int threads, float* out);
 }  // namespace cpu
 
 // ---- saliency_loss.cpp
@@ -163,15 +170,16 @@ namespace cpu {
 // Returns the loss.
 template <class Real>
 double saliency_loss(const SaliencyShape& shape, double tau, double lam, bool adaptive,
-                     const std::vector<int64_t>& always_background, const SaliencyArrays<Real>& arrays, const Host& host);
+                     const std::vector<int64_t>& always_background,
+                     const SaliencyArrays<Real>& arrays, const Host& host);
 }  // namespace cpu
 
 // ---- pixel_loss.cpp
 
 template <class Real>
 struct PixelLossArrays {
-  const Real* logits;      // [B, K, h, w]
-  const void* labels;      // [B, H, W] uint8, or int64 if `wide_labels`
+  const Real* logits;  // [B, K, h, w]
+  const void* labels;  // [B, H, W] uint8, or int64 if `wide_labels`
   bool wide_labels;
   const uint8_t* present;  // [B, K]: 0 for classes that do not count; or null
   Real* grad;              // [B, K, h, w], or null
@@ -180,8 +188,9 @@ struct PixelLossArrays {
 namespace cpu {
 // Returns the loss; `op` names it in messages.
 template <class Real>
-double pixel_loss(const char* op, PixelLossKind kind, const PixelLossShape& shape, const PixelLossOptions& options,
-                  const PixelLossArrays<Real>& arrays, const Host& host);
+double pixel_loss(const char* op, PixelLossKind kind, const PixelLossShape& shape,
+                  const PixelLossOptions& options, const PixelLossArrays<Real>& arrays,
+                  const Host& host);
 }  // namespace cpu
 
 // ---- aamr_loss.cpp
@@ -196,8 +205,8 @@ struct AamrArrays {
 namespace cpu {
 // Returns the loss.
 template <class Real>
-double aamr_loss(const AamrShape& shape, double salient, double active, double overlap, const AamrArrays<Real>& arrays,
-                 const Host& host);
+double aamr_loss(const AamrShape& shape, double salient, double active, double overlap,
+                 const AamrArrays<Real>& arrays, const Host& host);
 }  // namespace cpu
 
 // ---- amx_conv2d.cpp
@@ -221,7 +230,8 @@ struct ConvShape {
 struct MapArrays {
   const float* maps;           // [B, H, W, C]
   const float *scale, *shift;  // [C]: relu(maps * scale + shift) is convolved
-  const int64_t* inside;       // [B, 2]: from this line, and this column, on each image is taken as zero
+  // [B, 2]: from this line, and this column, on each image is taken as zero
+  const int64_t* inside;
 };
 
 // The filters, and what happens to the result; null: nothing.
@@ -235,7 +245,8 @@ struct ConvArrays {
 
 namespace cpu {
 // `parts` bfloat16 parts of a filter's numbers: 2 or 3.
-void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host);
+void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps,
+                const ConvArrays& arrays, const Host& host);
 }  // namespace cpu
 
 }  // namespace wsss

@@ -1,6 +1,6 @@
-// Label-conditioned logits on the CPU, forward and backward: one matrix product of the taps with each band of rows of an
-// image's features, while the product is in cache its shifted addition. The scale goes into the weights, image by image,
-// so that the features are read where they lie.
+// Label-conditioned logits on the CPU, forward and backward: one matrix product of the taps with
+// each band of rows of an image's features, while the product is in cache its shifted addition. The
+// scale goes into the weights, image by image, so that the features are read where they lie.
 #include "label_conditioned.h"
 
 #include "buffer.h"
@@ -11,11 +11,13 @@
 namespace wsss::cpu {
 namespace {
 
-// Wide enough for the product to run at its full rate, narrow enough to skip most taps whose shift leaves the map.
+// Wide enough for the product to run at its full rate, narrow enough to skip most taps whose shift
+// leaves the map.
 constexpr int64_t kBandPixels = 256;
 // Weights of so many labels at a time that the working copies stay this small.
 constexpr int64_t kShareBytes = int64_t{6} << 20;
-// Up to here threads take images, each with copies of its own: products of this size do not occupy two threads.
+// Up to here threads take images, each with copies of its own: products of this size do not occupy
+// two threads.
 constexpr int64_t kPrivateBytes = int64_t{1} << 20;
 
 template <class Real>
@@ -27,10 +29,11 @@ class Head {
         shape_(head.shape),
         taps_(plan_taps(dilations, head.kernel, shape_.height, shape_.width)),
         bands_(plan_bands(taps_, shape_.height,
-                                (kBandPixels + shape_.width - 1) / std::max<int64_t>(shape_.width, 1))) {
+                          (kBandPixels + shape_.width - 1) / std::max<int64_t>(shape_.width, 1))) {
     const int64_t row_bytes = taps_.count() * shape_.channels * static_cast<int64_t>(sizeof(Real));
-    const int64_t shares = std::clamp<int64_t>((row_bytes * shape_.labels + kShareBytes - 1) / kShareBytes, 1,
-                                               std::max<int64_t>(shape_.labels, 1));
+    const int64_t shares = std::clamp<int64_t>(
+        (row_bytes * shape_.labels + kShareBytes - 1) / kShareBytes, 1,
+        std::max<int64_t>(shape_.labels, 1));
     for (int64_t i = 0; i < shares; ++i) {
       shares_.push_back({shape_.labels * i / shares, shape_.labels * (i + 1) / shares});
       largest_ = std::max(largest_, shares_.back().count());
@@ -48,11 +51,14 @@ class Head {
     const Real *scale = head_.scale, *weight = head_.weight, *bias = head_.bias;
     parallel(batch() * shape_.labels, [&](int64_t plane) {
       Real sum = 0;
-      for (int64_t r = 0; r < shape_.branches; ++r) sum += bias[r * shape_.labels + plane % shape_.labels];
+      for (int64_t r = 0; r < shape_.branches; ++r) {
+        sum += bias[r * shape_.labels + plane % shape_.labels];
+      }
       std::fill_n(logits + plane * shape_.pixels(), shape_.pixels(), sum);
     });
     const Rows packed = weights();
-    const std::vector<Rows> scaled = scale ? for_each_task([&] { return weights(); }) : same(packed);
+    const std::vector<Rows> scaled =
+        scale ? for_each_task([&] { return weights(); }) : same(packed);
     const std::vector<Rows> responses = for_each_task([&] { return band_rows(); });
     for (const LabelShare& share : shares_) {
       pack(share, weight, data(packed));
@@ -64,21 +70,23 @@ class Head {
           host_.multiply(taps, feature_columns(head_.features, b, band), out, false);
           parallel(share.count(), [&](int64_t k) {
             add_shifted(shape_, taps_, band, share, k, out.data,
-                              logits + (b * shape_.labels + share.first + k) * shape_.pixels());
+                        logits + (b * shape_.labels + share.first + k) * shape_.pixels());
           });
         }
       });
     }
   }
 
-  // grad [B, K, h, w] of the logits. A null grad_features is not computed, nor are a null grad_weight and its
-  // grad_scale; both of the latter start at zero.
+  // grad [B, K, h, w] of the logits. A null grad_features is not computed, nor are a null
+  // grad_weight and its grad_scale; both of the latter start at zero.
   void backward(const Real* grad, Real* grad_features, Real* grad_scale, Real* grad_weight) const {
     const Real *scale = head_.scale, *weight = head_.weight;
     const Rows packed = weights();
-    const std::vector<Rows> sums = grad_weight ? for_each_task([&] { return weights(); }) : same(packed);
+    const std::vector<Rows> sums =
+        grad_weight ? for_each_task([&] { return weights(); }) : same(packed);
     // Holds the scaled weights of an image, then the gradient with respect to them.
-    const std::vector<Rows> scaled = scale ? for_each_task([&] { return weights(); }) : same(packed);
+    const std::vector<Rows> scaled =
+        scale ? for_each_task([&] { return weights(); }) : same(packed);
     const std::vector<Rows> gradients = for_each_task([&] { return band_rows(); });
     for (const LabelShare& share : shares_) {
       pack(share, weight, data(packed));
@@ -88,7 +96,9 @@ class Head {
       each_image([&](int64_t task, int64_t b) {
         const Real* image_grad = grad + (b * shape_.labels + share.first) * shape_.pixels();
         if (grad_features) {
-          if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled[task]));
+          if (scale) {
+            scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled[task]));
+          }
           for (const Band& band : bands_) {
             const auto gradient = gather(share, band, image_grad, data(gradients[task]));
             host_.multiply(tap_rows(data(scaled[task]), share, band).transposed(), gradient,
@@ -105,8 +115,9 @@ class Head {
         }
         if (!scale) return;
         host_.parallel_for(shape_.channels, 64, [&](int64_t c0, int64_t c1) {
-          add_products(taps_.count() * share.count(), shape_.channels, c0, c1, data(packed), product,
-                             scale + b * shape_.channels, data(sums[task]), grad_scale + b * shape_.channels);
+          add_products(
+              taps_.count() * share.count(), shape_.channels, c0, c1, data(packed), product,
+              scale + b * shape_.channels, data(sums[task]), grad_scale + b * shape_.channels);
         });
       });
       if (!grad_weight) continue;
@@ -125,7 +136,9 @@ class Head {
         const Real* plane = grad + (b * shape_.labels + k) * shape_.pixels();
         for (int64_t p = 0; p < shape_.pixels(); ++p) sum += plane[p];
       }
-      for (int64_t r = 0; r < shape_.branches; ++r) grad_bias[r * shape_.labels + k] = static_cast<Real>(sum);
+      for (int64_t r = 0; r < shape_.branches; ++r) {
+        grad_bias[r * shape_.labels + k] = static_cast<Real>(sum);
+      }
     });
   }
 
@@ -153,7 +166,9 @@ class Head {
   template <class Work>
   void each_image(Work work) const {
     auto run = [&](int64_t task) {
-      for (int64_t b = batch() * task / tasks_; b < batch() * (task + 1) / tasks_; ++b) work(task, b);
+      for (int64_t b = batch() * task / tasks_; b < batch() * (task + 1) / tasks_; ++b) {
+        work(task, b);
+      }
     };
     if (tasks_ == 1) return run(0);  // parallel() would keep the threads out of it
     parallel(tasks_, run);
@@ -175,23 +190,25 @@ class Head {
 
   // Rows of the band's taps, of a matrix [T * share, C].
   Matrix<Real> tap_rows(const Real* matrix, LabelShare share, const Band& band) const {
-    return row_major(matrix + band.t0 * share.count() * shape_.channels, (band.t1 - band.t0) * share.count(),
-                           shape_.channels);
+    return row_major(matrix + band.t0 * share.count() * shape_.channels,
+                     (band.t1 - band.t0) * share.count(), shape_.channels);
   }
 
   // [C, positions of the band] of image `b` of an array shaped like the features.
   Matrix<Real> feature_columns(const Real* array, int64_t b, const Band& band) const {
-    return {array + b * shape_.channels * shape_.pixels() + band.y0 * shape_.width, shape_.channels, band_pixels(band),
-            shape_.pixels(), 1};
+    return {array + b * shape_.channels * shape_.pixels() + band.y0 * shape_.width, shape_.channels,
+            band_pixels(band), shape_.pixels(), 1};
   }
 
   void pack(LabelShare share, const Real* weight, Real* packed) const {
-    parallel(share.count(), [&](int64_t k) { pack_weight(shape_, taps_, share, k, weight, packed); });
+    parallel(
+        share.count(), [&](int64_t k) { pack_weight(shape_, taps_, share, k, weight, packed); });
   }
 
   void scale_rows(LabelShare share, const Real* packed, const Real* scale, Real* scaled) const {
     parallel(taps_.count() * share.count(), [&](int64_t row) {
-      scale_row(shape_.channels, packed + row * shape_.channels, scale, scaled + row * shape_.channels);
+      scale_row(
+          shape_.channels, packed + row * shape_.channels, scale, scaled + row * shape_.channels);
     });
   }
 
@@ -201,8 +218,8 @@ class Head {
     });
   }
 
-  // Gradients of a band's responses, [rows of its taps, its positions]. Gathered for each of the two products that need
-  // them: cheaper than a copy for the whole map.
+  // Gradients of a band's responses, [rows of its taps, its positions]. Gathered for each of the
+  // two products that need them: cheaper than a copy for the whole map.
   Matrix<Real> gather(LabelShare share, const Band& band, const Real* grad, Real* gradients) const {
     parallel(share.count(), [&](int64_t k) {
       gather_shifted(shape_, taps_, band, share, k, grad + k * shape_.pixels(), gradients);
@@ -230,30 +247,35 @@ class Head {
 }  // namespace
 
 template <class Real>
-void label_conditioned_logits(const HeadArrays<Real>& arrays, const std::vector<int64_t>& dilations, Real* logits,
-                              const Host& host) {
+void label_conditioned_logits(const HeadArrays<Real>& arrays, const std::vector<int64_t>& dilations,
+                              Real* logits, const Host& host) {
   const Head<Real> head(arrays, dilations, host);
   if (!head.empty()) head.forward(logits);
 }
 
 template <class Real>
-void label_conditioned_logits_backward(const HeadArrays<Real>& arrays, const std::vector<int64_t>& dilations,
-                                       const Real* grad, Real* grad_features, Real* grad_scale, Real* grad_weight,
-                                       Real* grad_bias, const Host& host) {
+void label_conditioned_logits_backward(
+    const HeadArrays<Real>& arrays, const std::vector<int64_t>& dilations, const Real* grad,
+    Real* grad_features, Real* grad_scale, Real* grad_weight, Real* grad_bias, const Host& host) {
   const Head<Real> head(arrays, dilations, host);
   head.backward_bias(grad, grad_bias);
   if (!head.empty()) {
     head.backward(grad, grad_features, grad_scale, grad_weight);
   } else if (grad_features != nullptr) {
-    std::fill_n(grad_features, arrays.images * arrays.shape.channels * arrays.shape.pixels(), Real(0));
+    std::fill_n(
+        grad_features, arrays.images * arrays.shape.channels * arrays.shape.pixels(), Real(0));
   }
 }
 
-template void label_conditioned_logits(const HeadArrays<float>&, const std::vector<int64_t>&, float*, const Host&);
-template void label_conditioned_logits(const HeadArrays<double>&, const std::vector<int64_t>&, double*, const Host&);
-template void label_conditioned_logits_backward(const HeadArrays<float>&, const std::vector<int64_t>&, const float*, float*,
+template void label_conditioned_logits(const HeadArrays<float>&, const std::vector<int64_t>&,
+                                       float*, const Host&);
+template void label_conditioned_logits(const HeadArrays<double>&, const std::vector<int64_t>&,
+                                       double*, const Host&);
+template void label_conditioned_logits_backward(const HeadArrays<float>&,
+                                                const std::vector<int64_t>&, const float*, float*,
                                                 float*, float*, float*, const Host&);
-template void label_conditioned_logits_backward(const HeadArrays<double>&, const std::vector<int64_t>&, const double*,
-                                                double*, double*, double*, double*, const Host&);
+template void label_conditioned_logits_backward(const HeadArrays<double>&,
+                                                const std::vector<int64_t>&, const double*, double*,
+                                                double*, double*, double*, const Host&);
 
 }  // namespace wsss::cpu

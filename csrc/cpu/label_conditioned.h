@@ -1,6 +1,6 @@
-// Label-conditioned logits (AMN, CVPR 2022, eq. 3-4; without scale the DeepLabV2 head), all but the matrix products:
-// weights as one matrix with a row for every tap and label, and the shifted additions that turn its product with the
-// features into logits, and back.
+// Label-conditioned logits (AMN, CVPR 2022, eq. 3-4; without scale the DeepLabV2 head), all but the
+// matrix products: weights as one matrix with a row for every tap and label, and the shifted
+// additions that turn its product with the features into logits, and back.
 //
 // A row is t * K + k, K labels at a time (a share of all). `Real` is float or double.
 #pragma once
@@ -14,15 +14,18 @@ namespace wsss {
 
 // weight [R, K, C, k * k] -> packed [T * share, C], for label `k` of the share.
 template <class Real>
-void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k, const Real* weight, Real* packed) {
-  constexpr int64_t kBlock = 256;  // channels: their taps stay in the first cache while every tap reads its own
+void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k,
+                 const Real* weight, Real* packed) {
+  // channels: their taps stay in the first cache while every tap reads its own
+  constexpr int64_t kBlock = 256;
   for (int64_t c0 = 0; c0 < s.channels; c0 += kBlock) {
     const int64_t c1 = c0 + kBlock < s.channels ? c0 + kBlock : s.channels;
     for (int64_t t = 0; t < taps.count(); ++t) {
       Real* to = packed + (t * share.count() + k) * s.channels;
       for (int64_t i = taps.first[t]; i < taps.first[t + 1]; ++i) {
         const int64_t branch = taps.source[i] / s.cells, cell = taps.source[i] % s.cells;
-        const Real* from = weight + (branch * s.labels + share.first + k) * s.channels * s.cells + cell;
+        const Real* from =
+            weight + (branch * s.labels + share.first + k) * s.channels * s.cells + cell;
         if (i == taps.first[t]) {
           for (int64_t c = c0; c < c1; ++c) to[c] = from[c * s.cells];
         } else {
@@ -35,7 +38,8 @@ void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t
 
 // The inverse for gradients: merged taps share theirs. `grad` is zero where a tap leaves the map.
 template <class Real>
-void unpack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k, const Real* packed, Real* grad) {
+void unpack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k,
+                   const Real* packed, Real* grad) {
   for (int64_t t = 0; t < taps.count(); ++t) {
     const Real* from = packed + (t * share.count() + k) * s.channels;
     for (int64_t i = taps.first[t]; i < taps.first[t + 1]; ++i) {
@@ -55,9 +59,10 @@ void scale_row(int64_t channels, const Real* packed, const Real* scale, Real* ou
 // product [rows, C] = d loss / d (scaled weights) of one image. For channels [c0, c1):
 //   sum += product * scale,  grad_scale += sum over rows of packed * product.
 template <class Real>
-void add_products(int64_t rows, int64_t channels, int64_t c0, int64_t c1, const Real* packed, const Real* product,
-                  const Real* scale, Real* sum, Real* grad_scale) {
-  constexpr int64_t kLeaf = 32;  // rows in one partial sum: hundreds of terms in one chain would cost digits
+void add_products(int64_t rows, int64_t channels, int64_t c0, int64_t c1, const Real* packed,
+                  const Real* product, const Real* scale, Real* sum, Real* grad_scale) {
+  // rows in one partial sum: hundreds of terms in one chain would cost digits
+  constexpr int64_t kLeaf = 32;
   constexpr int64_t kBlock = 64;
   Real partial[kBlock];
   for (int64_t first = 0; first < rows; first += kLeaf) {
@@ -77,8 +82,8 @@ void add_products(int64_t rows, int64_t channels, int64_t c0, int64_t c1, const 
   }
 }
 
-// Calls row(tap, from, to, count) for every row of features that a tap of the band reads: positions `from` in the band
-// and `to` in the map, `count` columns.
+// Calls row(tap, from, to, count) for every row of features that a tap of the band reads: positions
+// `from` in the band and `to` in the map, `count` columns.
 template <class Row>
 void each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band, Row row) {
   for (int64_t t = band.t0; t < band.t1; ++t) {
@@ -86,14 +91,16 @@ void each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band, Ro
     const int64_t x0 = dx > 0 ? dx : 0, x1 = dx < 0 ? s.width + dx : s.width;
     const int64_t y0 = band.y0 > dy ? band.y0 : dy, bottom = s.height + dy;
     const int64_t y1 = band.y1 < bottom ? band.y1 : bottom;
-    for (int64_t y = y0; y < y1; ++y) row(t, (y - band.y0) * s.width + x0, (y - dy) * s.width + x0 - dx, x1 - x0);
+    for (int64_t y = y0; y < y1; ++y) {
+      row(t, (y - band.y0) * s.width + x0, (y - dy) * s.width + x0 - dx, x1 - x0);
+    }
   }
 }
 
 // logits [h, w] of label `k` of the share += responses [rows of t0..t1, positions of the band].
 template <class Real>
-void add_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share, int64_t k,
-                 const Real* responses, Real* logits) {
+void add_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share,
+                 int64_t k, const Real* responses, Real* logits) {
   const int64_t stride = (band.y1 - band.y0) * s.width;
   each_shifted_row(s, taps, band, [&](int64_t t, int64_t from, int64_t to, int64_t count) {
     const Real* in = responses + ((t - band.t0) * share.count() + k) * stride + from;
@@ -102,11 +109,11 @@ void add_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelSh
   });
 }
 
-// The transpose: grad [h, w] of label `k` of the share -> gradients [rows of t0..t1, positions of the band], zero where
-// the shift leaves the map.
+// The transpose: grad [h, w] of label `k` of the share -> gradients [rows of t0..t1, positions of
+// the band], zero where the shift leaves the map.
 template <class Real>
-void gather_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share, int64_t k,
-                    const Real* grad, Real* gradients) {
+void gather_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share,
+                    int64_t k, const Real* grad, Real* gradients) {
   const int64_t stride = (band.y1 - band.y0) * s.width;
   for (int64_t t = band.t0; t < band.t1; ++t) {
     Real* row = gradients + ((t - band.t0) * share.count() + k) * stride;

@@ -1,9 +1,11 @@
-// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) on lattices, for one image and S unaries.
+// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) on lattices, for one
+// image and S unaries.
 //
-// Labels with equal energies are merged into groups (merge.h); of the G groups of a unary, K = G-1 are carried, because
-// Q sums to 1. A channel is Q - 1/L: then the messages of all labels sum to 0, and the last group's is known without
-// filtering it. The channels of all unaries lie side by side, cut into blocks of up to 16, one array of rows each. One
-// pass over the pixels slices, adds the unary, takes the softmax and splats, 16 pixels (a tile) at a time.
+// Labels with equal energies are merged into groups (merge.h); of the G groups of a unary, K = G-1
+// are carried, because Q sums to 1. A channel is Q - 1/L: then the messages of all labels sum to 0,
+// and the last group's is known without filtering it. The channels of all unaries lie side by side,
+// cut into blocks of up to 16, one array of rows each. One pass over the pixels slices, adds the
+// unary, takes the softmax and splats, 16 pixels (a tile) at a time.
 #pragma once
 
 #include <cmath>
@@ -19,9 +21,10 @@
 
 namespace wsss {
 
-// One pairwise kernel: its lattice, whose weights include n * sqrt(weight * gain), so that splat and slice need no other
-// factor; and two value arrays per block of channels. A pass slices one and splats into the other, and the blur goes back
-// and forth between them, once per corner: where it ends, the next pass slices.
+// One pairwise kernel: its lattice, whose weights include n * sqrt(weight * gain), so that splat
+// and slice need no other factor; and two value arrays per block of channels. A pass slices one and
+// splats into the other, and the blur goes back and forth between them, once per corner: where it
+// ends, the next pass slices.
 struct Term {
   std::shared_ptr<const Lattice> lattice;
   std::vector<Rows> values[2];  // by block: [rows, width]
@@ -50,7 +53,9 @@ class MeanField {
     merger_.merge(team, rank, unary);
     if (rank == 0) choose_channels();
     team.barrier();
-    each_band(rank, [&](int b, int64_t first, int64_t last) { trouble_[b] = read_unary(first, last, unary); });
+    each_band(rank, [&](int b, int64_t first, int64_t last) {
+      trouble_[b] = read_unary(first, last, unary);
+    });
     if (parameters_.iterations > 0) prepare_terms(team, rank, image);
     team.barrier();
     for (const char* trouble : trouble_) {
@@ -76,8 +81,8 @@ class MeanField {
     }
   }
 
-  // Tiles are stored strip by strip, not line by line: then the vertices that a tile touches are mostly those of the
-  // tile above it, still in cache.
+  // Tiles are stored strip by strip, not line by line: then the vertices that a tile touches are
+  // mostly those of the tile above it, still in cache.
   void order_tiles() {
     constexpr int64_t kStrip = 64;  // pixels
     const int64_t tiles = tile_count(shape_.pixels());
@@ -89,7 +94,9 @@ class MeanField {
     for (int64_t t = 0; t < tiles; ++t) pixel_[at[strip(t)]++] = t * kLanes;
   }
 
-  int count(int64_t pixel) const { return static_cast<int>(std::min<int64_t>(kLanes, shape_.pixels() - pixel)); }
+  int count(int64_t pixel) const {
+    return static_cast<int>(std::min<int64_t>(kLanes, shape_.pixels() - pixel));
+  }
 
   // work(band, first tile, last tile) for this thread's bands
   template <class Work>
@@ -103,7 +110,9 @@ class MeanField {
 
   void choose_channels() {
     carried_ = 0;
-    for (const LabelGroups& g : merger_.groups()) carried_ = std::max(carried_, static_cast<int>(g.first.size()) - 1);
+    for (const LabelGroups& g : merger_.groups()) {
+      carried_ = std::max(carried_, static_cast<int>(g.first.size()) - 1);
+    }
     channels_ = shape_.sets * carried_;
     blocks_.clear();
     for (int first = 0; first < channels_; first += blocks_.back().width) {
@@ -115,8 +124,9 @@ class MeanField {
     for (auto& lanes : scratch_) lanes.reserve(padded_);
   }
 
-  // energy_ [tiles, S, K + 1, 16]: minus what the energies exceed each pixel's least by, the last group's last. (Relative
-  // to any one group, a huge energy of that group would swallow the others'.) Returns what is wrong with the unary.
+  // energy_ [tiles, S, K + 1, 16]: minus what the energies exceed each pixel's least by, the last
+  // group's last. (Relative to any one group, a huge energy of that group would swallow the
+  // others'.) Returns what is wrong with the unary.
   const char* read_unary(int64_t first, int64_t last, const float* unary) {
     const int64_t n = shape_.pixels();
     Lanes trouble{};
@@ -166,19 +176,23 @@ class MeanField {
     const CrfParameters& c = parameters_;
     const int64_t n = shape_.pixels();
     if (c.gaussian_weight > 0) {
-      const SpatialCache::Key key{shape_.height, shape_.width, c.gaussian_sx, c.gaussian_sy, c.gaussian_weight};
+      const SpatialCache::Key key{
+          shape_.height, shape_.width, c.gaussian_sx, c.gaussian_sy, c.gaussian_weight};
       if (rank == 0 && !spatial_.lattice) spatial_.lattice = SpatialCache::instance().find(key);
       team.barrier();
       if (!spatial_.lattice) {
-        const double from[2] = {}, to[2] = {last(shape_.width) / c.gaussian_sx, last(shape_.height) / c.gaussian_sy};
-        build(team, rank, spatial_, 2, from, to, c.gaussian_weight,
-              [&](int64_t t, Lanes* f) { return position(pixel_[t], c.gaussian_sx, c.gaussian_sy, f); });
+        const double from[2] = {}, to[2] = {last(shape_.width) / c.gaussian_sx,
+                                            last(shape_.height) / c.gaussian_sy};
+        build(team, rank, spatial_, 2, from, to, c.gaussian_weight, [&](int64_t t, Lanes* f) {
+          return position(pixel_[t], c.gaussian_sx, c.gaussian_sy, f);
+        });
         if (rank == 0) SpatialCache::instance().keep(key, spatial_.lattice);
       }
     }
     if (c.bilateral_weight > 0) {
-      double from[kMaxDimensions] = {}, to[kMaxDimensions] = {last(shape_.width) / c.bilateral_sx,
-                                                              last(shape_.height) / c.bilateral_sy};
+      double from[kMaxDimensions] = {},
+             to[kMaxDimensions] = {
+                 last(shape_.width) / c.bilateral_sx, last(shape_.height) / c.bilateral_sy};
       const float lowest = static_cast<float>(c.lowest), highest = static_cast<float>(c.highest);
       for (int i = 0; i < shape_.image_channels; ++i) {
         from[2 + i] = lowest / c.bilateral_levels[i];
@@ -186,20 +200,23 @@ class MeanField {
       }
       // A value outside would wrap around in its key.
       std::atomic<bool> outside{false};
-      build(team, rank, bilateral_, 2 + shape_.image_channels, from, to, c.bilateral_weight, [&](int64_t t, Lanes* f) {
-        const int64_t p = pixel_[t];
-        const int count = position(p, c.bilateral_sx, c.bilateral_sy, f);
-        IntLanes good = IntLanes{} - 1;
-        for (int i = 0; i < shape_.image_channels; ++i) {
-          Lanes v = load_some(image + i * n + p, count);
-          if (count < kLanes) for (int lane = count; lane < kLanes; ++lane) v[lane] = lowest;
-          const IntLanes inside = (v >= lowest) & (v <= highest);
-          good &= inside;
-          f[2 + i] = (inside ? v : Lanes{} + lowest) / c.bilateral_levels[i];
-        }
-        if (!all(good)) outside = true;
-        return count;
-      });
+      build(team, rank, bilateral_, 2 + shape_.image_channels, from, to, c.bilateral_weight,
+            [&](int64_t t, Lanes* f) {
+              const int64_t p = pixel_[t];
+              const int count = position(p, c.bilateral_sx, c.bilateral_sy, f);
+              IntLanes good = IntLanes{} - 1;
+              for (int i = 0; i < shape_.image_channels; ++i) {
+                Lanes v = load_some(image + i * n + p, count);
+                if (count < kLanes) {
+                  for (int lane = count; lane < kLanes; ++lane) v[lane] = lowest;
+                }
+                const IntLanes inside = (v >= lowest) & (v <= highest);
+                good &= inside;
+                f[2 + i] = (inside ? v : Lanes{} + lowest) / c.bilateral_levels[i];
+              }
+              if (!all(good)) outside = true;
+              return count;
+            });
       if (outside) trouble_[0] = "image has NaN or values outside its levels";
     }
     if (rank == 0) {
@@ -209,7 +226,9 @@ class MeanField {
       for (Term* t : terms_) {
         for (auto& values : t->values) {
           values.resize(blocks_.size());
-          for (size_t i = 0; i < blocks_.size(); ++i) values[i].reserve(t->lattice->rows * blocks_[i].width);
+          for (size_t i = 0; i < blocks_.size(); ++i) {
+            values[i].reserve(t->lattice->rows * blocks_[i].width);
+          }
         }
       }
     }
@@ -238,8 +257,8 @@ class MeanField {
 
   // The normalised lattice of one term. `features` in [from, to], d dimensions.
   template <class Features>
-  void build(Team& team, int rank, Term& term, int d, const double* from, const double* to, float weight,
-             const Features& features) {
+  void build(Team& team, int rank, Term& term, int d, const double* from, const double* to,
+             float weight, const Features& features) {
     if (rank == 0) building_ = std::make_shared<Lattice>();
     team.barrier();
     build_lattice(team, rank, state_, *building_, d, shape_.pixels(), from, to, features);
@@ -251,7 +270,9 @@ class MeanField {
   void normalise(Team& team, int rank, Lattice& lattice, float factor, float gain) {
     if (rank == 0) blurred_mass_.reserve(lattice.rows);
     const Rows* mass[2] = {&lattice.mass, &blurred_mass_};
-    blur(team, rank, [&](const auto& work) { work(lattice, std::integral_constant<int, 1>(), *mass[0], *mass[1]); });
+    blur(team, rank, [&](const auto& work) {
+      work(lattice, std::integral_constant<int, 1>(), *mass[0], *mass[1]);
+    });
     const float* seen_mass = mass[lattice.corners % 2]->get();
     each_band(rank, [&](int, int64_t first, int64_t last) {
       for (int64_t tile = first; tile < last; ++tile) {
@@ -270,13 +291,16 @@ class MeanField {
     if (rank == 0) lattice.mass = Rows();
   }
 
-  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. `each` calls its argument with
-  // (lattice, width, splatted rows, other rows) for all arrays. Begins and ends with a barrier.
+  // After the team's splats: sums the ghosts, blurs every direction, refreshes the ghosts. `each`
+  // calls its argument with (lattice, width, splatted rows, other rows) for all arrays. Begins and
+  // ends with a barrier.
   template <class Each>
   void blur(Team& team, int rank, const Each& each) {
     each([&](const Lattice&, auto width, const Rows& splatted, const Rows& other) {
       if (rank == 0) {
-        for (const Rows* rows : {&splatted, &other}) std::fill(rows->get() + kNone * width(), rows->get(), 0.0f);
+        for (const Rows* rows : {&splatted, &other}) {
+          std::fill(rows->get() + kNone * width(), rows->get(), 0.0f);
+        }
       }
     });
     team.barrier();
@@ -300,7 +324,8 @@ class MeanField {
     }
     if (bands_ > 1) {
       each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows& other) {
-        RowOps<width()>::refresh_ghosts(lattice, (lattice.corners % 2 == 0 ? splatted : other).get(), rank, threads_);
+        RowOps<width()>::refresh_ghosts(
+            lattice, (lattice.corners % 2 == 0 ? splatted : other).get(), rank, threads_);
       });
       team.barrier();
     }
@@ -323,8 +348,9 @@ class MeanField {
         for (Term* t : terms_) {
           const int from = t->splatted(step);
           for (size_t i = 0; i < blocks_.size(); ++i) {
-            with_width(blocks_[i].width,
-                       [&](auto width) { work(*t->lattice, width, t->values[from][i], t->values[1 - from][i]); });
+            with_width(blocks_[i].width, [&](auto width) {
+              work(*t->lattice, width, t->values[from][i], t->values[1 - from][i]);
+            });
           }
         }
       });
@@ -337,13 +363,15 @@ class MeanField {
       for (size_t i = 0; i < blocks_.size(); ++i) {
         float* values = t->values[t->splatted(step)][i].get();
         for (const auto* rows : {&t->lattice->vertex_rows, &t->lattice->ghost_rows}) {
-          std::fill(values + (*rows)[b] * blocks_[i].width, values + (*rows)[b + 1] * blocks_[i].width, 0.0f);
+          std::fill(values + (*rows)[b] * blocks_[i].width,
+                    values + (*rows)[b + 1] * blocks_[i].width, 0.0f);
         }
       }
     }
   }
 
-  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the place of the energies.
+  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the
+  // place of the energies.
   void pass(Lanes* lanes, int64_t tile, int64_t step, bool is_last) {
     std::fill(lanes, lanes + padded_, Lanes{});
     for (size_t i = 0; i < blocks_.size() && step > 0; ++i) {
@@ -397,8 +425,8 @@ class MeanField {
     for (int k = last; k < carried_; ++k) z[k] = Lanes{};
   }
 
-  // Q from where the last step left it, plane by plane for some tiles at a time: stores to L planes in turn stall the
-  // loads between them.
+  // Q from where the last step left it, plane by plane for some tiles at a time: stores to L planes
+  // in turn stall the loads between them.
   void write(int64_t first, int64_t last, float* q) const {
     const int64_t n = shape_.pixels();
     for (int s = 0; s < shape_.sets; ++s) {
@@ -423,9 +451,9 @@ class MeanField {
   const CrfParameters parameters_;
   const int threads_, bands_;
   LabelMerger merger_;
-  int carried_ = 0;   // K, the most that a unary carries
-  int channels_ = 0;  // S * K
-  int padded_ = 0;    // with the last block's padding
+  int carried_ = 0;             // K, the most that a unary carries
+  int channels_ = 0;            // S * K
+  int padded_ = 0;              // with the last block's padding
   std::vector<int64_t> pixel_;  // by tile: its first pixel, in the order of the image's lines
   std::vector<Block> blocks_;
   Term spatial_, bilateral_;

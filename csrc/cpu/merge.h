@@ -1,5 +1,5 @@
-// Labels whose energies are equal everywhere have equal Q: the mean field carries one of them and counts it.
-// (With image tags most labels are absent, and absent ones get the same energy.)
+// Labels whose energies are equal everywhere have equal Q: the mean field carries one of them and
+// counts it. (With image tags most labels are absent, and absent ones get the same energy.)
 #pragma once
 
 #include <cstring>
@@ -12,16 +12,20 @@ namespace wsss {
 
 // The labels of one unary: label l belongs to group[l]; groups in order of their first label.
 struct LabelGroups {
-  std::vector<int> group;         // [L]
-  std::vector<int> first;         // [G] the label that stands for the group
-  std::vector<float> count;       // [G]
+  std::vector<int> group;    // [L]
+  std::vector<int> first;    // [G] the label that stands for the group
+  std::vector<float> count;  // [G]
 };
 
 // Every thread of a team calls merge(); the groups of all S unaries are ready when it returns.
 class LabelMerger {
  public:
   LabelMerger(int sets, int labels, int64_t pixels, int threads)
-      : labels_(labels), pixels_(pixels), twin_(static_cast<size_t>(sets) * labels), differs_(threads), groups_(sets) {}
+      : labels_(labels),
+        pixels_(pixels),
+        twin_(static_cast<size_t>(sets) * labels),
+        differs_(threads),
+        groups_(sets) {}
 
   const std::vector<LabelGroups>& groups() const { return groups_; }
 
@@ -36,13 +40,15 @@ class LabelMerger {
   }
 
  private:
-  // A label's twin: the first label that has the same energy at a few pixels; itself if there is none.
+  // A label's twin: the first label that has the same energy at a few pixels; itself if there is
+  // none.
   void guess(const float* unary) {
     for (size_t plane = 0; plane < twin_.size(); ++plane) {
       const size_t set = plane / labels_;
       twin_[plane] = static_cast<int>(plane);
       for (size_t other = set * labels_; other < plane; ++other) {
-        if (twin_[other] == static_cast<int>(other) && seem_equal(unary + plane * pixels_, unary + other * pixels_)) {
+        if (twin_[other] == static_cast<int>(other) &&
+            seem_equal(unary + plane * pixels_, unary + other * pixels_)) {
           twin_[plane] = static_cast<int>(other);
           break;
         }
@@ -69,7 +75,8 @@ class LabelMerger {
       const size_t bytes = sizeof(float) * static_cast<size_t>(std::min(kPiece, last - p));
       for (size_t plane = 0; plane < twin_.size(); ++plane) {
         if (twin_[plane] == static_cast<int>(plane) || differs[plane]) continue;
-        differs[plane] = std::memcmp(unary + plane * pixels_ + p, unary + twin_[plane] * pixels_ + p, bytes) != 0;
+        differs[plane] = std::memcmp(unary + plane * pixels_ + p,
+                                     unary + twin_[plane] * pixels_ + p, bytes) != 0;
       }
     }
   }

@@ -1,4 +1,5 @@
-// Maps [B, H, W] read as if they were resized by nearest to [B, h, w], consecutive pixels at a time.
+// Maps [B, H, W] read as if they were resized by nearest to [B, h, w], consecutive pixels at a
+// time.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,13 @@ namespace wsss {
 template <class Real>
 class NearestMap {
  public:
-  NearestMap(const Real* maps, int64_t source_height, int64_t source_width, int64_t height, int64_t width)
-      : maps_(maps), source_height_(source_height), source_width_(source_width), height_(height), width_(width) {
+  NearestMap(const Real* maps, int64_t source_height, int64_t source_width, int64_t height,
+             int64_t width)
+      : maps_(maps),
+        source_height_(source_height),
+        source_width_(source_width),
+        height_(height),
+        width_(width) {
     for (int64_t x = 0; x < width; ++x) columns_.push_back(nearest_below(x, source_width, width));
   }
 
@@ -22,8 +28,8 @@ class NearestMap {
     each(image, at, count, [&](const Real& value) { *to++ = value; });
   }
 
-  // The same will be read soon. Of a map much larger than what it is resized to every pixel comes from its own line of
-  // memory: waiting for them took a third of the saliency loss.
+  // The same will be read soon. Of a map much larger than what it is resized to every pixel comes
+  // from its own line of memory: waiting for them took a third of the saliency loss.
   void announce(int64_t image, int64_t at, int64_t count) const {
     each(image, at, count, [](const Real& value) { __builtin_prefetch(&value); });
   }

@@ -1,9 +1,10 @@
-// Per-pixel losses and their gradient on the CPU, 64 pixels of all classes at a time. Three passes over tasks that may run
-// in any order on any thread: labels are counted, losses and gradients made, and, where logits were upsampled, gradients
-// brought together.
+// Per-pixel losses and their gradient on the CPU, 64 pixels of all classes at a time. Three passes
+// over tasks that may run in any order on any thread: labels are counted, losses and gradients
+// made, and, where logits were upsampled, gradients brought together.
 //
-// Upsampled logits exist only as such tiles. All rows of the result between the same two rows of logits are one task: its
-// gradients are first summed down the columns, so that the way back along the rows is taken once for all of them.
+// Upsampled logits exist only as such tiles. All rows of the result between the same two rows of
+// logits are one task: its gradients are first summed down the columns, so that the way back along
+// the rows is taken once for all of them.
 #pragma once
 
 #include <optional>
@@ -19,11 +20,17 @@ namespace wsss {
 template <class Real, class Label>
 class PixelLossCpu {
  public:
-  // logits [B, K, h, w], labels [B, H, W]; present [B, K]: 0 for classes that do not count, or null; grad [B, K, h, w], null
-  // if it is not wanted.
-  PixelLossCpu(PixelLossKind kind, const PixelLossShape& shape, const PixelLossOptions& options, const Real* logits,
-               const Label* labels, const uint8_t* present, Real* grad)
-      : kind_(kind), s_(shape), options_(options), logits_(logits), labels_(labels), present_(present), grad_(grad),
+  // logits [B, K, h, w], labels [B, H, W]; present [B, K]: 0 for classes that do not count, or
+  // null; grad [B, K, h, w], null if it is not wanted.
+  PixelLossCpu(PixelLossKind kind, const PixelLossShape& shape, const PixelLossOptions& options,
+               const Real* logits, const Label* labels, const uint8_t* present, Real* grad)
+      : kind_(kind),
+        s_(shape),
+        options_(options),
+        logits_(logits),
+        labels_(labels),
+        present_(present),
+        grad_(grad),
         target_(smoothed_target(shape.classes, options.smoothing)),
         parts_(s_.upsample ? s_.height : (s_.pixels() + kChunk - 1) / kChunk),
         counts_(tasks()),
@@ -31,7 +38,9 @@ class PixelLossCpu {
     if (s_.upsample) {
       find_sources();
     } else {
-      for (int64_t x = 0; x < s_.width; ++x) columns_.push_back(nearest_centre(x, s_.label_width, s_.width));
+      for (int64_t x = 0; x < s_.width; ++x) {
+        columns_.push_back(nearest_centre(x, s_.label_width, s_.width));
+      }
     }
   }
 
@@ -116,7 +125,8 @@ class PixelLossCpu {
           Real* to = grad_ + ((image * s_.classes + k) * s_.height + y) * s_.width;
           std::fill(to, to + s_.width, Real(0));
           const auto add = [&](int64_t low, int half) {
-            const Real* from = partial_.data() + ((image * s_.height + low) * 2 + half) * plane + k * s_.width;
+            const Real* from =
+                partial_.data() + ((image * s_.height + low) * 2 + half) * plane + k * s_.width;
             for (int64_t x = 0; x < s_.width; ++x) to[x] += from[x];
           };
           if (y > 0) add(y - 1, 1);
@@ -146,22 +156,28 @@ class PixelLossCpu {
   struct Work {
     explicit Work(int64_t classes) : tile(classes) {}
     Tile tile;
-    std::vector<Real> row;          // [K, w]: logits between two rows
-    std::vector<Real> gathered[2];  // [K, padded_]: gradients for the upper and the lower of the two rows
+    std::vector<Real> row;  // [K, w]: logits between two rows
+    // [K, padded_]: gradients for the upper and the lower of the two rows
+    std::vector<Real> gathered[2];
   };
 
-  // visit(image, row, place of the first pixel: in the plane, or in the row of an upsampled result, pixels)
+  // visit(image, row, place of the first pixel: in the plane, or in the row of an upsampled result,
+  // pixels)
   template <class Visit>
   void each_tile(int64_t task, Visit visit) const {
     const int64_t image = task / parts_, part = task % parts_;
     if (s_.upsample) {
       for (int64_t y = first_row_[part]; y < first_row_[part + 1]; ++y) {
-        for (int64_t x = 0; x < s_.columns(); x += kTile) visit(image, y, x, std::min(kTile, s_.columns() - x));
+        for (int64_t x = 0; x < s_.columns(); x += kTile) {
+          visit(image, y, x, std::min(kTile, s_.columns() - x));
+        }
       }
       return;
     }
     const int64_t end = std::min((part + 1) * kChunk, s_.pixels());
-    for (int64_t at = part * kChunk; at < end; at += kTile) visit(image, at / s_.width, at, std::min(kTile, end - at));
+    for (int64_t at = part * kChunk; at < end; at += kTile) {
+      visit(image, at / s_.width, at, std::min(kTile, end - at));
+    }
   }
 
   const Label* read_labels(int64_t image, int64_t y, int64_t at, int64_t pixels, Label* to) const {
@@ -190,7 +206,9 @@ class PixelLossCpu {
       classes = 0;
       for (int64_t k = 0; k < s_.classes; ++k) classes += present[k] != 0;
     }
-    const double mean = kind_ == PixelLossKind::kBinary ? 1.0 / static_cast<double>(std::max<int64_t>(classes, 1)) : 1.0;
+    const double mean = kind_ == PixelLossKind::kBinary
+                            ? 1.0 / static_cast<double>(std::max<int64_t>(classes, 1))
+                            : 1.0;
     const Real background = static_cast<Real>(shares_.background * mean);
     const Real foreground = static_cast<Real>(shares_.foreground * mean);
     Real weight[kTile] = {}, loss[kTile];
@@ -211,7 +229,8 @@ class PixelLossCpu {
 
   // log sum_k e^(z_k - top) + sum_k t_k (top - z_k): no term is negative.
   void cross_entropy(Tile& tile, const Real* weight, const int32_t* own, Real* loss) const {
-    const Real other = static_cast<Real>(target_.other), more = static_cast<Real>(target_.own - target_.other);
+    const Real other = static_cast<Real>(target_.other),
+               more = static_cast<Real>(target_.own - target_.other);
     const int64_t classes = s_.classes;
     Real own_logit[kTile];
     for (int64_t x = 0; x < kTile; ++x) own_logit[x] = tile.row(own[x])[x];
@@ -230,15 +249,19 @@ class PixelLossCpu {
       write(loss + x, log_of(sums.exponentials) + more * behind + other * below);
       if (grad_ == nullptr) continue;
       const V w = read<V>(weight + x), scale = w / sums.exponentials, least = w * other;
-      for (int64_t k = 0; k < classes; ++k) write(first + k * kTile, read<V>(first + k * kTile) * scale - least);
+      for (int64_t k = 0; k < classes; ++k) {
+        write(first + k * kTile, read<V>(first + k * kTile) * scale - least);
+      }
     }
     if (grad_ == nullptr) return;
     for (int64_t x = 0; x < kTile; ++x) tile.row(own[x])[x] -= weight[x] * more;
   }
 
   // sum_k max(z_k, 0) - t_k z_k + log(1 + e^-|z_k|)
-  void binary(Tile& tile, const uint8_t* present, const Real* weight, const int32_t* own, Real* loss) const {
-    const Real other = static_cast<Real>(target_.other), more = static_cast<Real>(target_.own - target_.other);
+  void binary(Tile& tile, const uint8_t* present, const Real* weight, const int32_t* own,
+              Real* loss) const {
+    const Real other = static_cast<Real>(target_.other),
+               more = static_cast<Real>(target_.own - target_.other);
     Real more_here[kTile];
     for (int64_t x = 0; x < kTile; ++x) {
       more_here[x] = present == nullptr || present[own[x]] ? more : Real(0);
@@ -277,10 +300,16 @@ class PixelLossCpu {
       first_column_[source.low] = x;
     }
     first_row_.assign(s_.height + 1, s_.rows());
-    for (int64_t y = s_.rows(); y-- > 0;) first_row_[bilinear_source<Real>(y, s_.height, s_.rows()).low] = y;
+    for (int64_t y = s_.rows(); y-- > 0;) {
+      first_row_[bilinear_source<Real>(y, s_.height, s_.rows()).low] = y;
+    }
     // A cell that nothing lies behind starts where the next one does.
-    for (int64_t c = s_.width; c-- > 0;) first_column_[c] = std::min(first_column_[c], first_column_[c + 1]);
-    for (int64_t c = s_.height; c-- > 0;) first_row_[c] = std::min(first_row_[c], first_row_[c + 1]);
+    for (int64_t c = s_.width; c-- > 0;) {
+      first_column_[c] = std::min(first_column_[c], first_column_[c + 1]);
+    }
+    for (int64_t c = s_.height; c-- > 0;) {
+      first_row_[c] = std::min(first_row_[c], first_row_[c + 1]);
+    }
   }
 
   void interpolate_row(int64_t image, int64_t y, Real* row) const {
@@ -310,7 +339,8 @@ class PixelLossCpu {
     const Real lower = bilinear_source<Real>(y, s_.height, s_.rows()).fraction, upper = 1 - lower;
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* from = work.tile.row(k);
-      Real* to[2] = {work.gathered[0].data() + k * padded_ + at, work.gathered[1].data() + k * padded_ + at};
+      Real* to[2] = {
+          work.gathered[0].data() + k * padded_ + at, work.gathered[1].data() + k * padded_ + at};
       for (int64_t x = 0; x < kTile; ++x) {
         to[0][x] += upper * from[x];
         to[1][x] += lower * from[x];
@@ -347,11 +377,12 @@ class PixelLossCpu {
   const SmoothedTarget target_;
   const int64_t parts_;  // tasks of an image: chunks of pixels, or rows of logits
   PixelShares shares_{};
-  std::vector<int64_t> columns_;                   // of the labels, by column of the logits
-  int64_t padded_ = 0;                             // columns of the result, whole tiles
-  std::vector<int32_t> low_, high_;                // [padded_]
-  std::vector<Real> fraction_;                     // [padded_]
-  std::vector<int64_t> first_column_, first_row_;  // of the result, by column and row of logits they start at
+  std::vector<int64_t> columns_;     // of the labels, by column of the logits
+  int64_t padded_ = 0;               // columns of the result, whole tiles
+  std::vector<int32_t> low_, high_;  // [padded_]
+  std::vector<Real> fraction_;       // [padded_]
+  // of the result, by column and row of logits they start at
+  std::vector<int64_t> first_column_, first_row_;
   std::vector<Count> counts_;
   std::vector<double> losses_;
   std::vector<Real> partial_;  // [tasks, 2, K, w]

@@ -13,9 +13,11 @@ void build_point_lattice(const float* features, int64_t points, int d, int threa
 }
 
 template <class Real>
-void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels, bool reverse, int threads) {
+void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels,
+                   bool reverse, int threads) {
   constexpr int64_t kWorthAThread = 1 << 16;  // values
-  threads = static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
+  threads =
+      static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
   const auto with = [&](auto c) {
     const auto run = [&](auto corners) {
       PointFilter<Real, c(), corners()> filter(lattice, values, out, channels);

@@ -1,5 +1,6 @@
-// Lattices over free points, as plain arrays (see permutohedral_lattice in wsss_fast/ops/lattice.py), and the filter on
-// them. Every vertex and every point is computed by one thread in one order: results do not depend on the threads.
+// Lattices over free points, as plain arrays (see permutohedral_lattice in
+// wsss_fast/ops/lattice.py), and the filter on them. Every vertex and every point is computed by
+// one thread in one order: results do not depend on the threads.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,8 @@
 namespace wsss {
 
 // features [points, d] in units of the standard deviations.
-inline void build_tiles(const float* features, int64_t points, int d, int threads, Lattice& lattice) {
+inline void build_tiles(const float* features, int64_t points, int d, int threads,
+                        Lattice& lattice) {
   double from[kMaxDimensions], to[kMaxDimensions];
   for (int i = 0; i < d; ++i) {
     float low = INFINITY, high = -INFINITY;
@@ -22,7 +24,9 @@ inline void build_tiles(const float* features, int64_t points, int d, int thread
       low = std::min(low, x);
       high = std::max(high, x);
     }
-    if (!finite) throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+    if (!finite) {
+      throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+    }
     from[i] = std::min(low, 0.0f);  // the origin may be a vertex, too
     to[i] = std::max(high, 0.0f);
   }
@@ -39,11 +43,14 @@ inline void build_tiles(const float* features, int64_t points, int d, int thread
   });
 }
 
-// From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N c], `first` [M + 1].
-inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t* entry, int32_t* first) {
+// From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N
+// c], `first` [M + 1].
+inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t* entry,
+                    int32_t* first) {
   std::vector<int32_t> vertex_of_ghost(lattice.rows - lattice.vertices);
   for (const uint64_t pair : lattice.ghosts) {
-    vertex_of_ghost[static_cast<int64_t>(pair & 0xffffffffu) - lattice.vertices] = static_cast<int32_t>(pair >> 32);
+    vertex_of_ghost[static_cast<int64_t>(pair & 0xffffffffu) - lattice.vertices] =
+        static_cast<int32_t>(pair >> 32);
   }
   const int c = lattice.corners;
   std::fill(first, first + lattice.vertices + 1, 0);
@@ -62,7 +69,8 @@ inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t
   for (int64_t e = 0; e < lattice.pixels * c; ++e) entry[at[row[e]]++] = static_cast<int32_t>(e);
 }
 
-// values and out [points, channels]; C = 0: any number of channels; CORNERS = 0: any number of corners.
+// values and out [points, channels]; C = 0: any number of channels; CORNERS = 0: any number of
+// corners.
 template <class T, int C, int CORNERS>
 class PointFilter {
  public:
@@ -88,7 +96,8 @@ class PointFilter {
   }
 
  private:
-  // A row's sum: in registers when its length is known, because the compiler cannot tell `to` from what is added.
+  // A row's sum: in registers when its length is known, because the compiler cannot tell `to` from
+  // what is added.
   struct Sum {
     Sum(T* to, int64_t channels) : to(to), channels(channels) {
       if (C == 0) std::fill(to, to + channels, T{});

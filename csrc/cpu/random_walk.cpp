@@ -4,13 +4,14 @@
 namespace wsss::cpu {
 
 // The same numbers with any number of threads.
-void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count, const WalkShape& shape, double beta,
-                 int64_t steps, int threads, float* out) {
+void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count,
+                 const WalkShape& shape, double beta, int64_t steps, int threads, float* out) {
   const int64_t image = shape.height * shape.width;
   // Steps shorter than some ten microseconds are not worth two barriers.
   constexpr int64_t kCellsOfThread = 2048;
   const int alone = static_cast<int>(std::min<int64_t>(threads, batch));
-  const int together = static_cast<int>(std::clamp<int64_t>(image * count / kCellsOfThread, 1, threads));
+  const int together =
+      static_cast<int>(std::clamp<int64_t>(image * count / kCellsOfThread, 1, threads));
   auto walk = [&](Team& team, int rank, RandomWalk& one, int64_t b) {
     one.run(team, rank, maps + b * count * image, edge + b * image, steps, out + b * count * image);
   };

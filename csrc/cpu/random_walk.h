@@ -1,4 +1,5 @@
-// IRN's random walk on the CPU: sparse steps over the neighbours within a radius, 32 cells at a time.
+// IRN's random walk on the CPU: sparse steps over the neighbours within a radius, 32 cells at a
+// time.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 
 namespace wsss {
 
-// While it lives, denormal numbers are zero on this thread: products of small affinities would take hundreds of cycles.
+// While it lives, denormal numbers are zero on this thread: products of small affinities would take
+// hundreds of cycles.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)
@@ -57,12 +59,17 @@ class RandomWalk {
         const float wall = edge[y * shape_.width + x];
         wall_[place(y, x)] = wall;
         for (int64_t k = 0; k < maps_; ++k) {
-          fields_[0][k * plane_ + place(y, x)] = maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
+          fields_[0][k * plane_ + place(y, x)] =
+              maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
         }
       }
       // Steps keep the cells of wall at 0, unless the image before held a NaN.
-      const int64_t behind = y + 1 < shape_.height ? shape_.reach() : units_ * kUnit - place(y, shape_.width) + place(0, 0);
-      for (int64_t k = 0; k < maps_; ++k) std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), behind, 0.0f);
+      const int64_t behind =
+          y + 1 < shape_.height ? shape_.reach()
+                                : units_ * kUnit - place(y, shape_.width) + place(0, 0);
+      for (int64_t k = 0; k < maps_; ++k) {
+        std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), behind, 0.0f);
+      }
     }
     team.barrier();
     for (int64_t unit = first; unit < last; ++unit) weigh(unit);
@@ -128,8 +135,9 @@ class RandomWalk {
     if (maps_ - k == 1) step_maps<1>(first, last, from, to);
   }
 
-  // A cell plus its weighted differences from the others, not a weighted sum: where a map is flat that is exact, while
-  // the roundings of a sum are the same in every step and add up to 1e-3 in 256 of them.
+  // A cell plus its weighted differences from the others, not a weighted sum: where a map is flat
+  // that is exact, while the roundings of a sum are the same in every step and add up to 1e-3 in
+  // 256 of them.
   template <int K>
   void step_maps(int64_t first, int64_t last, const float* from, float* to) const {
     const float* weight = weights_.get() + first * neighbours_.size() * kUnit;
@@ -137,7 +145,9 @@ class RandomWalk {
       const int64_t cell = shape_.margin() + unit * kUnit;
       Lanes here[K][kParts], sum[K][kParts] = {};
       for (int k = 0; k < K; ++k) {
-        for (int part = 0; part < kParts; ++part) here[k][part] = load<kLanes>(from + k * plane_ + cell + part * kLanes);
+        for (int part = 0; part < kParts; ++part) {
+          here[k][part] = load<kLanes>(from + k * plane_ + cell + part * kLanes);
+        }
       }
       for (const Neighbour& n : neighbours_) {
         const float* there = from + cell + n.shift;

@@ -40,8 +40,8 @@ class ResizedRows {
         softmax_ ? take_softmax() : take_sigmoid();
         const int64_t count = std::min(kTile, shape_.out_width - x);
         for (int64_t k = 0; k < shape_.labels; ++k) {
-          std::memcpy(result + (k * shape_.out_height + y) * shape_.out_width + x, tile_.data() + k * kTile,
-                      sizeof(Real) * count);
+          std::memcpy(result + (k * shape_.out_height + y) * shape_.out_width + x,
+                      tile_.data() + k * kTile, sizeof(Real) * count);
         }
       }
     }
@@ -81,7 +81,9 @@ class ResizedRows {
     for (int64_t k = 0; k < shape_.labels; ++k) {
       for (int64_t x = 0; x < kTile; x += kStep) {
         const V upper = read(low + k * padded_ + x);
-        write(&tile_[k * kTile + x], fraction > 0 ? (1 - fraction) * upper + fraction * read(high + k * padded_ + x) : upper);
+        write(&tile_[k * kTile + x],
+              fraction > 0 ? (1 - fraction) * upper + fraction * read(high + k * padded_ + x)
+                           : upper);
       }
     }
   }
@@ -94,7 +96,8 @@ class ResizedRows {
         top = top > z ? top : z;
         poison += z == z ? V{} : z;
       }
-      // exp_negative turns NaN into 0; a pixel without a finite maximum is NaN all over, as in PyTorch.
+      // exp_negative turns NaN into 0; a pixel without a finite maximum is NaN all over, as in
+      // PyTorch.
       V sum = (top - top) + poison;
       for (int64_t k = 0; k < shape_.labels; ++k) {
         const V e = exp_negative(read(&tile_[k * kTile + x]) - top);

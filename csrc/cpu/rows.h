@@ -30,7 +30,8 @@ struct RowOps {
   }
 
   // One direction: to = from + (previous + next) / 2, for this thread's vertices.
-  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank, int parts) {
+  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank,
+                   int parts) {
     const auto [first, last] = lattice.vertex_part(rank, parts);
     const int32_t* next = lattice.next.get() + direction * lattice.vertices;
     const int32_t* previous = lattice.previous.get() + direction * lattice.vertices;
@@ -66,8 +67,8 @@ struct RowOps {
   }
 
  private:
-  // A tile's corners, and the rows of the tile after it, which are announced to the cache when they are wide: too many
-  // channels to stay there.
+  // A tile's corners, and the rows of the tile after it, which are announced to the cache when they
+  // are wide: too many channels to stay there.
   struct Corners {
     Corners(const Lattice& lattice, int64_t tile)
         : row(lattice.row.get() + tile * lattice.corners * kLanes),
@@ -91,14 +92,17 @@ struct RowOps {
   static void slice_corners(const Corners& at, int corners, const float* values, Lanes* lanes) {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
-      for (int r = 0; r < corners; ++r) lanes[0] += load<kLanes>(at.weight + r * kLanes) * gather(values, at.row + r * kLanes);
+      for (int r = 0; r < corners; ++r) {
+        lanes[0] += load<kLanes>(at.weight + r * kLanes) * gather(values, at.row + r * kLanes);
+      }
     } else {
       alignas(64) float rows[kLanes * W];
       for (int i = 0; i < kLanes; ++i) {
         announce(values, at, corners, i);
         Float sum{};
         for (int r = 0; r < corners; ++r) {
-          sum += at.weight[r * kLanes + i] * load<W>(values + static_cast<int64_t>(at.row[r * kLanes + i]) * W);
+          sum += at.weight[r * kLanes + i] *
+                 load<W>(values + static_cast<int64_t>(at.row[r * kLanes + i]) * W);
         }
         store<W>(rows + i * W, sum);
       }
@@ -113,7 +117,9 @@ struct RowOps {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
       float share[kMaxCorners * kLanes];
-      for (int r = 0; r < corners; ++r) store<kLanes>(share + r * kLanes, load<kLanes>(at.weight + r * kLanes) * lanes[0]);
+      for (int r = 0; r < corners; ++r) {
+        store<kLanes>(share + r * kLanes, load<kLanes>(at.weight + r * kLanes) * lanes[0]);
+      }
       for (int i = 0; i < kLanes; ++i) {
         for (int r = 0; r < corners; ++r) values[at.row[r * kLanes + i]] += share[r * kLanes + i];
       }
@@ -133,7 +139,8 @@ struct RowOps {
 
   static Lanes gather(const float* values, const int32_t* row) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<Lanes>(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(row), values, 4));
+    return reinterpret_cast<Lanes>(
+        _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(row), values, 4));
 #else
     Lanes v;
     for (int i = 0; i < kLanes; ++i) v[i] = values[row[i]];

@@ -1,5 +1,6 @@
-// EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in any order on any thread:
-// probabilities and overlap counts, then, when all counts of an image are there, the loss.
+// EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in any order
+// on any thread: probabilities and overlap counts, then, when all counts of an image are there, the
+// loss.
 #pragma once
 
 #include <vector>
@@ -25,11 +26,18 @@ class SaliencyLossCpu {
     Real* grad;
   };
 
-  SaliencyLossCpu(const SaliencyShape& shape, double tau, double lam, bool adaptive, const std::vector<int64_t>& always_background,
-                  const Inputs& in, const Outputs& out)
-      : s_(shape), tau_(tau), lam_(lam), adaptive_(adaptive), in_(in), out_(out),
+  SaliencyLossCpu(const SaliencyShape& shape, double tau, double lam, bool adaptive,
+                  const std::vector<int64_t>& always_background, const Inputs& in,
+                  const Outputs& out)
+      : s_(shape),
+        tau_(tau),
+        lam_(lam),
+        adaptive_(adaptive),
+        in_(in),
+        out_(out),
         chunks_((shape.pixels() + kChunk - 1) / kChunk),
-        saliency_(in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
+        saliency_(
+            in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
         roles_(shape.images * shape.channels, Role::kNeither),
         counts_(tasks() * shape.channels),
         losses_(tasks()) {
@@ -134,7 +142,9 @@ class SaliencyLossCpu {
         ClassTile<Real>::copy(out_.background + place, maps[1], pixels);
         ClassTile<Real>::copy(out_.estimate + place, estimate, pixels);
         for (int64_t k = 0; k < s_.channels; ++k) {
-          const Real slope = roles[k] == Role::kNeither ? Real(0) : roles[k] == Role::kForeground ? lam : -rest;
+          const Real slope = roles[k] == Role::kNeither      ? Real(0)
+                             : roles[k] == Role::kForeground ? lam
+                                                             : -rest;
           Real* to = p + k * plane;
           for (int64_t x = 0; x < pixels; ++x) to[x] *= pull[x] * (slope - level[x]);
         }
@@ -143,7 +153,8 @@ class SaliencyLossCpu {
     }
   }
 
-  // Summed in the tasks' order, so that threads do not matter; 0 without pixels, NaN if saliency left 0..1.
+  // Summed in the tasks' order, so that threads do not matter; 0 without pixels, NaN if saliency
+  // left 0..1.
   double loss() const {
     double sum = 0;
     for (int64_t task = 0; task < tasks(); ++task) {
@@ -162,7 +173,9 @@ class SaliencyLossCpu {
   template <class Visit>
   void each_tile(int64_t task, Visit visit) const {
     const int64_t first = task % chunks_ * kChunk, last = std::min(first + kChunk, s_.pixels());
-    for (int64_t at = first; at < last; at += kTile) visit(task / chunks_, at, std::min(kTile, last - at));
+    for (int64_t at = first; at < last; at += kTile) {
+      visit(task / chunks_, at, std::min(kTile, last - at));
+    }
   }
 
   const SaliencyShape s_;

@@ -1,5 +1,6 @@
-// The 8-connected regions of an image's salient pixels and how much of each is active, found row by row: runs of salient
-// pixels, joined where they touch a run of the row above (union-find, Rosenfeld and Pfaltz 1966).
+// The 8-connected regions of an image's salient pixels and how much of each is active, found row by
+// row: runs of salient pixels, joined where they touch a run of the row above (union-find,
+// Rosenfeld and Pfaltz 1966).
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ class SalientRegions {
   struct Run {
     int64_t y, first, last;  // pixels [first, last) of row y
     int64_t parent;          // an earlier run of the region, or this one: the region's root
-    int64_t area, active;    // of the run; once `finish` was called, of the region that it is the root of
+    // of the run; once `finish` was called, of the region that it is the root of
+    int64_t area, active;
   };
 
   // Rows come in order, [width] each, 0 or 1.
@@ -29,7 +31,9 @@ class SalientRegions {
       runs_.push_back(run);
       // Corners touch: a run above may end where this one begins, or begin where it ends.
       while (above < above_end && runs_[above].last < run.first) ++above;
-      for (size_t i = above; i < above_end && runs_[i].first <= run.last; ++i) join(i, runs_.size() - 1);
+      for (size_t i = above; i < above_end && runs_[i].first <= run.last; ++i) {
+        join(i, runs_.size() - 1);
+      }
     }
   }
 

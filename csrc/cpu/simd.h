@@ -1,5 +1,5 @@
-// Vector types of the compiler (GCC and Clang lower them to whatever the target has), and the helpers that let
-// csrc/math run on them.
+// Vector types of the compiler (GCC and Clang lower them to whatever the target has), and the
+// helpers that let csrc/math run on them.
 #pragma once
 
 #include <cstdint>
@@ -67,10 +67,12 @@ inline bool all(IntLanes x) {
 
 // Between 16 rows of W floats (W a power of two) and W vectors of 16 lanes.
 #if defined(__AVX512F__) && !defined(__clang__)
-// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their places by one.
+// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their places by
+// one.
 template <int W>
 inline void to_lanes(const float* rows, Lanes* lanes) {
-  constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
+  constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+                     odd = even + 1;
   Lanes v[W], next[W];
   for (int i = 0; i < W; ++i) v[i] = load<kLanes>(rows + i * kLanes);
   for (int step = 1; step < W; step *= 2) {

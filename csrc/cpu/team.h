@@ -1,8 +1,9 @@
 // A team of threads that runs one function together and meets at barriers.
 //
-// Not OpenMP: its workers spin between regions, and on a machine shared with other processes the hundred barriers of a
-// mean field then cost seconds. Here a thread spins briefly and sleeps. Threads live for one call: starting one costs
-// some 30 us, nothing idles afterwards, and fork() stays safe.
+// Not OpenMP: its workers spin between regions, and on a machine shared with other processes the
+// hundred barriers of a mean field then cost seconds. Here a thread spins briefly and sleeps.
+// Threads live for one call: starting one costs some 30 us, nothing idles afterwards, and fork()
+// stays safe.
 #pragma once
 
 #include <atomic>
@@ -36,8 +37,12 @@ class Team {
       phase_.fetch_add(1, std::memory_order_release);
       phase_.notify_all();
     } else {
-      for (int spin = 0; spin < kSpins && phase_.load(std::memory_order_acquire) == phase; ++spin) pause();
-      while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
+      for (int spin = 0; spin < kSpins && phase_.load(std::memory_order_acquire) == phase; ++spin) {
+        pause();
+      }
+      while (phase_.load(std::memory_order_acquire) == phase) {
+        phase_.wait(phase, std::memory_order_acquire);
+      }
     }
     if (failed_.load(std::memory_order_acquire)) throw Abandoned();
   }
@@ -85,7 +90,8 @@ class Team {
 #endif
   }
 
-  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and a wheel serves them all.
+  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and a wheel
+  // serves them all.
   void fail(const std::string& error, bool out_of_memory) {
     if (!failing_.exchange(true)) {
       error_ = error;

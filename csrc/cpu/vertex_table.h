@@ -18,14 +18,16 @@ inline uint64_t mix(unsigned __int128 key) {
   return mix(static_cast<uint64_t>(key) ^ mix(static_cast<uint64_t>(key >> 64)) >> 7);
 }
 
-// Key and number share 64 bits, eight slots share a cache line, and one comparison looks at all eight: nearly every
-// look-up touches one line and takes no branch that depends on the key.
+// Key and number share 64 bits, eight slots share a cache line, and one comparison looks at all
+// eight: nearly every look-up touches one line and takes no branch that depends on the key.
 class CompactTable {
  public:
   using Key = uint64_t;
 
   // Keys of `key_bits` bits; numbers below `numbers`.
-  static bool fits(int key_bits, int64_t numbers) { return numbers <= (int64_t{1} << std::min(63 - key_bits, 31)); }
+  static bool fits(int key_bits, int64_t numbers) {
+    return numbers <= (int64_t{1} << std::min(63 - key_bits, 31));
+  }
 
   CompactTable(int key_bits, int64_t expected) : number_bits_(63 - key_bits) {
     if (number_bits_ > 31) number_bits_ = 31;
@@ -48,7 +50,9 @@ class CompactTable {
     }
   }
 
-  void prefetch(Key key) const { __builtin_prefetch(slots_.get() + (mix(key) >> (64 - bits_)) * kSlots); }
+  void prefetch(Key key) const {
+    __builtin_prefetch(slots_.get() + (mix(key) >> (64 - bits_)) * kSlots);
+  }
 
   // -1: not there.
   int32_t find(Key key) const {
@@ -58,7 +62,8 @@ class CompactTable {
       const Found found = look(slot, wanted);
       if ((found.key | found.empty) != 0) {
         // Without a branch: whether a neighbour exists cannot be predicted.
-        return number_at(slot, found.key | 1u << (kSlots - 1)) | -static_cast<int32_t>(found.key == 0);
+        return number_at(slot, found.key | 1u << (kSlots - 1)) |
+               -static_cast<int32_t>(found.key == 0);
       }
     }
   }
@@ -87,7 +92,8 @@ class CompactTable {
   Found look(const uint64_t* slot, uint64_t wanted) const {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
     const __m512i all = _mm512_load_si512(slot);
-    const __m512i difference = _mm512_xor_si512(all, _mm512_set1_epi64(static_cast<int64_t>(wanted)));
+    const __m512i difference =
+        _mm512_xor_si512(all, _mm512_set1_epi64(static_cast<int64_t>(wanted)));
     const __m512i limit = _mm512_set1_epi64(int64_t{1} << number_bits_);
     return {_mm512_cmplt_epu64_mask(difference, limit), _mm512_movepi64_mask(all)};
 #elif defined(__AVX2__)
@@ -125,7 +131,8 @@ class CompactTable {
     clear();
     for (uint64_t i = 0; i < slots; ++i) {
       if (old[i] != kEmpty) {
-        insert(old[i] >> number_bits_, static_cast<int32_t>(old[i] & ((uint64_t{1} << number_bits_) - 1)));
+        insert(old[i] >> number_bits_,
+               static_cast<int32_t>(old[i] & ((uint64_t{1} << number_bits_) - 1)));
       }
     }
   }

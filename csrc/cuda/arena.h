@@ -26,7 +26,9 @@ class Arena {
     used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
     peak_ = std::max(peak_, used_);
     if (base_ == nullptr) return nullptr;
-    if (used_ > size_) throw std::logic_error("wsss_fast: a CUDA workspace is larger than measured");
+    if (used_ > size_) {
+      throw std::logic_error("wsss_fast: a CUDA workspace is larger than measured");
+    }
     return reinterpret_cast<T*>(base_ + at);
   }
 
@@ -43,7 +45,8 @@ class Arena {
   std::function<char*(int64_t)> apart_;
 };
 
-// with_arena(bytes, use) for the context of a call: use(arena) with workspace of so many bytes, one allocation.
+// with_arena(bytes, use) for the context of a call: use(arena) with workspace of so many bytes, one
+// allocation.
 inline auto arenas(Context& context) {
   return [&context](int64_t bytes, const auto& use) {
     const size_t mark = context.mark();

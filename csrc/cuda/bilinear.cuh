@@ -1,4 +1,5 @@
-// Bilinear resizing on the device, and its transpose without atomics: who takes from a cell, and how much.
+// Bilinear resizing on the device, and its transpose without atomics: who takes from a cell, and
+// how much.
 #pragma once
 
 #include "../math/bilinear.h"
@@ -9,9 +10,11 @@ namespace wsss::cuda {
 
 // How much of a cell a resized cell takes, and the range of those that take any.
 template <class Real>
-__device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size, int64_t size) {
+__device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size,
+                                         int64_t size) {
   const auto source = bilinear_source<Real>(to, source_size, size);
-  return (source.low == from ? 1 - source.fraction : Real(0)) + (source.high == from ? source.fraction : Real(0));
+  return (source.low == from ? 1 - source.fraction : Real(0)) +
+         (source.high == from ? source.fraction : Real(0));
 }
 struct CellRange {
   int64_t first, last;

@@ -1,4 +1,5 @@
-// Sums in a fixed order: within a block by halving, then over the blocks' results by one block. No float atomics.
+// Sums in a fixed order: within a block by halving, then over the blocks' results by one block. No
+// float atomics.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ __device__ __forceinline__ double block_sum(double value) {
 
 // result = factor * sum of parts, NaN if `wrong` counts anything; one block.
 template <class Real>
-__global__ void sum_parts(const double* parts, int64_t count, double factor, const int* wrong, Real* result) {
+__global__ void sum_parts(const double* parts, int64_t count, double factor, const int* wrong,
+                          Real* result) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
   sum = block_sum(sum);

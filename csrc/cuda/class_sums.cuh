@@ -7,7 +7,8 @@
 
 namespace wsss::cuda {
 
-// The largest value, the first class that has it, and sum exp(z - top), which is NaN if a value is, as in PyTorch.
+// The largest value, the first class that has it, and sum exp(z - top), which is NaN if a value is,
+// as in PyTorch.
 template <class Real>
 struct ClassSums {
   Real top, exponentials;
@@ -30,7 +31,8 @@ __device__ __forceinline__ ClassSums<Real> sums_of(Values z, int64_t classes) {
 }
 
 template <class T>
-__device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t plane, int64_t classes) {
+__device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t plane,
+                                                         int64_t classes) {
   return sums_of<Wide<T>>([=](int64_t k) { return static_cast<Wide<T>>(z[k * plane]); }, classes);
 }
 

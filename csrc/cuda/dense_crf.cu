@@ -2,6 +2,8 @@
 
 namespace wsss::cuda {
 
-void dense_crf(Context& context, const CrfCall& call) { dense_crf(stream_of(context), call, arenas(context)); }
+void dense_crf(Context& context, const CrfCall& call) {
+  dense_crf(stream_of(context), call, arenas(context));
+}
 
 }  // namespace wsss::cuda

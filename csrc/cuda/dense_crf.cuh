@@ -1,19 +1,22 @@
-// One dense_crf call on CUDA: cuts the batch into chunks whose workspace is bounded, lays the workspace out, and queues
-// all kernels. Nothing waits for the device.
+// One dense_crf call on CUDA: cuts the batch into chunks whose workspace is bounded, lays the
+// workspace out, and queues all kernels. Nothing waits for the device.
 #pragma once
 
 #include "mean_field.cuh"
 
 namespace wsss::cuda {
 
-// Workspace of one chunk, about: the batch is cut so that it suffices, but one image always goes through.
+// Workspace of one chunk, about: the batch is cut so that it suffices, but one image always goes
+// through.
 constexpr int64_t kWorkspaceBytes = int64_t{2} << 30;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
  public:
   DenseCrf(const CrfCall& call, int64_t workspace_bytes) : call_(call) {
-    if (call.labels > 1 && (call.gaussian_weight > 0 || call.bilateral_weight > 0)) steps_ = call.iterations;
+    if (call.labels > 1 && (call.gaussian_weight > 0 || call.bilateral_weight > 0)) {
+      steps_ = call.iterations;
+    }
     spatial_features_ = features<2>(call.gaussian_sx, call.gaussian_sy);
     bilateral_features_ = features<D>(call.bilateral_sx, call.bilateral_sy);
     if (has_gaussian()) fit(spatial_layout_, spatial_features_, "gaussian");
@@ -51,8 +54,14 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   template <int N>
   PixelFeatures<N> features(double sx, double sy) const {
-    PixelFeatures<N> f{call_.image, call_.pixels(), static_cast<uint32_t>(call_.width), static_cast<float>(call_.lowest),
-                       static_cast<float>(call_.highest), {}, {}};
+    PixelFeatures<N> f{
+        call_.image,
+        call_.pixels(),
+        static_cast<uint32_t>(call_.width),
+        static_cast<float>(call_.lowest),
+        static_cast<float>(call_.highest),
+        {},
+        {}};
     feature_scale(N, f.scale);
     f.sigma[0] = static_cast<float>(sx);
     f.sigma[1] = static_cast<float>(sy);
@@ -70,7 +79,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
     }
     if (!layout.fit(from, to)) {
-      throw BeyondLimits(std::string("dense_crf: ") + name + " sigmas are too small for the CUDA kernel's 64-bit keys");
+      throw BeyondLimits(std::string("dense_crf: ") + name +
+                         " sigmas are too small for the CUDA kernel's 64-bit keys");
     }
   }
 
@@ -80,10 +90,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   void choose_images(int64_t workspace_bytes) {
     const int64_t entries = size_of(1, std::max(D, 2)).entries();
-    if (entries > entry_limit()) throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
+    if (entries > entry_limit()) {
+      throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
+    }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
-    if (has_bilateral()) images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
-    images = std::max<int64_t>(1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
+    if (has_bilateral()) {
+      images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
+    }
+    images = std::max<int64_t>(
+        1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
     images_ = chunks ? (call_.batch + chunks - 1) / chunks : 1;  // chunks of equal size
   }
@@ -105,7 +120,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     }
     if (has_bilateral()) {
       const int64_t named = AnyLayout(bilateral_layout_).most;
-      s.bilateral = take_lattice(arena, size_of(images, D), named < entry_limit() ? named * images : named);
+      s.bilateral =
+          take_lattice(arena, size_of(images, D), named < entry_limit() ? named * images : named);
       entries = std::max(entries, s.bilateral.size.entries());
       most = std::max(most, s.bilateral.most);
     }
@@ -120,7 +136,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return s;
   }
 
-  static void take_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies, int64_t row) {
+  static void take_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies,
+                          int64_t row) {
     if (copies == 0) return;
     for (float*& values : s.values[term]) values = arena.take<float>(copies * l.most * row);
     s.carry[term] = arena.take<float>(copies * (l.size.entries() / kGrain) * row);
@@ -137,8 +154,10 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     splat_and_blur(stream, ones, nullptr, 1, l.most);
     const float gain = lattice_gain(l.size.corners - 1);
     const float amount = std::sqrt(static_cast<float>(weight) * gain);
-    launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner, amount, gain, s.factor);
-    launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution, l.size.entries(), s.factor);
+    launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner,
+           amount, gain, s.factor);
+    launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution,
+           l.size.entries(), s.factor);
   }
 
   void run_chunk(Stream stream, Space& s, int64_t first, int64_t images) const {
@@ -159,7 +178,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       terms.at[used++] = term_of(s, 1, s.bilateral, 1);
       most_rows = std::max(most_rows, s.bilateral.most);
     }
-    Update u{call_.unary + first * planes * n, s.q, nullptr, images, n, call_.sets, call_.labels, call_.padded(), false};
+    Update u{call_.unary + first * planes * n,
+             s.q,
+             nullptr,
+             images,
+             n,
+             call_.sets,
+             call_.labels,
+             call_.padded(),
+             false};
     for (int64_t step = 0; step < steps_; ++step) {
       u.message = step > 0;
       launch_update(stream, u, terms);
@@ -180,13 +207,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
 // `with_arena(bytes, use)` brings workspace of so many bytes and calls use(arena).
 template <class WithArena>
-void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena, int64_t workspace_bytes = kWorkspaceBytes) {
+void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena,
+               int64_t workspace_bytes = kWorkspaceBytes) {
   if (call.batch == 0 || call.pixels() == 0 || call.sets == 0) return;
   // Without a bilateral term the image does not matter, whatever its channels.
-  with_dimensions<2>("dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
-    const DenseCrf<d()> crf(call, workspace_bytes);
-    with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
-  });
+  with_dimensions<2>(
+      "dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
+        const DenseCrf<d()> crf(call, workspace_bytes);
+        with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
+      });
 }
 
 }  // namespace wsss::cuda

@@ -1,4 +1,5 @@
-// From an ElementType to the type that a kernel is compiled for, and the type that its sums are made in.
+// From an ElementType to the type that a kernel is compiled for, and the type that its sums are
+// made in.
 #pragma once
 
 #include <cfloat>

@@ -1,6 +1,7 @@
-// What the CUDA binding (bind/cuda.cpp) calls: plain C++ over pointers and sizes, so that neither side needs the other's
-// headers. Every function queues its kernels on the context's stream; pointers are device pointers, contiguous and
-// row-major. The binding has checked shapes, and that there is something to compute.
+// What the CUDA binding (bind/cuda.cpp) calls: plain C++ over pointers and sizes, so that neither
+// side needs the other's headers. Every function queues its kernels on the context's stream;
+// pointers are device pointers, contiguous and row-major. The binding has checked shapes, and that
+// there is something to compute.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,8 @@ namespace wsss::cuda {
 
 enum class ElementType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-// `batch` matrices, one after the other, or all the same one. `transposed` ones are stored as [columns, rows].
+// `batch` matrices, one after the other, or all the same one. `transposed` ones are stored as
+// [columns, rows].
 struct Matrices {
   const void* data;
   int64_t batch, rows, columns;  // as stored
@@ -40,26 +42,29 @@ class Context {
   const char* op() const { return op_; }
   void* stream() const { return stream_; }  // a cudaStream_t
 
-  // Uninitialised workspace, aligned to 256 bytes, that the stream's kernels may use until release() or the end of the call.
+  // Uninitialised workspace, aligned to 256 bytes, that the stream's kernels may use until
+  // release() or the end of the call.
   virtual void* allocate(int64_t bytes) = 0;
   template <class T>
   T* allocate(int64_t count) {
     return static_cast<T*>(allocate((count > 0 ? count : 1) * static_cast<int64_t>(sizeof(T))));
   }
-  // Gives back workspace allocated after mark(). Kernels that are queued already may still use it, later ones may not.
+  // Gives back workspace allocated after mark(). Kernels that are queued already may still use it,
+  // later ones may not.
   virtual size_t mark() const = 0;
   virtual void release(size_t mark) = 0;
 
   // out = a b for each matrix of the batch.
-  virtual void multiply(ElementType type, const Matrices& a, const Matrices& b, const Matrices& out) = 0;
+  virtual void multiply(ElementType type, const Matrices& a, const Matrices& b,
+                        const Matrices& out) = 0;
 
  private:
   const char* op_;
   void* stream_;
 };
 
-// The input is valid, but the CUDA kernels cannot represent it (a lattice of many dimensions, for example). Nothing was
-// written; the CPU kernels can compute it.
+// The input is valid, but the CUDA kernels cannot represent it (a lattice of many dimensions, for
+// example). Nothing was written; the CPU kernels can compute it.
 class BeyondLimits : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -70,11 +75,11 @@ constexpr int kMaxLabels = 256;    // of a dense CRF
 
 struct CrfCall {
   int64_t batch, height, width;
-  int image_channels;                               // C
-  int sets, labels;                                 // S, L
-  const float* image;                               // [B, C, H, W]
-  const float* unary;                               // [B, S, L, H, W]
-  float* q;                                         // [B, S, L, H, W]
+  int image_channels;                                   // C
+  int sets, labels;                                     // S, L
+  const float* image;                                   // [B, C, H, W]
+  const float* unary;                                   // [B, S, L, H, W]
+  float* q;                                             // [B, S, L, H, W]
   double gaussian_sx, gaussian_sy, gaussian_weight;     // weight 0: off
   double bilateral_sx, bilateral_sy, bilateral_weight;  // weight 0: off
   double levels[kMaxDimensions];                        // standard deviation of each image channel
@@ -102,13 +107,14 @@ struct PointLattice {
   int32_t* previous;  // [corners, M] -1: none
 };
 
-// features [points, d]; make(vertices) returns the arrays to fill. Waits for the device. Throws BeyondLimits.
+// features [points, d]; make(vertices) returns the arrays to fill. Waits for the device. Throws
+// BeyondLimits.
 void permutohedral_lattice(Context& context, const float* features, int64_t points, int d,
                            const std::function<PointLattice(int64_t vertices)>& make);
 
 // in, out [N, width] float32 or float64. Splat, blur directions 0..d (d..0 if reverse), slice.
-void lattice_filter(Context& context, ElementType type, const PointLattice& lattice, const void* in, void* out, int width,
-                    bool reverse);
+void lattice_filter(Context& context, ElementType type, const PointLattice& lattice, const void* in,
+                    void* out, int width, bool reverse);
 
 struct HeadCall {
   ElementType type;
@@ -121,26 +127,30 @@ struct HeadCall {
 };
 
 // bias [R, K] -> logits [B, K, h, w]
-void label_conditioned_logits(Context& context, const HeadCall& call, const void* bias, void* logits);
+void label_conditioned_logits(Context& context, const HeadCall& call, const void* bias,
+                              void* logits);
 
-// grad [B, K, h, w] -> the gradients; what is null is not computed. of_scale and of_weight go together, of_weight starts
-// at zero.
-void label_conditioned_logits_backward(Context& context, const HeadCall& call, const void* grad, void* of_features,
-                                       void* of_scale, void* of_weight, void* of_bias);
+// grad [B, K, h, w] -> the gradients; what is null is not computed. of_scale and of_weight go
+// together, of_weight starts at zero.
+void label_conditioned_logits_backward(Context& context, const HeadCall& call, const void* grad,
+                                       void* of_features, void* of_scale, void* of_weight,
+                                       void* of_bias);
 
 // logits [images, K, h, w] -> result [images, K, H, W]
-void resized_activation(Context& context, ElementType type, const ResizeShape& shape, int64_t images, bool softmax,
-                        const void* logits, void* result);
+void resized_activation(Context& context, ElementType type, const ResizeShape& shape,
+                        int64_t images, bool softmax, const void* logits, void* result);
 
 // grad, result [images, K, H, W] -> of_logits [images, K, h, w]
-void resized_activation_backward(Context& context, ElementType type, const ResizeShape& shape, int64_t images, bool softmax,
-                                 const void* grad, const void* result, void* of_logits);
+void resized_activation_backward(Context& context, ElementType type, const ResizeShape& shape,
+                                 int64_t images, bool softmax, const void* grad, const void* result,
+                                 void* of_logits);
 
 // maps, out [batch, count, h, w], edge [batch, h, w]
-void random_walk(Context& context, const WalkShape& shape, int64_t batch, int64_t count, double beta, int64_t steps,
-                 const float* maps, const float* edge, float* out);
+void random_walk(Context& context, const WalkShape& shape, int64_t batch, int64_t count,
+                 double beta, int64_t steps, const float* maps, const float* edge, float* out);
 
-// Losses: loss [], gradients and maps have the type that sums are made in: float64 for float64 logits, else float32.
+// Losses: loss [], gradients and maps have the type that sums are made in: float64 for float64
+// logits, else float32.
 struct PixelLossCall {
   PixelLossKind kind;
   ElementType type;
@@ -161,9 +171,9 @@ struct SaliencyLossCall {
   double tau, lam;
   bool adaptive;
   std::vector<int64_t> always_background;
-  const void* logits;      // [B, K, h, w]
-  const void* saliency;    // [B, H, W]
-  const uint8_t* present;  // [B, K - 1]
+  const void* logits;                        // [B, K, h, w]
+  const void* saliency;                      // [B, H, W]
+  const uint8_t* present;                    // [B, K - 1]
   void *foreground, *background, *estimate;  // [B, h, w]
   void* grad;                                // [B, K, h, w]
   void* loss;

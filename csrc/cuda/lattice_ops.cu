@@ -7,11 +7,11 @@ void permutohedral_lattice(Context& context, const float* features, int64_t poin
   build_point_lattice(stream_of(context), features, points, d, arenas(context), make);
 }
 
-void lattice_filter(Context& context, ElementType type, const PointLattice& lattice, const void* in, void* out, int width,
-                    bool reverse) {
+void lattice_filter(Context& context, ElementType type, const PointLattice& lattice, const void* in,
+                    void* out, int width, bool reverse) {
   const auto filter = [&]<class Real>(Real) {
-    filter_points(stream_of(context), lattice, static_cast<const Real*>(in), static_cast<Real*>(out), width, reverse,
-                  arenas(context));
+    filter_points(stream_of(context), lattice, static_cast<const Real*>(in),
+                  static_cast<Real*>(out), width, reverse, arenas(context));
   };
   type == ElementType::kFloat64 ? filter(double{}) : filter(float{});
 }

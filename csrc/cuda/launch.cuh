@@ -1,5 +1,5 @@
-// How kernels are started and how a thread reads a few floats at once. Without nvcc the same names come from the emulator
-// (csrc/tests/cuda_on_cpu.h), so that tests run every kernel on the CPU.
+// How kernels are started and how a thread reads a few floats at once. Without nvcc the same names
+// come from the emulator (csrc/tests/cuda_on_cpu.h), so that tests run every kernel on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,9 @@ struct Stream {
   cudaStream_t handle;
   const char* op;
 };
-inline Stream stream_of(const Context& context) { return {static_cast<cudaStream_t>(context.stream()), context.op()}; }
+inline Stream stream_of(const Context& context) {
+  return {static_cast<cudaStream_t>(context.stream()), context.op()};
+}
 
 [[noreturn]] inline void fail_cuda(cudaError_t status, const char* op) {
   std::string text = std::string("CUDA error in ") + op + ": " + cudaGetErrorString(status);
@@ -34,11 +36,14 @@ inline Stream stream_of(const Context& context) { return {static_cast<cudaStream
     cudaGetDevice(&device);  // unchecked: this only words the message
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    text += ". The GPU has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
-            "; this library was compiled for";
+    text += ". The GPU has compute capability " + std::to_string(major) + "." +
+            std::to_string(minor) + "; this library was compiled for";
 #ifdef __CUDA_ARCH_LIST__
     for (const int arch : {__CUDA_ARCH_LIST__}) {
-      text.append(" ").append(std::to_string(arch / 100)).append(".").append(std::to_string(arch / 10 % 10));
+      text.append(" ")
+          .append(std::to_string(arch / 100))
+          .append(".")
+          .append(std::to_string(arch / 10 % 10));
     }
 #else
     text += " others";
@@ -77,14 +82,17 @@ inline void fill_bytes(Stream stream, void* to, int value, size_t bytes) {
 inline unsigned resident_blocks(Stream stream) {
   int device = 0, multiprocessors = 0;
   check_cuda(cudaGetDevice(&device), stream.op);
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
+  check_cuda(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
   return static_cast<unsigned>(multiprocessors) * 8;
 }
 #endif
 
 inline unsigned blocks_for(int64_t items, int64_t per_block = kThreads) {
   const int64_t blocks = (items + per_block - 1) / per_block;
-  if (blocks > INT32_MAX) throw std::runtime_error("wsss_fast: too many elements for one CUDA launch");
+  if (blocks > INT32_MAX) {
+    throw std::runtime_error("wsss_fast: too many elements for one CUDA launch");
+  }
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks);
 }
 
@@ -97,12 +105,16 @@ inline dim3 row_block(int pieces) {
 __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
-__device__ __forceinline__ int64_t thread_count() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+__device__ __forceinline__ int64_t thread_count() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
 // The same in a row_block.
 __device__ __forceinline__ int64_t row_number() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 }
-__device__ __forceinline__ int64_t row_count() { return static_cast<int64_t>(gridDim.x) * blockDim.y; }
+__device__ __forceinline__ int64_t row_count() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.y;
+}
 
 // V floats or doubles that one instruction moves.
 template <int V, class Real = float>
@@ -122,10 +134,13 @@ __device__ __forceinline__ void store(Real* to, const Pack<V, Real>& x) {
 }
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
 
 template <int V, class Real>
-__device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight, const Pack<V, Real>& x) {
+__device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight,
+                                           const Pack<V, Real>& x) {
 #pragma unroll
   for (int i = 0; i < V; ++i) sum.at[i] = multiply_add(weight, x.at[i], sum.at[i]);
 }
@@ -133,7 +148,8 @@ __device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight, cons
 // The widest Pack for rows of `width` Real that start at `base`.
 template <class Real = float>
 int pack_width(int64_t width, const void* base = nullptr) {
-  const int64_t size = sizeof(Real), either = width * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
+  const int64_t size = sizeof(Real),
+                either = width * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
   return static_cast<int>(either % 16 == 0 ? 16 / size : either % 8 == 0 ? 8 / size : 1);
 }
 

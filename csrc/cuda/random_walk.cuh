@@ -1,5 +1,5 @@
-// IRN's random walk: one thread a cell, one launch a step. Sums run over the neighbours in the CPU kernel's order, so
-// that both give the same bits for a whole `beta`.
+// IRN's random walk: one thread a cell, one launch a step. Sums run over the neighbours in the CPU
+// kernel's order, so that both give the same bits for a whole `beta`.
 #pragma once
 
 #include <cmath>
@@ -15,19 +15,21 @@ namespace wsss::cuda {
 struct WalkArrays {
   WalkShape shape;
   int64_t images, maps;
-  float* wall;      // [images, plane]
-  float* weights;   // [images, neighbours, cells]
+  float* wall;       // [images, plane]
+  float* weights;    // [images, neighbours, cells]
   float* fields[2];  // [images, maps, plane]
 
   WSSS_HD int64_t plane() const { return 2 * shape.margin() + shape.cells(); }
 };
 
-// maps [images, K, h, w] and edge [images, h, w] into planes; a thread for each place of each plane of `wall`.
+// maps [images, K, h, w] and edge [images, h, w] into planes; a thread for each place of each plane
+// of `wall`.
 __global__ static void walk_start(WalkArrays a, const float* maps, const float* edge) {
   const int64_t i = thread_number(), plane = a.plane();
   if (i >= a.images * plane) return;
   const WalkShape s = a.shape;
-  const int64_t image = i / plane, at = i % plane, cell = at - s.margin(), y = cell / s.stride(), x = cell % s.stride();
+  const int64_t image = i / plane, at = i % plane, cell = at - s.margin(), y = cell / s.stride(),
+                x = cell % s.stride();
   const bool inside = cell >= 0 && y < s.height && x < s.width;
   const float wall = inside ? edge[(image * s.height + y) * s.width + x] : 1.0f;
   a.wall[i] = wall;
@@ -39,7 +41,8 @@ __global__ static void walk_start(WalkArrays a, const float* maps, const float* 
   }
 }
 
-// Transition weights of a cell: affinities, divided by their sum. A thread for each cell of each image.
+// Transition weights of a cell: affinities, divided by their sum. A thread for each cell of each
+// image.
 __global__ static void walk_weights(WalkArrays a, float beta) {
   const int64_t i = thread_number(), cells = a.shape.cells();
   if (i >= a.images * cells) return;
@@ -60,7 +63,8 @@ __global__ static void walk_weights(WalkArrays a, float beta) {
         const float there = wall[v * s.stride() + u];
         highest = there > highest ? there : highest;
       });
-      const float affinity = whole == beta ? whole_power(1 - highest, whole) : powf(1 - highest, beta);
+      const float affinity =
+          whole == beta ? whole_power(1 - highest, whole) : powf(1 - highest, beta);
       weight[n++ * cells] = affinity;
       sum += affinity;
     }
@@ -74,7 +78,8 @@ __global__ void walk_step(WalkArrays a, int64_t first, const float* from, float*
   const int64_t i = thread_number(), cells = a.shape.cells(), plane = a.plane();
   if (i >= a.images * cells) return;
   const WalkShape s = a.shape;
-  const int64_t image = i / cells, cell = i % cells, place = (image * a.maps + first) * plane + s.margin() + cell;
+  const int64_t image = i / cells, cell = i % cells,
+                place = (image * a.maps + first) * plane + s.margin() + cell;
   const float* weight = a.weights + image * neighbours(s.radius) * cells + cell;
   float here[K], sum[K] = {};
   for (int k = 0; k < K; ++k) here[k] = from[place + k * plane];

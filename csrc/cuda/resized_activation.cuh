@@ -1,6 +1,7 @@
-// Bilinear resizing and softmax or sigmoid: one thread a pixel of the result, which reads the four cells around it. The
-// gradient of a cell is gathered from the pixels that took from it, always in the same order: float atomics, as in torch's
-// own upsample_bilinear2d_backward, would make two runs differ.
+// Bilinear resizing and softmax or sigmoid: one thread a pixel of the result, which reads the four
+// cells around it. The gradient of a cell is gathered from the pixels that took from it, always in
+// the same order: float atomics, as in torch's own upsample_bilinear2d_backward, would make two
+// runs differ.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,11 @@ namespace wsss::cuda {
 
 // logits [images, K, h, w] -> result [images, K, H, W]
 template <class T>
-__global__ void resize_and_activate(ResizeShape s, int64_t images, bool softmax, const T* logits, T* result) {
+__global__ void resize_and_activate(ResizeShape s, int64_t images, bool softmax, const T* logits,
+                                    T* result) {
   using Real = Wide<T>;
-  const int64_t i = thread_number(), cells = s.height * s.width, pixels = s.out_height * s.out_width;
+  const int64_t i = thread_number(), cells = s.height * s.width,
+                pixels = s.out_height * s.out_width;
   if (i >= images * pixels) return;
   const int64_t pixel = i % pixels, image = i / pixels;
   const auto row = bilinear_source<Real>(pixel / s.out_width, s.height, s.out_height);
@@ -22,13 +25,17 @@ __global__ void resize_and_activate(ResizeShape s, int64_t images, bool softmax,
   const T* from = logits + image * s.labels * cells;
   T* to = result + image * s.labels * pixels + pixel;
   auto resized = [&](int64_t k) {
-    auto at = [&](int64_t y, int64_t x) { return static_cast<Real>(from[k * cells + y * s.width + x]); };
+    auto at = [&](int64_t y, int64_t x) {
+      return static_cast<Real>(from[k * cells + y * s.width + x]);
+    };
     const Real low = mixed(at(row.low, column.low), at(row.low, column.high), column.fraction);
     const Real high = mixed(at(row.high, column.low), at(row.high, column.high), column.fraction);
     return mixed(low, high, row.fraction);
   };
   if (!softmax) {
-    for (int64_t k = 0; k < s.labels; ++k) to[k * pixels] = static_cast<T>(1 / (1 + exponential(-resized(k))));
+    for (int64_t k = 0; k < s.labels; ++k) {
+      to[k * pixels] = static_cast<T>(1 / (1 + exponential(-resized(k))));
+    }
     return;
   }
   // Maximum and sum in one pass; the mixing is cheaper to repeat than to keep.
@@ -43,54 +50,69 @@ __global__ void resize_and_activate(ResizeShape s, int64_t images, bool softmax,
     }
   }
   sum += top - top;  // an infinite maximum makes NaN, as in PyTorch
-  for (int64_t k = 0; k < s.labels; ++k) to[k * pixels] = static_cast<T>(exponential(resized(k) - top) / sum);
+  for (int64_t k = 0; k < s.labels; ++k) {
+    to[k * pixels] = static_cast<T>(exponential(resized(k) - top) / sum);
+  }
 }
 
 // inner [images, H, W] = sum over k of grad * result, which the softmax' gradient subtracts.
 template <class T>
-__global__ void sum_products(int64_t images, int64_t labels, int64_t pixels, const T* grad, const T* result, Wide<T>* inner) {
+__global__ void sum_products(int64_t images, int64_t labels, int64_t pixels, const T* grad,
+                             const T* result, Wide<T>* inner) {
   const int64_t i = thread_number();
   if (i >= images * pixels) return;
   const int64_t start = i / pixels * labels * pixels + i % pixels;
   Wide<T> sum = 0;
   for (int64_t k = 0; k < labels; ++k) {
-    sum += static_cast<Wide<T>>(grad[start + k * pixels]) * static_cast<Wide<T>>(result[start + k * pixels]);
+    sum += static_cast<Wide<T>>(grad[start + k * pixels]) *
+           static_cast<Wide<T>>(result[start + k * pixels]);
   }
   inner[i] = sum;
 }
 
-// The part of a logit's gradient from every `stride`-th of the pixels that took from it. `inner` is null for the sigmoid.
+// The part of a logit's gradient from every `stride`-th of the pixels that took from it. `inner` is
+// null for the sigmoid.
 template <class T>
-__device__ __forceinline__ double pulled(const ResizeShape& s, int64_t at, const T* grad, const T* result,
-                                         const Wide<T>* inner, int64_t first, int64_t stride) {
+__device__ __forceinline__ double pulled(const ResizeShape& s, int64_t at, const T* grad,
+                                         const T* result, const Wide<T>* inner, int64_t first,
+                                         int64_t stride) {
   using Real = Wide<T>;
   const int64_t x = at % s.width, y = at / s.width % s.height, plane = at / (s.width * s.height);
   const int64_t pixels = s.out_height * s.out_width;
-  const CellRange rows = takers(y, s.height, s.out_height), columns = takers(x, s.width, s.out_width);
+  const CellRange rows = takers(y, s.height, s.out_height),
+                  columns = takers(x, s.width, s.out_width);
   const int64_t wide = columns.last - columns.first, count = (rows.last - rows.first) * wide;
   double sum = 0;
   for (int64_t i = first; i < count; i += stride) {
-    const int64_t row = rows.first + i / wide, column = columns.first + i % wide, pixel = row * s.out_width + column;
-    const Real share = share_of<Real>(y, row, s.height, s.out_height) * share_of<Real>(x, column, s.width, s.out_width);
+    const int64_t row = rows.first + i / wide, column = columns.first + i % wide,
+                  pixel = row * s.out_width + column;
+    const Real share = share_of<Real>(y, row, s.height, s.out_height) *
+                       share_of<Real>(x, column, s.width, s.out_width);
     if (share == 0) continue;
-    const Real g = static_cast<Real>(grad[plane * pixels + pixel]), p = static_cast<Real>(result[plane * pixels + pixel]);
+    const Real g = static_cast<Real>(grad[plane * pixels + pixel]),
+               p = static_cast<Real>(result[plane * pixels + pixel]);
     const Real slope = inner ? g - inner[plane / s.labels * pixels + pixel] : g * (1 - p);
     sum += static_cast<double>(share * (slope * p));
   }
   return sum;
 }
 
-// of_logits [images, K, h, w], `logits` of them: a thread for each, where few pixels take from one, ...
+// of_logits [images, K, h, w], `logits` of them: a thread for each, where few pixels take from one,
+// ...
 template <class T>
-__global__ void pull_cells(ResizeShape s, int64_t logits, const T* grad, const T* result, const Wide<T>* inner, T* of_logits) {
+__global__ void pull_cells(ResizeShape s, int64_t logits, const T* grad, const T* result,
+                           const Wide<T>* inner, T* of_logits) {
   const int64_t at = thread_number();
-  if (at < logits) of_logits[at] = static_cast<T>(static_cast<Wide<T>>(pulled<T>(s, at, grad, result, inner, 0, 1)));
+  if (at < logits) {
+    of_logits[at] =
+        static_cast<T>(static_cast<Wide<T>>(pulled<T>(s, at, grad, result, inner, 0, 1)));
+  }
 }
 
 // ... or a block of kSumThreads for one after the other.
 template <class T>
-__global__ void pull_cells_together(ResizeShape s, int64_t logits, const T* grad, const T* result, const Wide<T>* inner,
-                                    T* of_logits) {
+__global__ void pull_cells_together(ResizeShape s, int64_t logits, const T* grad, const T* result,
+                                    const Wide<T>* inner, T* of_logits) {
   for (int64_t at = blockIdx.x; at < logits; at += gridDim.x) {
     const double sum = block_sum(pulled<T>(s, at, grad, result, inner, threadIdx.x, kSumThreads));
     if (threadIdx.x == 0) of_logits[at] = static_cast<T>(static_cast<Wide<T>>(sum));

@@ -22,12 +22,14 @@ void run(Context& context, const SaliencyLossCall& call) {
   fill_bytes(stream, counts, 0, zeroed);
   for (int64_t k : call.always_background) fill_bytes(stream, mask + k, 1, 1);
   launch(stream, blocks, kThreads, count_overlap<T>, s, logits, saliency, counts, wrong);
-  launch(stream, blocks_for(channels), kThreads, assign_roles, s, call.tau, call.adaptive, call.present, mask, counts, roles);
-  launch_together(stream, blocks, kSumThreads, compare_with_saliency<T>, s, call.lam, logits, saliency, roles,
-                  static_cast<Real*>(call.foreground), static_cast<Real*>(call.background),
-                  static_cast<Real*>(call.estimate), static_cast<Real*>(call.grad), parts);
-  launch_together(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0 / static_cast<double>(pixels), wrong,
-                  static_cast<Real*>(call.loss));
+  launch(stream, blocks_for(channels), kThreads, assign_roles, s, call.tau, call.adaptive,
+         call.present, mask, counts, roles);
+  launch_together(
+      stream, blocks, kSumThreads, compare_with_saliency<T>, s, call.lam, logits, saliency, roles,
+      static_cast<Real*>(call.foreground), static_cast<Real*>(call.background),
+      static_cast<Real*>(call.estimate), static_cast<Real*>(call.grad), parts);
+  launch_together(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks,
+                  1.0 / static_cast<double>(pixels), wrong, static_cast<Real*>(call.loss));
 }
 
 }  // namespace

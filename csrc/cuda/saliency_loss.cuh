@@ -1,4 +1,5 @@
-// EPS' saliency loss and its gradient: one thread a pixel, which reads its channels twice rather than keep them.
+// EPS' saliency loss and its gradient: one thread a pixel, which reads its channels twice rather
+// than keep them.
 #pragma once
 
 #include <cmath>
@@ -11,10 +12,11 @@
 
 namespace wsss::cuda {
 
-// counts [B, K, 2]: pixels where the class exceeds 1/2, and of those the salient ones. Whole numbers: the order of the
-// additions does not matter.
+// counts [B, K, 2]: pixels where the class exceeds 1/2, and of those the salient ones. Whole
+// numbers: the order of the additions does not matter.
 template <class T>
-__global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* saliency, int* counts, int* wrong) {
+__global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* saliency,
+                              int* counts, int* wrong) {
   using Real = Wide<T>;
   const int64_t i = thread_number(), plane = s.pixels();
   if (i >= s.images * plane) return;
@@ -31,22 +33,24 @@ __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* s
 }
 
 // roles [B, K] from counts; a thread for each. `always_background` is a mask of K bytes.
-__global__ static void assign_roles(SaliencyShape s, double tau, bool adaptive, const unsigned char* present,
-                                    const unsigned char* always_background, const int* counts, Role* roles) {
+__global__ static void assign_roles(
+    SaliencyShape s, double tau, bool adaptive, const unsigned char* present,
+    const unsigned char* always_background, const int* counts, Role* roles) {
   const int64_t i = thread_number();
   if (i >= s.images * s.channels) return;
   const int64_t image = i / s.channels, k = i % s.channels;
   const bool there = k > 0 && present[image * (s.channels - 1) + k - 1];
-  const bool foreground = there && !always_background[k] &&
-                          (!adaptive || is_salient(counts[2 * i], counts[2 * i + 1], s.pixels(), tau));
+  const bool foreground =
+      there && !always_background[k] &&
+      (!adaptive || is_salient(counts[2 * i], counts[2 * i + 1], s.pixels(), tau));
   roles[i] = foreground ? Role::kForeground : there || k == 0 ? Role::kBackground : Role::kNeither;
 }
 
 // Maps, gradient, and each block's sum of squares; kSumThreads threads a block.
 template <class T>
-__global__ void compare_with_saliency(SaliencyShape s, double lam_, const T* logits, const Wide<T>* saliency,
-                                      const Role* roles, Wide<T>* foreground, Wide<T>* background, Wide<T>* estimate,
-                                      Wide<T>* grad, double* parts) {
+__global__ void compare_with_saliency(
+    SaliencyShape s, double lam_, const T* logits, const Wide<T>* saliency, const Role* roles,
+    Wide<T>* foreground, Wide<T>* background, Wide<T>* estimate, Wide<T>* grad, double* parts) {
   using Real = Wide<T>;
   const int64_t i = thread_number(), plane = s.pixels();
   const Real lam = static_cast<Real>(lam_), rest = static_cast<Real>(1 - lam_);
@@ -62,14 +66,18 @@ __global__ void compare_with_saliency(SaliencyShape s, double lam_, const T* log
     Real maps[2] = {};
     for (int64_t k = 0; k < s.channels; ++k) {
       if (role[k] == Role::kNeither) continue;
-      maps[role[k] == Role::kBackground] += exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse;
+      maps[role[k] == Role::kBackground] +=
+          exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse;
     }
     const Real guess = lam * maps[0] + rest * (1 - maps[1]);
     const Real error = guess - saliency[(image * s.saliency_height + y) * s.saliency_width + x];
-    const Real pull = error * (2 / static_cast<Real>(s.images * plane)), level = lam * maps[0] - rest * maps[1];
+    const Real pull = error * (2 / static_cast<Real>(s.images * plane)),
+               level = lam * maps[0] - rest * maps[1];
     for (int64_t k = 0; k < s.channels; ++k) {
       const Real p = exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse;
-      const Real slope = role[k] == Role::kNeither ? Real(0) : role[k] == Role::kForeground ? lam : -rest;
+      const Real slope = role[k] == Role::kNeither      ? Real(0)
+                         : role[k] == Role::kForeground ? lam
+                                                        : -rest;
       grad[(image * s.channels + k) * plane + at] = p * (pull * (slope - level));
     }
     foreground[i] = maps[0];

@@ -9,9 +9,11 @@ namespace wsss::cuda {
 int64_t sorting_scratch(int64_t count);
 
 // Stable, by the low `bits` of the keys.
-void sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, const uint64_t* key, uint64_t* sorted_key,
-                const uint32_t* value, uint32_t* sorted_value, int64_t count, int bits);
+void sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
+                uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value, int64_t count,
+                int bits);
 
-void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, const int32_t* term, int32_t* sum, int64_t count);
+void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
+                   int32_t* sum, int64_t count);
 
 }  // namespace wsss::cuda

@@ -14,8 +14,8 @@ struct AamrShape {
   WSSS_HD int64_t pixels() const { return height * width; }
 };
 
-// Whether enough of a salient region is active for it to be one of the labelled objects. The quotient, not a product: of
-// whole numbers it is exactly the threshold where it should be.
+// Whether enough of a salient region is active for it to be one of the labelled objects. The
+// quotient, not a product: of whole numbers it is exactly the threshold where it should be.
 WSSS_HD bool is_labelled(int64_t area, int64_t active, double overlap) {
   return static_cast<double>(active) / static_cast<double>(area) >= overlap;
 }
@@ -26,7 +26,8 @@ struct AamrTerm {
   V pull;  // its derivative by odds
 };
 
-// `odds`: log of foreground over background. `small` = exp(-|odds|) and `rest` = log(1 + small), so that nothing overflows.
+// `odds`: log of foreground over background. `small` = exp(-|odds|) and `rest` = log(1 + small), so
+// that nothing overflows.
 template <class V>
 WSSS_HD AamrTerm<V> aamr_term(V odds, V saliency, V small, V rest) {
   const V likely = 1 / (1 + small);

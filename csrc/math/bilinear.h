@@ -1,4 +1,5 @@
-// Bilinear resizing with half-pixel centres (align_corners False, no smoothing when the result is smaller).
+// Bilinear resizing with half-pixel centres (align_corners False, no smoothing when the result is
+// smaller).
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,8 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
 }
 
-// (1 - fraction) * low + fraction * high. At fraction 0 the low value alone: 0 times infinity would be NaN.
+// (1 - fraction) * low + fraction * high. At fraction 0 the low value alone: 0 times infinity would
+// be NaN.
 template <class Real>
 WSSS_HD Real mixed(Real low, Real high, Real fraction) {
   return fraction > 0 ? (1 - fraction) * low + fraction * high : low;

@@ -1,8 +1,10 @@
-// Permutohedral lattice geometry (Adams, Baek and Davis 2010): which simplex holds a point, with which weights, and how
-// a vertex is named by 64 bits. Torch-free; shared by the CPU kernel (F = a vector of pixels) and CUDA (F = float).
+// Permutohedral lattice geometry (Adams, Baek and Davis 2010): which simplex holds a point, with
+// which weights, and how a vertex is named by 64 bits. Torch-free; shared by the CPU kernel (F = a
+// vector of pixels) and CUDA (F = float).
 //
-// Compiled without fused multiply-add, so that all backends and pydensecrf agree on the vertices to the bit: 8-bit
-// images often lie on a simplex boundary, where one rounding error decides whether a vertex exists.
+// Compiled without fused multiply-add, so that all backends and pydensecrf agree on the vertices to
+// the bit: 8-bit images often lie on a simplex boundary, where one rounding error decides whether a
+// vertex exists.
 #pragma once
 
 #include <cmath>
@@ -15,10 +17,13 @@ namespace wsss {
 // Feature i is multiplied by this before elevation (page 4); rounded where pydensecrf rounds.
 inline void feature_scale(int d, float* scale) {
   const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
-  for (int i = 0; i < d; ++i) scale[i] = static_cast<float>(1.0 / std::sqrt((i + 2.0) * (i + 1.0)) * deviation);
+  for (int i = 0; i < d; ++i) {
+    scale[i] = static_cast<float>(1.0 / std::sqrt((i + 2.0) * (i + 1.0)) * deviation);
+  }
 }
 
-// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) * (quotient[j] - [rank[j] > D - r]) + r.
+// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) * (quotient[j] - [rank[j] > D - r])
+// + r.
 template <int D, class F, class I>
 struct Simplex {
   I quotient[D + 1];
@@ -53,7 +58,8 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
       s.rank[j] = s.rank[j] + (1 - below);
     }
   }
-  // The rounded point may leave the plane sum(x) = 0; the coordinates that were rounded the furthest bring it back.
+  // The rounded point may leave the plane sum(x) = 0; the coordinates that were rounded the
+  // furthest bring it back.
   F by_rank[D + 1];  // offset of the coordinate with rank r
   for (int r = 0; r <= D; ++r) by_rank[r] = total - total;
   for (int j = 0; j <= D; ++j) {
@@ -63,7 +69,9 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
     s.rank[j] = moved + (D + 1) * (up - down);
     s.quotient[j] = s.quotient[j] + up - down;
     const F offset = (elevated[j] - to_float(s.quotient[j] * (D + 1))) * inverse;
-    for (int r = 0; r <= D; ++r) by_rank[r] = by_rank[r] + keep_if_equal(s.rank[j], excess - excess + r, offset);
+    for (int r = 0; r <= D; ++r) {
+      by_rank[r] = by_rank[r] + keep_if_equal(s.rank[j], excess - excess + r, offset);
+    }
   }
   for (int r = 1; r <= D; ++r) s.weight[r] = by_rank[D - r] - by_rank[D - r + 1];
   s.weight[0] = by_rank[D] + (1.0f - by_rank[0]);
@@ -95,7 +103,8 @@ inline CoordinateRange coordinate_range(int d, int j, const double* from, const 
   return {low, width, true};
 }
 
-// Key = remainder in the low bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
+// Key = remainder in the low bits, then D biased quotients. Only the first D of the D+1 coordinates
+// are stored.
 template <int D>
 struct KeyLayout {
   static constexpr int kRemainderBits = D < 8 ? 3 : 4;
@@ -105,7 +114,8 @@ struct KeyLayout {
   uint64_t all_units;
   int bits;
 
-  // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63 bits.
+  // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63
+  // bits.
   bool fit(const double* from, const double* to) {
     bits = kRemainderBits;
     all_units = 0;
@@ -124,11 +134,14 @@ struct KeyLayout {
 
 // The D+1 vertex keys of a simplex, in order of remainder.
 template <int D>
-WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const int* rank, uint64_t* key) {
+WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const int* rank,
+                         uint64_t* key) {
   uint64_t unit_of_rank[D + 1];
   uint64_t k = 0;
   for (int j = 0; j <= D; ++j) {
-    for (int r = 0; r <= D; ++r) unit_of_rank[r] = rank[j] == r ? layout.unit[j] : (j ? unit_of_rank[r] : 0);
+    for (int r = 0; r <= D; ++r) {
+      unit_of_rank[r] = rank[j] == r ? layout.unit[j] : (j ? unit_of_rank[r] : 0);
+    }
     if (j < D) k += layout.unit[j] * static_cast<uint64_t>(quotient[j] - layout.low[j]);
   }
   key[0] = k;

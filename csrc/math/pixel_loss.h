@@ -13,7 +13,8 @@ enum class PixelLossKind { kCrossEntropy, kBinary };
 struct PixelLossShape {
   int64_t images, classes, height, width;  // of the logits; class 0 is background
   int64_t label_height, label_width;
-  bool upsample;  // logits to the labels' size, bilinearly; else labels to the logits' size, nearest
+  // logits to the labels' size, bilinearly; else labels to the logits' size, nearest
+  bool upsample;
 
   // Where the loss is taken.
   WSSS_HD int64_t rows() const { return upsample ? label_height : height; }

@@ -9,7 +9,7 @@
 namespace wsss {
 
 struct SaliencyShape {
-  int64_t images, channels, height, width;    // of the logits; channel 0 is background
+  int64_t images, channels, height, width;  // of the logits; channel 0 is background
   int64_t saliency_height, saliency_width;
 
   WSSS_HD int64_t pixels() const { return height * width; }
@@ -18,9 +18,12 @@ struct SaliencyShape {
 // What a channel's probability is part of.
 enum class Role : unsigned char { kNeither, kForeground, kBackground };
 
-// Whether enough of a class' area, where its probability exceeds 1/2, is salient. `area` and `both` are counts.
+// Whether enough of a class' area, where its probability exceeds 1/2, is salient. `area` and `both`
+// are counts.
 WSSS_HD bool is_salient(int64_t area, int64_t both, int64_t pixels, double tau) {
-  return static_cast<double>(both) / (static_cast<double>(area) + 1e-4 * static_cast<double>(pixels)) > tau;
+  return static_cast<double>(both) /
+             (static_cast<double>(area) + 1e-4 * static_cast<double>(pixels)) >
+         tau;
 }
 
 }  // namespace wsss

@@ -1,5 +1,6 @@
-// The few operations that csrc/math writes once for float and for vectors of float. cpu/simd.h adds the overloads for
-// vectors; it must come before any template of csrc/math, because built-in vectors have no namespace to be found in.
+// The few operations that csrc/math writes once for float and for vectors of float. cpu/simd.h adds
+// the overloads for vectors; it must come before any template of csrc/math, because built-in
+// vectors have no namespace to be found in.
 #pragma once
 
 #ifdef __CUDACC__

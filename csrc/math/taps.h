@@ -1,7 +1,9 @@
-// The taps of a sum of dilated convolutions: logits[y, x] += weight[t] . features[y + dy[t], x + dx[t]].
+// The taps of a sum of dilated convolutions: logits[y, x] += weight[t] . features[y + dy[t], x +
+// dx[t]].
 //
-// Equal shifts of different branches are one tap (always so for the centres), a shift that leaves the map is none: AMN's
-// 36 taps are 33 at 32x32 and 17 at 16x16. Sorted by dy, the taps that a row of features serves are a contiguous range.
+// Equal shifts of different branches are one tap (always so for the centres), a shift that leaves
+// the map is none: AMN's 36 taps are 33 at 32x32 and 17 at 16x16. Sorted by dy, the taps that a row
+// of features serves are a contiguous range.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +33,8 @@ struct Taps {
 };
 
 // Kernel size `k` is 1 or 3.
-inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t height, int64_t width) {
+inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t height,
+                      int64_t width) {
   struct Shift {
     int64_t dy, dx, source;
   };
@@ -42,7 +45,8 @@ inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t 
       const int64_t row = i / k - k / 2, column = i % k - k / 2;  // -1, 0, 1
       // Compared without a product: a dilation may be as large as an int64.
       if ((row && dilations[r] >= height) || (column && dilations[r] >= width)) continue;
-      shifts.push_back({row * dilations[r], column * dilations[r], static_cast<int64_t>(r) * cells + i});
+      shifts.push_back(
+          {row * dilations[r], column * dilations[r], static_cast<int64_t>(r) * cells + i});
     }
   }
   std::sort(shifts.begin(), shifts.end(), [](const Shift& a, const Shift& b) {
@@ -66,7 +70,8 @@ struct Band {
   int64_t y0, y1, t0, t1;
 };
 
-// Bands of `rows` rows that cover the map. A tap reads row y when the row it adds to, y - dy, is on the map.
+// Bands of `rows` rows that cover the map. A tap reads row y when the row it adds to, y - dy, is on
+// the map.
 inline std::vector<Band> plan_bands(const Taps& taps, int64_t height, int64_t rows) {
   std::vector<Band> bands;
   for (int64_t y0 = 0; y0 < height; y0 += rows) {

@@ -34,7 +34,8 @@ WSSS_HD int neighbours(int radius) {
   return count;
 }
 
-// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is nearer than 1 to the line between them.
+// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is nearer than 1 to the line
+// between them.
 WSSS_HD bool on_path(int to_y, int to_x, int y, int x) {
   const int cross = to_y * x - to_x * y;
   return cross * cross < to_y * to_y + to_x * to_x;

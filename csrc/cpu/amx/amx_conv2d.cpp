@@ -5,13 +5,15 @@
 namespace wsss::cpu {
 namespace {
 
-// A pass over some of the images: as many as keep the split map in the second cache, but at least the pixels of a piece,
-// which share what is read of the filters.
+// A pass over some of the images: as many as keep the split map in the second cache, but at least
+// the pixels of a piece, which share what is read of the filters.
 constexpr int64_t kPassBytes = int64_t{1} << 20, kPassPixels = 1024;
 
 int64_t passes_of(const ConvShape& s, int64_t threads) {
-  const int64_t pixels = s.out_height() * s.out_width(), bytes = s.height * s.width * s.planes() * kMapPixel * 2;
-  const int64_t most = std::max({kPassBytes / bytes, (kPassPixels + pixels - 1) / pixels, int64_t{1}});
+  const int64_t pixels = s.out_height() * s.out_width(),
+                bytes = s.height * s.width * s.planes() * kMapPixel * 2;
+  const int64_t most =
+      std::max({kPassBytes / bytes, (kPassPixels + pixels - 1) / pixels, int64_t{1}});
   const int64_t rounds = ((s.batch + most - 1) / most + threads - 1) / threads;
   return std::min(rounds * threads, s.batch);
 }
@@ -32,12 +34,15 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
     a.out += results;
     if (a.residual) a.residual += results;
     SplitConv<Parts> conv(shape);
-    share(conv.map().lines(), [&](int64_t first, int64_t last) { conv.map().split(m, first, last); });
+    share(
+        conv.map().lines(), [&](int64_t first, int64_t last) { conv.map().split(m, first, last); });
     share(conv.pieces(), [&](int64_t first, int64_t last) { conv.run(a, first, last); });
   };
   if (passes >= threads) {
     host.parallel_for(passes, 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) pass(i, [](int64_t count, auto work) { work(0, count); });
+      for (int64_t i = first; i < last; ++i) {
+        pass(i, [](int64_t count, auto work) { work(0, count); });
+      }
     });
     return;
   }
@@ -48,7 +53,8 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
 
 }  // namespace
 
-void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
+void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps,
+                const ConvArrays& arrays, const Host& host) {
   parts == 3 ? run<3>(shape, maps, arrays, host) : run<2>(shape, maps, arrays, host);
 }
 

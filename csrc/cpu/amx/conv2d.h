@@ -1,8 +1,9 @@
-// A convolution of float32 maps whose products are made of bfloat16 parts, by the matrix unit, which does several of them in
-// the time of one float32 product. A map's number is taken as the sum of two parts (16 bits), a filter's of two or three (24).
+// A convolution of float32 maps whose products are made of bfloat16 parts, by the matrix unit,
+// which does several of them in the time of one float32 product. A map's number is taken as the sum
+// of two parts (16 bits), a filter's of two or three (24).
 //
-// The maps come as `SplitMap` has them. The filters come packed as [K / 32, C / 32, taps, part, 2, 16, 16, 2], in the order in
-// which they are read, and zero beyond the last filter and channel.
+// The maps come as `SplitMap` has them. The filters come packed as [K / 32, C / 32, taps, part, 2,
+// 16, 16, 2], in the order in which they are read, and zero beyond the last filter and channel.
 #pragma once
 
 #include <algorithm>
@@ -18,11 +19,13 @@
 
 namespace wsss {
 
-// Tiles of 16 neighbouring pixels of the result. Those of a short line would be mostly empty: with stride 1 they run on from
-// line to line instead, over the zeros between them, if that makes fewer tiles; sums that lie between lines are dropped.
+// Tiles of 16 neighbouring pixels of the result. Those of a short line would be mostly empty: with
+// stride 1 they run on from line to line instead, over the zeros between them, if that makes fewer
+// tiles; sums that lie between lines are dropped.
 class OutputTiles {
  public:
-  OutputTiles(const ConvShape& s, const SplitMap& map) : height_(s.out_height()), width_(s.out_width()) {
+  OutputTiles(const ConvShape& s, const SplitMap& map)
+      : height_(s.out_height()), width_(s.out_width()) {
     pitch_ = (width_ + kTileRows - 1) / kTileRows * kTileRows;
     if (map.stride() == 1 && count(map.pitch()) <= count(pitch_)) pitch_ = map.pitch();
     each_ = count(pitch_);
@@ -36,7 +39,8 @@ class OutputTiles {
     return {tile / each_, at / pitch_, at % pitch_};
   }
 
-  // Calls use(row, pixel), pixels counted over all images, for each row of the tile that is a result.
+  // Calls use(row, pixel), pixels counted over all images, for each row of the tile that is a
+  // result.
   template <class Use>
   void rows(int64_t tile, Use use) const {
     auto [image, y, x] = first(tile);
@@ -47,7 +51,9 @@ class OutputTiles {
   }
 
  private:
-  int64_t count(int64_t pitch) const { return ((height_ - 1) * pitch + width_ + kTileRows - 1) / kTileRows; }
+  int64_t count(int64_t pitch) const {
+    return ((height_ - 1) * pitch + width_ + kTileRows - 1) / kTileRows;
+  }
 
   int64_t height_, width_, pitch_, each_, all_;
 };
@@ -57,13 +63,16 @@ class SplitConv {
  public:
   explicit SplitConv(const ConvShape& shape) : s_(shape), map_(shape), tiles_(shape, map_) {
     for (int64_t plane = 0; plane < std::min(kPlanes, s_.planes()); ++plane) {
-      for (int64_t tap = 0; tap < s_.taps(); ++tap) offsets_.push_back(plane * map_.plane() + map_.shift(tap));
+      for (int64_t tap = 0; tap < s_.taps(); ++tap) {
+        offsets_.push_back(plane * map_.plane() + map_.shift(tap));
+      }
     }
   }
 
   SplitMap& map() { return map_; }
 
-  // Pieces of the result, as work can be shared out: neighbours are the same filters for other tiles.
+  // Pieces of the result, as work can be shared out: neighbours are the same filters for other
+  // tiles.
   int64_t pieces() const { return groups() * ((s_.blocks() + wide() - 1) / wide()); }
 
   // Pieces [first, last).
@@ -76,16 +85,18 @@ class SplitConv {
     sums.reserve_large(kGroup / 4 * wide() * kFour);
     for (int64_t piece = first; piece < last; ++piece) {
       const int64_t tile = piece % groups() * kGroup, block = piece / groups() * wide();
-      multiply(a, {tile, std::min(tile + kGroup, tiles_.all())}, {block, std::min(block + wide(), s_.blocks())}, sums.get());
+      multiply(a, {tile, std::min(tile + kGroup, tiles_.all())},
+               {block, std::min(block + wide(), s_.blocks())}, sums.get());
     }
   }
 
  private:
-  // Of a piece, the sums (512 KiB or 1 MiB), the filters of kPlanes planes (576 KiB with nine taps and two parts, 128 KiB with
-  // one tap) and the pixels of those planes (512 KiB) lie in a second cache of 2 MiB. Many tiles in a piece, because each
-  // piece reads its filters from the third cache, at a fifth of the speed.
-  static constexpr int64_t kGroup = 64;  // tiles of 16 neighbouring pixels
-  static constexpr int64_t kPlanes = 4;  // of 32 channels
+  // Of a piece, the sums (512 KiB or 1 MiB), the filters of kPlanes planes (576 KiB with nine taps
+  // and two parts, 128 KiB with one tap) and the pixels of those planes (512 KiB) lie in a second
+  // cache of 2 MiB. Many tiles in a piece, because each piece reads its filters from the third
+  // cache, at a fifth of the speed.
+  static constexpr int64_t kGroup = 64;                    // tiles of 16 neighbouring pixels
+  static constexpr int64_t kPlanes = 4;                    // of 32 channels
   int64_t wide() const { return s_.kernel == 1 ? 8 : 4; }  // blocks of 32 filters
   static constexpr int64_t kFour = 8 * kTileSums;          // sums of four tiles and a block
 
@@ -102,44 +113,61 @@ class SplitConv {
 
   int64_t groups() const { return (tiles_.all() + kGroup - 1) / kGroup; }
 
-  // Sums of two tiles and 32 filters stay in the unit's registers over a chunk. Meanwhile the filters are read in the order in
-  // which they lie, and the pixels come from the first cache, for each block again.
+  // Sums of two tiles and 32 filters stay in the unit's registers over a chunk. Meanwhile the
+  // filters are read in the order in which they lie, and the pixels come from the first cache, for
+  // each block again.
   void multiply(const ConvArrays& a, Range tiles, Range blocks, float* sums) const {
     const int64_t fours = (tiles.last - tiles.first + 3) / 4;
     for (int64_t plane = 0; plane < s_.planes(); plane += kPlanes) {
       const bool last = plane + kPlanes >= s_.planes();
       const int64_t lines = Parts * 2 * kTileElements / kLineElements, calls = 2 * fours;
-      const Chunk chunk{plane, std::min(kPlanes, s_.planes() - plane) * s_.taps(), last, last ? 0 : (lines + calls - 1) / calls};
+      const Chunk chunk{plane, std::min(kPlanes, s_.planes() - plane) * s_.taps(), last,
+                        last ? 0 : (lines + calls - 1) / calls};
       for (int64_t four = 0; four < fours; ++four) {
-        const int64_t tile = tiles.first + 4 * four, count = std::min<int64_t>(4, tiles.last - tile);
+        const int64_t tile = tiles.first + 4 * four,
+                      count = std::min<int64_t>(4, tiles.last - tile);
         const uint16_t* left[4];  // the last tile again where there are fewer
-        for (int64_t i = 0; i < 4; ++i) left[i] = map_.at(tiles_.first(tile + std::min(i, count - 1))) + plane * map_.plane();
+        for (int64_t i = 0; i < 4; ++i) {
+          left[i] = map_.at(tiles_.first(tile + std::min(i, count - 1))) + plane * map_.plane();
+        }
         for (int64_t block = blocks.first; block < blocks.last; ++block) {
-          multiply_block(a, chunk, four, left, tile, count, block, sums + (four * wide() + block - blocks.first) * kFour);
+          multiply_block(a, chunk, four, left, tile, count, block,
+                         sums + (four * wide() + block - blocks.first) * kFour);
         }
       }
     }
   }
 
   // Up to four tiles, up to 32 filters.
-  void multiply_block(const ConvArrays& a, const Chunk& chunk, int64_t four, const uint16_t* const* left, int64_t tile,
-                      int64_t count, int64_t block, float* sums) const {
+  void multiply_block(const ConvArrays& a, const Chunk& chunk, int64_t four,
+                      const uint16_t* const* left, int64_t tile, int64_t count, int64_t block,
+                      float* sums) const {
     constexpr int64_t kRight = Parts * 2 * kTileElements;
     const uint16_t* right = a.filters + (block * s_.planes() + chunk.plane) * s_.taps() * kRight;
     const int64_t share = chunk.soon_lines * chunk.steps * kLineElements;
     const uint16_t* soon = right + chunk.steps * kRight + 2 * four * share;
     const bool first = chunk.plane == 0;
-    TileOperands at{{left[0], left[1], left[2], left[3]}, map_.stride() * kMapPixel, offsets_.data(), chunk.steps, right, soon,
-                    chunk.soon_lines};
+    TileOperands at{
+        {left[0], left[1], left[2], left[3]},
+        map_.stride() * kMapPixel,
+        offsets_.data(),
+        chunk.steps,
+        right,
+        soon,
+        chunk.soon_lines};
     if (s_.filters - block * kBlock <= kTileRows) {  // one tile of filters
       tile_products<Parts, 4>(at, first, sums);
-      for (int64_t i = 0; i < count && chunk.last; ++i) finish(a, tile + i, block, sums + i * kTileSums);
+      for (int64_t i = 0; i < count && chunk.last; ++i) {
+        finish(a, tile + i, block, sums + i * kTileSums);
+      }
       return;
     }
     for (int64_t i = 0; i < count; i += 2) {
       float* own = sums + i * 2 * kTileSums;
       tile_products<Parts, 2>(at, first, own);
-      for (int64_t j = i; j < std::min(i + 2, count) && chunk.last; ++j) finish(a, tile + j, block, own + (j - i) * 2 * kTileSums);
+      for (int64_t j = i; j < std::min(i + 2, count) && chunk.last; ++j) {
+        finish(a, tile + j, block, own + (j - i) * 2 * kTileSums);
+      }
       std::copy(left + 2, left + 4, at.left);
       at.soon += share;
     }
