@@ -101,13 +101,13 @@ def list_sources(part: str) -> tuple[Path, ...]:
 
 
 def source_hash(part: str) -> str:
-    """A hash of every file that one part may include."""
-    others = {"cpu": ("cuda",), "cuda": ("cpu",), "module": ("cpu", "cuda")}[part]
+    """A hash of every file that one part may include: its own, and those that no other part owns."""
+    foreign = {"tests", *NAMES} - {part}
     digest = hashlib.sha256()
     for path in sorted(p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu")):
-        name = path.relative_to(csrc()).as_posix()
-        if name.partition("/")[0] not in ("tests", *others):
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(csrc())
+        if foreign.isdisjoint(name.with_suffix("").parts):
+            digest.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 #include "aamr_loss.h"
 
-#include "kernels.h"
+#include "aamr_loss_kernel.h"
 
 namespace wsss::cpu {
 

@@ -1,3 +1,5 @@
+#include "dense_crf.h"
+
 #include "mean_field.h"
 
 namespace wsss::cpu {

@@ -7,7 +7,7 @@
 #include "simd.h"  // before csrc/math, see scalar.h
 
 #include "../math/lattice.h"
-#include "kernels.h"
+#include "limits.h"
 
 namespace wsss {
 

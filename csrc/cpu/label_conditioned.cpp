@@ -3,10 +3,10 @@
 // scale goes into the weights, image by image, so that the features are read where they lie.
 #include "label_conditioned.h"
 
-#include "buffer.h"
-#include "kernels.h"
-
 #include <memory>
+
+#include "buffer.h"
+#include "label_conditioned_kernel.h"
 
 namespace wsss::cpu {
 namespace {

@@ -12,7 +12,7 @@
 #include <functional>
 #include <memory>
 
-#include "kernels.h"
+#include "dense_crf.h"
 #include "merge.h"
 #include "rows.h"
 #include "spatial_cache.h"

@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "pixel_loss_kernel.h"
 
 namespace wsss::cpu {
 namespace {

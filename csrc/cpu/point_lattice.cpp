@@ -1,5 +1,7 @@
 #include "point_lattice.h"
 
+#include "point_lattice_kernel.h"
+
 namespace wsss::cpu {
 
 void build_point_lattice(const float* features, int64_t points, int d, int threads,

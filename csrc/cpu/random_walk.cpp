@@ -1,5 +1,6 @@
-#include "kernels.h"
 #include "random_walk.h"
+
+#include "random_walk_kernel.h"
 
 namespace wsss::cpu {
 

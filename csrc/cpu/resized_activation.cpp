@@ -1,6 +1,6 @@
 #include "resized_activation.h"
 
-#include "kernels.h"
+#include "resized_activation_kernel.h"
 
 namespace wsss::cpu {
 

@@ -1,6 +1,6 @@
 #include "saliency_loss.h"
 
-#include "kernels.h"
+#include "saliency_loss_kernel.h"
 
 namespace wsss::cpu {
 

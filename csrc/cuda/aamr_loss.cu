@@ -1,3 +1,5 @@
+#include "aamr_loss.h"
+
 #include "aamr_loss.cuh"
 
 namespace wsss::cuda {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../math/aamr.h"
+#include "../math/aamr_loss.h"
 #include "../math/nearest.h"
 
 #include "block_sum.cuh"

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "kernels.h"
+#include "context.h"
 
 namespace wsss::cuda {
 

@@ -1,3 +1,5 @@
+#include "dense_crf.h"
+
 #include "dense_crf.cuh"
 
 namespace wsss::cuda {

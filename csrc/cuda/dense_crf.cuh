@@ -2,6 +2,7 @@
 // workspace out, and queues all kernels. Nothing waits for the device.
 #pragma once
 
+#include "dense_crf.h"
 #include "mean_field.cuh"
 
 namespace wsss::cuda {

@@ -1,9 +1,11 @@
 // Label-conditioned logits on CUDA: a batched matrix product of the taps with the features of some
 // images at a time, then one kernel for the shifted addition. How many images: as many as keep the
 // workspace below a quarter of the features.
-#include "label_conditioned.cuh"
+#include "label_conditioned.h"
 
 #include <algorithm>
+
+#include "label_conditioned.cuh"
 
 namespace wsss::cuda {
 namespace {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "context.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>

@@ -1,6 +1,8 @@
-#include "pixel_loss.cuh"
+#include "pixel_loss.h"
 
 #include <algorithm>
+
+#include "pixel_loss.cuh"
 
 namespace wsss::cuda {
 namespace {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "filter.cuh"
+#include "point_lattice.h"
 
 namespace wsss::cuda {
 

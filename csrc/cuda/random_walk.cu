@@ -1,6 +1,8 @@
-#include "random_walk.cuh"
+#include "random_walk.h"
 
 #include <algorithm>
+
+#include "random_walk.cuh"
 
 namespace wsss::cuda {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../math/walk.h"
+#include "../math/random_walk.h"
 
 #include "launch.cuh"
 

@@ -1,6 +1,8 @@
-#include "resized_activation.cuh"
+#include "resized_activation.h"
 
 #include <algorithm>
+
+#include "resized_activation.cuh"
 
 namespace wsss::cuda {
 

@@ -1,3 +1,5 @@
+#include "saliency_loss.h"
+
 #include "saliency_loss.cuh"
 
 namespace wsss::cuda {

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../math/saliency.h"
+#include "../math/saliency_loss.h"
 
 #include "block_sum.cuh"
 #include "class_sums.cuh"

@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/aamr_loss.h"
+#include "../cpu/aamr_loss_kernel.h"
 #include "../cuda/aamr_loss.cuh"
 
 namespace {

@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/label_conditioned.h"
+#include "../cpu/label_conditioned_kernel.h"
 #include "../cuda/label_conditioned.cuh"
 
 namespace {

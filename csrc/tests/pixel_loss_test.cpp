@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/pixel_loss.h"
+#include "../cpu/pixel_loss_kernel.h"
 #include "../cuda/pixel_loss.cuh"
 
 namespace {

@@ -8,7 +8,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/resized_activation.h"
+#include "../cpu/resized_activation_kernel.h"
 #include "../cuda/resized_activation.cuh"
 
 namespace {

@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/saliency_loss.h"
+#include "../cpu/saliency_loss_kernel.h"
 #include "../cuda/saliency_loss.cuh"
 
 namespace {

@@ -1,6 +1,6 @@
-#include "conv2d.h"
+#include "amx_conv2d.h"
 
-#include "../kernels.h"
+#include "conv2d.h"
 
 namespace wsss::cpu {
 namespace {

@@ -12,10 +12,10 @@
 #include <optional>
 #include <vector>
 
-#include "tiles.h"
 #include "../buffer.h"
 #include "../simd.h"
 #include "split_map.h"
+#include "tiles.h"
 
 namespace wsss {
 

@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "tiles.h"
 #include "../buffer.h"
-#include "../kernels.h"
 #include "../simd.h"
+#include "amx_conv2d.h"
+#include "tiles.h"
 
 namespace wsss {
 

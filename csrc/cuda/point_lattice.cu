@@ -1,3 +1,5 @@
+#include "point_lattice.h"
+
 #include "point_lattice.cuh"
 
 namespace wsss::cuda {
