@@ -185,9 +185,9 @@ def test_the_native_kernel_is_used_where_it_can_be_built():
 def test_the_native_kernel_itself_refuses_what_would_read_garbage(arguments, said):
     if not _native.load():
         pytest.skip("native library not available")
-    with pytest.raises(RuntimeError, match=f"random_walk: {said}"):
+    with pytest.raises(ValueError, match=f"random_walk: {said}"):
         torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4), *arguments)
-    with pytest.raises(RuntimeError, match=r"maps is \[1,1,4,4\] but edge is \[1,4,5\]"):
+    with pytest.raises(ValueError, match=r"maps is \[1,1,4,4\] but edge is \[1,4,5\]"):
         torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 5), 5, 10.0, 1)
 
 

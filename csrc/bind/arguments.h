@@ -10,8 +10,9 @@
 
 namespace wsss {
 
+// torch turns std::invalid_argument into Python's ValueError.
 inline void check(bool good, const std::string& message) {
-  if (!good) throw std::runtime_error(message);
+  if (!good) throw std::invalid_argument(message);
 }
 
 inline std::string shape_text(const Tensor& t) {

@@ -3,7 +3,7 @@
 //
 // Each op's entry function is declared in a header of its own (cpu/random_walk.h), as a plain
 // function over pointers and sizes. All arrays are contiguous; `Real` is float or double. Invalid
-// values raise std::runtime_error, whose text starts with the op's name.
+// values raise std::invalid_argument, whose text starts with the op's name.
 #pragma once
 
 #include <cstdint>

@@ -120,7 +120,9 @@ class LatticeBuilder {
       all += static_cast<int64_t>(band.keys.size());
     }
     for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
-    if (all > INT32_MAX) throw std::runtime_error("permutohedral lattice: more than 2^31 vertices");
+    if (all > INT32_MAX) {
+      throw std::invalid_argument("permutohedral lattice: more than 2^31 vertices");
+    }
     row_.reserve(all);
   }
 
@@ -298,7 +300,7 @@ void build_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, in
   if (build_fixed_lattice<5>(team, rank, state, lattice, d, pixels, from, to, features)) return;
   AnyGeometry geometry(d);
   if (!geometry.fit(from, to)) {
-    throw std::runtime_error(
+    throw std::invalid_argument(
         "permutohedral lattice: coordinates need more than 127 bits; use larger deviations");
   }
   build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(

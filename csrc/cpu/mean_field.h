@@ -59,7 +59,7 @@ class MeanField {
     if (parameters_.iterations > 0) prepare_terms(team, rank, image);
     team.barrier();
     for (const char* trouble : trouble_) {
-      if (trouble != nullptr) throw std::runtime_error(std::string("dense_crf: ") + trouble);
+      if (trouble != nullptr) throw std::invalid_argument(std::string("dense_crf: ") + trouble);
     }
     iterate(team, rank, q);
   }

@@ -15,7 +15,7 @@ double run(const char* op, PixelLossKind kind, const PixelLossShape& shape,
       kind, shape, options, a.logits, static_cast<const Label*>(a.labels), a.present, a.grad);
   host.parallel_for(work.tasks(), 1, [&](int64_t first, int64_t last) { work.count(first, last); });
   if (const auto wrong = work.wrong_label()) {
-    throw std::runtime_error(
+    throw std::invalid_argument(
         std::string(op) + ": labels holds " + std::to_string(*wrong) + "; must be 0.." +
         std::to_string(shape.classes - 1) + " or " + std::to_string(options.ignore));
   }

@@ -25,7 +25,7 @@ inline void build_tiles(const float* features, int64_t points, int d, int thread
       high = std::max(high, x);
     }
     if (!finite) {
-      throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+      throw std::invalid_argument("permutohedral_lattice: features has NaN or infinite values");
     }
     from[i] = std::min(low, 0.0f);  // the origin may be a vertex, too
     to[i] = std::max(high, 0.0f);

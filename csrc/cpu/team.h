@@ -52,7 +52,8 @@ class Team {
     return {count * rank / parts, count * (rank + 1) / parts};
   }
 
-  // Calls work(team, rank) on `size` threads, the caller being rank 0; rethrows the first failure.
+  // Calls work(team, rank) on `size` threads, the caller being rank 0; raises the first failure
+  // again.
   template <class Work>
   static void run(int size, Work work) {
     Team team(size);
@@ -62,20 +63,26 @@ class Team {
         work(team, rank);
       } catch (const Abandoned&) {
       } catch (const std::bad_alloc&) {
-        team.fail("", true);
+        team.fail(Failure::kOutOfMemory, "");
+      } catch (const std::invalid_argument& error) {
+        team.fail(Failure::kInvalidArgument, error.what());
       } catch (const std::exception& error) {
-        team.fail(error.what(), false);
+        team.fail(Failure::kOther, error.what());
       }
     };
     try {
       for (int rank = 1; rank < size; ++rank) threads.emplace_back(guarded, rank);
     } catch (const std::exception& error) {
-      team.fail(std::string("a thread cannot be started: ") + error.what(), false);
+      team.fail(Failure::kOther, std::string("a thread cannot be started: ") + error.what());
     }
     if (!team.failed_) guarded(0);
     for (auto& thread : threads) thread.join();
-    if (team.out_of_memory_) throw std::bad_alloc();
-    if (team.failed_) throw std::runtime_error(team.error_);
+    switch (team.failure_) {
+      case Failure::kNone: return;
+      case Failure::kOutOfMemory: throw std::bad_alloc();
+      case Failure::kInvalidArgument: throw std::invalid_argument(team.error_);
+      case Failure::kOther: throw std::runtime_error(team.error_);
+    }
   }
 
  private:
@@ -90,12 +97,14 @@ class Team {
 #endif
   }
 
-  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and a wheel
-  // serves them all.
-  void fail(const std::string& error, bool out_of_memory) {
+  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and one wheel
+  // must run with all of them.
+  enum class Failure { kNone, kOutOfMemory, kInvalidArgument, kOther };
+
+  void fail(Failure failure, const std::string& error) {
     if (!failing_.exchange(true)) {
+      failure_ = failure;
       error_ = error;
-      out_of_memory_ = out_of_memory;
       failed_.store(true);
     }
     phase_.fetch_add(1, std::memory_order_release);
@@ -106,8 +115,8 @@ class Team {
   std::atomic<int> arrived_{0};
   std::atomic<uint32_t> phase_{0};
   std::atomic<bool> failing_{false}, failed_{false};
+  Failure failure_ = Failure::kNone;  // the first one's
   std::string error_;
-  bool out_of_memory_ = false;
 };
 
 }  // namespace wsss

@@ -91,7 +91,7 @@ inline unsigned resident_blocks(Stream stream) {
 inline unsigned blocks_for(int64_t items, int64_t per_block = kThreads) {
   const int64_t blocks = (items + per_block - 1) / per_block;
   if (blocks > INT32_MAX) {
-    throw std::runtime_error("wsss_fast: too many elements for one CUDA launch");
+    throw std::invalid_argument("wsss_fast: too many elements for one CUDA launch");
   }
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks);
 }

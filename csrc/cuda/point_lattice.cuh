@@ -106,7 +106,7 @@ void find_bounds(Stream stream, const float* features, int64_t points, int d,
       to[j] = std::max<double>(to[j], bounds[count + b * d + j]);
     }
     if (!std::isfinite(from[j]) || !std::isfinite(to[j])) {
-      throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+      throw std::invalid_argument("permutohedral_lattice: features has NaN or infinite values");
     }
   }
 }

@@ -402,7 +402,7 @@ template <class Run>
 bool throws(const Run& run, const char* message) {
   try {
     run();
-  } catch (const std::runtime_error& error) {
+  } catch (const std::exception& error) {
     if (std::string(error.what()).find(message) != std::string::npos) return true;
     std::printf("failed: refused with %s\n", error.what());
     return false;

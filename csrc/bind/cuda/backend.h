@@ -85,7 +85,7 @@ inline ElementType element_type(const char* op, const Tensor& t) {
     case ScalarType::Half: return ElementType::kFloat16;
     case ScalarType::BFloat16: return ElementType::kBFloat16;
     default:
-      throw std::runtime_error(
+      throw std::invalid_argument(
           std::string(op) + ": dtype must be float32, float64, float16 or bfloat16");
   }
 }
