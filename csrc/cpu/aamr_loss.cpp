@@ -9,10 +9,11 @@ double aamr_loss(const AamrShape& shape, double salient, double active, double o
                  const AamrArrays<Real>& a, const Host& host) {
   AamrLossCpu<Real> work(
       shape, salient, active, overlap, {a.logits, a.saliency, a.response}, {a.region, a.grad});
-  host.parallel_for(shape.images, 1, [&](int64_t first, int64_t last) { work.mark(first, last); });
-  work.settle();
   host.parallel_for(
-      work.tasks(), 1, [&](int64_t first, int64_t last) { work.compare(first, last); });
+      shape.images, 1, [&](int64_t first, int64_t last) { work.mark_regions(first, last); });
+  work.reduce_counts();
+  host.parallel_for(
+      work.tasks(), 1, [&](int64_t first, int64_t last) { work.compute_losses(first, last); });
   return work.loss();
 }
 

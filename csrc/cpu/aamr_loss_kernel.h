@@ -1,6 +1,6 @@
-// The activation-aware mask refinement loss and its gradient on the CPU. Which pixels count needs
-// whole images, and how many they are the whole batch; after that, loss and gradient in one pass
-// over tasks in any order on any thread.
+// The activation-aware mask refinement loss and its gradient on the CPU. Finding the labelled
+// region needs whole images, and its size the whole batch; loss and gradient follow in one pass
+// over tasks, in any order on any thread.
 #pragma once
 
 #include <vector>
@@ -39,13 +39,13 @@ class AamrLossCpu {
             in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
         response_(
             in.response, shape.response_height, shape.response_width, shape.height, shape.width),
-        marks_(shape.images),
+        counts_(shape.images),
         losses_(tasks()) {}
 
   int64_t tasks() const { return s_.images * chunks_; }
 
-  // The region of images, first of all.
-  void mark(int64_t first, int64_t last) {
+  // First: finds the regions of images [first, last).
+  void mark_regions(int64_t first, int64_t last) {
     SalientRegions regions;
     std::vector<Real> values(2 * s_.width);
     std::vector<uint8_t> flags(2 * s_.width);
@@ -54,14 +54,14 @@ class AamrLossCpu {
     for (int64_t image = first; image < last; ++image) {
       uint8_t* region = out_.region + image * s_.pixels();
       int64_t inside = 0;
-      int32_t right = 1;
+      int32_t valid = 1;
       regions.clear();
       for (int64_t y = 0; y < s_.height; ++y) {
         saliency_.read(image, y * s_.width, s_.width, saliency);
         response_.read(image, y * s_.width, s_.width, response);
         int32_t quiet = 0;
         for (int64_t x = 0; x < s_.width; ++x) {
-          right &= (saliency[x] >= 0) & (saliency[x] <= 1) & (response[x] == response[x]);
+          valid &= (saliency[x] >= 0) & (saliency[x] <= 1) & (response[x] == response[x]);
           salient[x] = saliency[x] >= salient_;
           active[x] = response[x] >= active_;
           region[y * s_.width + x] = !salient[x] & !active[x];
@@ -78,21 +78,22 @@ class AamrLossCpu {
                   uint8_t{1});
         inside += run.last - run.first;
       }
-      marks_[image] = {inside, right == 0};
+      counts_[image] = {inside, valid == 0};
     }
   }
 
-  // Between the passes: how many pixels share the loss.
-  void settle() {
+  // Then: sums the counts of all images.
+  void reduce_counts() {
     inside_ = 0;
-    wrong_ = false;
-    for (const Mark& mark : marks_) {
-      inside_ += mark.inside;
-      wrong_ = wrong_ || mark.wrong;
+    invalid_ = false;
+    for (const Count& count : counts_) {
+      inside_ += count.inside;
+      invalid_ = invalid_ || count.invalid;
     }
   }
 
-  void compare(int64_t first, int64_t last) {
+  // Last: losses and gradients of tasks [first, last).
+  void compute_losses(int64_t first, int64_t last) {
     ClassTile<Real> classes(s_.channels - 1);
     Real background[kTile], saliency[kTile], inside[kTile], terms[kTile];
     for (int64_t task = first; task < last; ++task) {
@@ -126,38 +127,38 @@ class AamrLossCpu {
     }
   }
 
-  // Summed in the tasks' order, so that threads do not matter; 0 without a region, NaN if saliency
-  // left 0..1 or the response is NaN somewhere.
+  // Summed in the tasks' order, so that the result does not depend on the threads; 0 without a
+  // region, NaN if a saliency is outside 0..1 or a response is NaN.
   double loss() const {
     double sum = 0;
     for (double loss : losses_) sum += loss;
-    return wrong_ ? NAN : inside_ ? sum / static_cast<double>(inside_) : 0;
+    return invalid_ ? NAN : inside_ ? sum / static_cast<double>(inside_) : 0;
   }
 
  private:
-  using V = typename Together<Real>::V;
+  using V = typename SimdOf<Real>::V;
   static constexpr int64_t kTile = ClassTile<Real>::kPixels, kChunk = 16 * kTile;
-  struct Mark {
-    int64_t inside = 0;
-    bool wrong = false;
+  struct Count {
+    int64_t inside = 0;    // pixels of the region
+    bool invalid = false;  // whether there are invalid inputs
   };
 
-  // Logits become their gradients; pixels outside the region have none, whatever their logits are.
+  // Replaces logits by their gradients, which are 0 outside the region, whatever the logits are.
   void differentiate(ClassTile<Real>& classes, const Real* saliency, const Real* inside,
                      Real* background, Real* terms) const {
-    const V share = V{} + static_cast<Real>(1 / static_cast<double>(inside_));
+    const V weight = V{} + static_cast<Real>(1 / static_cast<double>(inside_));
     for (int64_t x = 0; x < kTile; x += ClassTile<Real>::kStep) {
       const auto [top, sum] = classes.exponentiate(x);
-      // log_of knows no NaN; its sum here is NaN or at least 1.
-      const V odds = top - read<V>(background + x) + (log_of(sum) + (sum - sum));
-      const V small = exp_of(odds > V{} ? -odds : odds);
-      const AamrTerm<V> term = aamr_term(odds, read<V>(saliency + x), small, log_of(1 + small));
-      const V counts = read<V>(inside + x), pull = term.pull * share, inverse = 1 / sum;
+      // sum - sum: log_of does not propagate NaN.
+      const V log_odds = top - read<V>(background + x) + (log_of(sum) + (sum - sum));
+      const V small = exp_of(log_odds > V{} ? -log_odds : log_odds);
+      const AamrTerm<V> term = aamr_term(log_odds, read<V>(saliency + x), small, log_of(1 + small));
+      const V counts = read<V>(inside + x), slope = term.slope * weight, inverse = 1 / sum;
       write(terms + x, counts > V{} ? term.loss : V{});
-      write(background + x, counts > V{} ? -pull : V{});
+      write(background + x, counts > V{} ? -slope : V{});
       for (int64_t k = 0; k < classes.classes; ++k) {
         Real* row = classes.row(k) + x;
-        write(row, counts > V{} ? pull * (read<V>(row) * inverse) : V{});
+        write(row, counts > V{} ? slope * (read<V>(row) * inverse) : V{});
       }
     }
   }
@@ -169,10 +170,10 @@ class AamrLossCpu {
   const Outputs out_;
   const int64_t chunks_;
   const NearestMap<Real> saliency_, response_;
-  std::vector<Mark> marks_;     // of the images
-  std::vector<double> losses_;  // of the tasks
-  int64_t inside_ = 0;          // pixels of the region, in the whole batch
-  bool wrong_ = false;
+  std::vector<Count> counts_;   // by image
+  std::vector<double> losses_;  // by task
+  int64_t inside_ = 0;          // pixels of the regions of all images
+  bool invalid_ = false;
 };
 
 }  // namespace wsss

@@ -4,7 +4,7 @@
 
 namespace wsss::cpu {
 
-// Parallel over images when there are enough, else inside each.
+// Parallel over images when there are enough of them, else inside each image.
 void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
                const CrfShape& shape, const CrfParameters& parameters, int threads) {
   const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;

@@ -1,6 +1,7 @@
 // Label-conditioned logits on the CPU, forward and backward: one matrix product of the taps with
-// each band of rows of an image's features, while the product is in cache its shifted addition. The
-// scale goes into the weights, image by image, so that the features are read where they lie.
+// each band of rows of an image's features, followed by its shifted addition while the product is
+// in cache. The scale is multiplied into the weights, image by image, so that the features need no
+// copy.
 #include "label_conditioned.h"
 
 #include <memory>
@@ -11,13 +12,13 @@
 namespace wsss::cpu {
 namespace {
 
-// Wide enough for the product to run at its full rate, narrow enough to skip most taps whose shift
+// Large enough for the product to run at full speed, small enough to skip most taps whose shift
 // leaves the map.
 constexpr int64_t kBandPixels = 256;
-// Weights of so many labels at a time that the working copies stay this small.
+// Labels are processed in shares whose working copies of the weights are at most this large.
 constexpr int64_t kShareBytes = int64_t{6} << 20;
-// Up to here threads take images, each with copies of its own: products of this size do not occupy
-// two threads.
+// Up to this size threads process different images, each with its own copies: such small products
+// do not occupy two threads.
 constexpr int64_t kPrivateBytes = int64_t{1} << 20;
 
 template <class Real>
@@ -62,7 +63,7 @@ class Head {
     const std::vector<Rows> responses = for_each_task([&] { return band_rows(); });
     for (const LabelShare& share : shares_) {
       pack(share, weight, data(packed));
-      each_image([&](int64_t task, int64_t b) {
+      for_each_image([&](int64_t task, int64_t b) {
         if (scale) scale_rows(share, data(packed), scale + b * shape_.channels, data(scaled[task]));
         for (const Band& band : bands_) {
           const auto taps = tap_rows(data(scaled[task]), share, band);
@@ -77,14 +78,14 @@ class Head {
     }
   }
 
-  // grad [B, K, h, w] of the logits. A null grad_features is not computed, nor are a null
-  // grad_weight and its grad_scale; both of the latter start at zero.
+  // grad [B, K, h, w] of the logits. Null gradients are not computed; grad_scale and grad_weight go
+  // together and must start at zero.
   void backward(const Real* grad, Real* grad_features, Real* grad_scale, Real* grad_weight) const {
     const Real *scale = head_.scale, *weight = head_.weight;
     const Rows packed = weights();
     const std::vector<Rows> sums =
         grad_weight ? for_each_task([&] { return weights(); }) : same(packed);
-    // Holds the scaled weights of an image, then the gradient with respect to them.
+    // Holds the scaled weights of an image, then their gradient.
     const std::vector<Rows> scaled =
         scale ? for_each_task([&] { return weights(); }) : same(packed);
     const std::vector<Rows> gradients = for_each_task([&] { return band_rows(); });
@@ -93,7 +94,7 @@ class Head {
       for (const Rows& sum : sums) {
         if (grad_weight) clear(share, data(sum));
       }
-      each_image([&](int64_t task, int64_t b) {
+      for_each_image([&](int64_t task, int64_t b) {
         const Real* image_grad = grad + (b * shape_.labels + share.first) * shape_.pixels();
         if (grad_features) {
           if (scale) {
@@ -128,7 +129,7 @@ class Head {
     }
   }
 
-  // grad_bias [R, K]: the same for every branch.
+  // grad_bias [R, K], which is the same for every branch.
   void backward_bias(const Real* grad, Real* grad_bias) const {
     parallel(shape_.labels, [&](int64_t k) {
       double sum = 0;
@@ -162,19 +163,20 @@ class Head {
   }
   std::vector<Rows> same(const Rows& rows) const { return std::vector<Rows>(tasks_, rows); }
 
-  // work(task, image): one task with threads inside, or one for each thread with none inside.
+  // Calls work(task, image) for each image: either one task, with threads inside, or one task per
+  // thread.
   template <class Work>
-  void each_image(Work work) const {
+  void for_each_image(Work work) const {
     auto run = [&](int64_t task) {
       for (int64_t b = batch() * task / tasks_; b < batch() * (task + 1) / tasks_; ++b) {
         work(task, b);
       }
     };
-    if (tasks_ == 1) return run(0);  // parallel() would keep the threads out of it
+    if (tasks_ == 1) return run(0);  // inside of parallel() there would be no more threads
     parallel(tasks_, run);
   }
 
-  // The tasks' sums into the first one's, in their order.
+  // Adds the sums of all tasks to the first one's, in their order.
   void add_sums(LabelShare share, const std::vector<Rows>& sums) const {
     parallel(taps_.count() * share.count(), [&](int64_t row) {
       for (int64_t task = 1; task < tasks_; ++task) {
@@ -188,13 +190,13 @@ class Head {
   int64_t band_pixels(const Band& band) const { return (band.y1 - band.y0) * shape_.width; }
   int64_t widest_band() const { return bands_.empty() ? 0 : band_pixels(bands_.front()); }
 
-  // Rows of the band's taps, of a matrix [T * share, C].
+  // The rows of the band's taps in a matrix [T * share, C].
   Matrix<Real> tap_rows(const Real* matrix, LabelShare share, const Band& band) const {
     return row_major(matrix + band.t0 * share.count() * shape_.channels,
                      (band.t1 - band.t0) * share.count(), shape_.channels);
   }
 
-  // [C, positions of the band] of image `b` of an array shaped like the features.
+  // The matrix [C, positions of the band] of image `b` in an array shaped like the features.
   Matrix<Real> feature_columns(const Real* array, int64_t b, const Band& band) const {
     return {array + b * shape_.channels * shape_.pixels() + band.y0 * shape_.width, shape_.channels,
             band_pixels(band), shape_.pixels(), 1};
@@ -218,8 +220,8 @@ class Head {
     });
   }
 
-  // Gradients of a band's responses, [rows of its taps, its positions]. Gathered for each of the
-  // two products that need them: cheaper than a copy for the whole map.
+  // The gradients of a band's responses, [rows of its taps, its positions]. Gathered for each of
+  // the two products that need them, which is cheaper than keeping a copy for the whole map.
   Matrix<Real> gather(LabelShare share, const Band& band, const Real* grad, Real* gradients) const {
     parallel(share.count(), [&](int64_t k) {
       gather_shifted(shape_, taps_, band, share, k, grad + k * shape_.pixels(), gradients);
@@ -241,7 +243,7 @@ class Head {
   const std::vector<Band> bands_;
   std::vector<LabelShare> shares_;
   int64_t largest_ = 0;  // labels of the largest share
-  int64_t tasks_ = 1;    // that share the images
+  int64_t tasks_ = 1;    // the images are divided among them
 };
 
 }  // namespace

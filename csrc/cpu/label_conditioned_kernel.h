@@ -2,7 +2,7 @@
 // matrix products: weights as one matrix with a row for every tap and label, and the shifted
 // additions that turn its product with the features into logits, and back.
 //
-// A row is t * K + k, K labels at a time (a share of all). `Real` is float or double.
+// Row t * K + k belongs to tap t and label k of a share of K labels. `Real` is float or double.
 #pragma once
 
 #include <algorithm>
@@ -12,11 +12,11 @@
 
 namespace wsss {
 
-// weight [R, K, C, k * k] -> packed [T * share, C], for label `k` of the share.
+// weight [R, K, C, k * k] -> packed [T * share, C]: the rows of label `k` of the share.
 template <class Real>
 void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k,
                  const Real* weight, Real* packed) {
-  // channels: their taps stay in the first cache while every tap reads its own
+  // Channels per block: its weights stay in the L1 cache while every tap reads its own.
   constexpr int64_t kBlock = 256;
   for (int64_t c0 = 0; c0 < s.channels; c0 += kBlock) {
     const int64_t c1 = c0 + kBlock < s.channels ? c0 + kBlock : s.channels;
@@ -36,7 +36,8 @@ void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t
   }
 }
 
-// The inverse for gradients: merged taps share theirs. `grad` is zero where a tap leaves the map.
+// The reverse, for gradients: merged taps have the same gradient. `grad` must be zero where a tap
+// leaves the map.
 template <class Real>
 void unpack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k,
                    const Real* packed, Real* grad) {
@@ -50,18 +51,18 @@ void unpack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64
   }
 }
 
-// One row of `out` = row of `packed` * scale, channel by channel.
+// out [C] = packed [C] * scale [C]: one row.
 template <class Real>
 void scale_row(int64_t channels, const Real* packed, const Real* scale, Real* out) {
   for (int64_t c = 0; c < channels; ++c) out[c] = packed[c] * scale[c];
 }
 
-// product [rows, C] = d loss / d (scaled weights) of one image. For channels [c0, c1):
+// product [rows, C]: d loss / d (scaled weights) of one image. For channels [c0, c1):
 //   sum += product * scale,  grad_scale += sum over rows of packed * product.
 template <class Real>
 void add_products(int64_t rows, int64_t channels, int64_t c0, int64_t c1, const Real* packed,
                   const Real* product, const Real* scale, Real* sum, Real* grad_scale) {
-  // rows in one partial sum: hundreds of terms in one chain would cost digits
+  // Rows per partial sum: a single sum of hundreds of terms would be less accurate.
   constexpr int64_t kLeaf = 32;
   constexpr int64_t kBlock = 64;
   Real partial[kBlock];
@@ -82,10 +83,10 @@ void add_products(int64_t rows, int64_t channels, int64_t c0, int64_t c1, const 
   }
 }
 
-// Calls row(tap, from, to, count) for every row of features that a tap of the band reads: positions
-// `from` in the band and `to` in the map, `count` columns.
+// Calls row(tap, from, to, count) for every row of features that a tap of the band reads: `count`
+// columns from position `from` in the band, which belong to position `to` in the map.
 template <class Row>
-void each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band, Row row) {
+void for_each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band, Row row) {
   for (int64_t t = band.t0; t < band.t1; ++t) {
     const int64_t dy = taps.dy[t], dx = taps.dx[t];
     const int64_t x0 = dx > 0 ? dx : 0, x1 = dx < 0 ? s.width + dx : s.width;
@@ -97,20 +98,21 @@ void each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band, Ro
   }
 }
 
-// logits [h, w] of label `k` of the share += responses [rows of t0..t1, positions of the band].
+// logits [h, w] of label `k` of the share += responses [rows of taps t0..t1, positions of the
+// band].
 template <class Real>
 void add_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share,
                  int64_t k, const Real* responses, Real* logits) {
   const int64_t stride = (band.y1 - band.y0) * s.width;
-  each_shifted_row(s, taps, band, [&](int64_t t, int64_t from, int64_t to, int64_t count) {
+  for_each_shifted_row(s, taps, band, [&](int64_t t, int64_t from, int64_t to, int64_t count) {
     const Real* in = responses + ((t - band.t0) * share.count() + k) * stride + from;
     Real* out = logits + to;
     for (int64_t x = 0; x < count; ++x) out[x] += in[x];
   });
 }
 
-// The transpose: grad [h, w] of label `k` of the share -> gradients [rows of t0..t1, positions of
-// the band], zero where the shift leaves the map.
+// The transpose: grad [h, w] of label `k` of the share -> gradients [rows of taps t0..t1, positions
+// of the band], zero where the shift leaves the map.
 template <class Real>
 void gather_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share,
                     int64_t k, const Real* grad, Real* gradients) {
@@ -119,7 +121,7 @@ void gather_shifted(const HeadShape& s, const Taps& taps, const Band& band, Labe
     Real* row = gradients + ((t - band.t0) * share.count() + k) * stride;
     std::fill(row, row + stride, Real(0));
   }
-  each_shifted_row(s, taps, band, [&](int64_t t, int64_t from, int64_t to, int64_t count) {
+  for_each_shifted_row(s, taps, band, [&](int64_t t, int64_t from, int64_t to, int64_t count) {
     Real* out = gradients + ((t - band.t0) * share.count() + k) * stride + from;
     std::copy(grad + to, grad + to + count, out);
   });

@@ -13,17 +13,19 @@ double run(const char* op, PixelLossKind kind, const PixelLossShape& shape,
            const PixelLossOptions& options, const PixelLossArrays<Real>& a, const Host& host) {
   PixelLossCpu<Real, Label> work(
       kind, shape, options, a.logits, static_cast<const Label*>(a.labels), a.present, a.grad);
-  host.parallel_for(work.tasks(), 1, [&](int64_t first, int64_t last) { work.count(first, last); });
-  if (const auto wrong = work.wrong_label()) {
+  host.parallel_for(
+      work.tasks(), 1, [&](int64_t first, int64_t last) { work.count_labels(first, last); });
+  if (const auto invalid = work.invalid_label()) {
     throw std::invalid_argument(
-        std::string(op) + ": labels holds " + std::to_string(*wrong) + "; must be 0.." +
+        std::string(op) + ": labels holds " + std::to_string(*invalid) + "; must be 0.." +
         std::to_string(shape.classes - 1) + " or " + std::to_string(options.ignore));
   }
-  work.weigh();
-  host.parallel_for(work.tasks(), 1, [&](int64_t first, int64_t last) { work.lose(first, last); });
+  work.compute_weights();
+  host.parallel_for(
+      work.tasks(), 1, [&](int64_t first, int64_t last) { work.compute_losses(first, last); });
   if (shape.upsample && a.grad != nullptr) {
     host.parallel_for(
-        shape.images, 1, [&](int64_t first, int64_t last) { work.bring_together(first, last); });
+        shape.images, 1, [&](int64_t first, int64_t last) { work.reduce_gradients(first, last); });
   }
   return work.loss();
 }
@@ -38,7 +40,7 @@ double pixel_loss(const char* op, PixelLossKind kind, const PixelLossShape& shap
   if constexpr (std::is_same_v<Real, float>) {
     return run<Real, uint8_t>(op, kind, shape, options, arrays, host);
   } else {
-    // doubles are for gradients that are checked: not worth compiling for both types of labels
+    // Doubles serve gradient checks: not worth compiling for both types of labels.
     const auto* bytes = static_cast<const uint8_t*>(arrays.labels);
     const std::vector<int64_t> labels(
         bytes, bytes + shape.images * shape.label_height * shape.label_width);

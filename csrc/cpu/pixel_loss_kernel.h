@@ -1,10 +1,10 @@
-// Per-pixel losses and their gradient on the CPU, 64 pixels of all classes at a time. Three passes
-// over tasks that may run in any order on any thread: labels are counted, losses and gradients
-// made, and, where logits were upsampled, gradients brought together.
+// Per-pixel losses and their gradient on the CPU, in tiles of 64 pixels with all classes. Three
+// passes over tasks that may run in any order on any thread: labels are counted, losses and
+// gradients computed, and, where logits were upsampled, gradients reduced.
 //
-// Upsampled logits exist only as such tiles. All rows of the result between the same two rows of
-// logits are one task: its gradients are first summed down the columns, so that the way back along
-// the rows is taken once for all of them.
+// Upsampled logits exist only tile by tile. All rows of the result between the same two rows of
+// logits are one task: its gradients are summed along the columns first, so that the horizontal
+// part of the transposed interpolation runs once for all of them.
 #pragma once
 
 #include <optional>
@@ -21,7 +21,7 @@ template <class Real, class Label>
 class PixelLossCpu {
  public:
   // logits [B, K, h, w], labels [B, H, W]; present [B, K]: 0 for classes that do not count, or
-  // null; grad [B, K, h, w], null if it is not wanted.
+  // null; grad [B, K, h, w], or null if it is not needed.
   PixelLossCpu(PixelLossKind kind, const PixelLossShape& shape, const PixelLossOptions& options,
                const Real* logits, const Label* labels, const uint8_t* present, Real* grad)
       : kind_(kind),
@@ -46,45 +46,48 @@ class PixelLossCpu {
 
   int64_t tasks() const { return s_.images * parts_; }
 
-  void count(int64_t first, int64_t last) {
+  // First: counts the labels of tasks [first, last).
+  void count_labels(int64_t first, int64_t last) {
     Label labels[kTile];
     for (int64_t task = first; task < last; ++task) {
       Count& count = counts_[task];
-      each_tile(task, [&](int64_t image, int64_t y, int64_t at, int64_t pixels) {
+      for_each_tile(task, [&](int64_t image, int64_t y, int64_t at, int64_t pixels) {
         const Label* found = read_labels(image, y, at, pixels, labels);
         const auto ignore = static_cast<int64_t>(options_.ignore);
-        int32_t background = 0, ignored = 0, wrong = 0;
+        int32_t background = 0, ignored = 0, invalid = 0;
         for (int64_t x = 0; x < pixels; ++x) {
           const int64_t label = found[x];
           ignored += label == ignore;
           background += (label == 0) & (label != ignore);
-          wrong += !is_label(label, s_.classes, ignore);
+          invalid += !is_valid_label(label, s_.classes, ignore);
         }
         count.background += background;
         count.foreground += pixels - background - ignored;
-        for (int64_t x = 0; wrong > 0 && x < pixels; ++x) {
-          if (!is_label(found[x], s_.classes, ignore)) count.wrong = found[x];
+        for (int64_t x = 0; invalid > 0 && x < pixels; ++x) {
+          if (!is_valid_label(found[x], s_.classes, ignore)) count.invalid = found[x];
         }
       });
     }
   }
 
-  // After all counts: the first task's label that is no class, if any.
-  std::optional<int64_t> wrong_label() const {
+  // After count_labels: a label that is not a class, if there is one.
+  std::optional<int64_t> invalid_label() const {
     for (const Count& c : counts_) {
-      if (c.wrong) return c.wrong;
+      if (c.invalid) return c.invalid;
     }
     return std::nullopt;
   }
 
-  void weigh() {
+  // Then: the weights of pixels.
+  void compute_weights() {
     int64_t background = 0, foreground = 0;
     for (const Count& c : counts_) background += c.background, foreground += c.foreground;
-    shares_ = pixel_shares(background, foreground, options_.balance);
+    weights_ = pixel_weights(background, foreground, options_.balance);
     if (s_.upsample && grad_ != nullptr) partial_.resize(tasks() * 2 * s_.classes * s_.width);
   }
 
-  void lose(int64_t first, int64_t last) {
+  // Then: losses and gradients of tasks [first, last).
+  void compute_losses(int64_t first, int64_t last) {
     Work work(s_.classes);
     if (s_.upsample) {
       work.row.resize(s_.classes * s_.width);
@@ -94,30 +97,30 @@ class PixelLossCpu {
     }
     for (int64_t task = first; task < last; ++task) {
       double loss = 0;
-      int64_t made = -1;  // the row that work.row holds
+      int64_t current_row = -1;  // the row that work.row holds
       if (s_.upsample) {
         for (auto& gathered : work.gathered) std::fill(gathered.begin(), gathered.end(), Real(0));
       }
-      each_tile(task, [&](int64_t image, int64_t y, int64_t at, int64_t pixels) {
+      for_each_tile(task, [&](int64_t image, int64_t y, int64_t at, int64_t pixels) {
         if (!s_.upsample) {
           const int64_t place = image * s_.classes * s_.pixels() + at;
           work.tile.load(logits_ + place, s_.pixels(), pixels);
-          loss += of_tile(work, image, y, at, pixels);
+          loss += tile_loss(work, image, y, at, pixels);
           if (grad_ != nullptr) work.tile.store(grad_ + place, s_.pixels(), pixels);
           return;
         }
-        if (made != y) interpolate_row(image, made = y, work.row.data());
+        if (current_row != y) interpolate_row(image, current_row = y, work.row.data());
         interpolate_tile(work, at);
-        loss += of_tile(work, image, y, at, pixels);
-        if (grad_ != nullptr) gather(work, y, at);
+        loss += tile_loss(work, image, y, at, pixels);
+        if (grad_ != nullptr) add_gradients(work, y, at);
       });
       losses_[task] = loss;
-      if (s_.upsample && grad_ != nullptr) take_back(work, task);
+      if (s_.upsample && grad_ != nullptr) reduce_columns(work, task);
     }
   }
 
-  // Images [first, last) of an upsampled gradient, from what its tasks left.
-  void bring_together(int64_t first, int64_t last) {
+  // Last, for upsampled logits: the gradients of images [first, last) from those of their tasks.
+  void reduce_gradients(int64_t first, int64_t last) {
     const int64_t plane = s_.classes * s_.width;
     for (int64_t image = first; image < last; ++image) {
       for (int64_t y = 0; y < s_.height; ++y) {
@@ -137,7 +140,7 @@ class PixelLossCpu {
     }
   }
 
-  // Summed in the tasks' order, so that threads do not matter.
+  // Summed in the tasks' order, so that the result does not depend on the threads.
   double loss() const {
     double sum = 0;
     for (double loss : losses_) sum += loss;
@@ -150,21 +153,21 @@ class PixelLossCpu {
   using V = typename Tile::V;
   struct Count {
     int64_t background = 0, foreground = 0;
-    std::optional<int64_t> wrong;
+    std::optional<int64_t> invalid;
   };
-  // Of a thread.
+  // The working memory of a thread.
   struct Work {
     explicit Work(int64_t classes) : tile(classes) {}
     Tile tile;
-    std::vector<Real> row;  // [K, w]: logits between two rows
+    std::vector<Real> row;  // [K, w]: logits interpolated between two rows
     // [K, padded_]: gradients for the upper and the lower of the two rows
     std::vector<Real> gathered[2];
   };
 
-  // visit(image, row, place of the first pixel: in the plane, or in the row of an upsampled result,
-  // pixels)
+  // Calls visit(image, row, first pixel, pixels) for each tile. The first pixel is an index into
+  // the plane, or into the row of an upsampled result.
   template <class Visit>
-  void each_tile(int64_t task, Visit visit) const {
+  void for_each_tile(int64_t task, Visit visit) const {
     const int64_t image = task / parts_, part = task % parts_;
     if (s_.upsample) {
       for (int64_t y = first_row_[part]; y < first_row_[part + 1]; ++y) {
@@ -196,8 +199,8 @@ class PixelLossCpu {
     return to;
   }
 
-  // The weighted loss of a tile, whose logits become gradients.
-  double of_tile(Work& work, int64_t image, int64_t y, int64_t at, int64_t pixels) {
+  // Returns the weighted loss of a tile and replaces its logits by their gradients.
+  double tile_loss(Work& work, int64_t image, int64_t y, int64_t at, int64_t pixels) {
     Label labels[kTile];
     const Label* found = read_labels(image, y, at, pixels, labels);
     const uint8_t* present = present_ == nullptr ? nullptr : present_ + image * s_.classes;
@@ -209,8 +212,8 @@ class PixelLossCpu {
     const double mean = kind_ == PixelLossKind::kBinary
                             ? 1.0 / static_cast<double>(std::max<int64_t>(classes, 1))
                             : 1.0;
-    const Real background = static_cast<Real>(shares_.background * mean);
-    const Real foreground = static_cast<Real>(shares_.foreground * mean);
+    const Real background = static_cast<Real>(weights_.background * mean);
+    const Real foreground = static_cast<Real>(weights_.foreground * mean);
     Real weight[kTile] = {}, loss[kTile];
     int32_t own[kTile] = {};
     for (int64_t x = 0; x < pixels; ++x) {
@@ -303,7 +306,7 @@ class PixelLossCpu {
     for (int64_t y = s_.rows(); y-- > 0;) {
       first_row_[bilinear_source<Real>(y, s_.height, s_.rows()).low] = y;
     }
-    // A cell that nothing lies behind starts where the next one does.
+    // A cell that no pixel starts at ends where it starts: at the next one's start.
     for (int64_t c = s_.width; c-- > 0;) {
       first_column_[c] = std::min(first_column_[c], first_column_[c + 1]);
     }
@@ -319,7 +322,7 @@ class PixelLossCpu {
       const Real* upper = plane + source.low * s_.width;
       const Real* lower = plane + source.high * s_.width;
       for (int64_t x = 0; x < s_.width; ++x) {
-        row[k * s_.width + x] = mixed(upper[x], lower[x], source.fraction);
+        row[k * s_.width + x] = interpolate(upper[x], lower[x], source.fraction);
       }
     }
   }
@@ -331,11 +334,13 @@ class PixelLossCpu {
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* row = work.row.data() + k * s_.width;
       Real* to = work.tile.row(k);
-      for (int64_t x = 0; x < kTile; ++x) to[x] = mixed(row[low[x]], row[high[x]], fraction[x]);
+      for (int64_t x = 0; x < kTile; ++x) {
+        to[x] = interpolate(row[low[x]], row[high[x]], fraction[x]);
+      }
     }
   }
 
-  void gather(Work& work, int64_t y, int64_t at) const {
+  void add_gradients(Work& work, int64_t y, int64_t at) const {
     const Real lower = bilinear_source<Real>(y, s_.height, s_.rows()).fraction, upper = 1 - lower;
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* from = work.tile.row(k);
@@ -348,7 +353,7 @@ class PixelLossCpu {
     }
   }
 
-  void take_back(const Work& work, int64_t task) {
+  void reduce_columns(const Work& work, int64_t task) {
     for (int half = 0; half < 2; ++half) {
       for (int64_t k = 0; k < s_.classes; ++k) {
         const Real* from = work.gathered[half].data() + k * padded_;
@@ -375,13 +380,13 @@ class PixelLossCpu {
   const uint8_t* const present_;
   Real* const grad_;
   const SmoothedTarget target_;
-  const int64_t parts_;  // tasks of an image: chunks of pixels, or rows of logits
-  PixelShares shares_{};
-  std::vector<int64_t> columns_;     // of the labels, by column of the logits
-  int64_t padded_ = 0;               // columns of the result, whole tiles
+  const int64_t parts_;  // tasks per image: chunks of pixels, or rows of logits
+  PixelWeights weights_{};
+  std::vector<int64_t> columns_;     // by column of the logits: the column of the labels
+  int64_t padded_ = 0;               // columns of the result, padded to whole tiles
   std::vector<int32_t> low_, high_;  // [padded_]
   std::vector<Real> fraction_;       // [padded_]
-  // of the result, by column and row of logits they start at
+  // By column and row of the logits: the first column and row of the result that start there.
   std::vector<int64_t> first_column_, first_row_;
   std::vector<Count> counts_;
   std::vector<double> losses_;

@@ -1,6 +1,6 @@
-// Lattices over free points, as plain arrays (see permutohedral_lattice in
+// Lattices of arbitrary points, as plain arrays (see permutohedral_lattice in
 // wsss_fast/ops/lattice.py), and the filter on them. Every vertex and every point is computed by
-// one thread in one order: results do not depend on the threads.
+// one thread in a fixed order: results do not depend on the threads.
 #pragma once
 
 #include <algorithm>
@@ -43,8 +43,8 @@ inline void build_tiles(const float* features, int64_t points, int d, int thread
   });
 }
 
-// From tiles and ghosts to the arrays of a PointLattice; `row` [N, c], `weight` [N, c], `entry` [N
-// c], `first` [M + 1].
+// Converts tiles and ghosts to the arrays of a PointLattice: `row` [N, c], `weight` [N, c],
+// `entry` [N * c], `first` [M + 1].
 inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t* entry,
                     int32_t* first) {
   std::vector<int32_t> vertex_of_ghost(lattice.rows - lattice.vertices);
@@ -69,8 +69,8 @@ inline void flatten(const Lattice& lattice, int32_t* row, float* weight, int32_t
   for (int64_t e = 0; e < lattice.pixels * c; ++e) entry[at[row[e]]++] = static_cast<int32_t>(e);
 }
 
-// values and out [points, channels]; C = 0: any number of channels; CORNERS = 0: any number of
-// corners.
+// Filters values [points, channels] to out [points, channels]. C = 0: any number of channels;
+// CORNERS = 0: any number of corners.
 template <class T, int C, int CORNERS>
 class PointFilter {
  public:
@@ -79,7 +79,7 @@ class PointFilter {
     for (auto& s : storage_) s.reserve(l_.vertices * channels_);
   }
 
-  // Every thread of the team calls.
+  // Every thread of the team calls run().
   void run(Team& team, int rank, bool reverse) {
     const auto [first, last] = Team::part(l_.vertices, rank, team.size());
     T* here = storage_[0].get();
@@ -96,8 +96,8 @@ class PointFilter {
   }
 
  private:
-  // A row's sum: in registers when its length is known, because the compiler cannot tell `to` from
-  // what is added.
+  // The weighted sum of rows: in registers when their length is known, because the compiler cannot
+  // rule out that `to` overlaps with the rows.
   struct Sum {
     Sum(T* to, int64_t channels) : to(to), channels(channels) {
       if (C == 0) std::fill(to, to + channels, T{});

@@ -1,4 +1,4 @@
-// IRN's random walk on the CPU: sparse steps over the neighbours within a radius, 32 cells at a
+// IRN's random walk on the CPU: sparse steps over the neighbours within a radius, for 32 cells at a
 // time.
 #pragma once
 
@@ -14,8 +14,8 @@
 
 namespace wsss {
 
-// While it lives, denormal numbers are zero on this thread: products of small affinities would take
-// hundreds of cycles.
+// While an object exists, denormal numbers are flushed to zero on this thread: with them, products
+// of small affinities would take hundreds of cycles.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)
@@ -27,7 +27,7 @@ class FlushDenormals {
 #endif
 };
 
-// One image; every method is called by all threads of a team.
+// The walk on one image at a time; all threads of a team call run().
 class RandomWalk {
  public:
   RandomWalk(const WalkShape& shape, int64_t maps, double beta)
@@ -40,7 +40,7 @@ class RandomWalk {
       for (int x = -half_width(shape.radius, y); x <= half_width(shape.radius, y); ++x) {
         if (y == 0 && x == 0) continue;
         Neighbour n{y * shape.stride() + x, {}};
-        each_on_path(y, x, [&](int v, int u) { n.path.push_back(v * shape.stride() + u); });
+        for_each_on_path(y, x, [&](int v, int u) { n.path.push_back(v * shape.stride() + u); });
         neighbours_.push_back(n);
       }
     }
@@ -63,16 +63,16 @@ class RandomWalk {
               maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
         }
       }
-      // Steps keep the cells of wall at 0, unless the image before held a NaN.
-      const int64_t behind =
+      // Border cells stay 0, except after an image with a NaN.
+      const int64_t border =
           y + 1 < shape_.height ? shape_.reach()
                                 : units_ * kUnit - place(y, shape_.width) + place(0, 0);
       for (int64_t k = 0; k < maps_; ++k) {
-        std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), behind, 0.0f);
+        std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), border, 0.0f);
       }
     }
     team.barrier();
-    for (int64_t unit = first; unit < last; ++unit) weigh(unit);
+    for (int64_t unit = first; unit < last; ++unit) compute_weights(unit);
     for (int64_t i = 0; i < steps; ++i) {
       step(first, last, fields_[i % 2].data(), fields_[(i + 1) % 2].data());
       team.barrier();
@@ -83,31 +83,31 @@ class RandomWalk {
                     out + (k * shape_.height + y) * shape_.width);
       }
     }
-    team.barrier();  // the next image may overwrite
+    team.barrier();  // before the next image overwrites the fields
   }
 
  private:
   static constexpr int kParts = 2, kUnit = kParts * kLanes;
   struct Neighbour {
     int64_t shift;
-    std::vector<int64_t> path;  // shifts of the cells between here and there
+    std::vector<int64_t> path;  // shifts of the cells on the path to the neighbour, ends included
   };
 
   int64_t place(int64_t y, int64_t x) const { return shape_.margin() + y * shape_.stride() + x; }
 
   Lanes power(Lanes a) const {
-    const int whole = static_cast<int>(std::min<double>(beta_, kMaxWholePower));
-    if (whole == beta_) return whole_power(a, whole);
+    const int whole = static_cast<int>(std::min<double>(beta_, kMaxIntegerPower));
+    if (whole == beta_) return integer_power(a, whole);
     for (int i = 0; i < kLanes; ++i) a[i] = std::pow(a[i], static_cast<float>(beta_));
     return a;
   }
 
-  // Transition weights of a unit's cells, [neighbours, kUnit]: affinities, divided by their sum.
-  void weigh(int64_t unit) {
+  // Transition weights of a unit's cells, [neighbours, kUnit]: affinities divided by their sum.
+  void compute_weights(int64_t unit) {
     float* weights = weights_.get() + unit * neighbours_.size() * kUnit;
     for (int part = 0; part < kUnit; part += kLanes) {
       const float* wall = wall_.data() + shape_.margin() + unit * kUnit + part;
-      Lanes sum = Lanes{} + 1.0f;  // the affinity to itself
+      Lanes sum = Lanes{} + 1.0f;  // a cell's affinity to itself
       for (size_t n = 0; n < neighbours_.size(); ++n) {
         Lanes highest{};
         for (int64_t shift : neighbours_[n].path) {
@@ -135,9 +135,9 @@ class RandomWalk {
     if (maps_ - k == 1) step_maps<1>(first, last, from, to);
   }
 
-  // A cell plus its weighted differences from the others, not a weighted sum: where a map is flat
-  // that is exact, while the roundings of a sum are the same in every step and add up to 1e-3 in
-  // 256 of them.
+  // Adds weighted differences to a cell instead of taking a weighted sum: that is exact where a map
+  // is constant, while the rounding errors of a sum repeat in every step and add up to 1e-3 in 256
+  // steps.
   template <int K>
   void step_maps(int64_t first, int64_t last, const float* from, float* to) const {
     const float* weight = weights_.get() + first * neighbours_.size() * kUnit;
@@ -172,8 +172,8 @@ class RandomWalk {
   const double beta_;
   const int64_t units_, plane_;
   std::vector<Neighbour> neighbours_;
-  std::vector<float> wall_;           // the edge map, surrounded by ones
-  std::unique_ptr<float[]> weights_;  // [units, neighbours, kUnit]: read once a step, in this order
+  std::vector<float> wall_;           // the edge map, with a border of ones
+  std::unique_ptr<float[]> weights_;  // [units, neighbours, kUnit], read in this order by each step
   std::vector<float> fields_[2];      // [K, plane]
 };
 

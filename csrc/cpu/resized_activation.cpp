@@ -7,7 +7,7 @@ namespace wsss::cpu {
 template <class Real>
 void resized_activation(const ResizeShape& shape, int64_t images, bool softmax, const Real* logits,
                         Real* result, const Host& host) {
-  // of the result in one task; its first two source rows are stretched anew
+  // Rows of the result per task, each of which resizes its first two source rows again.
   constexpr int64_t kRows = 32;
   const int64_t tasks = (shape.out_height + kRows - 1) / kRows;
   host.parallel_for(images * tasks, 1, [&](int64_t first, int64_t last) {

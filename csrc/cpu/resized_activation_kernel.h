@@ -1,4 +1,4 @@
-// Bilinear resizing and softmax or sigmoid in one pass: only the result is as large as the result.
+// Bilinear resizing and softmax or sigmoid in one pass, without another array of the result's size.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ namespace wsss {
 
 inline double exp_negative(double x) { return std::exp(x); }
 
-// Rows of the result of one image, in ascending order; each thread has its own.
+// Computes rows of one image's result, in ascending order; each thread has its own object.
 template <class Real>
 class ResizedRows {
  public:
@@ -28,7 +28,7 @@ class ResizedRows {
     }
   }
 
-  // logits [K, h, w] and result [K, H, W] of one image; rows [first, last) of the result.
+  // logits [K, h, w] and result [K, H, W] of one image; computes rows [first, last) of the result.
   void run(const Real* logits, int64_t first, int64_t last, Real* result) {
     held_[0] = held_[1] = -1;
     for (int64_t y = first; y < last; ++y) {
@@ -48,9 +48,9 @@ class ResizedRows {
   }
 
  private:
-  using V = typename Together<Real>::V;
-  static constexpr int64_t kStep = Together<Real>::kCount;
-  static constexpr int64_t kTile = 64;  // columns of all labels that stay in the first cache
+  using V = typename SimdOf<Real>::V;
+  static constexpr int64_t kStep = SimdOf<Real>::kCount;
+  static constexpr int64_t kTile = 64;  // columns, whose values of all labels fit the L1 cache
 
   static V read(const Real* p) {
     V v;
@@ -59,7 +59,8 @@ class ResizedRows {
   }
   static void write(Real* p, V v) { std::memcpy(p, &v, sizeof(v)); }
 
-  // Source row `y` at the result's width, [K, padded]; the one that holds row `keep` stays.
+  // Returns source row `y` resized to the result's width, [K, padded]. Of the two cached rows,
+  // `keep` is not replaced.
   const Real* stretch(const Real* logits, int64_t y, int64_t keep) {
     for (int i : {0, 1}) {
       if (held_[i] == y) return stretched_[i].data();
@@ -71,7 +72,7 @@ class ResizedRows {
       Real* to = stretched_[i].data() + k * padded_;
       for (int64_t x = 0; x < shape_.out_width; ++x) {
         const auto& c = columns_[x];
-        to[x] = mixed(from[c.low], from[c.high], c.fraction);
+        to[x] = interpolate(from[c.low], from[c.high], c.fraction);
       }
     }
     return stretched_[i].data();
@@ -96,8 +97,8 @@ class ResizedRows {
         top = top > z ? top : z;
         poison += z == z ? V{} : z;
       }
-      // exp_negative turns NaN into 0; a pixel without a finite maximum is NaN all over, as in
-      // PyTorch.
+      // exp_negative turns NaN into 0, but a pixel without a finite maximum must be NaN in all
+      // labels, as in PyTorch.
       V sum = (top - top) + poison;
       for (int64_t k = 0; k < shape_.labels; ++k) {
         const V e = exp_negative(read(&tile_[k * kTile + x]) - top);
@@ -126,7 +127,7 @@ class ResizedRows {
   std::vector<BilinearSource<Real>> columns_;  // [W]
   std::vector<Real> tile_;                     // [K, kTile]
   std::vector<Real> stretched_[2];             // [K, padded]
-  int64_t held_[2] = {-1, -1};                 // which source row each holds
+  int64_t held_[2] = {-1, -1};                 // the source row in each of stretched_
 };
 
 }  // namespace wsss

@@ -13,13 +13,13 @@ double saliency_loss(const SaliencyShape& shape, double tau, double lam, bool ad
       {a.foreground, a.background, a.estimate, a.grad});
   if (shape.images >= host.threads()) {
     host.parallel_for(
-        shape.images, 1, [&](int64_t first, int64_t last) { work.images(first, last); });
+        shape.images, 1, [&](int64_t first, int64_t last) { work.run_images(first, last); });
   } else {
     host.parallel_for(
-        work.tasks(), 1, [&](int64_t first, int64_t last) { work.count(first, last); });
-    for (int64_t b = 0; b < shape.images; ++b) work.assign(b);
+        work.tasks(), 1, [&](int64_t first, int64_t last) { work.count_overlap(first, last); });
+    for (int64_t b = 0; b < shape.images; ++b) work.assign_roles(b);
     host.parallel_for(
-        work.tasks(), 1, [&](int64_t first, int64_t last) { work.compare(first, last); });
+        work.tasks(), 1, [&](int64_t first, int64_t last) { work.compute_losses(first, last); });
   }
   return work.loss();
 }

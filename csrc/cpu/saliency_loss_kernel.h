@@ -1,6 +1,6 @@
 // EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in any order
-// on any thread: probabilities and overlap counts, then, when all counts of an image are there, the
-// loss.
+// on any thread: first probabilities and overlap counts, then, when an image's counts are complete,
+// the loss.
 #pragma once
 
 #include <vector>
@@ -22,7 +22,7 @@ class SaliencyLossCpu {
   };
   struct Outputs {
     Real *foreground, *background, *estimate;  // [B, h, w]
-    // [B, K, h, w]. Between the passes: probabilities here, the saliency in `estimate`.
+    // [B, K, h, w]. Between the passes it holds probabilities, and `estimate` the saliency.
     Real* grad;
   };
 
@@ -55,33 +55,33 @@ class SaliencyLossCpu {
 
   int64_t tasks() const { return s_.images * chunks_; }
 
-  // Both passes of images that one thread has for itself: their probabilities stay in its cache.
-  void images(int64_t first, int64_t last) {
+  // Both passes for whole images, whose probabilities stay in the cache of one thread.
+  void run_images(int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
-      count(b * chunks_, (b + 1) * chunks_);
-      assign(b);
-      compare(b * chunks_, (b + 1) * chunks_);
+      count_overlap(b * chunks_, (b + 1) * chunks_);
+      assign_roles(b);
+      compute_losses(b * chunks_, (b + 1) * chunks_);
     }
   }
 
-  void count(int64_t first, int64_t last) {
+  void count_overlap(int64_t first, int64_t last) {
     ClassTile<Real> tile(s_.channels);
     for (int64_t task = first; task < last; ++task) {
       const Role* roles = roles_.data() + task / chunks_ * s_.channels;
       Count* counts = counts_.data() + task * s_.channels;
-      each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
+      for_each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
         const int64_t place = image * s_.channels * s_.pixels() + at;
-        saliency_.announce(image, at, pixels);
+        saliency_.prefetch(image, at, pixels);
         tile.load(in_.logits + place, s_.pixels(), pixels);
         const int64_t next = std::min(kTile, s_.pixels() - at - pixels);
-        tile.announce(in_.logits + place + pixels, s_.pixels(), next);
-        tile.announce(out_.grad + place, s_.pixels(), pixels);
+        tile.prefetch(in_.logits + place + pixels, s_.pixels(), next);
+        tile.prefetch(out_.grad + place, s_.pixels(), pixels);
         tile.softmax(out_.grad + place, s_.pixels(), pixels);
         Real* salient = out_.estimate + image * s_.pixels() + at;
         saliency_.read(image, at, pixels, salient);
-        int32_t right = 1;
-        for (int64_t x = 0; x < pixels; ++x) right &= (salient[x] >= 0) & (salient[x] <= 1);
-        counts[0].area += !right;
+        int32_t valid = 1;
+        for (int64_t x = 0; x < pixels; ++x) valid &= (salient[x] >= 0) & (salient[x] <= 1);
+        counts[0].area += !valid;
         if (!adaptive_) return;
         for (int64_t k = 1; k < s_.channels; ++k) {
           if (roles[k] != Role::kForeground) continue;
@@ -99,7 +99,7 @@ class SaliencyLossCpu {
   }
 
   // Between the passes, for each image.
-  void assign(int64_t image) {
+  void assign_roles(int64_t image) {
     for (int64_t k = 1; adaptive_ && k < s_.channels; ++k) {
       Role& role = roles_[image * s_.channels + k];
       if (role != Role::kForeground) continue;
@@ -112,14 +112,14 @@ class SaliencyLossCpu {
     }
   }
 
-  void compare(int64_t first, int64_t last) {
-    Real maps[2][kTile], estimate[kTile], pull[kTile], level[kTile], squares[kTile] = {};
+  void compute_losses(int64_t first, int64_t last) {
+    Real maps[2][kTile], estimate[kTile], slope[kTile], level[kTile], squares[kTile] = {};
     const Real lam = static_cast<Real>(lam_), rest = static_cast<Real>(1 - lam_);
-    const Real share = Real(2) / static_cast<Real>(s_.images * s_.pixels());
+    const Real scale = Real(2) / static_cast<Real>(s_.images * s_.pixels());
     for (int64_t task = first; task < last; ++task) {
       const Role* roles = roles_.data() + task / chunks_ * s_.channels;
       double loss = 0;
-      each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
+      for_each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
         const int64_t plane = s_.pixels(), place = image * plane + at;
         Real* p = out_.grad + image * s_.channels * plane + at;
         for (auto& map : maps) std::fill(map, map + kTile, Real(0));
@@ -133,7 +133,7 @@ class SaliencyLossCpu {
           estimate[x] = lam * maps[0][x] + rest * (1 - maps[1][x]);
           const Real error = estimate[x] - salient[x];
           squares[x] = error * error;
-          pull[x] = error * share;
+          slope[x] = error * scale;
           level[x] = lam * maps[0][x] - rest * maps[1][x];  // mean slope under the probabilities
         }
         std::fill(squares + pixels, squares + kTile, Real(0));
@@ -142,19 +142,19 @@ class SaliencyLossCpu {
         ClassTile<Real>::copy(out_.background + place, maps[1], pixels);
         ClassTile<Real>::copy(out_.estimate + place, estimate, pixels);
         for (int64_t k = 0; k < s_.channels; ++k) {
-          const Real slope = roles[k] == Role::kNeither      ? Real(0)
-                             : roles[k] == Role::kForeground ? lam
-                                                             : -rest;
+          const Real role_slope = roles[k] == Role::kNeither      ? Real(0)
+                                  : roles[k] == Role::kForeground ? lam
+                                                                  : -rest;
           Real* to = p + k * plane;
-          for (int64_t x = 0; x < pixels; ++x) to[x] *= pull[x] * (slope - level[x]);
+          for (int64_t x = 0; x < pixels; ++x) to[x] *= slope[x] * (role_slope - level[x]);
         }
       });
       losses_[task] = loss;
     }
   }
 
-  // Summed in the tasks' order, so that threads do not matter; 0 without pixels, NaN if saliency
-  // left 0..1.
+  // Summed in the tasks' order, so that the result does not depend on the threads; 0 without
+  // pixels, NaN if a saliency is outside 0..1.
   double loss() const {
     double sum = 0;
     for (int64_t task = 0; task < tasks(); ++task) {
@@ -171,7 +171,7 @@ class SaliencyLossCpu {
   };
 
   template <class Visit>
-  void each_tile(int64_t task, Visit visit) const {
+  void for_each_tile(int64_t task, Visit visit) const {
     const int64_t first = task % chunks_ * kChunk, last = std::min(first + kChunk, s_.pixels());
     for (int64_t at = first; at < last; at += kTile) {
       visit(task / chunks_, at, std::min(kTile, last - at));
@@ -186,7 +186,7 @@ class SaliencyLossCpu {
   const int64_t chunks_;
   const NearestMap<Real> saliency_;
   std::vector<Role> roles_;    // [B, K]
-  std::vector<Count> counts_;  // [tasks, K]; of the background: tiles with saliency out of range
+  std::vector<Count> counts_;  // [tasks, K]; for the background: tiles with invalid saliency
   std::vector<double> losses_;
 };
 

@@ -1,8 +1,8 @@
-// A team of threads that runs one function together and meets at barriers.
+// A team of threads that run one function together and synchronise at barriers.
 //
 // Not OpenMP: its workers spin between regions, and on a machine shared with other processes the
-// hundred barriers of a mean field then cost seconds. Here a thread spins briefly and sleeps.
-// Threads live for one call: starting one costs some 30 us, nothing idles afterwards, and fork()
+// hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then sleeps.
+// Threads live for one call: starting one costs about 30 us, none is idle afterwards, and fork()
 // stays safe.
 #pragma once
 
@@ -27,7 +27,7 @@ class Team {
 
   int size() const { return size_; }
 
-  // Every thread arrives before any leaves. Throws when another thread of the team has failed.
+  // Returns when every thread has called it. Throws when another thread of the team has failed.
   void barrier() {
     if (size_ == 1) return;
     const uint32_t phase = phase_.load(std::memory_order_acquire);

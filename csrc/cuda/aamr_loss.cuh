@@ -1,4 +1,4 @@
-// The activation-aware mask refinement loss and its gradient: one thread a pixel. Regions of
+// The activation-aware mask refinement loss and its gradient: one thread per pixel. Regions of
 // salient pixels come from a union-find over pixels without locks, whose roots, a region's first
 // pixels, do not depend on the order of threads.
 #pragma once
@@ -14,15 +14,15 @@
 
 namespace wsss::cuda {
 
-constexpr int kNotSalient = -1;  // in place of a parent
+constexpr int kNotSalient = -1;  // instead of a parent
 
-// What pixel `at` of an image of the logits' size sees of a map [B, H, W].
+// The value of a map [B, H, W] at pixel `at` of an image of the logits' size (nearest resizing).
 template <class Real>
 __device__ __forceinline__ Real nearest_value(const Real* map, int64_t map_height,
                                               int64_t map_width, const AamrShape& s, int64_t image,
                                               int64_t at) {
-  const int64_t y = nearest_below(at / s.width, map_height, s.height),
-                x = nearest_below(at % s.width, map_width, s.width);
+  const int64_t y = nearest_source(at / s.width, map_height, s.height),
+                x = nearest_source(at % s.width, map_width, s.width);
   return map[(image * map_height + y) * map_width + x];
 }
 
@@ -37,13 +37,14 @@ __device__ __forceinline__ int first_of_region(const int* parent, int i) {
 // is active.
 template <class Real>
 __global__ void mark_pixels(AamrShape s, Real salient, Real active, const Real* saliency,
-                            const Real* response, int* parent, unsigned char* region, int* wrong) {
+                            const Real* response, int* parent, unsigned char* region,
+                            int* invalid) {
   const int64_t i = thread_number(), plane = s.pixels();
   if (i >= s.images * plane) return;
   const int64_t image = i / plane, at = i % plane;
   const Real shown = nearest_value(saliency, s.saliency_height, s.saliency_width, s, image, at);
   const Real answer = nearest_value(response, s.response_height, s.response_width, s, image, at);
-  if (!(shown >= 0 && shown <= 1 && answer == answer)) atomicAdd(wrong, 1);
+  if (!(shown >= 0 && shown <= 1 && answer == answer)) atomicAdd(invalid, 1);
   parent[i] = shown >= salient ? static_cast<int>(at) : kNotSalient;
   region[i] = answer >= active;
 }
@@ -117,16 +118,17 @@ __global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* s
     } else {
       const T* z = logits + place;
       const auto sums = class_sums<T>(z + plane, plane, s.channels - 1);
-      const Real odds = sums.top - static_cast<Real>(z[0]) + logarithm(sums.exponentials);
-      const Real small = exponential(odds > 0 ? -odds : odds);
+      const Real log_odds = sums.top - static_cast<Real>(z[0]) + logarithm(sums.exponentials);
+      const Real small = exponential(log_odds > 0 ? -log_odds : log_odds);
       const Real shown = nearest_value(saliency, s.saliency_height, s.saliency_width, s, image, at);
-      const auto term = aamr_term<Real>(odds, shown, small, static_cast<Real>(log1p(small)));
+      const auto term = aamr_term<Real>(log_odds, shown, small, static_cast<Real>(log1p(small)));
       part = static_cast<double>(term.loss) / *count;
-      const Real pull = term.pull * static_cast<Real>(1 / *count), inverse = 1 / sums.exponentials;
-      grad[place] = -pull;
+      const Real slope = term.slope * static_cast<Real>(1 / *count),
+                 inverse = 1 / sums.exponentials;
+      grad[place] = -slope;
       for (int64_t k = 1; k < s.channels; ++k) {
         grad[place + k * plane] =
-            pull * (exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse);
+            slope * (exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse);
       }
     }
   }

@@ -1,6 +1,6 @@
 // Splatting and blurring rows of `width` floats on lattices. Two terms (spatial, bilateral) share
-// each launch: blockIdx.y says which. A lattice of one image may serve many (copies): each has its
-// own values, one after the other.
+// each launch: blockIdx.y is the term. A lattice may serve several images of one shape (copies),
+// whose values follow each other.
 #pragma once
 
 #include "lattice.cuh"
@@ -17,8 +17,8 @@ struct TermOf {
   int64_t points;   // of the lattice
   int64_t entries;
   int64_t copies;
-  // [copies * *count, width] splat writes the first, each direction of the blur reads one and
-  // writes the other
+  // [copies * *count, width]: splat writes the first, each direction of the blur reads one and
+  // writes the other.
   Real* values[2];
   Real* carry;  // [copies * windows, width]
 
@@ -48,13 +48,13 @@ struct TermsOf {
 using Term = TermOf<float>;
 using Terms = TermsOf<float>;
 
-// Contributions per window: longer ones cost fewer carries where the pieces of a row bring threads
-// enough.
-inline int window_span(int pieces) { return pieces < 4 ? kGrain : kAlignment; }
+// Contributions per window: longer windows need fewer carries, where rows are wide enough to occupy
+// all threads.
+inline int window_span(int packs) { return packs < 4 ? kGrain : kAlignment; }
 
-// One window of sorted contributions; sums that start in it go to values, the rest of an earlier
-// one to carry: equal work for every thread, however many points share a vertex. q [copies *
-// points, width], or null for ones.
+// Sums one window of sorted contributions per thread: sums that start in it are written to values,
+// the continuation of an earlier one to carry, so that every thread has equal work, however many
+// points share a vertex. q [copies * points, width], or null for ones.
 template <int V>
 __global__ void splat(Terms terms, const float* q, int width, int span) {
   const Term& t = terms.at[blockIdx.y];
@@ -79,7 +79,7 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
         from[u] = i + u < length ? contribution[i + u] : Contribution{0, 0.0f};
-        if (i + u == 0) from[u].point &= ~kFirst;  // `to` is its vertex already
+        if (i + u == 0) from[u].point &= ~kFirst;  // `to` already belongs to its vertex
       }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
@@ -105,7 +105,8 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
   }
 }
 
-// Adds the carries of the windows after the one that began a vertex, in their order.
+// Adds the carries of the following windows to a vertex that began in an earlier one, in their
+// order.
 template <int V>
 __global__ void add_carries(Terms terms, int width, int span) {
   const Term& t = terms.at[blockIdx.y];
@@ -117,7 +118,7 @@ __global__ void add_carries(Terms terms, int width, int span) {
   const int grains = span / kGrain;
   const int32_t* window = t.window + local * grains;
   const int32_t next = window[grains];
-  // nothing is carried on, or an earlier window began it
+  // Nothing continues in the next window, or an earlier window began the vertex.
   if (next >= 0 || next == window[0]) return;
   int64_t more = 1;
   while (local + more + 1 < windows && window[(more + 1) * grains] == next) ++more;
@@ -171,9 +172,9 @@ void with_pack(int pack, const Work& work) {
 
 template <class Real>
 void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bool reverse,
-              int64_t most_rows) {
+              int64_t max_rows) {
   const dim3 block = row_block(width / pack);
-  const dim3 grid(std::min(resident_blocks(stream), blocks_for(most_rows, block.y)),
+  const dim3 grid(std::min(resident_blocks(stream), blocks_for(max_rows, block.y)),
                   terms.at[1].corners ? 2 : 1);
   const int steps = std::max(terms.at[0].corners, terms.at[1].corners);
   with_pack<Real>(pack, [&](auto v) {
@@ -183,10 +184,10 @@ void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bo
   });
 }
 
-// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width` floats, aligned
-// to a Pack.
+// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width` floats and are
+// aligned to a Pack.
 inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, int width,
-                           int64_t most_rows) {
+                           int64_t max_rows) {
   const int pack = pack_width(width), span = window_span(width / pack);
   const dim3 block = row_block(width / pack);
   int64_t windows = 1;
@@ -198,7 +199,7 @@ inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, in
     launch(stream, grid, block, splat<v()>, terms, q, width, span);
     launch(stream, grid, block, add_carries<v()>, terms, width, span);
   });
-  blur_all(stream, terms, width, pack, false, most_rows);
+  blur_all(stream, terms, width, pack, false, max_rows);
 }
 
 }  // namespace wsss::cuda

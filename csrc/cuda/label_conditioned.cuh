@@ -1,7 +1,7 @@
-// Kernels of the label-conditioned logits, all but the matrix products; what each does on the CPU
-// is in cpu/label_conditioned.h. A row is t * S + k: tap t, label k of a share of S. One thread an
-// element, sums in a fixed order and no atomics: results do not depend on scheduling. T is the
-// tensors' type, sums are Wide<T>.
+// Kernels of the label-conditioned logits, except for the matrix products; their counterparts on
+// the CPU are in cpu/label_conditioned_kernel.h. Row t * S + k belongs to tap t and label k of a
+// share of S labels. One thread per element, sums in a fixed order and no atomics: results do not
+// depend on scheduling. T is the tensors' type, sums are Wide<T>.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace wsss::cuda {
 
-// Taps in device memory. Cells fit 32 bits: shifts that leave the map are no taps.
+// Taps in device memory. Shifts fit 32 bits, since those that leave the map are dropped.
 struct DeviceTaps {
   int32_t count;
   const int32_t *dy, *dx;  // [T]
@@ -20,11 +20,11 @@ struct DeviceTaps {
   const int32_t* source;   // [first[T]]
 };
 
-// Numbers that travel as a kernel's argument: unlike a copy from the host they need no memory that
-// lives on, so that the call can be captured in a CUDA graph.
+// Numbers passed as a kernel's argument: unlike a copy from the host they need no memory that must
+// outlive the call, so that it can be captured in a CUDA graph.
 struct Numbers {
-  static constexpr int32_t kMost = 256;
-  int32_t value[kMost];
+  static constexpr int32_t kMax = 256;
+  int32_t value[kMax];
 };
 
 __global__ static void store_numbers(Numbers numbers, int32_t count, int32_t* to) {
@@ -49,8 +49,8 @@ __global__ void pack_weight(HeadShape s, DeviceTaps taps, LabelShare share, cons
   packed[i] = static_cast<T>(sum);
 }
 
-// packed [T * K, C] of gradients -> grad [R, K, C, cells]; merged taps share theirs, cells that
-// leave the map stay.
+// packed [T * K, C] of gradients -> grad [R, K, C, cells]. Merged taps have the same gradient;
+// cells whose shift leaves the map are not written.
 template <class T>
 __global__ void unpack_weight(HeadShape s, DeviceTaps taps, const Wide<T>* packed, T* grad) {
   const int64_t i = thread_number();
@@ -110,8 +110,8 @@ __global__ void gather_shifted(HeadShape s, DeviceTaps taps, int64_t images, con
       on_map ? grad[(image * s.labels + k) * pixels + y * s.width + x] : static_cast<T>(0.0f);
 }
 
-// product [images, rows, C] = d loss / d (scaled weights); sum [rows, C] += sum over images of
-// product * scale. A null scale is 1; the first images start the sum.
+// product [images, rows, C]: d loss / d (scaled weights); sum [rows, C] += sum over images of
+// product * scale. A null scale is 1; `start` sets the sum to zero first.
 template <class T>
 __global__ void add_products(int64_t images, int64_t rows, int64_t channels, const T* product,
                              const T* scale, bool start, Wide<T>* sum) {
@@ -125,7 +125,7 @@ __global__ void add_products(int64_t images, int64_t rows, int64_t channels, con
   sum[i] = total;
 }
 
-constexpr int kScaleChannels = 32, kScaleParts = 8;  // of a block of scale_gradient
+constexpr int kScaleChannels = 32, kScaleParts = 8;  // the block of scale_gradient
 
 // grad_scale [images, C] = sum over rows of packed * product. Blocks of kScaleChannels x
 // kScaleParts threads, the grid is channels by images.
@@ -153,7 +153,7 @@ __global__ void scale_gradient(int64_t rows, int64_t channels, const T* packed, 
 constexpr int kBiasThreads = 256;
 
 // grad_bias [R, K] = sum over images and pixels of grad [images, K, h, w], the same for every
-// branch. A block a label.
+// branch. One block per label.
 template <class T>
 __global__ void bias_gradient(HeadShape s, int64_t images, const T* grad, T* grad_bias) {
   __shared__ Wide<T> part[kBiasThreads];

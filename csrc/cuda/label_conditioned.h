@@ -23,10 +23,10 @@ struct HeadCall {
 void label_conditioned_logits(Context& context, const HeadCall& call, const void* bias,
                               void* logits);
 
-// grad [B, K, h, w] -> the gradients; what is null is not computed. of_scale and of_weight go
-// together, of_weight starts at zero.
+// grad [B, K, h, w] -> the gradients; what is null is not computed. grad_scale and grad_weight go
+// together, grad_weight starts at zero.
 void label_conditioned_logits_backward(Context& context, const HeadCall& call, const void* grad,
-                                       void* of_features, void* of_scale, void* of_weight,
-                                       void* of_bias);
+                                       void* grad_features, void* grad_scale, void* grad_weight,
+                                       void* grad_bias);
 
 }  // namespace wsss::cuda

@@ -1,10 +1,10 @@
 // Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) for a batch, on lattices,
-// without waiting for the device: the whole call can be captured in a CUDA graph.
+// without waiting for the device, so that the whole call can be captured in a CUDA graph.
 //
 // A channel is Q - 1/L of one of the first L-1 labels of a unary: the messages of all L labels sum
 // to 0, so the last one's needs no filtering, and constants cancel in the softmax. A pixel's
-// channels are one row; each unary's are padded so that they can be moved in packs. Lattice weights
-// include n * sqrt(weight * gain): splat and slice need no other factor.
+// channels are one row; those of each unary are padded to whole packs. Lattice weights include n *
+// sqrt(weight * gain), so that splat and slice need no other factor.
 #pragma once
 
 #include <cmath>
@@ -36,8 +36,8 @@ struct PixelFeatures {
   }
 };
 
-// Corner weights times n * sqrt(weight * gain), from the blurred ones; `factor` [images * points]
-// keeps the products.
+// Multiplies corner weights by n * sqrt(weight * gain), with n from the blurred ones; writes the
+// factors to `factor` [images * points].
 __global__ static void normalise_corners(Term t, Corner* corner, float amount, float gain,
                                          float* factor) {
   const int64_t p = thread_number();
@@ -66,7 +66,7 @@ struct Update {
   bool message;
 };
 
-// exchange(x, offset) over the G lanes that share a pixel and set.
+// Reduces x with `combine` over the G lanes that share a pixel and set; all lanes get the result.
 template <int G, class Combine>
 __device__ __forceinline__ float across(float x, const Combine& combine) {
 #pragma unroll
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
   const int64_t group = thread_number() / G, items = u.images * u.pixels * u.sets;
   const int lane = static_cast<int>(threadIdx.x) % G;
   const bool active = group < items;
-  // idle lanes repeat the first pixel: shuffles need whole warps
+  // Idle lanes repeat the first pixel, because shuffles need whole warps.
   const int64_t item = active ? group : 0;
   const int64_t at = item / u.sets, image = at / u.pixels, pixel = at - image * u.pixels;
   const int set = static_cast<int>(item - at * u.sets), width = u.sets * u.padded;
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
       }
     }
   }
-  // The channels that pad a row are 0, and so are their messages.
+  // Padding channels are 0, and so are their messages.
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < PER; ++i) {
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
 
 template <int V, int G, int PER>
 void launch_update_as(Stream stream, const Update& u, const Terms& terms) {
-  launch_together(
+  launch_with_barriers(
       stream, blocks_for(u.images * u.pixels * u.sets * G), kThreads, update<V, G, PER>, u, terms);
 }
 

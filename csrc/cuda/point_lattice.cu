@@ -5,8 +5,8 @@
 namespace wsss::cuda {
 
 void permutohedral_lattice(Context& context, const float* features, int64_t points, int d,
-                           const std::function<PointLattice(int64_t vertices)>& make) {
-  build_point_lattice(stream_of(context), features, points, d, arenas(context), make);
+                           const std::function<PointLattice(int64_t vertices)>& allocate) {
+  build_point_lattice(stream_of(context), features, points, d, arenas(context), allocate);
 }
 
 void lattice_filter(Context& context, ElementType type, const PointLattice& lattice, const void* in,

@@ -11,7 +11,7 @@
 
 namespace wsss::cuda {
 
-// low, high [blocks, d]: bounds of the share of each block (x) for dimension y; infinite where a
+// low, high [blocks, d]: bounds of the features of each block (x) in dimension y; infinite if a
 // feature is not finite.
 __global__ static void feature_bounds(const float* features, int64_t points, int d, float* low,
                                       float* high) {
@@ -48,7 +48,8 @@ struct PointFeatures {
   }
 };
 
-// Positions [corners] of the origin's entries, the last ones by number, in the sorted list.
+// The positions [corners] of the origin's entries, which have the highest numbers, in the sorted
+// list.
 __global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry,
                                    int32_t* position) {
   const int64_t i = thread_number(), real = size.points * size.corners;
@@ -57,7 +58,7 @@ __global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entr
   }
 }
 
-// The sorted list without the origin's entries: vertices that only it touches are left with none.
+// The sorted list without the origin's entries; vertices that only the origin touches get none.
 __global__ static void export_entries(LatticeSize size, BuildSpace s, const int32_t* origin,
                                       PointLattice to) {
   const int64_t i = thread_number(), entries = size.entries(), real = size.points * size.corners;
@@ -85,18 +86,18 @@ __global__ static void export_neighbours(const int32_t* next, const int32_t* pre
   to.previous[i] = previous[i];
 }
 
-// Bounds of finite features, from one pass over them.
+// The bounds of the features in one pass; raises if they are not finite.
 template <class WithArena>
 void find_bounds(Stream stream, const float* features, int64_t points, int d,
                  const WithArena& with_arena, double* from, double* to) {
   const int64_t blocks = std::min<int64_t>(blocks_for(points), 64), count = blocks * d;
   std::vector<float> bounds(2 * count);
   Arena measure;
-  measure.take<float>(2 * count);
+  measure.allocate<float>(2 * count);
   with_arena(measure.peak(), [&](Arena& arena) {
-    float* partial = arena.take<float>(2 * count);
-    launch_together(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds,
-                    features, points, d, partial, partial + count);
+    float* partial = arena.allocate<float>(2 * count);
+    launch_with_barriers(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds,
+                         features, points, d, partial, partial + count);
     copy_to_host(stream, bounds.data(), partial, bounds.size() * sizeof(float));
   });
   for (int j = 0; j < d; ++j) {
@@ -111,12 +112,12 @@ void find_bounds(Stream stream, const float* features, int64_t points, int d,
   }
 }
 
-// features [points, d], points > 0. `with_arena(bytes, use)` brings workspace; `make(vertices)`
-// returns the arrays to fill. Waits for the device twice: for the features' bounds, which decide
-// the keys, and for the number of vertices.
-template <class WithArena, class Make>
+// features [points, d], points > 0. `with_arena(bytes, use)` allocates workspace;
+// `allocate(vertices)` returns the arrays to fill. Waits for the device twice: for the features'
+// bounds, which determine the keys' layout, and for the number of vertices.
+template <class WithArena, class Allocate>
 void build_point_lattice(Stream stream, const float* features, int64_t points, int d,
-                         const WithArena& with_arena, const Make& make) {
+                         const WithArena& with_arena, const Allocate& allocate) {
   with_dimensions<1>("permutohedral_lattice", d, [&](auto dimensions) {
     constexpr int D = dimensions();
     const LatticeSize size{1, points, D + 1, 1};
@@ -128,7 +129,7 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
     PointFeatures<D> source{features, {}};
     feature_scale(D, source.scale);
     for (int j = 0; j < D; ++j) {
-      // The origin's vertices exist, too.
+      // The origin's vertices may exist, too.
       from[j] = std::min(from[j], 0.0) * source.scale[j];
       to[j] = std::max(to[j], 0.0) * source.scale[j];
     }
@@ -141,9 +142,9 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
     BuildSpace space;
     int32_t* origin;
     auto lay_out = [&](Arena& arena) {
-      lattice = take_lattice(arena, size, AnyLayout(layout).most);
-      space = take_build_space(arena, size.entries(), lattice.most);
-      origin = arena.take<int32_t>(size.corners);
+      lattice = allocate_lattice(arena, size, AnyLayout(layout).max_vertices);
+      space = allocate_build_space(arena, size.entries(), lattice.max_vertices);
+      origin = arena.allocate<int32_t>(size.corners);
     };
     Arena measure;
     lay_out(measure);
@@ -152,7 +153,7 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
       build_lattice<D>(stream, lattice, space, source, layout);
       int32_t vertices = 0;
       copy_to_host(stream, &vertices, lattice.count, sizeof vertices);
-      const PointLattice result = make(vertices);
+      const PointLattice result = allocate(vertices);
       const unsigned entry_blocks = blocks_for(size.entries());
       launch(stream, entry_blocks, kThreads, find_origin, size, space.sorted_entry, origin);
       launch(stream, entry_blocks, kThreads, export_entries, size, space, origin, result);
@@ -205,8 +206,8 @@ template <class Real, class WithArena>
 void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width,
                    bool reverse, const WithArena& with_arena) {
   auto lay_out = [&](Arena& arena, TermOf<Real>& t) {
-    int32_t* count = arena.take<int32_t>(1);
-    for (Real*& values : t.values) values = arena.take<Real>(l.vertices * width);
+    int32_t* count = arena.allocate<int32_t>(1);
+    for (Real*& values : t.values) values = arena.allocate<Real>(l.vertices * width);
     t.count = count;
     return count;
   };
@@ -221,7 +222,7 @@ void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* o
     term.corners = l.corners;
     term.copies = 1;
     terms.at[0] = term;
-    // as lattice_gain
+    // As lattice_gain.
     const Real gain =
         Real(1) / (Real(1) + Real(1) / static_cast<Real>(int64_t{1} << (l.corners - 1)));
     const int pack = std::min(pack_width<Real>(width, in), pack_width<Real>(width, out));

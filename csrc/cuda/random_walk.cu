@@ -7,7 +7,7 @@
 namespace wsss::cuda {
 namespace {
 
-// Images whose weights stay in the second-level cache together are walked together.
+// Images are processed in chunks whose weights stay in the L2 cache.
 constexpr int64_t kWeightBytes = 32 << 20;
 
 template <int K>

@@ -12,9 +12,9 @@ namespace wsss::cuda {
 void resized_activation(Context& context, ElementType type, const ResizeShape& shape,
                         int64_t images, bool softmax, const void* logits, void* result);
 
-// grad, result [images, K, H, W] -> of_logits [images, K, h, w]
+// grad, result [images, K, H, W] -> grad_logits [images, K, h, w]
 void resized_activation_backward(Context& context, ElementType type, const ResizeShape& shape,
                                  int64_t images, bool softmax, const void* grad, const void* result,
-                                 void* of_logits);
+                                 void* grad_logits);
 
 }  // namespace wsss::cuda

@@ -1,5 +1,5 @@
-// EPS' saliency loss and its gradient: one thread a pixel, which reads its channels twice rather
-// than keep them.
+// EPS' saliency loss and its gradient: one thread per pixel, which reads its channels twice instead
+// of storing them.
 #pragma once
 
 #include <cmath>
@@ -12,19 +12,19 @@
 
 namespace wsss::cuda {
 
-// counts [B, K, 2]: pixels where the class exceeds 1/2, and of those the salient ones. Whole
-// numbers: the order of the additions does not matter.
+// counts [B, K, 2]: pixels where the class' probability exceeds 1/2, and those of them that are
+// salient. For integers the order of additions does not matter.
 template <class T>
 __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* saliency,
-                              int* counts, int* wrong) {
+                              int* counts, int* invalid) {
   using Real = Wide<T>;
   const int64_t i = thread_number(), plane = s.pixels();
   if (i >= s.images * plane) return;
   const int64_t image = i / plane, at = i % plane;
-  const int64_t y = nearest_below(at / s.width, s.saliency_height, s.height);
-  const int64_t x = nearest_below(at % s.width, s.saliency_width, s.width);
+  const int64_t y = nearest_source(at / s.width, s.saliency_height, s.height);
+  const int64_t x = nearest_source(at % s.width, s.saliency_width, s.width);
   const Real salient = saliency[(image * s.saliency_height + y) * s.saliency_width + x];
-  if (!(salient >= 0 && salient <= 1)) atomicAdd(wrong, 1);
+  if (!(salient >= 0 && salient <= 1)) atomicAdd(invalid, 1);
   const auto sums = class_sums<T>(logits + image * s.channels * plane + at, plane, s.channels);
   if (!(1 / sums.exponentials > Real(0.5))) return;  // the largest probability
   int* count = counts + 2 * (image * s.channels + sums.largest);
@@ -32,7 +32,7 @@ __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* s
   if (salient > Real(0.5)) atomicAdd(count + 1, 1);
 }
 
-// roles [B, K] from counts; a thread for each. `always_background` is a mask of K bytes.
+// roles [B, K] from counts; one thread per value. `always_background` is a mask of K bytes.
 __global__ static void assign_roles(
     SaliencyShape s, double tau, bool adaptive, const unsigned char* present,
     const unsigned char* always_background, const int* counts, Role* roles) {
@@ -46,7 +46,7 @@ __global__ static void assign_roles(
   roles[i] = foreground ? Role::kForeground : there || k == 0 ? Role::kBackground : Role::kNeither;
 }
 
-// Maps, gradient, and each block's sum of squares; kSumThreads threads a block.
+// Maps, gradient, and each block's sum of squared errors; kSumThreads threads per block.
 template <class T>
 __global__ void compare_with_saliency(
     SaliencyShape s, double lam_, const T* logits, const Wide<T>* saliency, const Role* roles,
@@ -57,8 +57,8 @@ __global__ void compare_with_saliency(
   double square = 0;
   if (i < s.images * plane) {
     const int64_t image = i / plane, at = i % plane;
-    const int64_t y = nearest_below(at / s.width, s.saliency_height, s.height);
-    const int64_t x = nearest_below(at % s.width, s.saliency_width, s.width);
+    const int64_t y = nearest_source(at / s.width, s.saliency_height, s.height);
+    const int64_t x = nearest_source(at % s.width, s.saliency_width, s.width);
     const T* z = logits + image * s.channels * plane + at;
     const Role* role = roles + image * s.channels;
     const auto sums = class_sums<T>(z, plane, s.channels);

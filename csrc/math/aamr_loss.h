@@ -1,4 +1,4 @@
-// What both backends of the activation-aware mask refinement loss agree on.
+// The activation-aware mask refinement loss, as both backends compute it.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +14,26 @@ struct AamrShape {
   WSSS_HD int64_t pixels() const { return height * width; }
 };
 
-// Whether enough of a salient region is active for it to be one of the labelled objects. The
-// quotient, not a product: of whole numbers it is exactly the threshold where it should be.
+// Whether enough of a salient region is active for it to count as a labelled object. Compares the
+// quotient, not a product: a quotient of integers equals the threshold exactly where it should.
 WSSS_HD bool is_labelled(int64_t area, int64_t active, double overlap) {
   return static_cast<double>(active) / static_cast<double>(area) >= overlap;
 }
 
 template <class V>
 struct AamrTerm {
-  V loss;  // binary cross-entropy of sigmoid(odds) against the saliency
-  V pull;  // its derivative by odds
+  V loss;   // binary cross-entropy between sigmoid(log_odds) and the saliency
+  V slope;  // its derivative with respect to log_odds
 };
 
-// `odds`: log of foreground over background. `small` = exp(-|odds|) and `rest` = log(1 + small), so
-// that nothing overflows.
+// `log_odds`: log(foreground / background). The caller passes `small` = exp(-|log_odds|) and
+// `log1p_small` = log(1 + small), which cannot overflow.
 template <class V>
-WSSS_HD AamrTerm<V> aamr_term(V odds, V saliency, V small, V rest) {
+WSSS_HD AamrTerm<V> aamr_term(V log_odds, V saliency, V small, V log1p_small) {
   const V likely = 1 / (1 + small);
-  const V foreground = odds >= V{} ? likely : small * likely;
-  return {(odds > V{} ? odds : V{}) - saliency * odds + rest, foreground - saliency};
+  const V foreground = log_odds >= V{} ? likely : small * likely;
+  return {
+      (log_odds > V{} ? log_odds : V{}) - saliency * log_odds + log1p_small, foreground - saliency};
 }
 
 }  // namespace wsss

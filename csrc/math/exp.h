@@ -6,8 +6,8 @@
 
 namespace wsss {
 
-// Below this, exp is 0: the result would be under 1e-20, and zeros keep slow denormal numbers out
-// of the lattice.
+// Below this, exp_negative returns 0: the result would be under 1e-20, and zeros keep slow denormal
+// numbers out of the lattice.
 constexpr float kExpFloor = -46.0f;
 
 template <class T>

@@ -1,4 +1,4 @@
-// What both backends of the saliency loss agree on.
+// The saliency loss, as both backends compute it.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@ struct SaliencyShape {
   WSSS_HD int64_t pixels() const { return height * width; }
 };
 
-// What a channel's probability is part of.
+// The map that a channel's probability is added to.
 enum class Role : unsigned char { kNeither, kForeground, kBackground };
 
-// Whether enough of a class' area, where its probability exceeds 1/2, is salient. `area` and `both`
-// are counts.
+// Whether enough of a class' area is salient. `area`: number of pixels where its probability
+// exceeds 1/2; `both`: number of those that are salient.
 WSSS_HD bool is_salient(int64_t area, int64_t both, int64_t pixels, double tau) {
   return static_cast<double>(both) /
              (static_cast<double>(area) + 1e-4 * static_cast<double>(pixels)) >

@@ -103,11 +103,11 @@ Result<Real> on_cpu(const Problem<Real>& p, bool backwards) {
   wsss::AamrLossCpu<Real> work(
       p.s, p.salient, p.active, p.overlap, {p.logits.data(), p.saliency.data(), p.response.data()},
       {r.region.data(), r.grad.data()});
-  if (!backwards) work.mark(0, p.s.images);
-  for (int64_t b = p.s.images; backwards && b-- > 0;) work.mark(b, b + 1);
-  work.settle();
-  if (!backwards) work.compare(0, work.tasks());
-  for (int64_t task = work.tasks(); backwards && task-- > 0;) work.compare(task, task + 1);
+  if (!backwards) work.mark_regions(0, p.s.images);
+  for (int64_t b = p.s.images; backwards && b-- > 0;) work.mark_regions(b, b + 1);
+  work.reduce_counts();
+  if (!backwards) work.compute_losses(0, work.tasks());
+  for (int64_t task = work.tasks(); backwards && task-- > 0;) work.compute_losses(task, task + 1);
   r.loss = work.loss();
   return r;
 }
@@ -121,31 +121,31 @@ Result<Real> on_device(const Problem<Real>& p) {
   const dim3 grid(blocks), block(wsss::cuda::kSumThreads);
   std::vector<int> parents(pixels, -7), sizes(2 * pixels, 0);
   std::vector<double> parts(blocks);
-  int wrong = 0;
+  int invalid = 0;
   double count = -1;
   Real loss = -1;
   wsss::launch(grid, block, [&] {
     wsss::cuda::mark_pixels<Real>(
         p.s, static_cast<Real>(p.salient), static_cast<Real>(p.active), p.saliency.data(),
-        p.response.data(), parents.data(), r.region.data(), &wrong);
+        p.response.data(), parents.data(), r.region.data(), &invalid);
   });
   wsss::launch(grid, block, [&] { wsss::cuda::join_regions(p.s, parents.data()); });
   wsss::launch(grid, block, [&] {
     wsss::cuda::measure_regions(p.s, parents.data(), r.region.data(), sizes.data());
   });
-  wsss::launch_together(grid, block, [&] {
+  wsss::launch_with_barriers(grid, block, [&] {
     wsss::cuda::choose_region(
         p.s, p.overlap, parents.data(), sizes.data(), r.region.data(), parts.data());
   });
-  wsss::launch_together({1}, block, [&] {
-    wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &wrong, &count);
+  wsss::launch_with_barriers({1}, block, [&] {
+    wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &invalid, &count);
   });
-  wsss::launch_together(grid, block, [&] {
+  wsss::launch_with_barriers(grid, block, [&] {
     wsss::cuda::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(),
                                         &count, r.grad.data(), parts.data());
   });
-  wsss::launch_together(
-      {1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &wrong, &loss); });
+  wsss::launch_with_barriers(
+      {1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &invalid, &loss); });
   r.loss = loss;
   return r;
 }

@@ -61,7 +61,7 @@ bool convolves(const wsss::ConvShape& s, bool normed, bool summed, double tolera
                               normed ? shift.data() : nullptr, normed ? inside.data() : nullptr};
   const wsss::ConvArrays arrays{filters.data(), summed ? bias.data() : nullptr,
                                 summed ? residual.data() : nullptr, summed, out.data()};
-  wsss::SplitConv<Parts> conv(s);
+  wsss::AmxConv<Parts> conv(s);
   for (int64_t y = conv.map().lines(); y-- > 0;) conv.map().split(given, y, y + 1);
   for (int64_t piece = conv.pieces(); piece-- > 0;) conv.run(arrays, piece, piece + 1);
   for (int64_t pixel = 0; pixel < s.batch * results; ++pixel) {
@@ -112,7 +112,7 @@ bool unit_equals_loops() {
     {
 #if defined(WSSS_AMX)
       std::optional<wsss::TileConfiguration> configured;
-      if (wsss::has_tiles()) configured.emplace();
+      if (wsss::has_amx()) configured.emplace();
 #endif
       wsss::tile_products<Parts, Lefts>(at, first, unit.data());
     }

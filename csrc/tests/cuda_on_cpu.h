@@ -161,7 +161,7 @@ class Block {
   }
 
   static Block& running() {
-    if (running_ == nullptr) fail("a shuffle or barrier needs launch_together");
+    if (running_ == nullptr) fail("a shuffle or barrier needs launch_with_barriers");
     return *running_;
   }
 
@@ -318,7 +318,7 @@ void launch(dim3 grid, dim3 block, const Kernel& kernel) {
 
 // The same with a fiber for every thread of a block.
 template <class Kernel>
-void launch_together(dim3 grid, dim3 block, const Kernel& kernel) {
+void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
   blockDim = block, gridDim = grid;
   cuda_on_cpu::each_index(grid, [&](dim3 b) {
     blockIdx = b;
@@ -343,8 +343,8 @@ void launch(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments)
 }
 
 template <class... P, class... A>
-void launch_together(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
-  wsss::launch_together(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
+void launch_with_barriers(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch_with_barriers(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
 }
 
 inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {

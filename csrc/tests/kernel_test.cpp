@@ -143,7 +143,7 @@ bool same_simplex() {
 template <class Table>
 bool table_holds(int key_bits, typename Table::Key spread) {
   Table table(key_bits, 16);
-  bool fine = Table::fits(key_bits, 20000);
+  bool fine = Table::can_hold(key_bits, 20000);
   for (int n = 0; n < 20000; ++n) fine = fine && table.insert(spread * n, n) == n;
   for (int n = 0; n < 20000; ++n) {
     fine = fine && table.insert(spread * n, 20000) == n && table.find(spread * n) == n;

@@ -161,7 +161,7 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   std::copy(table.begin(), table.end(), numbers.value);
   std::vector<int32_t> stored(table.size(), -99);
   const auto count = static_cast<int32_t>(table.size());
-  wsss::launch({1}, {wsss::cuda::Numbers::kMost},
+  wsss::launch({1}, {wsss::cuda::Numbers::kMax},
                [&] { wsss::cuda::store_numbers(numbers, count, stored.data()); });
   const int64_t t = taps.count(), n = s.pixels(), c = s.channels, block = 64;
   const wsss::cuda::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t,
@@ -224,13 +224,13 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   const dim3 grid{
       static_cast<unsigned>((c + wsss::cuda::kScaleChannels - 1) / wsss::cuda::kScaleChannels),
       images};
-  wsss::launch_together(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
+  wsss::launch_with_barriers(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
     wsss::cuda::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
   });
   wsss::launch(blocks(rows * c), {block}, [&] {
     wsss::cuda::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
   });
-  wsss::launch_together({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
+  wsss::launch_with_barriers({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
     wsss::cuda::bias_gradient(s, images, grad.data(), grad_bias.data());
   });
 

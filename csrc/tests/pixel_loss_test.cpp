@@ -122,12 +122,12 @@ Result<Real> on_cpu(const Problem<Real>& p, bool backwards, bool with_grad = tru
     if (!backwards) return run(0, count);
     for (int64_t task = count; task-- > 0;) run(task, task + 1);
   };
-  all(work.tasks(), [&](int64_t first, int64_t last) { work.count(first, last); });
-  if (work.wrong_label()) return {NAN, {}};
-  work.weigh();
-  all(work.tasks(), [&](int64_t first, int64_t last) { work.lose(first, last); });
+  all(work.tasks(), [&](int64_t first, int64_t last) { work.count_labels(first, last); });
+  if (work.invalid_label()) return {NAN, {}};
+  work.compute_weights();
+  all(work.tasks(), [&](int64_t first, int64_t last) { work.compute_losses(first, last); });
   if (p.s.upsample && with_grad) {
-    all(p.s.images, [&](int64_t first, int64_t last) { work.bring_together(first, last); });
+    all(p.s.images, [&](int64_t first, int64_t last) { work.reduce_gradients(first, last); });
   }
   r.loss = work.loss();
   return r;
@@ -145,24 +145,24 @@ Result<Real> on_device(const Problem<Real>& p) {
   std::vector<wsss::cuda::LogSum<Real>> log_sums(pixels);
   wsss::cuda::PixelTotals totals{};
   const dim3 block{wsss::cuda::kSumThreads};
-  wsss::launch_together(
+  wsss::launch_with_barriers(
       {kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
-  wsss::launch_together({1}, block, [&] {
+  wsss::launch_with_barriers({1}, block, [&] {
     wsss::cuda::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals);
   });
-  wsss::launch_together({blocks}, block, [&] {
-    wsss::cuda::lose_pixels(in, &totals, p.s.upsample ? nullptr : r.grad.data(),
-                            p.s.upsample ? log_sums.data() : nullptr, parts.data());
+  wsss::launch_with_barriers({blocks}, block, [&] {
+    wsss::cuda::compute_pixel_losses(in, &totals, p.s.upsample ? nullptr : r.grad.data(),
+                                     p.s.upsample ? log_sums.data() : nullptr, parts.data());
   });
   if (p.s.upsample) {
     // Fewer blocks than logits: each takes several.
     const auto logits = static_cast<int64_t>(r.grad.size());
-    wsss::launch_together({static_cast<unsigned>((logits + 1) / 2)}, block, [&] {
-      wsss::cuda::pull_gradient(in, &totals, log_sums.data(), logits, r.grad.data());
+    wsss::launch_with_barriers({static_cast<unsigned>((logits + 1) / 2)}, block, [&] {
+      wsss::cuda::gather_gradient(in, &totals, log_sums.data(), logits, r.grad.data());
     });
   }
   Real loss = 0;
-  wsss::launch_together(
+  wsss::launch_with_barriers(
       {1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });
   r.loss = loss;
   return r;

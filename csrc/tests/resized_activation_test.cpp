@@ -76,13 +76,14 @@ bool good(const wsss::ResizeShape& s, bool softmax, double tolerance) {
   });
   const Real* products = softmax ? inner.data() : nullptr;
   wsss::launch({static_cast<unsigned>((count + 63) / 64)}, {64}, [&] {
-    wsss::cuda::pull_cells(s, count, grad.data(), on_device.data(), products, alone.data());
+    wsss::cuda::gather_cells(s, count, grad.data(), on_device.data(), products, alone.data());
   });
   const int64_t some = std::min<int64_t>(count, 20);  // a block for each cell takes its time here
-  wsss::launch_together({static_cast<unsigned>((some + 2) / 3)}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::pull_cells_together(
-        s, some, grad.data(), on_device.data(), products, together.data());
-  });
+  wsss::launch_with_barriers(
+      {static_cast<unsigned>((some + 2) / 3)}, {wsss::cuda::kSumThreads}, [&] {
+        wsss::cuda::gather_cells_by_block(
+            s, some, grad.data(), on_device.data(), products, together.data());
+      });
   std::vector<double> more(logits), less(logits);
   double by_kernel = 0, by_definition_ = 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -95,11 +95,11 @@ Result<Real> on_cpu(const Problem<Real>& p, int order) {
       {p.logits.data(), p.saliency.data(), p.present.data()},
       {r.maps[0].data(), r.maps[1].data(), r.maps[2].data(), r.grad.data()});
   if (order == 0) {
-    work.images(0, p.s.images);
+    work.run_images(0, p.s.images);
   } else {
-    for (int64_t task = work.tasks(); task-- > 0;) work.count(task, task + 1);
-    for (int64_t b = 0; b < p.s.images; ++b) work.assign(b);
-    for (int64_t task = work.tasks(); task-- > 0;) work.compare(task, task + 1);
+    for (int64_t task = work.tasks(); task-- > 0;) work.count_overlap(task, task + 1);
+    for (int64_t b = 0; b < p.s.images; ++b) work.assign_roles(b);
+    for (int64_t task = work.tasks(); task-- > 0;) work.compute_losses(task, task + 1);
   }
   r.loss = work.loss();
   return r;
@@ -116,23 +116,25 @@ Result<Real> on_device(const Problem<Real>& p) {
   for (int64_t k : p.always) mask[k] = 1;
   std::vector<wsss::Role> roles(channels);
   std::vector<double> parts(blocks);
-  int wrong = 0;
+  int invalid = 0;
   Real loss = 0;
-  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::count_overlap<Real>(p.s, p.logits.data(), p.saliency.data(), counts.data(), &wrong);
+  wsss::launch_with_barriers({blocks}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::count_overlap<Real>(
+        p.s, p.logits.data(), p.saliency.data(), counts.data(), &invalid);
   });
   wsss::launch({static_cast<unsigned>((channels + 31) / 32)}, {32}, [&] {
     wsss::cuda::assign_roles(
         p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
   });
-  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
+  wsss::launch_with_barriers({blocks}, {wsss::cuda::kSumThreads}, [&] {
     wsss::cuda::compare_with_saliency<Real>(
         p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
         r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
   });
-  wsss::launch_together({1}, {wsss::cuda::kSumThreads}, [&] {
+  wsss::launch_with_barriers({1}, {wsss::cuda::kSumThreads}, [&] {
     wsss::cuda::sum_parts<Real>(
-        parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &wrong, &loss);
+        parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &invalid,
+        &loss);
   });
   r.loss = loss;
   return r;

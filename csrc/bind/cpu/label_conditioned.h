@@ -60,21 +60,21 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backw
   check_head_gradient(grad_in, in.shape, features.size(0));
   const Tensor grad = HeadOperands::input("grad", grad_in, features);
   const auto nothing = [&] { return allocate(in.features, {0}); };  // outputs must not share memory
-  const Tensor of_features = need_features ? allocate_like(in.features) : nothing();
-  const Tensor of_scale = need_weight && in.scale ? allocate_zeros_like(*in.scale) : nothing();
-  const Tensor of_weight = need_weight ? allocate_zeros_like(in.weight) : nothing();
-  const Tensor of_bias = allocate_like(in.bias);
+  const Tensor grad_features = need_features ? allocate_like(in.features) : nothing();
+  const Tensor grad_scale = need_weight && in.scale ? allocate_zeros_like(*in.scale) : nothing();
+  const Tensor grad_weight = need_weight ? allocate_zeros_like(in.weight) : nothing();
+  const Tensor grad_bias = allocate_like(in.bias);
   with_real(in.features, [&]<class Real>(Real) {
     cpu::label_conditioned_logits_backward(
         in.arrays<Real>(), dilations, grad.const_data_ptr<Real>(),
-        need_features ? of_features.mutable_data_ptr<Real>() : nullptr,
-        of_scale.mutable_data_ptr<Real>(),
-        need_weight ? of_weight.mutable_data_ptr<Real>() : nullptr,
-        of_bias.mutable_data_ptr<Real>(), TorchHost(in.features));
+        need_features ? grad_features.mutable_data_ptr<Real>() : nullptr,
+        grad_scale.mutable_data_ptr<Real>(),
+        need_weight ? grad_weight.mutable_data_ptr<Real>() : nullptr,
+        grad_bias.mutable_data_ptr<Real>(), TorchHost(in.features));
   });
   const auto dtype = features.scalar_type();
-  return {torch::stable::to(of_features, dtype), torch::stable::to(of_scale, dtype),
-          torch::stable::to(of_weight, dtype), torch::stable::to(of_bias, dtype)};
+  return {torch::stable::to(grad_features, dtype), torch::stable::to(grad_scale, dtype),
+          torch::stable::to(grad_weight, dtype), torch::stable::to(grad_bias, dtype)};
 }
 WSSS_IMPL(label_conditioned_logits_backward)
 

@@ -61,17 +61,17 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backw
   check_head_gradient(grad_in, in.call.shape, features.size(0));
   const Tensor grad = HeadOperands::input("grad", grad_in, features);
   const auto nothing = [&] { return allocate(features, {0}); };  // outputs must not share memory
-  Tensor of_features = need_features ? allocate_like(features) : nothing();
-  Tensor of_scale = need_weight && scale ? allocate_zeros_like(*scale) : nothing();
-  Tensor of_weight = need_weight ? allocate_zeros_like(weight) : nothing();
-  Tensor of_bias = allocate_zeros_like(bias);
+  Tensor grad_features = need_features ? allocate_like(features) : nothing();
+  Tensor grad_scale = need_weight && scale ? allocate_zeros_like(*scale) : nothing();
+  Tensor grad_weight = need_weight ? allocate_zeros_like(weight) : nothing();
+  Tensor grad_bias = allocate_zeros_like(bias);
   if (grad.numel() > 0) {
     TorchContext context("label_conditioned_logits_backward", features);
     cuda::label_conditioned_logits_backward(
-        context, in.call, const_data(grad), mutable_data(of_features), mutable_data(of_scale),
-        mutable_data(of_weight), mutable_data(of_bias));
+        context, in.call, const_data(grad), mutable_data(grad_features), mutable_data(grad_scale),
+        mutable_data(grad_weight), mutable_data(grad_bias));
   }
-  return {of_features, of_scale, of_weight, of_bias};
+  return {grad_features, grad_scale, grad_weight, grad_bias};
 }
 WSSS_IMPL(label_conditioned_logits_backward)
 

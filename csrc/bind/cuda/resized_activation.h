@@ -39,12 +39,12 @@ inline Tensor resized_activation_backward(const Tensor& grad_in, const Tensor& r
   const ResizeShape shape{result.size(1), size[0], size[1], result.size(2), result.size(3)};
   const Sizes sizes{images, shape.labels, size[0], size[1]};
   if (result.numel() == 0) return allocate_zeros(result, sizes, result.scalar_type());
-  Tensor of_logits = allocate(result, sizes);
-  if (of_logits.numel() == 0) return of_logits;
+  Tensor grad_logits = allocate(result, sizes);
+  if (grad_logits.numel() == 0) return grad_logits;
   TorchContext context(op, result);
   cuda::resized_activation_backward(context, type, shape, images, softmax, const_data(grad),
-                                    const_data(result), mutable_data(of_logits));
-  return of_logits;
+                                    const_data(result), mutable_data(grad_logits));
+  return grad_logits;
 }
 WSSS_IMPL(resized_activation_backward)
 

@@ -28,8 +28,9 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(
   Tensor maps[3];
   for (Tensor& map : maps) map = allocate(saliency, sizes);
   Tensor grad = allocate(saliency, sizes_of(logits));
-  if (logits.numel() == 0)
+  if (logits.numel() == 0) {
     return {allocate_zeros(saliency, {}, wide), maps[0], maps[1], maps[2], grad};
+  }
   Tensor loss = allocate(saliency, {});
   TorchContext context(op, logits);
   cuda::saliency_loss(

@@ -5,8 +5,8 @@
 namespace wsss::cpu {
 namespace {
 
-// A pass over some of the images: as many as keep the split map in the second cache, but at least
-// the pixels of a piece, which share what is read of the filters.
+// The batch is processed in passes. A pass has as many images as keep the split map in the L2
+// cache, but at least the pixels of a piece, which reads the filters once.
 constexpr int64_t kPassBytes = int64_t{1} << 20, kPassPixels = 1024;
 
 int64_t passes_of(const ConvShape& s, int64_t threads) {
@@ -18,7 +18,7 @@ int64_t passes_of(const ConvShape& s, int64_t threads) {
   return std::min(rounds * threads, s.batch);
 }
 
-// Parallel over passes where there is one for each thread, else inside of them.
+// Parallel over passes if there are at least as many as threads, else inside each pass.
 template <int Parts>
 void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
   const int64_t threads = std::max<int64_t>(host.threads(), 1), passes = passes_of(all, threads);
@@ -33,7 +33,7 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
     const int64_t results = first_image * all.out_height() * all.out_width() * all.filters;
     a.out += results;
     if (a.residual) a.residual += results;
-    SplitConv<Parts> conv(shape);
+    AmxConv<Parts> conv(shape);
     share(
         conv.map().lines(), [&](int64_t first, int64_t last) { conv.map().split(m, first, last); });
     share(conv.pieces(), [&](int64_t first, int64_t last) { conv.run(a, first, last); });
