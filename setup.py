@@ -56,6 +56,10 @@ def compile_here(target: Path) -> None:
 
 class BuildWithLibraries(build_py):
     def run(self):
+        if not self.editable_mode:
+            # An earlier build in this folder may have left sources that were renamed since: the
+            # package would compile them too.
+            shutil.rmtree(Path(self.build_lib) / "wsss_fast" / "csrc", ignore_errors=True)
         super().run()
         if AHEAD:
             target = Path(self.build_lib) / "wsss_fast" / "lib"

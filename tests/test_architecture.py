@@ -1,9 +1,12 @@
 """The plan of the house, kept by machine: imports run one way, README's code runs, sources are listed once."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+
+from wsss_fast import _build
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wsss_fast"
@@ -64,13 +67,18 @@ def test_imports_run_one_way(path):
             assert imported == own or imported not in METHODS, f"{name} must not import {other}"
 
 
-def test_every_native_source_is_listed():
-    listed = {
-        line.split("#")[0].strip() for line in (ROOT / "csrc/sources.txt").read_text().splitlines()
-    } - {""}
-    found = {
-        str(p.relative_to(ROOT / "csrc"))
-        for p in (ROOT / "csrc").rglob("*")
-        if p.suffix in (".cpp", ".cu") and p.parent.name != "tests"
-    }
-    assert found == listed
+def test_every_native_source_is_compiled_into_one_part():
+    """Sources are found by folder and suffix; a file elsewhere would not be compiled."""
+    compiled = [path for part in _build.NAMES for path in _build.list_sources(part)]
+    sources = (p for p in _build.csrc().rglob("*") if p.suffix in (".cpp", ".cu"))
+    found = [path for path in sources if path.parent.name != "tests"]
+    assert sorted(compiled) == sorted(found)
+    assert {path.name for path in compiled} >= set(_build.SLOWEST)
+
+
+def test_packages_contain_every_native_source():
+    text = (ROOT / "pyproject.toml").read_text()
+    (line,) = re.findall(r'^"wsss_fast.csrc" = \[(.*)\]$', text, re.MULTILINE)
+    patterns = re.findall(r'"(.*?)"', line)
+    packed = {path for pattern in patterns for path in _build.csrc().glob(pattern)}
+    assert packed == {path for path in _build.csrc().rglob("*") if path.is_file()}

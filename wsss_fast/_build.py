@@ -28,6 +28,9 @@ NAMES = {"cpu": "libwsss_fast_cpu", "cuda": "libwsss_fast_cuda", "module": "_C"}
 # CPU libraries of a wheel for x86, best first: suffix of the name, -march, and what torch calls the CPUs that run it. The
 # loader picks one, so that a wheel computes with AVX-512 where there is any: twice as fast as AVX2 for a CRF of 21 labels.
 X86_LEVELS = (("_avx512", "x86-64-v4", ("AVX512",)), ("_avx2", "x86-64-v3", ("AVX2", "AVX512")))
+# Sources that take the longest to compile, started first: a core that is left with one of them at
+# the end would hold up the build. The others follow by name.
+SLOWEST = ("lattice.cpp", "sorting.cu")
 LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 INSTALL_COMPILER = (
     "install g++ 11 or newer (Debian/Ubuntu: apt install g++; conda: conda install gxx)"
@@ -81,37 +84,34 @@ class Plan:
 def csrc() -> Path:
     """The C++ sources: inside the package when installed, beside it in a checkout."""
     for folder in (PACKAGE / "csrc", PACKAGE.parent / "csrc"):
-        if (folder / "sources.txt").is_file():
+        if (folder / "bind" / "cpu.cpp").is_file():
             return folder
     raise Unavailable(
         "the C++ sources (csrc) are missing from the installation; reinstall wsss-fast"
     )
 
 
-def part_of(source: str) -> str:
-    """The part that a file of csrc is compiled into: "cpu", "cuda" or "module"."""
-    folder, _, name = source.partition("/")
-    return folder if folder in NAMES else Path(name).stem
+def list_sources(part: str) -> tuple[Path, ...]:
+    """Files that are compiled into one part: its kernels, in the folder csrc/PART, and csrc/bind/PART.cpp.
 
-
-def list_sources(part: str | None = None) -> tuple[Path, ...]:
-    """Source files of one part, or of all."""
-    names = [
-        line.split("#")[0].strip() for line in (csrc() / "sources.txt").read_text().splitlines()
-    ]
-    return tuple(csrc() / n for n in names if n and part in (None, part_of(n)))
+    CMakeLists.txt finds those of the CPU part by the same rule.
+    """
+    suffix = ".cu" if part == "cuda" else ".cpp"
+    kernels = sorted(
+        (p for p in (csrc() / part).rglob(f"*{suffix}") if not p.name.startswith(".")),
+        key=lambda p: (p.name not in SLOWEST, p),
+    )
+    return (csrc() / "bind" / f"{part}.cpp", *kernels)
 
 
 def source_hash(part: str) -> str:
-    """A hash of every file that one part may include."""
-    others = {"cpu": ("cuda",), "cuda": ("cpu",), "module": ("cpu", "cuda")}[part]
+    """A hash of every file that one part may include: its own, and those that no other part owns."""
+    foreign = {"tests", *NAMES} - {part}
     digest = hashlib.sha256()
-    for path in sorted(
-        p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu", ".txt")
-    ):
-        name = path.relative_to(csrc()).as_posix()
-        if name.partition("/")[0] not in ("tests", *others):
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(p for p in csrc().rglob("*") if p.suffix in (".h", ".cuh", ".cpp", ".cu")):
+        name = path.relative_to(csrc())
+        if foreign.isdisjoint(name.with_suffix("").parts):
+            digest.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

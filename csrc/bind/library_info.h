@@ -1,4 +1,5 @@
-// What a library of ops says of itself: two C functions, which bind/module.cpp reads. Included by one file of a library.
+// What a library of ops says of itself: two C functions, which bind/module.cpp reads. Included by
+// one file of a library.
 #pragma once
 
 #include "stable_abi.h"
@@ -19,15 +20,19 @@
 
 // Lines of name, tab, value.
 WSSS_EXPORT const char* wsss_fast_build_info() {
-  return "part\t" WSSS_PART "\nsource_hash\t" WSSS_SOURCE_HASH "\ncompiler\t" WSSS_COMPILER "\nflags\t" WSSS_FLAGS
-         "\nsimd\t" WSSS_SIMD "\ncuda\t" WSSS_CUDA "\ncuda_archs\t" WSSS_CUDA_ARCHS "\n";
+  return "part\t" WSSS_PART "\nsource_hash\t" WSSS_SOURCE_HASH "\ncompiler\t" WSSS_COMPILER
+         "\nflags\t" WSSS_FLAGS "\nsimd\t" WSSS_SIMD "\ncuda\t" WSSS_CUDA
+         "\ncuda_archs\t" WSSS_CUDA_ARCHS "\n";
 }
 
-// Lines of op, device, argument types and result type of each kernel, separated by tabs, in schema words.
+// Lines of op, device, argument types and result type of each kernel, separated by tabs, in schema
+// words.
 WSSS_EXPORT const char* wsss_fast_signatures() {
   static const std::string text = [] {
     std::string all;
-    for (const auto& s : wsss::signatures()) all += s.op + '\t' + s.device + '\t' + s.arguments + '\t' + s.result + '\n';
+    for (const auto& s : wsss::signatures()) {
+      all += s.op + '\t' + s.device + '\t' + s.arguments + '\t' + s.result + '\n';
+    }
     return all;
   }();
   return text.c_str();

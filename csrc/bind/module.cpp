@@ -1,4 +1,5 @@
-// The Python module `_C`: what the loaded libraries of ops say of themselves (library_info.h). No op depends on it.
+// The Python module `_C`: what the loaded libraries of ops say of themselves (library_info.h). No
+// op depends on it.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -48,7 +49,9 @@ std::vector<std::vector<std::string>> signatures(const std::string& library) {
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, pybind11::arg("library"),
-        "What a loaded library of ops was built from: part, source_hash, compiler, flags, simd, cuda, cuda_archs.");
+        "What a loaded library of ops was built from: part, source_hash, compiler, flags, simd, "
+        "cuda, cuda_archs.");
   m.def("signatures", &signatures, pybind11::arg("library"),
-        "(op, device, argument types, result type) of every kernel of a loaded library, in schema words.");
+        "(op, device, argument types, result type) of every kernel of a loaded library, in schema "
+        "words.");
 }

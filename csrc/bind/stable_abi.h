@@ -1,11 +1,10 @@
-// The one place that knows the stable ABI's quirks: argument checks, and a register of C++ signatures, because
-// TORCH_BOX does not compare a function with its schema (a mismatch would read garbage; tests compare them).
+// Registration of kernels through torch's stable ABI, and a record of their C++ signatures:
+// TORCH_BOX does not compare a function with the op's schema, and a mismatch would read garbage, so
+// tests compare the two.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 #include <string>
@@ -77,45 +76,15 @@ void record_signature(const char* op, const char* device, R (*)(A...)) {
   signatures().push_back({op, device, schema_types<A...>(), SchemaResult<R>::text()});
 }
 
-// In a STABLE_TORCH_LIBRARY_IMPL block: registers `fn` as the kernel of `op`.
-#define WSSS_IMPL(m, op, device, fn)          \
-  do {                                        \
-    wsss::record_signature(op, device, &(fn)); \
-    (m).impl(op, TORCH_BOX(&(fn)));           \
-  } while (0)
-
-inline std::string shape_text(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (d) text += ",";
-    text += std::to_string(t.size(d));
+// Registers the function `op` as the kernel of the op of the same name, for the backend that the
+// including file names in WSSS_DEVICE: CPU or CUDA. Its parameters must be those of the schema
+// (wsss_fast/ops); C++ types without a `schema_type` above do not compile.
+#define WSSS_STRING(word) #word
+#define WSSS_REGISTER(op, device)                                \
+  STABLE_TORCH_LIBRARY_IMPL(wsss_fast, device, library) {        \
+    wsss::record_signature(#op, WSSS_STRING(device), &wsss::op); \
+    library.impl(#op, TORCH_BOX(&wsss::op));                     \
   }
-  text += "]";
-  return text;
-}
-
-inline void check(bool good, const std::string& message) {
-  if (!good) throw std::runtime_error(message);
-}
-
-// A float32 tensor of `dims` dimensions, made contiguous.
-inline Tensor float_input(const char* op, const char* name, const Tensor& t, int64_t dims) {
-  check(t.dim() == dims, std::string(op) + ": " + name + " is " + shape_text(t) + "; must have " +
-                             std::to_string(dims) + " dimensions");
-  check(t.scalar_type() == torch::headeronly::ScalarType::Float, std::string(op) + ": " + name + " must be float32");
-  return torch::stable::contiguous(t);
-}
-
-// A tensor of the given floating type, contiguous and wide enough to compute on the CPU: half precisions, which save no
-// time there, become float32, float32 and float64 stay.
-inline Tensor real_input(const char* op, const char* name, const Tensor& t, torch::headeronly::ScalarType dtype) {
-  using torch::headeronly::ScalarType;
-  const auto own = t.scalar_type();
-  const bool half = own == ScalarType::Half || own == ScalarType::BFloat16;
-  check(own == dtype, std::string(op) + ": " + name + " is not of the first argument's dtype");
-  check(half || own == ScalarType::Float || own == ScalarType::Double,
-        std::string(op) + ": " + name + " must be float32, float64, float16 or bfloat16");
-  return torch::stable::contiguous(half ? torch::stable::to(t, ScalarType::Float) : t);
-}
+#define WSSS_IMPL(op) WSSS_REGISTER(op, WSSS_DEVICE)
 
 }  // namespace wsss

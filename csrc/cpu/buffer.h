@@ -1,6 +1,6 @@
-// Uninitialised arrays for kernels. Large ones ask for huge pages, because the rows of a lattice are visited in no order
-// and small pages would cost a TLB miss each; and are kept for the next call, because the system clears a fresh page
-// before the first touch.
+// Uninitialised arrays for kernels. Large ones use huge pages, because the rows of a lattice are
+// visited in random order and small pages would cost a TLB miss each; and are cached for the next
+// call, because the system clears every fresh page.
 #pragma once
 
 #include <algorithm>
@@ -17,63 +17,63 @@
 
 namespace wsss {
 
-class Memory {
+class Allocator {
  public:
-  static constexpr size_t kHuge = size_t{1} << 21;  // bytes from which an array is large
+  static constexpr size_t kHugePage = size_t{1} << 21;  // arrays from this size on are large
 
-  struct Piece {
+  struct Block {
     void* address = nullptr;
     size_t bytes = 0;
   };
 
-  static Piece take(size_t bytes) {
-    const bool large = bytes >= kHuge;
-    const size_t alignment = large ? kHuge : kLine;
-    Piece piece{nullptr, (bytes + alignment - 1) / alignment * alignment};
+  static Block allocate(size_t bytes) {
+    const bool large = bytes >= kHugePage;
+    const size_t alignment = large ? kHugePage : kCacheLine;
+    Block block{nullptr, (bytes + alignment - 1) / alignment * alignment};
     if (large) {
-      Kept& kept = instance();
-      const std::lock_guard<std::mutex> lock(kept.mutex);
-      const auto it = kept.pieces.lower_bound(piece.bytes);
-      if (it != kept.pieces.end() && it->first <= 2 * piece.bytes) {
-        piece = {it->second, it->first};
-        kept.pieces.erase(it);
-        kept.bytes -= piece.bytes;
-        return piece;
+      Cache& cache = instance();
+      const std::lock_guard<std::mutex> lock(cache.mutex);
+      const auto it = cache.blocks.lower_bound(block.bytes);
+      if (it != cache.blocks.end() && it->first <= 2 * block.bytes) {
+        block = {it->second, it->first};
+        cache.blocks.erase(it);
+        cache.bytes -= block.bytes;
+        return block;
       }
     }
-    piece.address = std::aligned_alloc(alignment, piece.bytes);
-    if (piece.address == nullptr) throw std::bad_alloc();
+    block.address = std::aligned_alloc(alignment, block.bytes);
+    if (block.address == nullptr) throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (large) madvise(piece.address, piece.bytes, MADV_HUGEPAGE);
+    if (large) madvise(block.address, block.bytes, MADV_HUGEPAGE);
 #endif
-    return piece;
+    return block;
   }
 
-  static void give(Piece piece) {
-    if (piece.bytes >= kHuge) {
-      Kept& kept = instance();
-      const std::lock_guard<std::mutex> lock(kept.mutex);
-      if (kept.bytes + piece.bytes <= kMostKept) {
-        kept.pieces.emplace(piece.bytes, piece.address);
-        kept.bytes += piece.bytes;
+  static void release(Block block) {
+    if (block.bytes >= kHugePage) {
+      Cache& cache = instance();
+      const std::lock_guard<std::mutex> lock(cache.mutex);
+      if (cache.bytes + block.bytes <= kMaxCached) {
+        cache.blocks.emplace(block.bytes, block.address);
+        cache.bytes += block.bytes;
         return;
       }
     }
-    std::free(piece.address);
+    std::free(block.address);
   }
 
  private:
-  static constexpr size_t kLine = 64;
-  static constexpr size_t kMostKept = size_t{128} << 20;
+  static constexpr size_t kCacheLine = 64;
+  static constexpr size_t kMaxCached = size_t{128} << 20;
 
-  struct Kept {
+  struct Cache {
     std::mutex mutex;
-    std::multimap<size_t, void*> pieces;  // by size
+    std::multimap<size_t, void*> blocks;  // by size
     size_t bytes = 0;
   };
-  static Kept& instance() {
-    static Kept& kept = *new Kept;  // never destroyed: other statics may still give back
-    return kept;
+  static Cache& instance() {
+    static Cache& cache = *new Cache;  // never destroyed: other statics may still release blocks
+    return cache;
   }
 };
 
@@ -81,31 +81,34 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Buffer&& other) noexcept : piece_(std::exchange(other.piece_, {})) {}
+  Buffer(Buffer&& other) noexcept : block_(std::exchange(other.block_, {})) {}
   Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(piece_, other.piece_);
+    std::swap(block_, other.block_);
     return *this;
   }
   ~Buffer() {
-    if (piece_.address != nullptr) Memory::give(piece_);
+    if (block_.address != nullptr) Allocator::release(block_);
   }
 
-  T* get() const { return static_cast<T*>(piece_.address); }
+  T* get() const { return static_cast<T*>(block_.address); }
   T& operator[](int64_t i) const { return get()[i]; }
 
-  // Room for `count` elements of any value; what was there is lost unless it already fits.
+  // Makes room for `count` elements. Contents are lost if the buffer has to grow.
   void reserve(int64_t count) {
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    if (bytes <= piece_.bytes) return;
-    if (piece_.address != nullptr) Memory::give(std::exchange(piece_, {}));
-    piece_ = Memory::take(bytes);
+    if (bytes <= block_.bytes) return;
+    if (block_.address != nullptr) Allocator::release(std::exchange(block_, {}));
+    block_ = Allocator::allocate(bytes);
   }
 
-  // The same for arrays of short calls, which would spend their time on fresh pages: always a large one.
-  void reserve_large(int64_t count) { reserve(std::max(count, static_cast<int64_t>(Memory::kHuge / sizeof(T)))); }
+  // The same for arrays of short calls, where clearing fresh pages would dominate: always a large,
+  // cached block.
+  void reserve_large(int64_t count) {
+    reserve(std::max(count, static_cast<int64_t>(Allocator::kHugePage / sizeof(T))));
+  }
 
  private:
-  Memory::Piece piece_;
+  Allocator::Block block_;
 };
 
 }  // namespace wsss

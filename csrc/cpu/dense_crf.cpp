@@ -1,10 +1,12 @@
+#include "dense_crf.h"
+
 #include "mean_field.h"
 
 namespace wsss::cpu {
 
-// Parallel over images when there are enough, else inside each.
-void dense_crf(const float* image, const float* unary, float* q, int64_t batch, const CrfShape& shape,
-               const CrfParameters& parameters, int threads) {
+// Parallel over images when there are enough of them, else inside each image.
+void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
+               const CrfShape& shape, const CrfParameters& parameters, int threads) {
   const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;
   const int64_t levels = pixels * shape.image_channels;
   if (batch == 0 || values == 0) return;

@@ -1,19 +1,19 @@
-// From the features of 16 pixels to the keys of their simplex' vertices: for a number of dimensions known when
-// compiling, with 64-bit keys, and for any other, with 128-bit keys.
+// From the features of 16 pixels to the vertex keys of their simplices: for a number of dimensions
+// known at compile time, with 64-bit keys, and for any other, with 128-bit keys.
 #pragma once
 
 #include <vector>
 
-#include "simd.h"  // before csrc/math, see scalar.h
+#include "simd.h"  // before csrc/math, see math/scalar.h
 
 #include "../math/lattice.h"
-#include "kernels.h"
+#include "limits.h"
 
 namespace wsss {
 
 constexpr int kMaxCorners = kMaxDimensions + 1;
 
-// Vertices of 16 simplices: corner r of pixel i has key[r][i] and weight[r][i].
+// The vertices of 16 simplices: corner r of pixel i has key[r][i] and weight[r][i].
 template <class Key, int CORNERS>
 struct SimplexTile {
   Key key[CORNERS][kLanes];
@@ -32,7 +32,7 @@ class FixedGeometry {
   int key_bits() const { return layout_.bits; }
   Key next(Key key, int j) const { return next_key<D>(layout_, key, j); }
 
-  // `features` [D]: divided by the standard deviations, not yet scaled.
+  // `features` [D]: divided by the standard deviations, not yet scaled by feature_scale.
   void locate(const Lanes* features, Tile& tile) const {
     Lanes scaled[D];
     for (int i = 0; i < D; ++i) scaled[i] = features[i] * scale_[i];
@@ -43,10 +43,12 @@ class FixedGeometry {
     int32_t quotient[D][kLanes], rank[D + 1][kLanes];
     for (int j = 0; j < D; ++j) std::memcpy(quotient[j], &simplex.quotient[j], sizeof quotient[j]);
     for (int j = 0; j <= D; ++j) std::memcpy(rank[j], &simplex.rank[j], sizeof rank[j]);
-    // As vertex_keys, lane by lane; the loops over lanes become vector instructions.
+    // The same as vertex_keys, lane by lane; the loops over lanes become vector instructions.
     for (int i = 0; i < kLanes; ++i) {
       uint64_t key = 0;
-      for (int j = 0; j < D; ++j) key += layout_.unit[j] * static_cast<uint64_t>(quotient[j][i] - layout_.low[j]);
+      for (int j = 0; j < D; ++j) {
+        key += layout_.unit[j] * static_cast<uint64_t>(quotient[j][i] - layout_.low[j]);
+      }
       tile.key[0][i] = key;
     }
     for (int r = 1; r <= D; ++r) {
@@ -63,8 +65,8 @@ class FixedGeometry {
   float scale_[D];
 };
 
-// One point after the other, any number of dimensions: the arithmetic of locate() and KeyLayout, with 5 bits for the
-// remainder and up to 127 for the key.
+// Point by point, for any number of dimensions: the arithmetic of locate() and KeyLayout, with 5
+// bits for the remainder and up to 127 for the key.
 class AnyGeometry {
  public:
   using Key = unsigned __int128;
@@ -73,7 +75,8 @@ class AnyGeometry {
 
   explicit AnyGeometry(int d) : d_(d) { feature_scale(d, scale_); }
 
-  // `from`, `to` [d]: bounds of the features, not yet scaled. False when 127 bits do not hold the coordinates.
+  // `from`, `to` [d]: bounds of the features, not yet scaled. False when the coordinates need more
+  // than 127 bits.
   bool fit(const double* from, const double* to) {
     double scaled_from[kMaxDimensions], scaled_to[kMaxDimensions];
     for (int i = 0; i < d_; ++i) {
@@ -138,7 +141,7 @@ class AnyGeometry {
       for (int j = i + 1; j <= d; ++j) ++rank[delta[i] < delta[j] ? i : j];
     }
     Key at = 0;
-    int coordinate[kMaxCorners];  // with rank r
+    int coordinate[kMaxCorners];  // the coordinate with rank r
     for (int j = 0; j <= d; ++j) {
       const int moved = rank[j] + excess;
       const int wraps = (moved < 0) - (moved > d);

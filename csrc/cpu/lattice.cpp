@@ -1,4 +1,4 @@
-// Builds lattices: the number of dimensions known when compiling where it is common, else any.
+// Builds lattices, with code for common numbers of dimensions and for any other.
 #include "lattice.h"
 #include "vertex_table.h"
 
@@ -24,8 +24,8 @@ class LatticeBuilder {
     owned_.assign(static_cast<size_t>(bands) * bands, 0);
   }
 
-  static bool fits(const Geometry& geometry, int64_t pixels) {
-    return Table::fits(geometry.key_bits(), (pixels + 1) * geometry.corners());
+  static bool can_hold(const Geometry& geometry, int64_t pixels) {
+    return Table::can_hold(geometry.key_bits(), (pixels + 1) * geometry.corners());
   }
 
   void build(Team& team, int rank, const TileFeatures& features) {
@@ -46,24 +46,28 @@ class LatticeBuilder {
     team.barrier();
     for (int b = first; b < last; ++b) find_neighbours(b);
     team.barrier();
-    for (int j = rank; j < lattice_.corners; j += team.size()) look_back(j);
+    for (int j = rank; j < lattice_.corners; j += team.size()) fill_previous(j);
     team.barrier();
   }
 
  private:
-  // Vertices of a band in order of first occurrence: the band's own numbering.
+  // The vertices of a band, numbered in order of first occurrence.
   struct Band {
     explicit Band(int key_bits) : table(key_bits, 1 << 12) {}
     Table table;
     std::vector<Key> keys;
     std::vector<float> mass;
-    std::vector<int32_t> owner;  // global number (first_global + own number) of the vertex in the band that owns it
+    // The vertex' global number (first_global + number) in the band that owns it.
+    std::vector<int32_t> owner;
     int64_t first_global = 0;
     int64_t owned = 0;
   };
 
-  // pydensecrf fills its last block of four pixels with zero features, and their vertices exist.
-  bool has_origin(int b) const { return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0; }
+  // As in pydensecrf, which pads its last block of four pixels with zero features, whose vertices
+  // exist.
+  bool has_origin(int b) const {
+    return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0;
+  }
 
   int32_t insert(Band& band, Key key) {
     const int32_t fresh = static_cast<int32_t>(band.keys.size());
@@ -93,7 +97,8 @@ class LatticeBuilder {
       int32_t* row = lattice_.row.get() + t * corners * kLanes;
       float* weight = lattice_.weight.get() + t * corners * kLanes;
       for (int r = 0; r < corners; ++r) store<kLanes>(weight + r * kLanes, tile.weight[r]);
-      // Pixel by pixel: the same vertex seldom comes twice in a row, so the sums do not wait for each other.
+      // Pixel by pixel: consecutive corners seldom have the same vertex, so that the sums do not
+      // wait for each other.
       for (int lane = 0; lane < kLanes; ++lane) {
         for (int r = 0; r < corners; ++r) {
           const int32_t number = insert(band, tile.key[r][lane]);
@@ -116,13 +121,16 @@ class LatticeBuilder {
       all += static_cast<int64_t>(band.keys.size());
     }
     for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
-    if (all > INT32_MAX) throw std::runtime_error("permutohedral lattice: more than 2^31 vertices");
+    if (all > INT32_MAX) {
+      throw std::invalid_argument("permutohedral lattice: more than 2^31 vertices");
+    }
     row_.reserve(all);
   }
 
   int part_of(Key key) const { return static_cast<int>(mix(key) >> 40 & (bands_.size() - 1)); }
 
-  // A vertex belongs to the first band that has it. Thread by thread, table q takes the keys of one part of all keys.
+  // A vertex is owned by the first band that has it. Table q, filled by one thread, holds one part
+  // of all keys.
   void claim_vertices(int q) {
     if (tables_.empty()) {
       bands_[0].owned = static_cast<int64_t>(bands_[0].keys.size());
@@ -155,7 +163,8 @@ class LatticeBuilder {
     lattice_.vertices = lattice_.vertex_rows.back();
     lattice_.ghost_rows.assign(1, lattice_.vertices);
     for (const Band& band : bands_) {
-      lattice_.ghost_rows.push_back(lattice_.ghost_rows.back() + static_cast<int64_t>(band.keys.size()) - band.owned);
+      lattice_.ghost_rows.push_back(
+          lattice_.ghost_rows.back() + static_cast<int64_t>(band.keys.size()) - band.owned);
     }
     lattice_.rows = lattice_.ghost_rows.back();
     lattice_.mass.reserve(lattice_.rows);
@@ -189,24 +198,26 @@ class LatticeBuilder {
       for (size_t n = 0; n < band.keys.size(); ++n) {
         if (owns(band, n)) continue;
         const uint64_t vertex = static_cast<uint32_t>(row_[band.owner[n]]);
-        lattice_.ghosts.push_back(vertex << 32 | static_cast<uint32_t>(row_[band.first_global + n]));
+        lattice_.ghosts.push_back(
+            vertex << 32 | static_cast<uint32_t>(row_[band.first_global + n]));
       }
     }
     std::sort(lattice_.ghosts.begin(), lattice_.ghosts.end());
   }
 
-  // In pieces: all look-ups of a piece are announced before the first is made, because they rarely hit a near cache.
+  // In chunks: all look-ups of a chunk are prefetched before the first is made, because they rarely
+  // hit the L1 or L2 cache.
   void find_neighbours(int b) {
-    constexpr int kPiece = 16;
+    constexpr int kChunk = 16;
     const Band& band = bands_[b];
     const int corners = geometry_.corners();
     const int64_t vertices = lattice_.vertices;
     const int32_t* rows = row_.get() + band.first_global;
-    Key keys[kPiece][kMaxCorners];
-    int32_t row[kPiece];
+    Key keys[kChunk][kMaxCorners];
+    int32_t row[kChunk];
     for (size_t n = 0; n < band.keys.size();) {
       int count = 0;
-      for (; count < kPiece && n < band.keys.size(); ++n) {
+      for (; count < kChunk && n < band.keys.size(); ++n) {
         if (!owns(band, n)) continue;
         row[count] = rows[n];
         for (int j = 0; j < corners; ++j) {
@@ -223,9 +234,11 @@ class LatticeBuilder {
     }
   }
 
-  const Table& table_of(const Band& band, Key key) const { return tables_.empty() ? band.table : *tables_[part_of(key)]; }
+  const Table& table_of(const Band& band, Key key) const {
+    return tables_.empty() ? band.table : *tables_[part_of(key)];
+  }
 
-  void look_back(int j) {
+  void fill_previous(int j) {
     const int64_t vertices = lattice_.vertices;
     const int32_t* next = lattice_.next.get() + j * vertices;
     int32_t* previous = lattice_.previous.get() + j * vertices;
@@ -238,14 +251,15 @@ class LatticeBuilder {
   Lattice& lattice_;
   const Geometry geometry_;
   std::vector<Band> bands_;
-  std::vector<std::unique_ptr<Table>> tables_;  // global numbers, later rows; none when there is one band
-  std::vector<int64_t> owned_;                  // [bands, tables]
-  Buffer<int32_t> row_;                         // by global number
+  // From keys to global numbers, later to rows; empty when there is one band.
+  std::vector<std::unique_ptr<Table>> tables_;
+  std::vector<int64_t> owned_;  // [bands, tables]
+  Buffer<int32_t> row_;         // by global number
 };
 
 template <class Geometry, class Table>
-void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice, const Geometry& geometry,
-                        int64_t pixels, const TileFeatures& features) {
+void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattice,
+                        const Geometry& geometry, int64_t pixels, const TileFeatures& features) {
   using Builder = LatticeBuilder<Geometry, Table>;
   if (rank == 0) state = std::make_shared<Builder>(lattice, geometry, pixels);
   team.barrier();
@@ -254,10 +268,11 @@ void build_lattice_with(Team& team, int rank, BuildState& state, Lattice& lattic
   team.barrier();
 }
 
-// True when `d` dimensions within [from, to] were built with keys of 64 bits.
+// Builds a lattice with 64-bit keys if `d` is D and such keys suffice; returns whether it did.
 template <int D>
-bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
-                         const double* from, const double* to, const TileFeatures& features) {
+bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d,
+                         int64_t pixels, const double* from, const double* to,
+                         const TileFeatures& features) {
   if (d != D) return false;
   float scale[D];
   feature_scale(D, scale);
@@ -266,10 +281,12 @@ bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& latti
   KeyLayout<D> layout;
   if (!layout.fit(scaled_from, scaled_to)) return false;
   const FixedGeometry<D> geometry(layout);
-  if (LatticeBuilder<FixedGeometry<D>, CompactTable>::fits(geometry, pixels)) {
-    build_lattice_with<FixedGeometry<D>, CompactTable>(team, rank, state, lattice, geometry, pixels, features);
+  if (LatticeBuilder<FixedGeometry<D>, CompactTable>::can_hold(geometry, pixels)) {
+    build_lattice_with<FixedGeometry<D>, CompactTable>(
+        team, rank, state, lattice, geometry, pixels, features);
   } else {
-    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(team, rank, state, lattice, geometry, pixels, features);
+    build_lattice_with<FixedGeometry<D>, WideTable<uint64_t>>(
+        team, rank, state, lattice, geometry, pixels, features);
   }
   return true;
 }
@@ -278,15 +295,18 @@ bool build_fixed_lattice(Team& team, int rank, BuildState& state, Lattice& latti
 
 void build_lattice(Team& team, int rank, BuildState& state, Lattice& lattice, int d, int64_t pixels,
                    const double* from, const double* to, const TileFeatures& features) {
-  // Positions alone, with a gray level, with a color.
+  // Positions alone, with a gray level, with a colour.
   if (build_fixed_lattice<2>(team, rank, state, lattice, d, pixels, from, to, features)) return;
   if (build_fixed_lattice<3>(team, rank, state, lattice, d, pixels, from, to, features)) return;
   if (build_fixed_lattice<5>(team, rank, state, lattice, d, pixels, from, to, features)) return;
   AnyGeometry geometry(d);
   if (!geometry.fit(from, to)) {
-    throw std::runtime_error("permutohedral lattice: coordinates need more than 127 bits; use larger deviations");
+    throw std::invalid_argument(
+        "permutohedral lattice: coordinates need more than 127 bits; use larger standard "
+        "deviations");
   }
-  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(team, rank, state, lattice, geometry, pixels, features);
+  build_lattice_with<AnyGeometry, WideTable<unsigned __int128>>(
+      team, rank, state, lattice, geometry, pixels, features);
 }
 
 }  // namespace wsss

@@ -1,5 +1,6 @@
-// Labels whose energies are equal everywhere have equal Q: the mean field carries one of them and counts it.
-// (With image tags most labels are absent, and absent ones get the same energy.)
+// Labels whose energies are equal everywhere have equal Q: the mean field computes one of them and
+// counts it several times. (With image-level labels most labels are absent, and all absent labels
+// get the same energy.)
 #pragma once
 
 #include <cstring>
@@ -10,39 +11,45 @@
 
 namespace wsss {
 
-// The labels of one unary: label l belongs to group[l]; groups in order of their first label.
+// The groups of equal labels of one unary, in order of their first label.
 struct LabelGroups {
-  std::vector<int> group;         // [L]
-  std::vector<int> first;         // [G] the label that stands for the group
-  std::vector<float> count;       // [G]
+  std::vector<int> group;    // [L] the group of each label
+  std::vector<int> first;    // [G] the first label of each group, which represents it
+  std::vector<float> count;  // [G] labels in each group
 };
 
-// Every thread of a team calls merge(); the groups of all S unaries are ready when it returns.
+// Every thread of a team calls merge(); when it returns, the groups of all S unaries are complete.
 class LabelMerger {
  public:
   LabelMerger(int sets, int labels, int64_t pixels, int threads)
-      : labels_(labels), pixels_(pixels), twin_(static_cast<size_t>(sets) * labels), differs_(threads), groups_(sets) {}
+      : labels_(labels),
+        pixels_(pixels),
+        twin_(static_cast<size_t>(sets) * labels),
+        differs_(threads),
+        groups_(sets) {}
 
   const std::vector<LabelGroups>& groups() const { return groups_; }
 
   // unary [S, L, pixels]
   void merge(Team& team, int rank, const float* unary) {
-    if (rank == 0) guess(unary);
+    if (rank == 0) find_candidates(unary);
     team.barrier();
     compare(team, rank, unary);
     team.barrier();
-    if (rank == 0) number();
+    if (rank == 0) assign_groups();
     team.barrier();
   }
 
  private:
-  // A label's twin: the first label that has the same energy at a few pixels; itself if there is none.
-  void guess(const float* unary) {
+  // A label's twin is the first label with the same energy at a few pixels; itself if there is
+  // none.
+  void find_candidates(const float* unary) {
     for (size_t plane = 0; plane < twin_.size(); ++plane) {
       const size_t set = plane / labels_;
       twin_[plane] = static_cast<int>(plane);
       for (size_t other = set * labels_; other < plane; ++other) {
-        if (twin_[other] == static_cast<int>(other) && seem_equal(unary + plane * pixels_, unary + other * pixels_)) {
+        if (twin_[other] == static_cast<int>(other) &&
+            seem_equal(unary + plane * pixels_, unary + other * pixels_)) {
           twin_[plane] = static_cast<int>(other);
           break;
         }
@@ -59,22 +66,23 @@ class LabelMerger {
     return true;
   }
 
-  // Thread `rank` compares its share of the pixels, a piece at a time that stays in cache.
+  // Thread `rank` compares its part of the pixels, in chunks that stay in cache.
   void compare(Team& team, int rank, const float* unary) {
-    constexpr int64_t kPiece = 4096;
+    constexpr int64_t kChunk = 4096;
     auto& differs = differs_[rank];
     differs.assign(twin_.size(), 0);
     const auto [first, last] = Team::part(pixels_, rank, team.size());
-    for (int64_t p = first; p < last; p += kPiece) {
-      const size_t bytes = sizeof(float) * static_cast<size_t>(std::min(kPiece, last - p));
+    for (int64_t p = first; p < last; p += kChunk) {
+      const size_t bytes = sizeof(float) * static_cast<size_t>(std::min(kChunk, last - p));
       for (size_t plane = 0; plane < twin_.size(); ++plane) {
         if (twin_[plane] == static_cast<int>(plane) || differs[plane]) continue;
-        differs[plane] = std::memcmp(unary + plane * pixels_ + p, unary + twin_[plane] * pixels_ + p, bytes) != 0;
+        differs[plane] = std::memcmp(unary + plane * pixels_ + p,
+                                     unary + twin_[plane] * pixels_ + p, bytes) != 0;
       }
     }
   }
 
-  void number() {
+  void assign_groups() {
     for (size_t set = 0; set < groups_.size(); ++set) {
       LabelGroups& g = groups_[set];
       g = {std::vector<int>(labels_), {}, {}};

@@ -1,21 +1,25 @@
 #include "point_lattice.h"
 
+#include "point_lattice_kernel.h"
+
 namespace wsss::cpu {
 
 void build_point_lattice(const float* features, int64_t points, int d, int threads,
-                         const std::function<PointLatticeArrays(int64_t)>& make) {
+                         const std::function<PointLatticeArrays(int64_t)>& allocate) {
   Lattice lattice;
   build_tiles(features, points, d, threads, lattice);
-  const PointLatticeArrays to = make(lattice.vertices);
+  const PointLatticeArrays to = allocate(lattice.vertices);
   flatten(lattice, to.row, to.weight, to.entry, to.first);
   std::copy_n(lattice.next.get(), (d + 1) * lattice.vertices, to.next);
   std::copy_n(lattice.previous.get(), (d + 1) * lattice.vertices, to.previous);
 }
 
 template <class Real>
-void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels, bool reverse, int threads) {
-  constexpr int64_t kWorthAThread = 1 << 16;  // values
-  threads = static_cast<int>(std::clamp<int64_t>(lattice.points * channels / kWorthAThread, 1, threads));
+void filter_points(const PointLattice& lattice, const Real* values, Real* out, int64_t channels,
+                   bool reverse, int threads) {
+  constexpr int64_t kValuesPerThread = 1 << 16;  // fewer are not worth starting a thread
+  threads = static_cast<int>(
+      std::clamp<int64_t>(lattice.points * channels / kValuesPerThread, 1, threads));
   const auto with = [&](auto c) {
     const auto run = [&](auto corners) {
       PointFilter<Real, c(), corners()> filter(lattice, values, out, channels);
@@ -28,7 +32,7 @@ void filter_points(const PointLattice& lattice, const Real* values, Real* out, i
       default: return run(std::integral_constant<int, 0>());
     }
   };
-  // Doubles are for gradients that are checked, not for speed.
+  // Doubles serve gradient checks, not speed.
   if constexpr (std::is_same_v<Real, double>) return with(std::integral_constant<int, 0>());
   switch (channels) {
     case 1: return with(std::integral_constant<int, 1>());

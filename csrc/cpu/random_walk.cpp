@@ -1,21 +1,23 @@
-#include "kernels.h"
 #include "random_walk.h"
+
+#include "random_walk_kernel.h"
 
 namespace wsss::cpu {
 
-// The same numbers with any number of threads.
-void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count, const WalkShape& shape, double beta,
-                 int64_t steps, int threads, float* out) {
+// The result does not depend on the number of threads.
+void random_walk(const float* maps, const float* edge, int64_t batch, int64_t count,
+                 const WalkShape& shape, double beta, int64_t steps, int threads, float* out) {
   const int64_t image = shape.height * shape.width;
-  // Steps shorter than some ten microseconds are not worth two barriers.
-  constexpr int64_t kCellsOfThread = 2048;
-  const int alone = static_cast<int>(std::min<int64_t>(threads, batch));
-  const int together = static_cast<int>(std::clamp<int64_t>(image * count / kCellsOfThread, 1, threads));
+  // Fewer cells per thread would make steps so short (about 10 us) that barriers dominate.
+  constexpr int64_t kCellsPerThread = 2048;
+  const int by_image = static_cast<int>(std::min<int64_t>(threads, batch));
+  const int inside =
+      static_cast<int>(std::clamp<int64_t>(image * count / kCellsPerThread, 1, threads));
   auto walk = [&](Team& team, int rank, RandomWalk& one, int64_t b) {
     one.run(team, rank, maps + b * count * image, edge + b * image, steps, out + b * count * image);
   };
-  if (alone >= together) {
-    Team::run(alone, [&](Team& team, int rank) {
+  if (by_image >= inside) {
+    Team::run(by_image, [&](Team& team, int rank) {
       const auto [first, last] = Team::part(batch, rank, team.size());
       RandomWalk one(shape, count, beta);
       Team single(1);
@@ -23,7 +25,7 @@ void random_walk(const float* maps, const float* edge, int64_t batch, int64_t co
     });
   } else {
     RandomWalk one(shape, count, beta);
-    Team::run(together, [&](Team& team, int rank) {
+    Team::run(inside, [&](Team& team, int rank) {
       for (int64_t b = 0; b < batch; ++b) walk(team, rank, one, b);
     });
   }

@@ -1,4 +1,4 @@
-// What happens to rows of W lattice values: slice, splat, blur, exchange of ghosts.
+// Operations on rows of W lattice values: slice, splat, blur, and exchange of ghosts.
 #pragma once
 
 #include "lattice.h"
@@ -9,7 +9,7 @@ template <int W>
 struct RowOps {
   using Float = typename Vec<W>::Float;
 
-  // lanes [W] += what the pixels of `tile` see of `values` [rows, W].
+  // lanes [W] += `values` [rows, W], interpolated at the pixels of `tile`.
   static void slice(const Lattice& lattice, const float* values, int64_t tile, Lanes* lanes) {
     const Corners at(lattice, tile);
     switch (lattice.corners) {
@@ -19,7 +19,7 @@ struct RowOps {
     }
   }
 
-  // values [rows, W] += the pixels of `tile`, which have `lanes` [W].
+  // values [rows, W] += `lanes` [W] of the pixels of `tile`, spread over their corners.
   static void splat(const Lattice& lattice, float* values, int64_t tile, const Lanes* lanes) {
     const Corners at(lattice, tile);
     switch (lattice.corners) {
@@ -30,7 +30,8 @@ struct RowOps {
   }
 
   // One direction: to = from + (previous + next) / 2, for this thread's vertices.
-  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank, int parts) {
+  static void blur(const Lattice& lattice, int direction, const float* from, float* to, int rank,
+                   int parts) {
     const auto [first, last] = lattice.vertex_part(rank, parts);
     const int32_t* next = lattice.next.get() + direction * lattice.vertices;
     const int32_t* previous = lattice.previous.get() + direction * lattice.vertices;
@@ -66,8 +67,8 @@ struct RowOps {
   }
 
  private:
-  // A tile's corners, and the rows of the tile after it, which are announced to the cache when they are wide: too many
-  // channels to stay there.
+  // A tile's corners, and the rows of the tile after it. Wide rows are prefetched: they have too
+  // many channels to stay in the cache.
   struct Corners {
     Corners(const Lattice& lattice, int64_t tile)
         : row(lattice.row.get() + tile * lattice.corners * kLanes),
@@ -78,7 +79,7 @@ struct RowOps {
     const float* weight;
   };
 
-  static void announce(const float* values, const Corners& at, int corners, int lane) {
+  static void prefetch(const float* values, const Corners& at, int corners, int lane) {
     if constexpr (W == 16) {
       for (int r = 0; r < corners; ++r) {
         __builtin_prefetch(values + static_cast<int64_t>(at.ahead[r * kLanes + lane]) * W);
@@ -86,19 +87,22 @@ struct RowOps {
     }
   }
 
-  // CORNERS = 0: `corners` of them.
+  // CORNERS = 0: any number of corners.
   template <int CORNERS>
   static void slice_corners(const Corners& at, int corners, const float* values, Lanes* lanes) {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
-      for (int r = 0; r < corners; ++r) lanes[0] += load<kLanes>(at.weight + r * kLanes) * gather(values, at.row + r * kLanes);
+      for (int r = 0; r < corners; ++r) {
+        lanes[0] += load<kLanes>(at.weight + r * kLanes) * gather(values, at.row + r * kLanes);
+      }
     } else {
       alignas(64) float rows[kLanes * W];
       for (int i = 0; i < kLanes; ++i) {
-        announce(values, at, corners, i);
+        prefetch(values, at, corners, i);
         Float sum{};
         for (int r = 0; r < corners; ++r) {
-          sum += at.weight[r * kLanes + i] * load<W>(values + static_cast<int64_t>(at.row[r * kLanes + i]) * W);
+          sum += at.weight[r * kLanes + i] *
+                 load<W>(values + static_cast<int64_t>(at.row[r * kLanes + i]) * W);
         }
         store<W>(rows + i * W, sum);
       }
@@ -113,7 +117,9 @@ struct RowOps {
     if (CORNERS) corners = CORNERS;
     if constexpr (W == 1) {
       float share[kMaxCorners * kLanes];
-      for (int r = 0; r < corners; ++r) store<kLanes>(share + r * kLanes, load<kLanes>(at.weight + r * kLanes) * lanes[0]);
+      for (int r = 0; r < corners; ++r) {
+        store<kLanes>(share + r * kLanes, load<kLanes>(at.weight + r * kLanes) * lanes[0]);
+      }
       for (int i = 0; i < kLanes; ++i) {
         for (int r = 0; r < corners; ++r) values[at.row[r * kLanes + i]] += share[r * kLanes + i];
       }
@@ -121,7 +127,7 @@ struct RowOps {
       alignas(64) float rows[kLanes * W];
       to_rows<W>(lanes, rows);
       for (int i = 0; i < kLanes; ++i) {
-        announce(values, at, corners, i);
+        prefetch(values, at, corners, i);
         const Float value = load<W>(rows + i * W);
         for (int r = 0; r < corners; ++r) {
           float* to = values + static_cast<int64_t>(at.row[r * kLanes + i]) * W;
@@ -133,7 +139,8 @@ struct RowOps {
 
   static Lanes gather(const float* values, const int32_t* row) {
 #if defined(__AVX512F__)
-    return reinterpret_cast<Lanes>(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(row), values, 4));
+    return reinterpret_cast<Lanes>(
+        _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(row), values, 4));
 #else
     Lanes v;
     for (int i = 0; i < kLanes; ++i) v[i] = values[row[i]];

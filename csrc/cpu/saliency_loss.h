@@ -1,180 +1,30 @@
-// EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in any order on any thread:
-// probabilities and overlap counts, then, when all counts of an image are there, the loss.
+// The op saliency_loss on the CPU.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
-#include "class_tile.h"
-#include "nearest_map.h"
-
-#include "../math/saliency.h"
+#include "../math/saliency_loss.h"
+#include "host.h"
 
 namespace wsss {
 
 template <class Real>
-class SaliencyLossCpu {
- public:
-  struct Inputs {
-    const Real* logits;      // [B, K, h, w]
-    const Real* saliency;    // [B, H, W]
-    const uint8_t* present;  // [B, K - 1]
-  };
-  struct Outputs {
-    Real *foreground, *background, *estimate;  // [B, h, w]
-    // [B, K, h, w]. Between the passes: probabilities here, the saliency in `estimate`.
-    Real* grad;
-  };
-
-  SaliencyLossCpu(const SaliencyShape& shape, double tau, double lam, bool adaptive, const std::vector<int64_t>& always_background,
-                  const Inputs& in, const Outputs& out)
-      : s_(shape), tau_(tau), lam_(lam), adaptive_(adaptive), in_(in), out_(out),
-        chunks_((shape.pixels() + kChunk - 1) / kChunk),
-        saliency_(in.saliency, shape.saliency_height, shape.saliency_width, shape.height, shape.width),
-        roles_(shape.images * shape.channels, Role::kNeither),
-        counts_(tasks() * shape.channels),
-        losses_(tasks()) {
-    for (int64_t b = 0; b < s_.images; ++b) {
-      Role* roles = roles_.data() + b * s_.channels;
-      roles[0] = Role::kBackground;
-      for (int64_t k = 1; k < s_.channels; ++k) {
-        if (in_.present[b * (s_.channels - 1) + k - 1]) roles[k] = Role::kForeground;
-      }
-      for (int64_t k : always_background) {
-        if (roles[k] == Role::kForeground) roles[k] = Role::kBackground;
-      }
-    }
-  }
-
-  int64_t tasks() const { return s_.images * chunks_; }
-
-  // Both passes of images that one thread has for itself: their probabilities stay in its cache.
-  void images(int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; ++b) {
-      count(b * chunks_, (b + 1) * chunks_);
-      assign(b);
-      compare(b * chunks_, (b + 1) * chunks_);
-    }
-  }
-
-  void count(int64_t first, int64_t last) {
-    ClassTile<Real> tile(s_.channels);
-    for (int64_t task = first; task < last; ++task) {
-      const Role* roles = roles_.data() + task / chunks_ * s_.channels;
-      Count* counts = counts_.data() + task * s_.channels;
-      each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
-        const int64_t place = image * s_.channels * s_.pixels() + at;
-        saliency_.announce(image, at, pixels);
-        tile.load(in_.logits + place, s_.pixels(), pixels);
-        const int64_t next = std::min(kTile, s_.pixels() - at - pixels);
-        tile.announce(in_.logits + place + pixels, s_.pixels(), next);
-        tile.announce(out_.grad + place, s_.pixels(), pixels);
-        tile.softmax(out_.grad + place, s_.pixels(), pixels);
-        Real* salient = out_.estimate + image * s_.pixels() + at;
-        saliency_.read(image, at, pixels, salient);
-        int32_t right = 1;
-        for (int64_t x = 0; x < pixels; ++x) right &= (salient[x] >= 0) & (salient[x] <= 1);
-        counts[0].area += !right;
-        if (!adaptive_) return;
-        for (int64_t k = 1; k < s_.channels; ++k) {
-          if (roles[k] != Role::kForeground) continue;
-          int32_t area = 0, both = 0;
-          for (int64_t x = 0; x < pixels; ++x) {
-            const int32_t wins = tile.row(k)[x] > Real(0.5);
-            area += wins;
-            both += wins & (salient[x] > Real(0.5));
-          }
-          counts[k].area += area;
-          counts[k].both += both;
-        }
-      });
-    }
-  }
-
-  // Between the passes, for each image.
-  void assign(int64_t image) {
-    for (int64_t k = 1; adaptive_ && k < s_.channels; ++k) {
-      Role& role = roles_[image * s_.channels + k];
-      if (role != Role::kForeground) continue;
-      int64_t area = 0, both = 0;
-      for (int64_t task = image * chunks_; task < (image + 1) * chunks_; ++task) {
-        area += counts_[task * s_.channels + k].area;
-        both += counts_[task * s_.channels + k].both;
-      }
-      if (!is_salient(area, both, s_.pixels(), tau_)) role = Role::kBackground;
-    }
-  }
-
-  void compare(int64_t first, int64_t last) {
-    Real maps[2][kTile], estimate[kTile], pull[kTile], level[kTile], squares[kTile] = {};
-    const Real lam = static_cast<Real>(lam_), rest = static_cast<Real>(1 - lam_);
-    const Real share = Real(2) / static_cast<Real>(s_.images * s_.pixels());
-    for (int64_t task = first; task < last; ++task) {
-      const Role* roles = roles_.data() + task / chunks_ * s_.channels;
-      double loss = 0;
-      each_tile(task, [&](int64_t image, int64_t at, int64_t pixels) {
-        const int64_t plane = s_.pixels(), place = image * plane + at;
-        Real* p = out_.grad + image * s_.channels * plane + at;
-        for (auto& map : maps) std::fill(map, map + kTile, Real(0));
-        for (int64_t k = 0; k < s_.channels; ++k) {
-          if (roles[k] == Role::kNeither) continue;
-          Real* map = maps[roles[k] == Role::kBackground];
-          for (int64_t x = 0; x < pixels; ++x) map[x] += p[k * plane + x];
-        }
-        const Real* salient = out_.estimate + place;
-        for (int64_t x = 0; x < pixels; ++x) {
-          estimate[x] = lam * maps[0][x] + rest * (1 - maps[1][x]);
-          const Real error = estimate[x] - salient[x];
-          squares[x] = error * error;
-          pull[x] = error * share;
-          level[x] = lam * maps[0][x] - rest * maps[1][x];  // mean slope under the probabilities
-        }
-        std::fill(squares + pixels, squares + kTile, Real(0));
-        loss += ClassTile<Real>::sum(squares);
-        ClassTile<Real>::copy(out_.foreground + place, maps[0], pixels);
-        ClassTile<Real>::copy(out_.background + place, maps[1], pixels);
-        ClassTile<Real>::copy(out_.estimate + place, estimate, pixels);
-        for (int64_t k = 0; k < s_.channels; ++k) {
-          const Real slope = roles[k] == Role::kNeither ? Real(0) : roles[k] == Role::kForeground ? lam : -rest;
-          Real* to = p + k * plane;
-          for (int64_t x = 0; x < pixels; ++x) to[x] *= pull[x] * (slope - level[x]);
-        }
-      });
-      losses_[task] = loss;
-    }
-  }
-
-  // Summed in the tasks' order, so that threads do not matter; 0 without pixels, NaN if saliency left 0..1.
-  double loss() const {
-    double sum = 0;
-    for (int64_t task = 0; task < tasks(); ++task) {
-      if (counts_[task * s_.channels].area > 0) return NAN;
-      sum += losses_[task];
-    }
-    return losses_.empty() ? 0 : sum / static_cast<double>(s_.images * s_.pixels());
-  }
-
- private:
-  static constexpr int64_t kTile = ClassTile<Real>::kPixels, kChunk = 16 * kTile;
-  struct Count {
-    int64_t area = 0, both = 0;
-  };
-
-  template <class Visit>
-  void each_tile(int64_t task, Visit visit) const {
-    const int64_t first = task % chunks_ * kChunk, last = std::min(first + kChunk, s_.pixels());
-    for (int64_t at = first; at < last; at += kTile) visit(task / chunks_, at, std::min(kTile, last - at));
-  }
-
-  const SaliencyShape s_;
-  const double tau_, lam_;
-  const bool adaptive_;
-  const Inputs in_;
-  const Outputs out_;
-  const int64_t chunks_;
-  const NearestMap<Real> saliency_;
-  std::vector<Role> roles_;    // [B, K]
-  std::vector<Count> counts_;  // [tasks, K]; of the background: tiles with saliency out of range
-  std::vector<double> losses_;
+struct SaliencyArrays {
+  const Real* logits;                        // [B, K, h, w]
+  const Real* saliency;                      // [B, H, W]
+  const uint8_t* present;                    // [B, K - 1]
+  Real *foreground, *background, *estimate;  // [B, h, w]
+  Real* grad;                                // [B, K, h, w]
 };
 
+namespace cpu {
+
+// Returns the loss.
+template <class Real>
+double saliency_loss(const SaliencyShape& shape, double tau, double lam, bool adaptive,
+                     const std::vector<int64_t>& always_background,
+                     const SaliencyArrays<Real>& arrays, const Host& host);
+
+}  // namespace cpu
 }  // namespace wsss

@@ -1,5 +1,6 @@
-// The 8-connected regions of an image's salient pixels and how much of each is active, found row by row: runs of salient
-// pixels, joined where they touch a run of the row above (union-find, Rosenfeld and Pfaltz 1966).
+// The 8-connected regions of an image's salient pixels, with the number of active pixels in each,
+// found row by row: runs of salient pixels are joined where they touch a run of the row above
+// (union-find, Rosenfeld and Pfaltz 1966).
 #pragma once
 
 #include <algorithm>
@@ -12,11 +13,11 @@ class SalientRegions {
  public:
   struct Run {
     int64_t y, first, last;  // pixels [first, last) of row y
-    int64_t parent;          // an earlier run of the region, or this one: the region's root
-    int64_t area, active;    // of the run; once `finish` was called, of the region that it is the root of
+    int64_t parent;          // an earlier run of the same region, or itself: the region's root
+    int64_t area, active;    // pixels of the run; after finish(), a root's are those of its region
   };
 
-  // Rows come in order, [width] each, 0 or 1.
+  // Rows must be added in order; salient and active [width] are 0 or 1.
   void add_row(int64_t y, const uint8_t* salient, const uint8_t* active, int64_t width) {
     size_t above = row_, above_end = runs_.size();
     row_ = runs_.size();
@@ -27,9 +28,12 @@ class SalientRegions {
       run.last = x;
       run.area = run.last - run.first;
       runs_.push_back(run);
-      // Corners touch: a run above may end where this one begins, or begin where it ends.
+      // Diagonal neighbours touch: a run above may end where this one begins, or begin where it
+      // ends.
       while (above < above_end && runs_[above].last < run.first) ++above;
-      for (size_t i = above; i < above_end && runs_[i].first <= run.last; ++i) join(i, runs_.size() - 1);
+      for (size_t i = above; i < above_end && runs_[i].first <= run.last; ++i) {
+        join(i, runs_.size() - 1);
+      }
     }
   }
 
@@ -62,7 +66,7 @@ class SalientRegions {
   }
 
   std::vector<Run> runs_;
-  size_t row_ = 0;  // the first run of the row that came last
+  size_t row_ = 0;  // the first run of the last row
 };
 
 }  // namespace wsss

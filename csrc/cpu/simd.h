@@ -1,5 +1,5 @@
-// Vector types of the compiler (GCC and Clang lower them to whatever the target has), and the helpers that let
-// csrc/math run on them.
+// Vector types of the compiler (GCC and Clang lower them to what the target supports), and the
+// overloads with which csrc/math runs on them.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace wsss {
 
-constexpr int kLanes = 16;  // pixels located at a time; also the width of a tile of pixels
+constexpr int kLanes = 16;  // pixels processed together: a tile
 
 template <int V>
 struct Vec {
@@ -22,7 +22,7 @@ struct Vec<1> {
   typedef int32_t Int;
 };
 
-// Unaligned: rows of the lattice start anywhere.
+// Unaligned loads and stores: rows of the lattice start anywhere.
 template <int V>
 inline typename Vec<V>::Float load(const float* p) {
   typename Vec<V>::Float v;
@@ -37,16 +37,16 @@ inline void store(float* p, typename Vec<V>::Float v) {
 using Lanes = Vec<kLanes>::Float;
 using IntLanes = Vec<kLanes>::Int;
 
-// The numbers that are computed together: 16 floats, or one double.
+// The values that are computed together: 16 floats, or one double.
 template <class Real>
-struct Together;
+struct SimdOf;
 template <>
-struct Together<float> {
+struct SimdOf<float> {
   using V = Lanes;
   static constexpr int64_t kCount = kLanes;
 };
 template <>
-struct Together<double> {
+struct SimdOf<double> {
   using V = double;
   static constexpr int64_t kCount = 1;
 };
@@ -65,12 +65,14 @@ inline bool all(IntLanes x) {
   return every != 0;
 }
 
-// Between 16 rows of W floats (W a power of two) and W vectors of 16 lanes.
+// Transposes 16 rows of W floats (W a power of two) to W vectors of 16 lanes, and back.
 #if defined(__AVX512F__) && !defined(__clang__)
-// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their places by one.
+// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their positions by
+// one.
 template <int W>
 inline void to_lanes(const float* rows, Lanes* lanes) {
-  constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}, odd = even + 1;
+  constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},
+                     odd = even + 1;
   Lanes v[W], next[W];
   for (int i = 0; i < W; ++i) v[i] = load<kLanes>(rows + i * kLanes);
   for (int step = 1; step < W; step *= 2) {

@@ -1,4 +1,5 @@
-// Spatial lattices depend on the image size alone: the last few are kept for the next call.
+// Spatial lattices depend only on the image size and the parameters of the term: the most recent
+// ones are cached for the next call.
 #pragma once
 
 #include <list>
@@ -22,28 +23,28 @@ class SpatialCache {
 
   std::shared_ptr<const Lattice> find(const Key& key) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (auto it = kept_.begin(); it != kept_.end(); ++it) {
+    for (auto it = entries_.begin(); it != entries_.end(); ++it) {
       if (it->first != key) continue;
-      kept_.splice(kept_.begin(), kept_, it);
+      entries_.splice(entries_.begin(), entries_, it);
       return it->second;
     }
     return nullptr;
   }
 
-  void keep(const Key& key, std::shared_ptr<const Lattice> lattice) {
-    if (lattice->pixels > kMostPixels) return;
+  void insert(const Key& key, std::shared_ptr<const Lattice> lattice) {
+    if (lattice->pixels > kMaxPixels) return;
     const std::lock_guard<std::mutex> lock(mutex_);
-    kept_.emplace_front(key, std::move(lattice));
-    if (kept_.size() > kMost) kept_.pop_back();
+    entries_.emplace_front(key, std::move(lattice));
+    if (entries_.size() > kMaxEntries) entries_.pop_back();
   }
 
  private:
-  // At most some 100 MB: an entry takes 24 bytes a pixel.
-  static constexpr size_t kMost = 4;
-  static constexpr int64_t kMostPixels = 1 << 20;
+  // About 100 MB at most: an entry takes 24 bytes per pixel.
+  static constexpr size_t kMaxEntries = 4;
+  static constexpr int64_t kMaxPixels = 1 << 20;
 
   std::mutex mutex_;
-  std::list<std::pair<Key, std::shared_ptr<const Lattice>>> kept_;  // most recently used first
+  std::list<std::pair<Key, std::shared_ptr<const Lattice>>> entries_;  // most recently used first
 };
 
 }  // namespace wsss

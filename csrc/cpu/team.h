@@ -1,8 +1,9 @@
-// A team of threads that runs one function together and meets at barriers.
+// A team of threads that run one function together and synchronise at barriers.
 //
-// Not OpenMP: its workers spin between regions, and on a machine shared with other processes the hundred barriers of a
-// mean field then cost seconds. Here a thread spins briefly and sleeps. Threads live for one call: starting one costs
-// some 30 us, nothing idles afterwards, and fork() stays safe.
+// Not OpenMP: its workers spin between regions, and on a machine shared with other processes the
+// hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then sleeps.
+// Threads live for one call: starting one costs about 30 us, none is idle afterwards, and fork()
+// stays safe.
 #pragma once
 
 #include <atomic>
@@ -26,7 +27,7 @@ class Team {
 
   int size() const { return size_; }
 
-  // Every thread arrives before any leaves. Throws when another thread of the team has failed.
+  // Returns when every thread has called it. Throws when another thread of the team has failed.
   void barrier() {
     if (size_ == 1) return;
     const uint32_t phase = phase_.load(std::memory_order_acquire);
@@ -36,8 +37,12 @@ class Team {
       phase_.fetch_add(1, std::memory_order_release);
       phase_.notify_all();
     } else {
-      for (int spin = 0; spin < kSpins && phase_.load(std::memory_order_acquire) == phase; ++spin) pause();
-      while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
+      for (int spin = 0; spin < kSpins && phase_.load(std::memory_order_acquire) == phase; ++spin) {
+        pause();
+      }
+      while (phase_.load(std::memory_order_acquire) == phase) {
+        phase_.wait(phase, std::memory_order_acquire);
+      }
     }
     if (failed_.load(std::memory_order_acquire)) throw Abandoned();
   }
@@ -47,7 +52,8 @@ class Team {
     return {count * rank / parts, count * (rank + 1) / parts};
   }
 
-  // Calls work(team, rank) on `size` threads, the caller being rank 0; rethrows the first failure.
+  // Calls work(team, rank) on `size` threads, the caller being rank 0; raises the first failure
+  // again.
   template <class Work>
   static void run(int size, Work work) {
     Team team(size);
@@ -57,20 +63,26 @@ class Team {
         work(team, rank);
       } catch (const Abandoned&) {
       } catch (const std::bad_alloc&) {
-        team.fail("", true);
+        team.fail(Failure::kOutOfMemory, "");
+      } catch (const std::invalid_argument& error) {
+        team.fail(Failure::kInvalidArgument, error.what());
       } catch (const std::exception& error) {
-        team.fail(error.what(), false);
+        team.fail(Failure::kOther, error.what());
       }
     };
     try {
       for (int rank = 1; rank < size; ++rank) threads.emplace_back(guarded, rank);
     } catch (const std::exception& error) {
-      team.fail(std::string("a thread cannot be started: ") + error.what(), false);
+      team.fail(Failure::kOther, std::string("a thread cannot be started: ") + error.what());
     }
     if (!team.failed_) guarded(0);
     for (auto& thread : threads) thread.join();
-    if (team.out_of_memory_) throw std::bad_alloc();
-    if (team.failed_) throw std::runtime_error(team.error_);
+    switch (team.failure_) {
+      case Failure::kNone: return;
+      case Failure::kOutOfMemory: throw std::bad_alloc();
+      case Failure::kInvalidArgument: throw std::invalid_argument(team.error_);
+      case Failure::kOther: throw std::runtime_error(team.error_);
+    }
   }
 
  private:
@@ -85,11 +97,14 @@ class Team {
 #endif
   }
 
-  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and a wheel serves them all.
-  void fail(const std::string& error, bool out_of_memory) {
+  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and one wheel
+  // must run with all of them.
+  enum class Failure { kNone, kOutOfMemory, kInvalidArgument, kOther };
+
+  void fail(Failure failure, const std::string& error) {
     if (!failing_.exchange(true)) {
+      failure_ = failure;
       error_ = error;
-      out_of_memory_ = out_of_memory;
       failed_.store(true);
     }
     phase_.fetch_add(1, std::memory_order_release);
@@ -100,8 +115,8 @@ class Team {
   std::atomic<int> arrived_{0};
   std::atomic<uint32_t> phase_{0};
   std::atomic<bool> failing_{false}, failed_{false};
+  Failure failure_ = Failure::kNone;  // the first one's
   std::string error_;
-  bool out_of_memory_ = false;
 };
 
 }  // namespace wsss

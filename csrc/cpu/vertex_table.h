@@ -1,4 +1,4 @@
-// Hash tables from vertex keys to numbers.
+// Hash tables from vertex keys to vertex numbers.
 #pragma once
 
 #include <algorithm>
@@ -18,14 +18,16 @@ inline uint64_t mix(unsigned __int128 key) {
   return mix(static_cast<uint64_t>(key) ^ mix(static_cast<uint64_t>(key >> 64)) >> 7);
 }
 
-// Key and number share 64 bits, eight slots share a cache line, and one comparison looks at all eight: nearly every
-// look-up touches one line and takes no branch that depends on the key.
+// Key and number share 64 bits, eight slots share a cache line, and one comparison covers all
+// eight: nearly every look-up touches one cache line and takes no branch that depends on the key.
 class CompactTable {
  public:
   using Key = uint64_t;
 
-  // Keys of `key_bits` bits; numbers below `numbers`.
-  static bool fits(int key_bits, int64_t numbers) { return numbers <= (int64_t{1} << std::min(63 - key_bits, 31)); }
+  // Whether keys of `key_bits` bits and numbers below `numbers` can be stored.
+  static bool can_hold(int key_bits, int64_t numbers) {
+    return numbers <= (int64_t{1} << std::min(63 - key_bits, 31));
+  }
 
   CompactTable(int key_bits, int64_t expected) : number_bits_(63 - key_bits) {
     if (number_bits_ > 31) number_bits_ = 31;
@@ -33,7 +35,7 @@ class CompactTable {
     clear();
   }
 
-  // The number of `key`, which is `number` if the key is new.
+  // Returns the number of `key`; a new key gets `number`.
   int32_t insert(Key key, int32_t number) {
     const uint64_t wanted = key << number_bits_;
     for (uint64_t b = mix(key) >> (64 - bits_);; b = (b + 1) & (buckets() - 1)) {
@@ -48,9 +50,11 @@ class CompactTable {
     }
   }
 
-  void prefetch(Key key) const { __builtin_prefetch(slots_.get() + (mix(key) >> (64 - bits_)) * kSlots); }
+  void prefetch(Key key) const {
+    __builtin_prefetch(slots_.get() + (mix(key) >> (64 - bits_)) * kSlots);
+  }
 
-  // -1: not there.
+  // Returns the number of `key`, or -1 if there is none.
   int32_t find(Key key) const {
     const uint64_t wanted = key << number_bits_;
     for (uint64_t b = mix(key) >> (64 - bits_);; b = (b + 1) & (buckets() - 1)) {
@@ -58,12 +62,13 @@ class CompactTable {
       const Found found = look(slot, wanted);
       if ((found.key | found.empty) != 0) {
         // Without a branch: whether a neighbour exists cannot be predicted.
-        return number_at(slot, found.key | 1u << (kSlots - 1)) | -static_cast<int32_t>(found.key == 0);
+        return number_at(slot, found.key | 1u << (kSlots - 1)) |
+               -static_cast<int32_t>(found.key == 0);
       }
     }
   }
 
-  // Number n becomes by_number[n], which must fit, too.
+  // Replaces number n by by_number[n], which must be storable, too.
   void renumber(const int32_t* by_number) {
     const uint64_t mask = (uint64_t{1} << number_bits_) - 1;
     for (uint64_t i = 0; i < buckets() * kSlots; ++i) {
@@ -87,7 +92,8 @@ class CompactTable {
   Found look(const uint64_t* slot, uint64_t wanted) const {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
     const __m512i all = _mm512_load_si512(slot);
-    const __m512i difference = _mm512_xor_si512(all, _mm512_set1_epi64(static_cast<int64_t>(wanted)));
+    const __m512i difference =
+        _mm512_xor_si512(all, _mm512_set1_epi64(static_cast<int64_t>(wanted)));
     const __m512i limit = _mm512_set1_epi64(int64_t{1} << number_bits_);
     return {_mm512_cmplt_epu64_mask(difference, limit), _mm512_movepi64_mask(all)};
 #elif defined(__AVX2__)
@@ -125,7 +131,8 @@ class CompactTable {
     clear();
     for (uint64_t i = 0; i < slots; ++i) {
       if (old[i] != kEmpty) {
-        insert(old[i] >> number_bits_, static_cast<int32_t>(old[i] & ((uint64_t{1} << number_bits_) - 1)));
+        insert(old[i] >> number_bits_,
+               static_cast<int32_t>(old[i] & ((uint64_t{1} << number_bits_) - 1)));
       }
     }
   }
@@ -136,13 +143,13 @@ class CompactTable {
   int bits_ = 6;  // log2 of the buckets
 };
 
-// For keys that leave no room for the number.
+// For keys that leave no room for the number in 64 bits.
 template <class K>
 class WideTable {
  public:
   using Key = K;
 
-  static bool fits(int, int64_t numbers) { return numbers <= INT32_MAX; }
+  static bool can_hold(int, int64_t numbers) { return numbers <= INT32_MAX; }
 
   WideTable(int, int64_t expected) {
     while ((int64_t{1} << bits_) < 2 * expected) ++bits_;
@@ -150,7 +157,7 @@ class WideTable {
   }
 
   int32_t insert(Key key, int32_t number) {
-    Slot& slot = slots_[place(key)];
+    Slot& slot = slots_[slot_of(key)];
     if (slot.number >= 0) return slot.number;
     slot = {key, number};
     if (++count_ * 2 > slots_.size()) grow();
@@ -159,7 +166,7 @@ class WideTable {
 
   void prefetch(Key key) const { __builtin_prefetch(&slots_[mix(key) >> (64 - bits_)]); }
 
-  int32_t find(Key key) const { return slots_[place(key)].number; }
+  int32_t find(Key key) const { return slots_[slot_of(key)].number; }
 
   void renumber(const int32_t* by_number) {
     for (Slot& slot : slots_) {
@@ -173,8 +180,8 @@ class WideTable {
     int32_t number;  // -1: empty
   };
 
-  // The slot of `key`, or the empty one where it belongs.
-  size_t place(Key key) const {
+  // The slot of `key`, or the empty slot where it would be inserted.
+  size_t slot_of(Key key) const {
     size_t i = mix(key) >> (64 - bits_);
     while (slots_[i].number >= 0 && slots_[i].key != key) i = (i + 1) & (slots_.size() - 1);
     return i;
@@ -185,7 +192,7 @@ class WideTable {
     bits_ += 2;
     slots_.assign(size_t{1} << bits_, Slot{0, -1});
     for (const Slot& slot : old) {
-      if (slot.number >= 0) slots_[place(slot.key)] = slot;
+      if (slot.number >= 0) slots_[slot_of(slot.key)] = slot;
     }
   }
 

@@ -1,3 +1,5 @@
+#include "aamr_loss.h"
+
 #include "aamr_loss.cuh"
 
 namespace wsss::cuda {
@@ -16,19 +18,22 @@ void run(Context& context, const AamrLossCall& call) {
   double* count = context.allocate<double>(1);
   double* parts = context.allocate<double>(blocks);
   int* parents = context.allocate<int>(pixels);
-  // Area and active pixels of regions, and the number of wrong values, start at zero.
+  // Zeros: area and active pixels of regions, and the number of invalid values.
   int* sizes = context.allocate<int>(2 * pixels + 1);
-  int* wrong = sizes + 2 * pixels;
+  int* invalid = sizes + 2 * pixels;
   fill_bytes(stream, sizes, 0, (2 * pixels + 1) * sizeof(int));
-  launch(stream, blocks, kThreads, mark_pixels<Real>, s, static_cast<Real>(call.salient), static_cast<Real>(call.active),
-         saliency, response, parents, call.region, wrong);
+  launch(stream, blocks, kThreads, mark_pixels<Real>, s, static_cast<Real>(call.salient),
+         static_cast<Real>(call.active), saliency, response, parents, call.region, invalid);
   launch(stream, blocks, kThreads, join_regions, s, parents);
   launch(stream, blocks, kThreads, measure_regions, s, parents, call.region, sizes);
-  launch_together(stream, blocks, kSumThreads, choose_region, s, call.overlap, parents, sizes, call.region, parts);
-  launch_together(stream, 1, kSumThreads, sum_parts<double>, parts, blocks, 1.0, wrong, count);
-  launch_together(stream, blocks, kSumThreads, compare_in_region<T>, s, logits, saliency, call.region, count,
-                  static_cast<Real*>(call.grad), parts);
-  launch_together(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0, wrong, static_cast<Real*>(call.loss));
+  launch_with_barriers(stream, blocks, kSumThreads, choose_region, s, call.overlap, parents, sizes,
+                       call.region, parts);
+  launch_with_barriers(
+      stream, 1, kSumThreads, sum_parts<double>, parts, blocks, 1.0, invalid, count);
+  launch_with_barriers(stream, blocks, kSumThreads, compare_in_region<T>, s, logits, saliency,
+                       call.region, count, static_cast<Real*>(call.grad), parts);
+  launch_with_barriers(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0, invalid,
+                       static_cast<Real*>(call.loss));
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
-// The activation-aware mask refinement loss and its gradient: one thread a pixel. Regions of salient pixels come from a
-// union-find over pixels without locks, whose roots, a region's first pixels, do not depend on the order of threads.
+// The activation-aware mask refinement loss and its gradient: one thread per pixel. Regions of
+// salient pixels come from a union-find over pixels without locks, whose roots, a region's first
+// pixels, do not depend on the order of threads.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#include "../math/aamr.h"
+#include "../math/aamr_loss.h"
 #include "../math/nearest.h"
 
 #include "block_sum.cuh"
@@ -13,33 +14,37 @@
 
 namespace wsss::cuda {
 
-constexpr int kNotSalient = -1;  // in place of a parent
+constexpr int kNotSalient = -1;  // instead of a parent
 
-// What pixel `at` of an image of the logits' size sees of a map [B, H, W].
+// The value of a map [B, H, W] at pixel `at` of an image of the logits' size (nearest resizing).
 template <class Real>
-__device__ __forceinline__ Real nearest_value(const Real* map, int64_t map_height, int64_t map_width, const AamrShape& s,
-                                              int64_t image, int64_t at) {
-  const int64_t y = nearest_below(at / s.width, map_height, s.height), x = nearest_below(at % s.width, map_width, s.width);
+__device__ __forceinline__ Real nearest_value(const Real* map, int64_t map_height,
+                                              int64_t map_width, const AamrShape& s, int64_t image,
+                                              int64_t at) {
+  const int64_t y = nearest_source(at / s.width, map_height, s.height),
+                x = nearest_source(at % s.width, map_width, s.width);
   return map[(image * map_height + y) * map_width + x];
 }
 
-// Pixels are numbered within their image, which has fewer than 2^31 of them. Other threads may write at the same time;
-// whatever is read belongs to the same region.
+// Pixels are numbered within their image, which has fewer than 2^31 of them. Other threads may
+// write at the same time; whatever is read belongs to the same region.
 __device__ __forceinline__ int first_of_region(const int* parent, int i) {
   while (parent[i] != i) i = parent[i];
   return i;
 }
 
-// parent [B, h, w]: each salient pixel for itself; region [B, h, w]: for now, 1 where the response is active.
+// parent [B, h, w]: each salient pixel for itself; region [B, h, w]: for now, 1 where the response
+// is active.
 template <class Real>
-__global__ void mark_pixels(AamrShape s, Real salient, Real active, const Real* saliency, const Real* response, int* parent,
-                            unsigned char* region, int* wrong) {
+__global__ void mark_pixels(AamrShape s, Real salient, Real active, const Real* saliency,
+                            const Real* response, int* parent, unsigned char* region,
+                            int* invalid) {
   const int64_t i = thread_number(), plane = s.pixels();
   if (i >= s.images * plane) return;
   const int64_t image = i / plane, at = i % plane;
   const Real shown = nearest_value(saliency, s.saliency_height, s.saliency_width, s, image, at);
   const Real answer = nearest_value(response, s.response_height, s.response_width, s, image, at);
-  if (!(shown >= 0 && shown <= 1 && answer == answer)) atomicAdd(wrong, 1);
+  if (!(shown >= 0 && shown <= 1 && answer == answer)) atomicAdd(invalid, 1);
   parent[i] = shown >= salient ? static_cast<int>(at) : kNotSalient;
   region[i] = answer >= active;
 }
@@ -68,7 +73,8 @@ __global__ static void join_regions(AamrShape s, int* parents) {
 }
 
 // sizes [B, h, w, 2], zero before: area and active pixels of each region, at its first pixel.
-__global__ static void measure_regions(AamrShape s, const int* parents, const unsigned char* active, int* sizes) {
+__global__ static void measure_regions(AamrShape s, const int* parents, const unsigned char* active,
+                                       int* sizes) {
   const int64_t i = thread_number(), plane = s.pixels();
   if (i >= s.images * plane || parents[i] == kNotSalient) return;
   const int64_t start = i / plane * plane;
@@ -78,15 +84,16 @@ __global__ static void measure_regions(AamrShape s, const int* parents, const un
 }
 
 // region: 1 where the loss is taken. parts: how many those are, by block of kSumThreads threads.
-__global__ static void choose_region(AamrShape s, double overlap, const int* parents, const int* sizes, unsigned char* region,
-                                     double* parts) {
+__global__ static void choose_region(AamrShape s, double overlap, const int* parents,
+                                     const int* sizes, unsigned char* region, double* parts) {
   const int64_t i = thread_number(), plane = s.pixels();
   bool inside = false;
   if (i < s.images * plane) {
     inside = !region[i];
     if (parents[i] != kNotSalient) {
       const int64_t start = i / plane * plane;
-      const int* size = sizes + 2 * (start + first_of_region(parents + start, static_cast<int>(i - start)));
+      const int* size =
+          sizes + 2 * (start + first_of_region(parents + start, static_cast<int>(i - start)));
       inside = is_labelled(size[0], size[1], overlap);
     }
     region[i] = inside;
@@ -95,10 +102,12 @@ __global__ static void choose_region(AamrShape s, double overlap, const int* par
   if (threadIdx.x == 0) parts[blockIdx.x] = count;
 }
 
-// Gradient and each block's share of the loss; `count` pixels have one; kSumThreads threads a block.
+// Gradient and each block's share of the loss; `count` pixels have one; kSumThreads threads a
+// block.
 template <class T>
-__global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* saliency, const unsigned char* region,
-                                  const double* count, Wide<T>* grad, double* parts) {
+__global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* saliency,
+                                  const unsigned char* region, const double* count, Wide<T>* grad,
+                                  double* parts) {
   using Real = Wide<T>;
   const int64_t i = thread_number(), plane = s.pixels();
   double part = 0;
@@ -109,15 +118,17 @@ __global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* s
     } else {
       const T* z = logits + place;
       const auto sums = class_sums<T>(z + plane, plane, s.channels - 1);
-      const Real odds = sums.top - static_cast<Real>(z[0]) + logarithm(sums.exponentials);
-      const Real small = exponential(odds > 0 ? -odds : odds);
+      const Real log_odds = sums.top - static_cast<Real>(z[0]) + logarithm(sums.exponentials);
+      const Real small = exponential(log_odds > 0 ? -log_odds : log_odds);
       const Real shown = nearest_value(saliency, s.saliency_height, s.saliency_width, s, image, at);
-      const auto term = aamr_term<Real>(odds, shown, small, static_cast<Real>(log1p(small)));
+      const auto term = aamr_term<Real>(log_odds, shown, small, static_cast<Real>(log1p(small)));
       part = static_cast<double>(term.loss) / *count;
-      const Real pull = term.pull * static_cast<Real>(1 / *count), inverse = 1 / sums.exponentials;
-      grad[place] = -pull;
+      const Real slope = term.slope * static_cast<Real>(1 / *count),
+                 inverse = 1 / sums.exponentials;
+      grad[place] = -slope;
       for (int64_t k = 1; k < s.channels; ++k) {
-        grad[place + k * plane] = pull * (exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse);
+        grad[place + k * plane] =
+            slope * (exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse);
       }
     }
   }

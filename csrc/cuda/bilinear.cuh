@@ -1,4 +1,5 @@
-// Bilinear resizing on the device, and its transpose without atomics: who takes from a cell, and how much.
+// Bilinear resizing on the device, and its transpose without atomics: which pixels of the result
+// read a cell of the source, and with which weight.
 #pragma once
 
 #include "../math/bilinear.h"
@@ -7,18 +8,22 @@
 
 namespace wsss::cuda {
 
-// How much of a cell a resized cell takes, and the range of those that take any.
+// The weight of source cell `from` in pixel `to` of the result.
 template <class Real>
-__device__ __forceinline__ Real share_of(int64_t from, int64_t to, int64_t source_size, int64_t size) {
+__device__ __forceinline__ Real weight_of(int64_t from, int64_t to, int64_t source_size,
+                                          int64_t size) {
   const auto source = bilinear_source<Real>(to, source_size, size);
-  return (source.low == from ? 1 - source.fraction : Real(0)) + (source.high == from ? source.fraction : Real(0));
+  return (source.low == from ? 1 - source.fraction : Real(0)) +
+         (source.high == from ? source.fraction : Real(0));
 }
-struct CellRange {
+struct PixelRange {
   int64_t first, last;
 };
-__device__ __forceinline__ CellRange takers(int64_t from, int64_t source_size, int64_t size) {
+// A range that contains all pixels of the result that read source cell `from`.
+__device__ __forceinline__ PixelRange pixels_reading(int64_t from, int64_t source_size,
+                                                     int64_t size) {
   const double step = static_cast<double>(size) / static_cast<double>(source_size);
-  // A cell more on both sides, for roundings.
+  // With a margin of a pixel on both sides, for rounding errors.
   const int64_t first = static_cast<int64_t>((static_cast<double>(from) - 0.5) * step) - 2;
   const int64_t last = static_cast<int64_t>((static_cast<double>(from) + 1.5) * step) + 2;
   return {from == 0 || first < 0 ? 0 : first, from + 1 == source_size || last > size ? size : last};

@@ -1,4 +1,4 @@
-// Softmax of one pixel, whose classes lie `plane` elements apart.
+// Softmax of one pixel, whose classes are `plane` elements apart.
 #pragma once
 
 #include <cstdint>
@@ -7,14 +7,15 @@
 
 namespace wsss::cuda {
 
-// The largest value, the first class that has it, and sum exp(z - top), which is NaN if a value is, as in PyTorch.
+// The largest value, the first class that has it, and sum exp(z - top), which is NaN if any value
+// is, as in PyTorch.
 template <class Real>
 struct ClassSums {
   Real top, exponentials;
   int64_t largest;
 };
 
-// z(k) for k in [0, classes) gives the values; it is called twice for each.
+// z(k) returns the value of class k in [0, classes); it is called twice for each.
 template <class Real, class Values>
 __device__ __forceinline__ ClassSums<Real> sums_of(Values z, int64_t classes) {
   ClassSums<Real> s{z(0), 0, 0};
@@ -30,7 +31,8 @@ __device__ __forceinline__ ClassSums<Real> sums_of(Values z, int64_t classes) {
 }
 
 template <class T>
-__device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t plane, int64_t classes) {
+__device__ __forceinline__ ClassSums<Wide<T>> class_sums(const T* z, int64_t plane,
+                                                         int64_t classes) {
   return sums_of<Wide<T>>([=](int64_t k) { return static_cast<Wide<T>>(z[k * plane]); }, classes);
 }
 

@@ -1,19 +1,23 @@
-// One dense_crf call on CUDA: cuts the batch into chunks whose workspace is bounded, lays the workspace out, and queues
-// all kernels. Nothing waits for the device.
+// One dense_crf call on CUDA: cuts the batch into chunks whose workspace is bounded, lays the
+// workspace out, and queues all kernels. Nothing waits for the device.
 #pragma once
 
+#include "dense_crf.h"
 #include "mean_field.cuh"
 
 namespace wsss::cuda {
 
-// Workspace of one chunk, about: the batch is cut so that it suffices, but one image always goes through.
+// Approximate workspace of one chunk: the batch is cut into chunks that need no more, or single
+// images.
 constexpr int64_t kWorkspaceBytes = int64_t{2} << 30;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
  public:
   DenseCrf(const CrfCall& call, int64_t workspace_bytes) : call_(call) {
-    if (call.labels > 1 && (call.gaussian_weight > 0 || call.bilateral_weight > 0)) steps_ = call.iterations;
+    if (call.labels > 1 && (call.gaussian_weight > 0 || call.bilateral_weight > 0)) {
+      steps_ = call.iterations;
+    }
     spatial_features_ = features<2>(call.gaussian_sx, call.gaussian_sy);
     bilateral_features_ = features<D>(call.bilateral_sx, call.bilateral_sy);
     if (has_gaussian()) fit(spatial_layout_, spatial_features_, "gaussian");
@@ -36,7 +40,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
  private:
-  // Everything that building needs lies where the values of the iterations will be.
+  // `build` overlaps with `values`, which are needed later.
   struct Space {
     Lattice spatial, bilateral;
     BuildSpace build;
@@ -51,8 +55,14 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   template <int N>
   PixelFeatures<N> features(double sx, double sy) const {
-    PixelFeatures<N> f{call_.image, call_.pixels(), static_cast<uint32_t>(call_.width), static_cast<float>(call_.lowest),
-                       static_cast<float>(call_.highest), {}, {}};
+    PixelFeatures<N> f{
+        call_.image,
+        call_.pixels(),
+        static_cast<uint32_t>(call_.width),
+        static_cast<float>(call_.lowest),
+        static_cast<float>(call_.highest),
+        {},
+        {}};
     feature_scale(N, f.scale);
     f.sigma[0] = static_cast<float>(sx);
     f.sigma[1] = static_cast<float>(sy);
@@ -70,7 +80,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
     }
     if (!layout.fit(from, to)) {
-      throw BeyondLimits(std::string("dense_crf: ") + name + " sigmas are too small for the CUDA kernel's 64-bit keys");
+      throw BeyondLimits(std::string("dense_crf: ") + name +
+                         " sigmas are too small for the CUDA kernel's 64-bit keys");
     }
   }
 
@@ -80,10 +91,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   void choose_images(int64_t workspace_bytes) {
     const int64_t entries = size_of(1, std::max(D, 2)).entries();
-    if (entries > entry_limit()) throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
+    if (entries > entry_limit()) {
+      throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
+    }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
-    if (has_bilateral()) images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
-    images = std::max<int64_t>(1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
+    if (has_bilateral()) {
+      images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
+    }
+    images = std::max<int64_t>(
+        1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
     images_ = chunks ? (call_.batch + chunks - 1) / chunks : 1;  // chunks of equal size
   }
@@ -97,36 +113,39 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   Space lay_out(Arena& arena, int64_t images) const {
     Space s{};
     if (steps_ == 0) return s;
-    int64_t entries = 0, most = 0;
+    int64_t entries = 0, max_vertices = 0;
     if (has_gaussian()) {
-      s.spatial = take_lattice(arena, size_of(1, 2), AnyLayout(spatial_layout_).most);
+      s.spatial = allocate_lattice(arena, size_of(1, 2), AnyLayout(spatial_layout_).max_vertices);
       entries = s.spatial.size.entries();
-      most = s.spatial.most;
+      max_vertices = s.spatial.max_vertices;
     }
     if (has_bilateral()) {
-      const int64_t named = AnyLayout(bilateral_layout_).most;
-      s.bilateral = take_lattice(arena, size_of(images, D), named < entry_limit() ? named * images : named);
+      const int64_t named = AnyLayout(bilateral_layout_).max_vertices;
+      s.bilateral = allocate_lattice(
+          arena, size_of(images, D), named < entry_limit() ? named * images : named);
       entries = std::max(entries, s.bilateral.size.entries());
-      most = std::max(most, s.bilateral.most);
+      max_vertices = std::max(max_vertices, s.bilateral.max_vertices);
     }
-    s.factor = arena.take<float>(images * call_.pixels());
+    s.factor = arena.allocate<float>(images * call_.pixels());
     const int64_t mark = arena.mark();
-    s.build = take_build_space(arena, entries, most);
+    s.build = allocate_build_space(arena, entries, max_vertices);
     arena.release(mark);
     const int64_t row = call_.row();
-    s.q = arena.take<float>(images * call_.pixels() * row);
-    take_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0, row);
-    take_values(arena, s, 1, s.bilateral, has_bilateral(), row);
+    s.q = arena.allocate<float>(images * call_.pixels() * row);
+    allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0, row);
+    allocate_values(arena, s, 1, s.bilateral, has_bilateral(), row);
     return s;
   }
 
-  static void take_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies, int64_t row) {
+  static void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies,
+                              int64_t row) {
     if (copies == 0) return;
-    for (float*& values : s.values[term]) values = arena.take<float>(copies * l.most * row);
-    s.carry[term] = arena.take<float>(copies * (l.size.entries() / kGrain) * row);
+    for (float*& values : s.values[term]) {
+      values = arena.allocate<float>(copies * l.max_vertices * row);
+    }
+    s.carry[term] = arena.allocate<float>(copies * (l.size.entries() / kGrain) * row);
   }
 
-  // One term alone, for its ones; or both.
   static Term term_of(const Space& s, int term, const Lattice& l, int64_t copies) {
     return Term(l, copies, s.values[term][0], s.values[term][1], s.carry[term]);
   }
@@ -134,21 +153,23 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   static void normalise(Stream stream, const Space& s, const Lattice& l, int term, double weight) {
     Terms ones{};
     ones.at[0] = term_of(s, term, l, 1);
-    splat_and_blur(stream, ones, nullptr, 1, l.most);
+    splat_and_blur(stream, ones, nullptr, 1, l.max_vertices);
     const float gain = lattice_gain(l.size.corners - 1);
     const float amount = std::sqrt(static_cast<float>(weight) * gain);
-    launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner, amount, gain, s.factor);
-    launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution, l.size.entries(), s.factor);
+    launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner,
+           amount, gain, s.factor);
+    launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution,
+           l.size.entries(), s.factor);
   }
 
   void run_chunk(Stream stream, Space& s, int64_t first, int64_t images) const {
     const int64_t n = call_.pixels(), planes = static_cast<int64_t>(call_.sets) * call_.labels;
     Terms terms{};
     int used = 0;
-    int64_t most_rows = 1;
+    int64_t max_rows = 1;
     if (has_gaussian()) {
       terms.at[used++] = term_of(s, 0, s.spatial, images);
-      most_rows = s.spatial.most * images;
+      max_rows = s.spatial.max_vertices * images;
     }
     if (has_bilateral()) {
       s.bilateral.size.images = images;
@@ -157,13 +178,21 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       build_lattice<D>(stream, s.bilateral, s.build, features, bilateral_layout_);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
       terms.at[used++] = term_of(s, 1, s.bilateral, 1);
-      most_rows = std::max(most_rows, s.bilateral.most);
+      max_rows = std::max(max_rows, s.bilateral.max_vertices);
     }
-    Update u{call_.unary + first * planes * n, s.q, nullptr, images, n, call_.sets, call_.labels, call_.padded(), false};
+    Update u{call_.unary + first * planes * n,
+             s.q,
+             nullptr,
+             images,
+             n,
+             call_.sets,
+             call_.labels,
+             call_.padded(),
+             false};
     for (int64_t step = 0; step < steps_; ++step) {
       u.message = step > 0;
       launch_update(stream, u, terms);
-      splat_and_blur(stream, terms, s.q, call_.row(), most_rows);
+      splat_and_blur(stream, terms, s.q, call_.row(), max_rows);
     }
     u.message = steps_ > 0;
     u.out = call_.q + first * planes * n;
@@ -178,15 +207,17 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   KeyLayout<D> bilateral_layout_;
 };
 
-// `with_arena(bytes, use)` brings workspace of so many bytes and calls use(arena).
+// `with_arena(bytes, use)` allocates workspace and calls use(arena).
 template <class WithArena>
-void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena, int64_t workspace_bytes = kWorkspaceBytes) {
+void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena,
+               int64_t workspace_bytes = kWorkspaceBytes) {
   if (call.batch == 0 || call.pixels() == 0 || call.sets == 0) return;
   // Without a bilateral term the image does not matter, whatever its channels.
-  with_dimensions<2>("dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
-    const DenseCrf<d()> crf(call, workspace_bytes);
-    with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
-  });
+  with_dimensions<2>(
+      "dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
+        const DenseCrf<d()> crf(call, workspace_bytes);
+        with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
+      });
 }
 
 }  // namespace wsss::cuda

@@ -1,4 +1,4 @@
-// From an ElementType to the type that a kernel is compiled for, and the type that its sums are made in.
+// From an ElementType to the type that a kernel is compiled for, and the type of its sums.
 #pragma once
 
 #include <cfloat>
@@ -13,7 +13,7 @@
 
 namespace wsss::cuda {
 
-// Sums of half precisions are float32.
+// Half precisions are summed in float32.
 template <class T>
 struct WideType {
   using Type = float;

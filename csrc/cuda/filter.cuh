@@ -1,5 +1,6 @@
-// Splatting and blurring rows of `width` floats on lattices. Two terms (spatial, bilateral) share each launch: blockIdx.y
-// says which. A lattice of one image may serve many (copies): each has its own values, one after the other.
+// Splatting and blurring rows of `width` floats on lattices. Two terms (spatial, bilateral) share
+// each launch: blockIdx.y is the term. A lattice may serve several images of one shape (copies),
+// whose values follow each other.
 #pragma once
 
 #include "lattice.cuh"
@@ -16,15 +17,25 @@ struct TermOf {
   int64_t points;   // of the lattice
   int64_t entries;
   int64_t copies;
-  // [copies * *count, width] splat writes the first, each direction of the blur reads one and writes the other
+  // [copies * *count, width]: splat writes the first, each direction of the blur reads one and
+  // writes the other.
   Real* values[2];
-  Real* carry;      // [copies * windows, width]
+  Real* carry;  // [copies * windows, width]
 
   TermOf() = default;
   TermOf(const Lattice& l, int64_t copies, Real* values, Real* other, Real* carry)
-      : count(l.count), corner(l.corner), contribution(l.contribution), window(l.window), next(l.next),
-        previous(l.previous), corners(l.size.corners), points(l.size.images * l.size.points),
-        entries(l.size.entries()), copies(copies), values{values, other}, carry(carry) {}
+      : count(l.count),
+        corner(l.corner),
+        contribution(l.contribution),
+        window(l.window),
+        next(l.next),
+        previous(l.previous),
+        corners(l.size.corners),
+        points(l.size.images * l.size.points),
+        entries(l.size.entries()),
+        copies(copies),
+        values{values, other},
+        carry(carry) {}
 
   WSSS_HD const Real* blurred() const { return values[corners & 1]; }
   WSSS_HD int64_t windows(int span) const { return (entries + span - 1) / span; }
@@ -37,11 +48,13 @@ struct TermsOf {
 using Term = TermOf<float>;
 using Terms = TermsOf<float>;
 
-// Contributions per window: longer ones cost fewer carries where the pieces of a row bring threads enough.
-inline int window_span(int pieces) { return pieces < 4 ? kGrain : kAlignment; }
+// Contributions per window: longer windows need fewer carries, where rows are wide enough to occupy
+// all threads.
+inline int window_span(int packs) { return packs < 4 ? kGrain : kAlignment; }
 
-// One window of sorted contributions; sums that start in it go to values, the rest of an earlier one to carry: equal work
-// for every thread, however many points share a vertex. q [copies * points, width], or null for ones.
+// Sums one window of sorted contributions per thread: sums that start in it are written to values,
+// the continuation of an earlier one to carry, so that every thread has equal work, however many
+// points share a vertex. q [copies * points, width], or null for ones.
 template <int V>
 __global__ void splat(Terms terms, const float* q, int width, int span) {
   const Term& t = terms.at[blockIdx.y];
@@ -66,7 +79,7 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
         from[u] = i + u < length ? contribution[i + u] : Contribution{0, 0.0f};
-        if (i + u == 0) from[u].point &= ~kFirst;  // `to` is its vertex already
+        if (i + u == 0) from[u].point &= ~kFirst;  // `to` already belongs to its vertex
       }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
@@ -92,7 +105,8 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
   }
 }
 
-// Adds the carries of the windows after the one that began a vertex, in their order.
+// Adds the carries of the following windows to a vertex that began in an earlier one, in their
+// order.
 template <int V>
 __global__ void add_carries(Terms terms, int width, int span) {
   const Term& t = terms.at[blockIdx.y];
@@ -104,14 +118,17 @@ __global__ void add_carries(Terms terms, int width, int span) {
   const int grains = span / kGrain;
   const int32_t* window = t.window + local * grains;
   const int32_t next = window[grains];
-  if (next >= 0 || next == window[0]) return;  // nothing is carried on, or an earlier window began it
+  // Nothing continues in the next window, or an earlier window began the vertex.
+  if (next >= 0 || next == window[0]) return;
   int64_t more = 1;
   while (local + more + 1 < windows && window[(more + 1) * grains] == next) ++more;
   float* row = t.values[0] + (copy * *t.count + ~next) * width;
   for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
     Pack<V> sum = load<V>(row + c);
 #pragma unroll 4
-    for (int64_t k = 1; k <= more; ++k) add_scaled(sum, 1.0f, load<V>(t.carry + (w + k) * width + c));
+    for (int64_t k = 1; k <= more; ++k) {
+      add_scaled(sum, 1.0f, load<V>(t.carry + (w + k) * width + c));
+    }
     store<V>(row + c, sum);
   }
 }
@@ -127,7 +144,8 @@ __global__ void blur(TermsOf<Real> terms, int step, bool reverse, int width) {
   const Real* from = t.values[step & 1];
   Real* to = t.values[(step + 1) & 1];
   for (int64_t i = row_number(); i < rows; i += row_count()) {
-    const int64_t copy = static_cast<uint32_t>(i) / static_cast<uint32_t>(count), v = i - copy * count;
+    const int64_t copy = static_cast<uint32_t>(i) / static_cast<uint32_t>(count),
+                  v = i - copy * count;
     const int32_t next = t.next[direction + v], previous = t.previous[direction + v];
     const int64_t base = copy * count;
     for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
@@ -135,7 +153,9 @@ __global__ void blur(TermsOf<Real> terms, int step, bool reverse, int width) {
       if (next >= 0) ahead = load<V>(from + (base + next) * width + c);
       if (previous >= 0) behind = load<V>(from + (base + previous) * width + c);
 #pragma unroll
-      for (int k = 0; k < V; ++k) x.at[k] = multiply_add(Real(0.5), ahead.at[k] + behind.at[k], x.at[k]);
+      for (int k = 0; k < V; ++k) {
+        x.at[k] = multiply_add(Real(0.5), ahead.at[k] + behind.at[k], x.at[k]);
+      }
       store<V>(to + i * width + c, x);
     }
   }
@@ -151,17 +171,23 @@ void with_pack(int pack, const Work& work) {
 }
 
 template <class Real>
-void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bool reverse, int64_t most_rows) {
+void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bool reverse,
+              int64_t max_rows) {
   const dim3 block = row_block(width / pack);
-  const dim3 grid(std::min(resident_blocks(stream), blocks_for(most_rows, block.y)), terms.at[1].corners ? 2 : 1);
+  const dim3 grid(std::min(resident_blocks(stream), blocks_for(max_rows, block.y)),
+                  terms.at[1].corners ? 2 : 1);
   const int steps = std::max(terms.at[0].corners, terms.at[1].corners);
   with_pack<Real>(pack, [&](auto v) {
-    for (int step = 0; step < steps; ++step) launch(stream, grid, block, blur<v(), Real>, terms, step, reverse, width);
+    for (int step = 0; step < steps; ++step) {
+      launch(stream, grid, block, blur<v(), Real>, terms, step, reverse, width);
+    }
   });
 }
 
-// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width` floats, aligned to a Pack.
-inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, int width, int64_t most_rows) {
+// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width` floats and are
+// aligned to a Pack.
+inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, int width,
+                           int64_t max_rows) {
   const int pack = pack_width(width), span = window_span(width / pack);
   const dim3 block = row_block(width / pack);
   int64_t windows = 1;
@@ -173,7 +199,7 @@ inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, in
     launch(stream, grid, block, splat<v()>, terms, q, width, span);
     launch(stream, grid, block, add_carries<v()>, terms, width, span);
   });
-  blur_all(stream, terms, width, pack, false, most_rows);
+  blur_all(stream, terms, width, pack, false, max_rows);
 }
 
 }  // namespace wsss::cuda

@@ -1,6 +1,7 @@
-// Kernels of the label-conditioned logits, all but the matrix products; what each does on the CPU is in
-// cpu/label_conditioned.h. A row is t * S + k: tap t, label k of a share of S. One thread an element, sums in a fixed
-// order and no atomics: results do not depend on scheduling. T is the tensors' type, sums are Wide<T>.
+// Kernels of the label-conditioned logits, except for the matrix products; their counterparts on
+// the CPU are in cpu/label_conditioned_kernel.h. Row t * S + k belongs to tap t and label k of a
+// share of S labels. One thread per element, sums in a fixed order and no atomics: results do not
+// depend on scheduling. T is the tensors' type, sums are Wide<T>.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 namespace wsss::cuda {
 
-// Taps in device memory. Cells fit 32 bits: shifts that leave the map are no taps.
+// Taps in device memory. Shifts fit 32 bits, since those that leave the map are dropped.
 struct DeviceTaps {
   int32_t count;
   const int32_t *dy, *dx;  // [T]
@@ -19,11 +20,11 @@ struct DeviceTaps {
   const int32_t* source;   // [first[T]]
 };
 
-// Numbers that travel as a kernel's argument: unlike a copy from the host they need no memory that lives on, so that
-// the call can be captured in a CUDA graph.
+// Numbers passed as a kernel's argument: unlike a copy from the host they need no memory that must
+// outlive the call, so that it can be captured in a CUDA graph.
 struct Numbers {
-  static constexpr int32_t kMost = 256;
-  int32_t value[kMost];
+  static constexpr int32_t kMax = 256;
+  int32_t value[kMax];
 };
 
 __global__ static void store_numbers(Numbers numbers, int32_t count, int32_t* to) {
@@ -33,7 +34,8 @@ __global__ static void store_numbers(Numbers numbers, int32_t count, int32_t* to
 
 // weight [R, K, C, cells] -> packed [T * S, C]
 template <class T>
-__global__ void pack_weight(HeadShape s, DeviceTaps taps, LabelShare share, const T* weight, T* packed) {
+__global__ void pack_weight(HeadShape s, DeviceTaps taps, LabelShare share, const T* weight,
+                            T* packed) {
   const int64_t i = thread_number();
   if (i >= taps.count * share.count() * s.channels) return;
   const int64_t row = i / s.channels, c = i % s.channels, t = row / share.count();
@@ -41,12 +43,14 @@ __global__ void pack_weight(HeadShape s, DeviceTaps taps, LabelShare share, cons
   Wide<T> sum = 0;
   for (int32_t j = taps.first[t]; j < taps.first[t + 1]; ++j) {
     const int64_t branch = taps.source[j] / s.cells, cell = taps.source[j] % s.cells;
-    sum += static_cast<Wide<T>>(weight[((branch * s.labels + k) * s.channels + c) * s.cells + cell]);
+    sum +=
+        static_cast<Wide<T>>(weight[((branch * s.labels + k) * s.channels + c) * s.cells + cell]);
   }
   packed[i] = static_cast<T>(sum);
 }
 
-// packed [T * K, C] of gradients -> grad [R, K, C, cells]; merged taps share theirs, cells that leave the map stay.
+// packed [T * K, C] of gradients -> grad [R, K, C, cells]. Merged taps have the same gradient;
+// cells whose shift leaves the map are not written.
 template <class T>
 __global__ void unpack_weight(HeadShape s, DeviceTaps taps, const Wide<T>* packed, T* grad) {
   const int64_t i = thread_number();
@@ -60,7 +64,8 @@ __global__ void unpack_weight(HeadShape s, DeviceTaps taps, const Wide<T>* packe
 
 // packed [rows, C], scale [images, C] -> scaled [images, rows, C]
 template <class T>
-__global__ void scale_weight(int64_t images, int64_t rows, int64_t channels, const T* packed, const T* scale, T* scaled) {
+__global__ void scale_weight(int64_t images, int64_t rows, int64_t channels, const T* packed,
+                             const T* scale, T* scaled) {
   const int64_t i = thread_number();
   if (i >= images * rows * channels) return;
   const int64_t c = i % channels, image = i / (rows * channels);
@@ -70,39 +75,46 @@ __global__ void scale_weight(int64_t images, int64_t rows, int64_t channels, con
 
 // responses [images, T * S, h*w], bias [R, K] -> logits of the share, in [images, K, h, w]
 template <class T>
-__global__ void add_shifted(HeadShape s, DeviceTaps taps, LabelShare share, int64_t images, const T* responses,
-                            const T* bias, T* logits) {
+__global__ void add_shifted(HeadShape s, DeviceTaps taps, LabelShare share, int64_t images,
+                            const T* responses, const T* bias, T* logits) {
   const int64_t i = thread_number(), pixels = s.pixels(), labels = share.count();
   if (i >= images * labels * pixels) return;
   const int64_t pixel = i % pixels, k = i / pixels % labels, image = i / (pixels * labels);
   const int64_t y = pixel / s.width, x = pixel % s.width;
   Wide<T> sum = 0;
-  for (int64_t r = 0; r < s.branches; ++r) sum += static_cast<Wide<T>>(bias[r * s.labels + share.first + k]);
+  for (int64_t r = 0; r < s.branches; ++r) {
+    sum += static_cast<Wide<T>>(bias[r * s.labels + share.first + k]);
+  }
   for (int32_t t = 0; t < taps.count; ++t) {
     const int64_t sy = y + taps.dy[t], sx = x + taps.dx[t];
     if (sy < 0 || sy >= s.height || sx < 0 || sx >= s.width) continue;
-    sum += static_cast<Wide<T>>(responses[((image * taps.count + t) * labels + k) * pixels + sy * s.width + sx]);
+    sum += static_cast<Wide<T>>(
+        responses[((image * taps.count + t) * labels + k) * pixels + sy * s.width + sx]);
   }
   logits[(image * s.labels + share.first + k) * pixels + pixel] = static_cast<T>(sum);
 }
 
-// The transpose: grad [images, K, h, w] -> gradients [images, T * K, h*w], zero where the shift leaves the map.
+// The transpose: grad [images, K, h, w] -> gradients [images, T * K, h*w], zero where the shift
+// leaves the map.
 template <class T>
-__global__ void gather_shifted(HeadShape s, DeviceTaps taps, int64_t images, const T* grad, T* gradients) {
+__global__ void gather_shifted(HeadShape s, DeviceTaps taps, int64_t images, const T* grad,
+                               T* gradients) {
   const int64_t i = thread_number(), pixels = s.pixels();
   if (i >= images * taps.count * s.labels * pixels) return;
   const int64_t pixel = i % pixels, row = i / pixels;
-  const int64_t k = row % s.labels, t = row / s.labels % taps.count, image = row / (s.labels * taps.count);
+  const int64_t k = row % s.labels, t = row / s.labels % taps.count,
+                image = row / (s.labels * taps.count);
   const int64_t y = pixel / s.width - taps.dy[t], x = pixel % s.width - taps.dx[t];
   const bool on_map = y >= 0 && y < s.height && x >= 0 && x < s.width;
-  gradients[i] = on_map ? grad[(image * s.labels + k) * pixels + y * s.width + x] : static_cast<T>(0.0f);
+  gradients[i] =
+      on_map ? grad[(image * s.labels + k) * pixels + y * s.width + x] : static_cast<T>(0.0f);
 }
 
-// product [images, rows, C] = d loss / d (scaled weights); sum [rows, C] += sum over images of product * scale.
-// A null scale is 1; the first images start the sum.
+// product [images, rows, C]: d loss / d (scaled weights); sum [rows, C] += sum over images of
+// product * scale. A null scale is 1; `start` sets the sum to zero first.
 template <class T>
-__global__ void add_products(int64_t images, int64_t rows, int64_t channels, const T* product, const T* scale,
-                             bool start, Wide<T>* sum) {
+__global__ void add_products(int64_t images, int64_t rows, int64_t channels, const T* product,
+                             const T* scale, bool start, Wide<T>* sum) {
   const int64_t i = thread_number();
   if (i >= rows * channels) return;
   Wide<T> total = start ? Wide<T>(0) : sum[i];
@@ -113,14 +125,16 @@ __global__ void add_products(int64_t images, int64_t rows, int64_t channels, con
   sum[i] = total;
 }
 
-constexpr int kScaleChannels = 32, kScaleParts = 8;  // of a block of scale_gradient
+constexpr int kScaleChannels = 32, kScaleParts = 8;  // the block of scale_gradient
 
-// grad_scale [images, C] = sum over rows of packed * product. Blocks of kScaleChannels x kScaleParts threads, the grid
-// is channels by images.
+// grad_scale [images, C] = sum over rows of packed * product. Blocks of kScaleChannels x
+// kScaleParts threads, the grid is channels by images.
 template <class T>
-__global__ void scale_gradient(int64_t rows, int64_t channels, const T* packed, const T* product, T* grad_scale) {
+__global__ void scale_gradient(int64_t rows, int64_t channels, const T* packed, const T* product,
+                               T* grad_scale) {
   __shared__ Wide<T> part[kScaleParts][kScaleChannels];
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kScaleChannels + threadIdx.x, image = blockIdx.y;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kScaleChannels + threadIdx.x,
+                image = blockIdx.y;
   Wide<T> sum = 0;
   if (c < channels) {
     for (int64_t row = threadIdx.y; row < rows; row += kScaleParts) {
@@ -138,7 +152,8 @@ __global__ void scale_gradient(int64_t rows, int64_t channels, const T* packed, 
 
 constexpr int kBiasThreads = 256;
 
-// grad_bias [R, K] = sum over images and pixels of grad [images, K, h, w], the same for every branch. A block a label.
+// grad_bias [R, K] = sum over images and pixels of grad [images, K, h, w], the same for every
+// branch. One block per label.
 template <class T>
 __global__ void bias_gradient(HeadShape s, int64_t images, const T* grad, T* grad_bias) {
   __shared__ Wide<T> part[kBiasThreads];

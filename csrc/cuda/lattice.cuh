@@ -1,7 +1,8 @@
-// Permutohedral lattices of a batch of images at once, without waiting for the device: keys (image, vertex) of all
-// corners are sorted; equal neighbours in the sorted list are one vertex, and the list itself is what splatting reads.
-// The number of vertices stays on the device; memory and launches are sized by a bound. No float atomics: results do not
-// depend on scheduling, and an image's do not depend on the others of its batch.
+// Permutohedral lattices of a batch of images, built without waiting for the device: the keys
+// (image, vertex) of all corners are sorted; equal neighbours in the sorted list are one vertex,
+// and splatting reads the list itself. The number of vertices stays on the device; memory and
+// launches are sized by an upper bound. No float atomics: results do not depend on scheduling, and
+// those of an image not on the rest of its batch.
 #pragma once
 
 #include "../math/lattice.h"
@@ -21,15 +22,17 @@ struct alignas(8) Contribution {  // of a point to a vertex
   float weight;
 };
 constexpr uint32_t kFirst = 0x80000000u;
-// Sorted contributions are cut into windows of equal work; an image's begin at a multiple of every window's length.
+// Sorted contributions are cut into windows of equal work; those of an image begin at a multiple of
+// every window's length.
 constexpr int kGrain = 16, kAlignment = 32;
 
 struct LatticeSize {
   int64_t images = 1, points = 0;  // points of one image
   int corners = 0;
-  int align = 1;  // an image's entries are padded to a multiple
+  int align = 1;  // an image's entries are padded to a multiple of it
 
-  // As pydensecrf: when 4 does not divide the number of points, one more at the origin makes its vertices exist.
+  // As in pydensecrf: when 4 does not divide the number of points, one more point at the origin
+  // creates its vertices.
   WSSS_HD bool has_origin() const { return points % 4 != 0; }
   WSSS_HD int64_t entries_per_image() const {
     return ((points + has_origin()) * corners + align - 1) / align * align;
@@ -39,69 +42,72 @@ struct LatticeSize {
 
 struct Lattice {
   LatticeSize size;
-  int64_t most = 0;  // no more vertices than this
-  int32_t* count;    // [1] vertices
-  Corner* corner;    // [images * points, corners]
+  int64_t max_vertices = 0;    // an upper bound of *count
+  int32_t* count;              // [1] vertices
+  Corner* corner;              // [images * points, corners]
   Contribution* contribution;  // [entries] sorted by vertex
-  int32_t* window;             // [entries / kGrain] vertex of each kGrain-th contribution; ~vertex if not its first
-  int32_t* next;               // [corners, *count] -1: none
-  int32_t* previous;           // [corners, *count] -1: none
+  // [entries / kGrain] the vertex of each kGrain-th contribution; ~vertex if it is not the vertex'
+  // first.
+  int32_t* window;
+  int32_t* next;      // [corners, *count] -1: none
+  int32_t* previous;  // [corners, *count] -1: none
 };
 
-// What only building needs.
+// Memory that is needed only while building.
 struct BuildSpace {
-  uint64_t *key, *sorted_key;     // [entries]
-  uint32_t *entry, *sorted_entry; // [entries] image * entries_per_image + point * corners + corner
-  int32_t *head, *number;         // [entries] first of its vertex? vertex + 1
-  uint64_t* vertex_key;           // [most]
-  int32_t* slot;                  // [hash_slots(most)] vertex or -1
+  uint64_t *key, *sorted_key;      // [entries]
+  uint32_t *entry, *sorted_entry;  // [entries] image * entries_per_image + point * corners + corner
+  int32_t *head, *number;          // [entries] whether it is its vertex' first; vertex + 1
+  uint64_t* vertex_key;            // [max_vertices]
+  int32_t* slot;                   // [hash_slots(max_vertices)] vertex or -1
   char* scratch;
   int64_t scratch_bytes;
 };
 
-// Slots of the hash table for `vertices`: a power of two, at least half of them free.
+// The number of slots of a hash table for `vertices`: a power of two, at least half of them free.
 WSSS_HD uint32_t hash_slots(uint32_t vertices) {
   uint32_t slots = 64;
   while (slots / 2 < vertices) slots *= 2;
   return slots;
 }
 
-inline int64_t entry_limit() { return int64_t{1} << 30; }  // of one lattice: hash_slots stays below 2^32
+// The largest number of entries of one lattice: hash_slots stays below 2^32.
+inline int64_t entry_limit() { return int64_t{1} << 30; }
 
-inline Lattice take_lattice(Arena& arena, const LatticeSize& size, int64_t most) {
+inline Lattice allocate_lattice(Arena& arena, const LatticeSize& size, int64_t max_vertices) {
   Lattice l;
   l.size = size;
-  l.most = std::min(most, size.entries());
-  l.count = arena.take<int32_t>(1);
-  l.corner = arena.take<Corner>(size.images * size.points * size.corners);
-  l.contribution = arena.take<Contribution>(size.entries());
-  l.window = arena.take<int32_t>((size.entries() + kGrain - 1) / kGrain);
-  l.next = arena.take<int32_t>(l.most * size.corners);
-  l.previous = arena.take<int32_t>(l.most * size.corners);
+  l.max_vertices = std::min(max_vertices, size.entries());
+  l.count = arena.allocate<int32_t>(1);
+  l.corner = arena.allocate<Corner>(size.images * size.points * size.corners);
+  l.contribution = arena.allocate<Contribution>(size.entries());
+  l.window = arena.allocate<int32_t>((size.entries() + kGrain - 1) / kGrain);
+  l.next = arena.allocate<int32_t>(l.max_vertices * size.corners);
+  l.previous = arena.allocate<int32_t>(l.max_vertices * size.corners);
   return l;
 }
 
-inline BuildSpace take_build_space(Arena& arena, int64_t entries, int64_t most) {
+inline BuildSpace allocate_build_space(Arena& arena, int64_t entries, int64_t max_vertices) {
   BuildSpace s;
-  s.key = arena.take<uint64_t>(entries);
-  s.sorted_key = arena.take<uint64_t>(entries);
-  s.entry = arena.take<uint32_t>(entries);
-  s.sorted_entry = arena.take<uint32_t>(entries);
-  s.head = arena.take<int32_t>(entries);
-  s.number = arena.take<int32_t>(entries);
-  s.vertex_key = arena.take<uint64_t>(most);
-  s.slot = arena.take<int32_t>(hash_slots(static_cast<uint32_t>(most)));
+  s.key = arena.allocate<uint64_t>(entries);
+  s.sorted_key = arena.allocate<uint64_t>(entries);
+  s.entry = arena.allocate<uint32_t>(entries);
+  s.sorted_entry = arena.allocate<uint32_t>(entries);
+  s.head = arena.allocate<int32_t>(entries);
+  s.number = arena.allocate<int32_t>(entries);
+  s.vertex_key = arena.allocate<uint64_t>(max_vertices);
+  s.slot = arena.allocate<int32_t>(hash_slots(static_cast<uint32_t>(max_vertices)));
   s.scratch_bytes = sorting_scratch(entries);
-  s.scratch = arena.take<char>(s.scratch_bytes);
+  s.scratch = arena.allocate<char>(s.scratch_bytes);
   return s;
 }
 
-// Key layout of any number of dimensions, and how many vertices it can name at most.
+// Key layout of any number of dimensions, and the largest number of vertices it can name.
 struct AnyLayout {
   uint64_t unit[kMaxDimensions + 1];
   uint64_t all_units, remainder_mask;
   int bits;
-  int64_t most;
+  int64_t max_vertices;
 
   template <int D>
   explicit AnyLayout(const KeyLayout<D>& layout) {
@@ -110,14 +116,15 @@ struct AnyLayout {
     remainder_mask = (uint64_t{1} << KeyLayout<D>::kRemainderBits) - 1;
     bits = layout.bits;
     const int cells = bits - KeyLayout<D>::kRemainderBits;
-    most = cells < 40 ? (int64_t{1} << cells) * (D + 1) : INT64_MAX;
+    max_vertices = cells < 40 ? (int64_t{1} << cells) * (D + 1) : INT64_MAX;
   }
 };
 
-// Thread p of an image: point p; the last one: the origin and the padding. Source fills a point's scaled features.
+// Thread p of an image locates point p; the last one the origin and the padding. `source` fills a
+// point's scaled features.
 template <int D, class Source>
-__global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, uint64_t* key, uint32_t* entry,
-                              Corner* corner) {
+__global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, uint64_t* key,
+                              uint32_t* entry, Corner* corner) {
   const int64_t per_image = size.points + 1;
   const int64_t i = thread_number();
   if (i >= size.images * per_image) return;
@@ -160,9 +167,10 @@ __global__ static void list_contributions(Lattice l, BuildSpace s) {
   const int32_t v = s.number[i] - 1;
   const bool head = s.head[i];
   const uint32_t e = s.sorted_entry[i], per = static_cast<uint32_t>(l.size.entries_per_image());
-  const uint32_t image = e / per, local = e - image * per, corners = static_cast<uint32_t>(l.size.corners);
+  const uint32_t image = e / per, local = e - image * per,
+                 corners = static_cast<uint32_t>(l.size.corners);
   const bool real = local < l.size.points * corners;
-  // The origin and the padding contribute nothing to their vertices; any point will do.
+  // The origin and the padding contribute with weight 0, so any point serves.
   const int64_t point = image * l.size.points + (real ? local / corners : 0);
   float weight = 0.0f;
   if (real) {
@@ -203,9 +211,10 @@ __global__ static void find_neighbours(Lattice l, BuildSpace s, AnyLayout layout
   const int64_t links = static_cast<int64_t>(count) * l.size.corners;
   for (int64_t i = thread_number(); i < links; i += thread_count()) {
     const int64_t j = i / count, v = i - j * count;
-    // As next_key of math/lattice.h, for any number of dimensions.
+    // As next_key in math/lattice.h, for any number of dimensions.
     const uint64_t key = s.vertex_key[v];
-    const uint64_t back = key & layout.remainder_mask ? key - 1 : key + (l.size.corners - 1) - layout.all_units;
+    const uint64_t back =
+        key & layout.remainder_mask ? key - 1 : key + (l.size.corners - 1) - layout.all_units;
     const uint64_t wanted = back + layout.unit[j];
     uint32_t at = hash_key(wanted) & mask;
     int32_t found = s.slot[at];
@@ -214,7 +223,8 @@ __global__ static void find_neighbours(Lattice l, BuildSpace s, AnyLayout layout
       found = s.slot[at];
     }
     l.next[i] = found;
-    if (found >= 0) l.previous[j * count + found] = static_cast<int32_t>(v);  // one writer: its only predecessor
+    // one writer: its only predecessor
+    if (found >= 0) l.previous[j * count + found] = static_cast<int32_t>(v);
   }
 }
 
@@ -226,16 +236,18 @@ inline int bits_for(int64_t values) {
 
 // `size` images whose keys fit 64 bits. Entries must stay below entry_limit().
 template <int D, class Source>
-void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source, const KeyLayout<D>& layout) {
+void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source,
+                   const KeyLayout<D>& layout) {
   const int64_t entries = l.size.entries();
-  launch(stream, blocks_for(l.size.images * (l.size.points + 1)), kThreads, locate_points<D, Source>, source, layout, l.size,
-         s.key, s.entry, l.corner);
-  sort_pairs(stream, s.scratch, s.scratch_bytes, s.key, s.sorted_key, s.entry, s.sorted_entry, entries,
-             layout.bits + bits_for(l.size.images));
+  launch(stream, blocks_for(l.size.images * (l.size.points + 1)), kThreads,
+         locate_points<D, Source>, source, layout, l.size, s.key, s.entry, l.corner);
+  sort_pairs(stream, s.scratch, s.scratch_bytes, s.key, s.sorted_key, s.entry, s.sorted_entry,
+             entries, layout.bits + bits_for(l.size.images));
   launch(stream, blocks_for(entries), kThreads, mark_heads, s.sorted_key, entries, s.head);
   inclusive_sum(stream, s.scratch, s.scratch_bytes, s.head, s.number, entries);
   launch(stream, blocks_for(entries), kThreads, list_contributions, l, s);
-  const unsigned blocks = std::min(resident_blocks(stream), blocks_for(l.most * l.size.corners));
+  const unsigned blocks =
+      std::min(resident_blocks(stream), blocks_for(l.max_vertices * l.size.corners));
   launch(stream, blocks, kThreads, clear_slots, l.count, s.slot);
   launch(stream, blocks, kThreads, insert_vertices, l, s);
   launch(stream, blocks, kThreads, find_neighbours, l, s, AnyLayout(layout));
@@ -248,8 +260,9 @@ void with_dimensions(const char* op, int dimensions, const Work& work) {
     if (dimensions == FROM) return work(std::integral_constant<int, FROM>());
     with_dimensions<FROM + 1>(op, dimensions, work);
   } else {
-    throw BeyondLimits(std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
-                       " dimensions, not " + std::to_string(dimensions));
+    throw BeyondLimits(
+        std::string(op) + ": the CUDA kernel has at most " + std::to_string(kMaxDimensions) +
+        " dimensions, not " + std::to_string(dimensions));
   }
 }
 

@@ -1,12 +1,12 @@
-// How kernels are started and how a thread reads a few floats at once. Without nvcc the same names come from the emulator
-// (csrc/tests/cuda_on_cpu.h), so that tests run every kernel on the CPU.
+// Launching kernels, and vector loads and stores. Without nvcc the emulator
+// (csrc/tests/cuda_on_cpu.h) defines the same names, so that tests run every kernel on the CPU.
 #pragma once
 
 #include <cstdint>
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "context.h"
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
@@ -16,29 +16,34 @@
 
 namespace wsss::cuda {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;  // per block
 
 #ifdef __CUDACC__
-// The stream of a call, and the op to name when something fails.
+// The stream of a call, and the op to name in error messages.
 struct Stream {
   cudaStream_t handle;
   const char* op;
 };
-inline Stream stream_of(const Context& context) { return {static_cast<cudaStream_t>(context.stream()), context.op()}; }
+inline Stream stream_of(const Context& context) {
+  return {static_cast<cudaStream_t>(context.stream()), context.op()};
+}
 
 [[noreturn]] inline void fail_cuda(cudaError_t status, const char* op) {
   std::string text = std::string("CUDA error in ") + op + ": " + cudaGetErrorString(status);
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
       status == cudaErrorUnsupportedPtxVersion || status == cudaErrorSymbolNotFound) {
     int device = 0, major = 0, minor = 0;
-    cudaGetDevice(&device);  // unchecked: this only words the message
+    cudaGetDevice(&device);  // unchecked: only for the message
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    text += ". The GPU has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
-            "; this library was compiled for";
+    text += ". The GPU has compute capability " + std::to_string(major) + "." +
+            std::to_string(minor) + "; this library was compiled for";
 #ifdef __CUDA_ARCH_LIST__
     for (const int arch : {__CUDA_ARCH_LIST__}) {
-      text.append(" ").append(std::to_string(arch / 100)).append(".").append(std::to_string(arch / 10 % 10));
+      text.append(" ")
+          .append(std::to_string(arch / 100))
+          .append(".")
+          .append(std::to_string(arch / 10 % 10));
     }
 #else
     text += " others";
@@ -57,9 +62,10 @@ void launch(Stream stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arg
   check_cuda(cudaGetLastError(), stream.op);
 }
 
-// For kernels that use barriers, shuffles or shared memory; here the same, not in the emulator.
+// For kernels that use barriers, shuffles or shared memory, which the emulator runs differently.
 template <class... P, class... A>
-void launch_together(Stream stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+void launch_with_barriers(Stream stream, dim3 grid, dim3 block, void (*kernel)(P...),
+                          A... arguments) {
   launch(stream, grid, block, kernel, arguments...);
 }
 
@@ -68,43 +74,51 @@ inline void copy_to_host(Stream stream, void* to, const void* from, size_t bytes
   check_cuda(cudaStreamSynchronize(stream.handle), stream.op);
 }
 
-// Every byte becomes `value`.
+// Sets every byte to `value`.
 inline void fill_bytes(Stream stream, void* to, int value, size_t bytes) {
   check_cuda(cudaMemsetAsync(to, value, bytes, stream.handle), stream.op);
 }
 
-// Blocks of kThreads that fill the device, for kernels whose amount of work only the device knows.
+// Enough blocks of kThreads to fill the device, for kernels whose amount of work only the device
+// knows.
 inline unsigned resident_blocks(Stream stream) {
   int device = 0, multiprocessors = 0;
   check_cuda(cudaGetDevice(&device), stream.op);
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
+  check_cuda(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
   return static_cast<unsigned>(multiprocessors) * 8;
 }
 #endif
 
 inline unsigned blocks_for(int64_t items, int64_t per_block = kThreads) {
   const int64_t blocks = (items + per_block - 1) / per_block;
-  if (blocks > INT32_MAX) throw std::runtime_error("wsss_fast: too many elements for one CUDA launch");
+  if (blocks > INT32_MAX) {
+    throw std::invalid_argument("wsss_fast: too many elements for one CUDA launch");
+  }
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks);
 }
 
-// A block whose x runs over the pieces of a row, y over rows: no thread divides to find its place.
-inline dim3 row_block(int pieces) {
-  const unsigned x = static_cast<unsigned>(pieces < 64 ? pieces : 64);
+// A block whose x runs over the packs of a row and y over rows, so that no thread has to divide.
+inline dim3 row_block(int packs) {
+  const unsigned x = static_cast<unsigned>(packs < 64 ? packs : 64);
   return dim3(x, kThreads / x);
 }
 
 __device__ __forceinline__ int64_t thread_number() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
-__device__ __forceinline__ int64_t thread_count() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
-// The same in a row_block.
+__device__ __forceinline__ int64_t thread_count() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+// The row of a thread in a row_block, and the number of rows in the grid.
 __device__ __forceinline__ int64_t row_number() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 }
-__device__ __forceinline__ int64_t row_count() { return static_cast<int64_t>(gridDim.x) * blockDim.y; }
+__device__ __forceinline__ int64_t row_count() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.y;
+}
 
-// V floats or doubles that one instruction moves.
+// V floats or doubles that one instruction loads or stores.
 template <int V, class Real = float>
 struct alignas(V * sizeof(Real)) Pack {
   static_assert(V * sizeof(Real) <= 16);
@@ -122,18 +136,22 @@ __device__ __forceinline__ void store(Real* to, const Pack<V, Real>& x) {
 }
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
 
 template <int V, class Real>
-__device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight, const Pack<V, Real>& x) {
+__device__ __forceinline__ void add_scaled(Pack<V, Real>& sum, Real weight,
+                                           const Pack<V, Real>& x) {
 #pragma unroll
   for (int i = 0; i < V; ++i) sum.at[i] = multiply_add(weight, x.at[i], sum.at[i]);
 }
 
-// The widest Pack for rows of `width` Real that start at `base`.
+// The widest Pack for rows of `width` values that start at `base`.
 template <class Real = float>
 int pack_width(int64_t width, const void* base = nullptr) {
-  const int64_t size = sizeof(Real), either = width * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
+  const int64_t size = sizeof(Real),
+                either = width * size | static_cast<int64_t>(reinterpret_cast<uintptr_t>(base));
   return static_cast<int>(either % 16 == 0 ? 16 / size : either % 8 == 0 ? 8 / size : 1);
 }
 

@@ -1,9 +1,10 @@
-// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) for a batch, on lattices, without waiting for
-// the device: the whole call can be captured in a CUDA graph.
+// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) for a batch, on lattices,
+// without waiting for the device, so that the whole call can be captured in a CUDA graph.
 //
-// A channel is Q - 1/L of one of the first L-1 labels of a unary: the messages of all L labels sum to 0, so the last one's
-// needs no filtering, and constants cancel in the softmax. A pixel's channels are one row; each unary's are padded so that
-// they can be moved in packs. Lattice weights include n * sqrt(weight * gain): splat and slice need no other factor.
+// A channel is Q - 1/L of one of the first L-1 labels of a unary: the messages of all L labels sum
+// to 0, so the last one's needs no filtering, and constants cancel in the softmax. A pixel's
+// channels are one row; those of each unary are padded to whole packs. Lattice weights include n *
+// sqrt(weight * gain), so that splat and slice need no other factor.
 #pragma once
 
 #include <cmath>
@@ -35,8 +36,10 @@ struct PixelFeatures {
   }
 };
 
-// Corner weights times n * sqrt(weight * gain), from the blurred ones; `factor` [images * points] keeps the products.
-__global__ static void normalise_corners(Term t, Corner* corner, float amount, float gain, float* factor) {
+// Multiplies corner weights by n * sqrt(weight * gain), with n from the blurred ones; writes the
+// factors to `factor` [images * points].
+__global__ static void normalise_corners(Term t, Corner* corner, float amount, float gain,
+                                         float* factor) {
   const int64_t p = thread_number();
   if (p >= t.points) return;
   Corner* own = corner + p * t.corners;
@@ -48,7 +51,8 @@ __global__ static void normalise_corners(Term t, Corner* corner, float amount, f
   factor[p] = f;
 }
 
-__global__ static void normalise_contributions(Contribution* contribution, int64_t entries, const float* factor) {
+__global__ static void normalise_contributions(Contribution* contribution, int64_t entries,
+                                               const float* factor) {
   const int64_t i = thread_number();
   if (i < entries) contribution[i].weight *= factor[contribution[i].point & ~kFirst];
 }
@@ -62,22 +66,25 @@ struct Update {
   bool message;
 };
 
-// exchange(x, offset) over the G lanes that share a pixel and set.
+// Reduces x with `combine` over the G lanes that share a pixel and set; all lanes get the result.
 template <int G, class Combine>
 __device__ __forceinline__ float across(float x, const Combine& combine) {
 #pragma unroll
-  for (int offset = G / 2; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  for (int offset = G / 2; offset > 0; offset /= 2) {
+    x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  }
   return x;
 }
 
-// Slices, adds the unary and takes the softmax: G lanes per pixel and set, each with PER packs of V channels, pack
-// lane + i * G. Neighbouring lanes read neighbouring packs of a lattice row.
+// Slices, adds the unary and takes the softmax: G lanes per pixel and set, each with PER packs of V
+// channels, pack lane + i * G. Neighbouring lanes read neighbouring packs of a lattice row.
 template <int V, int G, int PER>
 __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
   const int64_t group = thread_number() / G, items = u.images * u.pixels * u.sets;
   const int lane = static_cast<int>(threadIdx.x) % G;
   const bool active = group < items;
-  const int64_t item = active ? group : 0;  // idle lanes repeat the first pixel: shuffles need whole warps
+  // Idle lanes repeat the first pixel, because shuffles need whole warps.
+  const int64_t item = active ? group : 0;
   const int64_t at = item / u.sets, image = at / u.pixels, pixel = at - image * u.pixels;
   const int set = static_cast<int>(item - at * u.sets), width = u.sets * u.padded;
   Pack<V> z[PER] = {};
@@ -101,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
       }
     }
   }
-  // The channels that pad a row are 0, and so are their messages.
+  // Padding channels are 0, and so are their messages.
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < PER; ++i) {
@@ -153,14 +160,17 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
     const int first = (lane + i * G) * V;
     if (first >= u.padded) continue;
 #pragma unroll
-    for (int x = 0; x < V; ++x) z[i].at[x] = first + x < carried ? z[i].at[x] * inverse - mean : 0.0f;
+    for (int x = 0; x < V; ++x) {
+      z[i].at[x] = first + x < carried ? z[i].at[x] * inverse - mean : 0.0f;
+    }
     store<V>(row + first, z[i]);
   }
 }
 
 template <int V, int G, int PER>
 void launch_update_as(Stream stream, const Update& u, const Terms& terms) {
-  launch_together(stream, blocks_for(u.images * u.pixels * u.sets * G), kThreads, update<V, G, PER>, u, terms);
+  launch_with_barriers(
+      stream, blocks_for(u.images * u.pixels * u.sets * G), kThreads, update<V, G, PER>, u, terms);
 }
 
 inline void launch_update(Stream stream, const Update& u, const Terms& terms) {

@@ -1,5 +1,5 @@
-// The lattice of N points as plain arrays, and Gaussian filtering with it: the ops permutohedral_lattice and
-// lattice_filter. Deterministic, like everything built on lattice.cuh.
+// The lattice of N points as plain arrays, and Gaussian filtering with it: the ops
+// permutohedral_lattice and lattice_filter. Deterministic, like everything built on lattice.cuh.
 #pragma once
 
 #include <cfloat>
@@ -7,11 +7,14 @@
 #include <vector>
 
 #include "filter.cuh"
+#include "point_lattice.h"
 
 namespace wsss::cuda {
 
-// low, high [blocks, d]: bounds of the share of each block (x) for dimension y; infinite where a feature is not finite.
-__global__ static void feature_bounds(const float* features, int64_t points, int d, float* low, float* high) {
+// low, high [blocks, d]: bounds of the features of each block (x) in dimension y; infinite if a
+// feature is not finite.
+__global__ static void feature_bounds(const float* features, int64_t points, int d, float* low,
+                                      float* high) {
   __shared__ float lows[kThreads], highs[kThreads];
   const int j = static_cast<int>(blockIdx.y), own = static_cast<int>(threadIdx.x);
   float least = FLT_MAX, most = -FLT_MAX;
@@ -45,14 +48,19 @@ struct PointFeatures {
   }
 };
 
-// Positions [corners] of the origin's entries, the last ones by number, in the sorted list.
-__global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry, int32_t* position) {
+// The positions [corners] of the origin's entries, which have the highest numbers, in the sorted
+// list.
+__global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry,
+                                   int32_t* position) {
   const int64_t i = thread_number(), real = size.points * size.corners;
-  if (i < size.entries() && sorted_entry[i] >= real) position[sorted_entry[i] - real] = static_cast<int32_t>(i);
+  if (i < size.entries() && sorted_entry[i] >= real) {
+    position[sorted_entry[i] - real] = static_cast<int32_t>(i);
+  }
 }
 
-// The sorted list without the origin's entries: vertices that only it touches are left with none.
-__global__ static void export_entries(LatticeSize size, BuildSpace s, const int32_t* origin, PointLattice to) {
+// The sorted list without the origin's entries; vertices that only the origin touches get none.
+__global__ static void export_entries(LatticeSize size, BuildSpace s, const int32_t* origin,
+                                      PointLattice to) {
   const int64_t i = thread_number(), entries = size.entries(), real = size.points * size.corners;
   if (i >= entries) return;
   int64_t at = i;
@@ -70,25 +78,26 @@ __global__ static void export_corners(const Corner* corner, PointLattice to) {
   to.weight[i] = corner[i].weight;
 }
 
-__global__ static void export_neighbours(const int32_t* next, const int32_t* previous, PointLattice to) {
+__global__ static void export_neighbours(const int32_t* next, const int32_t* previous,
+                                         PointLattice to) {
   const int64_t i = thread_number();
   if (i >= to.vertices * to.corners) return;
   to.next[i] = next[i];
   to.previous[i] = previous[i];
 }
 
-// Bounds of finite features, from one pass over them.
+// The bounds of the features in one pass; raises if they are not finite.
 template <class WithArena>
-void find_bounds(Stream stream, const float* features, int64_t points, int d, const WithArena& with_arena, double* from,
-                 double* to) {
+void find_bounds(Stream stream, const float* features, int64_t points, int d,
+                 const WithArena& with_arena, double* from, double* to) {
   const int64_t blocks = std::min<int64_t>(blocks_for(points), 64), count = blocks * d;
   std::vector<float> bounds(2 * count);
   Arena measure;
-  measure.take<float>(2 * count);
+  measure.allocate<float>(2 * count);
   with_arena(measure.peak(), [&](Arena& arena) {
-    float* partial = arena.take<float>(2 * count);
-    launch_together(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds, features, points, d, partial,
-                    partial + count);
+    float* partial = arena.allocate<float>(2 * count);
+    launch_with_barriers(stream, dim3(static_cast<unsigned>(blocks), d), kThreads, feature_bounds,
+                         features, points, d, partial, partial + count);
     copy_to_host(stream, bounds.data(), partial, bounds.size() * sizeof(float));
   });
   for (int j = 0; j < d; ++j) {
@@ -98,40 +107,44 @@ void find_bounds(Stream stream, const float* features, int64_t points, int d, co
       to[j] = std::max<double>(to[j], bounds[count + b * d + j]);
     }
     if (!std::isfinite(from[j]) || !std::isfinite(to[j])) {
-      throw std::runtime_error("permutohedral_lattice: features has NaN or infinite values");
+      throw std::invalid_argument("permutohedral_lattice: features has NaN or infinite values");
     }
   }
 }
 
-// features [points, d], points > 0. `with_arena(bytes, use)` brings workspace; `make(vertices)` returns the arrays to
-// fill. Waits for the device twice: for the features' bounds, which decide the keys, and for the number of vertices.
-template <class WithArena, class Make>
-void build_point_lattice(Stream stream, const float* features, int64_t points, int d, const WithArena& with_arena,
-                         const Make& make) {
+// features [points, d], points > 0. `with_arena(bytes, use)` allocates workspace;
+// `allocate(vertices)` returns the arrays to fill. Waits for the device twice: for the features'
+// bounds, which determine the keys' layout, and for the number of vertices.
+template <class WithArena, class Allocate>
+void build_point_lattice(Stream stream, const float* features, int64_t points, int d,
+                         const WithArena& with_arena, const Allocate& allocate) {
   with_dimensions<1>("permutohedral_lattice", d, [&](auto dimensions) {
     constexpr int D = dimensions();
     const LatticeSize size{1, points, D + 1, 1};
-    if (size.entries() > entry_limit()) throw BeyondLimits("permutohedral_lattice: too many points for the CUDA kernel");
+    if (size.entries() > entry_limit()) {
+      throw BeyondLimits("permutohedral_lattice: too many points for the CUDA kernel");
+    }
     double from[D], to[D];
     find_bounds(stream, features, points, D, with_arena, from, to);
     PointFeatures<D> source{features, {}};
     feature_scale(D, source.scale);
     for (int j = 0; j < D; ++j) {
-      // The origin's vertices exist, too.
+      // The origin's vertices may exist, too.
       from[j] = std::min(from[j], 0.0) * source.scale[j];
       to[j] = std::max(to[j], 0.0) * source.scale[j];
     }
     KeyLayout<D> layout;
     if (!layout.fit(from, to)) {
-      throw BeyondLimits("permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
+      throw BeyondLimits(
+          "permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
     }
     Lattice lattice;
     BuildSpace space;
     int32_t* origin;
     auto lay_out = [&](Arena& arena) {
-      lattice = take_lattice(arena, size, AnyLayout(layout).most);
-      space = take_build_space(arena, size.entries(), lattice.most);
-      origin = arena.take<int32_t>(size.corners);
+      lattice = allocate_lattice(arena, size, AnyLayout(layout).max_vertices);
+      space = allocate_build_space(arena, size.entries(), lattice.max_vertices);
+      origin = arena.allocate<int32_t>(size.corners);
     };
     Arena measure;
     lay_out(measure);
@@ -140,20 +153,21 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
       build_lattice<D>(stream, lattice, space, source, layout);
       int32_t vertices = 0;
       copy_to_host(stream, &vertices, lattice.count, sizeof vertices);
-      const PointLattice result = make(vertices);
+      const PointLattice result = allocate(vertices);
       const unsigned entry_blocks = blocks_for(size.entries());
       launch(stream, entry_blocks, kThreads, find_origin, size, space.sorted_entry, origin);
       launch(stream, entry_blocks, kThreads, export_entries, size, space, origin, result);
       launch(stream, entry_blocks, kThreads, export_corners, lattice.corner, result);
-      launch(stream, blocks_for(result.vertices * size.corners), kThreads, export_neighbours, lattice.next,
-             lattice.previous, result);
+      launch(stream, blocks_for(result.vertices * size.corners), kThreads, export_neighbours,
+             lattice.next, lattice.previous, result);
     });
   });
 }
 
 // One thread per vertex and pack; `count` receives the number of vertices, which blur() reads.
 template <int V, class Real>
-__global__ void gather_entries(PointLattice l, const Real* in, int width, Real* values, int32_t* count) {
+__global__ void gather_entries(PointLattice l, const Real* in, int width, Real* values,
+                               int32_t* count) {
   const int64_t v = row_number();
   if (v == 0 && threadIdx.x == 0) *count = static_cast<int32_t>(l.vertices);
   if (v >= l.vertices) return;
@@ -163,7 +177,8 @@ __global__ void gather_entries(PointLattice l, const Real* in, int width, Real* 
 #pragma unroll 4
     for (int32_t i = first; i < last; ++i) {
       const int32_t e = l.entry[i];
-      add_scaled(sum, static_cast<Real>(l.weight[e]), load<V>(in + static_cast<int64_t>(e / l.corners) * width + c));
+      add_scaled(sum, static_cast<Real>(l.weight[e]),
+                 load<V>(in + static_cast<int64_t>(e / l.corners) * width + c));
     }
     store<V>(values + v * width + c, sum);
   }
@@ -178,18 +193,21 @@ __global__ void slice_points(PointLattice l, const Real* values, int width, Real
   for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
     Pack<V, Real> sum{};
 #pragma unroll 3
-    for (int r = 0; r < l.corners; ++r) add_scaled(sum, weight[r] * gain, load<V>(values + row[r] * int64_t{width} + c));
+    for (int r = 0; r < l.corners; ++r) {
+      add_scaled(sum, weight[r] * gain, load<V>(values + row[r] * int64_t{width} + c));
+    }
     store<V>(out + p * width + c, sum);
   }
 }
 
-// in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d (d..0 if reverse), slice, gain.
+// in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d (d..0 if
+// reverse), slice, gain.
 template <class Real, class WithArena>
-void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width, bool reverse,
-                   const WithArena& with_arena) {
+void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width,
+                   bool reverse, const WithArena& with_arena) {
   auto lay_out = [&](Arena& arena, TermOf<Real>& t) {
-    int32_t* count = arena.take<int32_t>(1);
-    for (Real*& values : t.values) values = arena.take<Real>(l.vertices * width);
+    int32_t* count = arena.allocate<int32_t>(1);
+    for (Real*& values : t.values) values = arena.allocate<Real>(l.vertices * width);
     t.count = count;
     return count;
   };
@@ -204,13 +222,17 @@ void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* o
     term.corners = l.corners;
     term.copies = 1;
     terms.at[0] = term;
-    const Real gain = Real(1) / (Real(1) + Real(1) / static_cast<Real>(int64_t{1} << (l.corners - 1)));  // as lattice_gain
+    // As lattice_gain.
+    const Real gain =
+        Real(1) / (Real(1) + Real(1) / static_cast<Real>(int64_t{1} << (l.corners - 1)));
     const int pack = std::min(pack_width<Real>(width, in), pack_width<Real>(width, out));
     const dim3 block = row_block((width + pack - 1) / pack);
     with_pack<Real>(pack, [&](auto v) {
-      launch(stream, blocks_for(l.vertices, block.y), block, gather_entries<v(), Real>, l, in, width, term.values[0], count);
+      launch(stream, blocks_for(l.vertices, block.y), block, gather_entries<v(), Real>, l, in,
+             width, term.values[0], count);
       blur_all(stream, terms, width, v(), reverse, l.vertices);
-      launch(stream, blocks_for(l.points, block.y), block, slice_points<v(), Real>, l, term.blurred(), width, gain, out);
+      launch(stream, blocks_for(l.points, block.y), block, slice_points<v(), Real>, l,
+             term.blurred(), width, gain, out);
     });
   });
 }

@@ -1,33 +1,35 @@
-// IRN's random walk: one thread a cell, one launch a step. Sums run over the neighbours in the CPU kernel's order, so
-// that both give the same bits for a whole `beta`.
+// IRN's random walk: one thread per cell, one launch per step. Neighbours are summed in the CPU
+// kernel's order, so that both give the same bits if `beta` is an integer.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#include "../math/walk.h"
+#include "../math/random_walk.h"
 
 #include "launch.cuh"
 
 namespace wsss::cuda {
 
-// A chunk of images on the device, each row followed by cells of wall, each plane within margins.
+// A chunk of images on the device: each row is followed by border cells, each plane has margins.
 struct WalkArrays {
   WalkShape shape;
   int64_t images, maps;
-  float* wall;      // [images, plane]
-  float* weights;   // [images, neighbours, cells]
+  float* wall;       // [images, plane]
+  float* weights;    // [images, neighbours, cells]
   float* fields[2];  // [images, maps, plane]
 
   WSSS_HD int64_t plane() const { return 2 * shape.margin() + shape.cells(); }
 };
 
-// maps [images, K, h, w] and edge [images, h, w] into planes; a thread for each place of each plane of `wall`.
+// Copies maps [images, K, h, w] and edge [images, h, w] into planes; one thread per cell of each
+// plane of `wall`.
 __global__ static void walk_start(WalkArrays a, const float* maps, const float* edge) {
   const int64_t i = thread_number(), plane = a.plane();
   if (i >= a.images * plane) return;
   const WalkShape s = a.shape;
-  const int64_t image = i / plane, at = i % plane, cell = at - s.margin(), y = cell / s.stride(), x = cell % s.stride();
+  const int64_t image = i / plane, at = i % plane, cell = at - s.margin(), y = cell / s.stride(),
+                x = cell % s.stride();
   const bool inside = cell >= 0 && y < s.height && x < s.width;
   const float wall = inside ? edge[(image * s.height + y) * s.width + x] : 1.0f;
   a.wall[i] = wall;
@@ -39,7 +41,7 @@ __global__ static void walk_start(WalkArrays a, const float* maps, const float* 
   }
 }
 
-// Transition weights of a cell: affinities, divided by their sum. A thread for each cell of each image.
+// Transition weights of a cell: affinities divided by their sum. One thread per cell of each image.
 __global__ static void walk_weights(WalkArrays a, float beta) {
   const int64_t i = thread_number(), cells = a.shape.cells();
   if (i >= a.images * cells) return;
@@ -48,19 +50,20 @@ __global__ static void walk_weights(WalkArrays a, float beta) {
   const float* wall = a.wall + image * a.plane() + s.margin() + cell;
   const int count = neighbours(s.radius);
   float* weight = a.weights + image * count * cells + cell;
-  const int whole = static_cast<int>(beta < kMaxWholePower ? beta : kMaxWholePower);
-  float sum = 1.0f;  // the affinity to itself
+  const int whole = static_cast<int>(beta < kMaxIntegerPower ? beta : kMaxIntegerPower);
+  float sum = 1.0f;  // a cell's affinity to itself
   int64_t n = 0;
   for (int y = -s.reach(); y <= s.reach(); ++y) {
     const int half = half_width(s.radius, y);
     for (int x = -half; x <= half; ++x) {
       if (x == 0 && y == 0) continue;
       float highest = 0.0f;
-      each_on_path(y, x, [&](int v, int u) {
+      for_each_on_path(y, x, [&](int v, int u) {
         const float there = wall[v * s.stride() + u];
         highest = there > highest ? there : highest;
       });
-      const float affinity = whole == beta ? whole_power(1 - highest, whole) : powf(1 - highest, beta);
+      const float affinity =
+          whole == beta ? integer_power(1 - highest, whole) : powf(1 - highest, beta);
       weight[n++ * cells] = affinity;
       sum += affinity;
     }
@@ -68,13 +71,14 @@ __global__ static void walk_weights(WalkArrays a, float beta) {
   for (n = 0; n < count; ++n) weight[n * cells] = weight[n * cells] / sum;
 }
 
-// One step of maps [first, first + K) of every image. A thread for each cell of each image.
+// One step of maps [first, first + K) of every image. One thread per cell of each image.
 template <int K>
 __global__ void walk_step(WalkArrays a, int64_t first, const float* from, float* to) {
   const int64_t i = thread_number(), cells = a.shape.cells(), plane = a.plane();
   if (i >= a.images * cells) return;
   const WalkShape s = a.shape;
-  const int64_t image = i / cells, cell = i % cells, place = (image * a.maps + first) * plane + s.margin() + cell;
+  const int64_t image = i / cells, cell = i % cells,
+                place = (image * a.maps + first) * plane + s.margin() + cell;
   const float* weight = a.weights + image * neighbours(s.radius) * cells + cell;
   float here[K], sum[K] = {};
   for (int k = 0; k < K; ++k) here[k] = from[place + k * plane];
@@ -91,7 +95,7 @@ __global__ void walk_step(WalkArrays a, int64_t first, const float* from, float*
   for (int k = 0; k < K; ++k) to[place + k * plane] = here[k] + sum[k];
 }
 
-// Back to out [images, K, h, w]; a thread for each of its values.
+// Copies the result to out [images, K, h, w]; one thread per value.
 __global__ static void walk_end(WalkArrays a, const float* field, float* out) {
   const int64_t i = thread_number();
   const WalkShape s = a.shape;

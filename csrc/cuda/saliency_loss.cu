@@ -1,3 +1,5 @@
+#include "saliency_loss.h"
+
 #include "saliency_loss.cuh"
 
 namespace wsss::cuda {
@@ -13,21 +15,23 @@ void run(Context& context, const SaliencyLossCall& call) {
   const T* logits = static_cast<const T*>(call.logits);
   const Real* saliency = static_cast<const Real*>(call.saliency);
   double* parts = context.allocate<double>(blocks);
-  // Counts, the number of wrong values and the mask start at zero.
+  // Zeros: counts, the number of invalid values and the mask.
   const int64_t zeroed = (2 * channels + 1) * static_cast<int64_t>(sizeof(int)) + s.channels;
   int* counts = static_cast<int*>(context.allocate(zeroed));
-  int* wrong = counts + 2 * channels;
-  unsigned char* mask = reinterpret_cast<unsigned char*>(wrong + 1);
+  int* invalid = counts + 2 * channels;
+  unsigned char* mask = reinterpret_cast<unsigned char*>(invalid + 1);
   Role* roles = context.allocate<Role>(channels);
   fill_bytes(stream, counts, 0, zeroed);
   for (int64_t k : call.always_background) fill_bytes(stream, mask + k, 1, 1);
-  launch(stream, blocks, kThreads, count_overlap<T>, s, logits, saliency, counts, wrong);
-  launch(stream, blocks_for(channels), kThreads, assign_roles, s, call.tau, call.adaptive, call.present, mask, counts, roles);
-  launch_together(stream, blocks, kSumThreads, compare_with_saliency<T>, s, call.lam, logits, saliency, roles,
-                  static_cast<Real*>(call.foreground), static_cast<Real*>(call.background),
-                  static_cast<Real*>(call.estimate), static_cast<Real*>(call.grad), parts);
-  launch_together(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0 / static_cast<double>(pixels), wrong,
-                  static_cast<Real*>(call.loss));
+  launch(stream, blocks, kThreads, count_overlap<T>, s, logits, saliency, counts, invalid);
+  launch(stream, blocks_for(channels), kThreads, assign_roles, s, call.tau, call.adaptive,
+         call.present, mask, counts, roles);
+  launch_with_barriers(
+      stream, blocks, kSumThreads, compare_with_saliency<T>, s, call.lam, logits, saliency, roles,
+      static_cast<Real*>(call.foreground), static_cast<Real*>(call.background),
+      static_cast<Real*>(call.estimate), static_cast<Real*>(call.grad), parts);
+  launch_with_barriers(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks,
+                       1.0 / static_cast<double>(pixels), invalid, static_cast<Real*>(call.loss));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Bilinear resizing with half-pixel centres (align_corners False, no smoothing when the result is smaller).
+// Bilinear resizing with half-pixel centres (align_corners=False, antialias=False).
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 namespace wsss {
 
 struct ResizeShape {
-  int64_t labels, height, width;  // of the logits of an image
+  int64_t labels, height, width;  // of the logits of one image
   int64_t out_height, out_width;
 };
 
-// Cell `i` of the result = mixed(source[low], source[high], fraction).
+// Pixel `i` of the result is interpolate(source[low], source[high], fraction).
 template <class Real>
 struct BilinearSource {
   int64_t low, high;
@@ -27,13 +27,14 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   const int64_t cell = static_cast<int64_t>(at);
   const int64_t low = cell < source_size ? cell : source_size - 1;  // rounding may reach the end
   const Real fraction = at - static_cast<Real>(low);
-  // Nothing is read that does not count: a NaN stays where it is when sizes are equal.
+  // At fraction 0 `high` is `low`, so that a NaN does not spread when sizes are equal.
   return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
 }
 
-// (1 - fraction) * low + fraction * high. At fraction 0 the low value alone: 0 times infinity would be NaN.
+// (1 - fraction) * low + fraction * high. At fraction 0 only `low` counts: 0 * infinity would be
+// NaN.
 template <class Real>
-WSSS_HD Real mixed(Real low, Real high, Real fraction) {
+WSSS_HD Real interpolate(Real low, Real high, Real fraction) {
   return fraction > 0 ? (1 - fraction) * low + fraction * high : low;
 }
 

@@ -1,8 +1,10 @@
-// Permutohedral lattice geometry (Adams, Baek and Davis 2010): which simplex holds a point, with which weights, and how
-// a vertex is named by 64 bits. Torch-free; shared by the CPU kernel (F = a vector of pixels) and CUDA (F = float).
+// Permutohedral lattice geometry (Adams, Baek and Davis 2010): which simplex contains a point, its
+// barycentric weights, and 64-bit keys of vertices. Shared by the CPU kernel (F = a vector of
+// pixels) and CUDA (F = float).
 //
-// Compiled without fused multiply-add, so that all backends and pydensecrf agree on the vertices to the bit: 8-bit
-// images often lie on a simplex boundary, where one rounding error decides whether a vertex exists.
+// Compiled without fused multiply-add, so that all backends and pydensecrf find exactly the same
+// vertices: 8-bit images often lie on a simplex boundary, where one rounding error decides whether
+// a vertex exists.
 #pragma once
 
 #include <cmath>
@@ -15,15 +17,18 @@ namespace wsss {
 // Feature i is multiplied by this before elevation (page 4); rounded where pydensecrf rounds.
 inline void feature_scale(int d, float* scale) {
   const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (d + 1));
-  for (int i = 0; i < d; ++i) scale[i] = static_cast<float>(1.0 / std::sqrt((i + 2.0) * (i + 1.0)) * deviation);
+  for (int i = 0; i < d; ++i) {
+    scale[i] = static_cast<float>(1.0 / std::sqrt((i + 2.0) * (i + 1.0)) * deviation);
+  }
 }
 
-// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) * (quotient[j] - [rank[j] > D - r]) + r.
+// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) * (quotient[j] - [rank[j] > D - r])
+// + r.
 template <int D, class F, class I>
 struct Simplex {
   I quotient[D + 1];
   I rank[D + 1];
-  F weight[D + 1];  // barycentric, of vertex r
+  F weight[D + 1];  // barycentric weight of vertex r
 };
 
 // `scaled` [D]: features times feature_scale.
@@ -53,7 +58,8 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
       s.rank[j] = s.rank[j] + (1 - below);
     }
   }
-  // The rounded point may leave the plane sum(x) = 0; the coordinates that were rounded the furthest bring it back.
+  // The rounded point may lie off the plane sum(x) = 0; moving the coordinates that were rounded
+  // the furthest brings it back.
   F by_rank[D + 1];  // offset of the coordinate with rank r
   for (int r = 0; r <= D; ++r) by_rank[r] = total - total;
   for (int j = 0; j <= D; ++j) {
@@ -63,13 +69,15 @@ WSSS_HD void locate(const F* scaled, Simplex<D, F, I>& s) {
     s.rank[j] = moved + (D + 1) * (up - down);
     s.quotient[j] = s.quotient[j] + up - down;
     const F offset = (elevated[j] - to_float(s.quotient[j] * (D + 1))) * inverse;
-    for (int r = 0; r <= D; ++r) by_rank[r] = by_rank[r] + keep_if_equal(s.rank[j], excess - excess + r, offset);
+    for (int r = 0; r <= D; ++r) {
+      by_rank[r] = by_rank[r] + keep_if_equal(s.rank[j], excess - excess + r, offset);
+    }
   }
   for (int r = 1; r <= D; ++r) s.weight[r] = by_rank[D - r] - by_rank[D - r + 1];
   s.weight[0] = by_rank[D] + (1.0f - by_rank[0]);
 }
 
-// The quotients that coordinate j can take, with margin: [low, low + 2^width).
+// The range of quotients of coordinate j, with a margin: [low, low + 2^width).
 struct CoordinateRange {
   int32_t low;
   int width;
@@ -85,9 +93,10 @@ inline CoordinateRange coordinate_range(int d, int j, const double* from, const 
   }
   below /= d + 1;
   above /= d + 1;
-  // round_even needs |quotient| < 2^22; and floats hold every integer up to d+1 times that.
+  // round_even needs |quotient| < 2^22, and floats represent every integer up to d+1 times that.
   if (!(below > -2097152.0 && above < 2097152.0)) return {0, 0, false};
-  // Four cells of margin: rounding, the rank fix, the vertex's own wrap, one step to a neighbour.
+  // A margin of four cells: rounding, the rank correction, the vertex's own wrap, and one step to a
+  // neighbour.
   const int32_t low = static_cast<int32_t>(std::floor(below)) - 4;
   const double cells = std::ceil(above) + 4 - low + 1;
   int width = 1;
@@ -95,7 +104,8 @@ inline CoordinateRange coordinate_range(int d, int j, const double* from, const 
   return {low, width, true};
 }
 
-// Key = remainder in the low bits, then D biased quotients. Only the first D of the D+1 coordinates are stored.
+// A key holds the remainder in its low bits, then D biased quotients. Only the first D of the D+1
+// coordinates are stored, since all sum to 0.
 template <int D>
 struct KeyLayout {
   static constexpr int kRemainderBits = D < 8 ? 3 : 4;
@@ -105,7 +115,8 @@ struct KeyLayout {
   uint64_t all_units;
   int bits;
 
-  // Features lie in [from[i], to[i]], already scaled. False when the coordinates need more than 63 bits.
+  // Chooses the layout for scaled features in [from[i], to[i]]. False when the coordinates need
+  // more than 63 bits.
   bool fit(const double* from, const double* to) {
     bits = kRemainderBits;
     all_units = 0;
@@ -122,20 +133,24 @@ struct KeyLayout {
   }
 };
 
-// The D+1 vertex keys of a simplex, in order of remainder.
+// The keys of the D+1 vertices of a simplex, in order of remainder.
 template <int D>
-WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const int* rank, uint64_t* key) {
+WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const int* rank,
+                         uint64_t* key) {
   uint64_t unit_of_rank[D + 1];
   uint64_t k = 0;
   for (int j = 0; j <= D; ++j) {
-    for (int r = 0; r <= D; ++r) unit_of_rank[r] = rank[j] == r ? layout.unit[j] : (j ? unit_of_rank[r] : 0);
+    for (int r = 0; r <= D; ++r) {
+      unit_of_rank[r] = rank[j] == r ? layout.unit[j] : (j ? unit_of_rank[r] : 0);
+    }
     if (j < D) k += layout.unit[j] * static_cast<uint64_t>(quotient[j] - layout.low[j]);
   }
   key[0] = k;
   for (int r = 1; r <= D; ++r) key[r] = k = k + 1 - unit_of_rank[D - r + 1];
 }
 
-// The next vertex along direction j: -1 on every coordinate, then D+1 on coordinate j.
+// The key of the next vertex along direction j: -1 on every coordinate, then +(D+1) on coordinate
+// j.
 template <int D>
 WSSS_HD uint64_t next_key(const KeyLayout<D>& layout, uint64_t key, int j) {
   constexpr uint64_t kRemainder = (1u << KeyLayout<D>::kRemainderBits) - 1;
@@ -143,7 +158,7 @@ WSSS_HD uint64_t next_key(const KeyLayout<D>& layout, uint64_t key, int j) {
   return back + layout.unit[j];
 }
 
-// The blur [1/2 1 1/2] along D+1 directions and the splat/slice pair need this factor.
+// The factor that normalises the blur [1/2 1 1/2] along d+1 directions between splat and slice.
 WSSS_HD float lattice_gain(int d) { return 1.0f / (1.0f + 1.0f / static_cast<float>(1 << d)); }
 
 }  // namespace wsss

@@ -1,4 +1,4 @@
-// What both backends of the per-pixel losses agree on.
+// The per-pixel losses, as both backends compute them.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,10 @@ enum class PixelLossKind { kCrossEntropy, kBinary };
 struct PixelLossShape {
   int64_t images, classes, height, width;  // of the logits; class 0 is background
   int64_t label_height, label_width;
-  bool upsample;  // logits to the labels' size, bilinearly; else labels to the logits' size, nearest
+  // true: logits are resized to the labels' size (bilinear); false: labels to the logits' (nearest)
+  bool upsample;
 
-  // Where the loss is taken.
+  // The size at which the loss is computed.
   WSSS_HD int64_t rows() const { return upsample ? label_height : height; }
   WSSS_HD int64_t columns() const { return upsample ? label_width : width; }
   WSSS_HD int64_t pixels() const { return rows() * columns(); }
@@ -27,14 +28,14 @@ struct PixelLossOptions {
   int64_t ignore;
 };
 
-// The label under the centre of cell i, as Pillow resizes.
+// The index of the source label under the centre of pixel `i`, as in Pillow's nearest resizing.
 WSSS_HD int64_t nearest_centre(int64_t i, int64_t source_size, int64_t size) {
   const double step = static_cast<double>(source_size) / static_cast<double>(size);
   const int64_t at = static_cast<int64_t>((static_cast<double>(i) + 0.5) * step);
   return at < source_size ? at : source_size - 1;
 }
 
-// Smoothed labels: `own` for the label, `other` for every other class; together 1.
+// The target distribution with label smoothing: `own` for the label, `other` for every other class.
 struct SmoothedTarget {
   double own, other;
 };
@@ -43,17 +44,20 @@ WSSS_HD SmoothedTarget smoothed_target(int64_t classes, double smoothing) {
   return {1.0 - smoothing, smoothing / static_cast<double>(classes - 1)};
 }
 
-// A pixel's share of the loss, by its group; an empty group contributes nothing.
-struct PixelShares {
+// The weight of a background and of a foreground pixel in the mean; an empty group contributes
+// nothing.
+struct PixelWeights {
   double background, foreground;
 };
-WSSS_HD PixelShares pixel_shares(int64_t background, int64_t foreground, bool balance) {
-  const auto share = [](int64_t count) { return 1.0 / static_cast<double>(count > 0 ? count : 1); };
-  if (balance) return {share(background) / 2, share(foreground) / 2};
-  return {share(background + foreground), share(background + foreground)};
+WSSS_HD PixelWeights pixel_weights(int64_t background, int64_t foreground, bool balance) {
+  const auto weight = [](int64_t count) {
+    return 1.0 / static_cast<double>(count > 0 ? count : 1);
+  };
+  if (balance) return {weight(background) / 2, weight(foreground) / 2};
+  return {weight(background + foreground), weight(background + foreground)};
 }
 
-WSSS_HD bool is_label(int64_t label, int64_t classes, int64_t ignore) {
+WSSS_HD bool is_valid_label(int64_t label, int64_t classes, int64_t ignore) {
   return label == ignore || (label >= 0 && label < classes);
 }
 

@@ -1,5 +1,6 @@
-// The few operations that csrc/math writes once for float and for vectors of float. cpu/simd.h adds the overloads for
-// vectors; it must come before any template of csrc/math, because built-in vectors have no namespace to be found in.
+// The operations with which csrc/math serves both floats and vectors of floats. cpu/simd.h adds the
+// overloads for vectors. It must be included before math/exp.h and math/lattice.h, because
+// argument-dependent lookup does not find functions for built-in vector types.
 #pragma once
 
 #ifdef __CUDACC__

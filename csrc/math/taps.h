@@ -1,7 +1,9 @@
-// The taps of a sum of dilated convolutions: logits[y, x] += weight[t] . features[y + dy[t], x + dx[t]].
+// The taps of a sum of dilated convolutions:
+//   logits[y, x] += weight[t] . features[y + dy[t], x + dx[t]]
 //
-// Equal shifts of different branches are one tap (always so for the centres), a shift that leaves the map is none: AMN's
-// 36 taps are 33 at 32x32 and 17 at 16x16. Sorted by dy, the taps that a row of features serves are a contiguous range.
+// Equal shifts of different branches are merged into one tap (as for all centres), and shifts that
+// leave the map are dropped: AMN's 36 taps become 33 at 32x32 and 17 at 16x16. Taps are sorted by
+// dy, so that those which read a given row of features are a contiguous range.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +15,11 @@
 namespace wsss {
 
 struct HeadShape {
-  int64_t labels, channels, height, width, branches, cells;  // cells: k * k of a kernel
+  int64_t labels, channels, height, width, branches, cells;  // cells: k * k weights of a kernel
   WSSS_HD int64_t pixels() const { return height * width; }
 };
 
-// Labels [first, last) of all.
+// The labels [first, last): a share of all, processed together.
 struct LabelShare {
   int64_t first, last;
   WSSS_HD int64_t count() const { return last - first; }
@@ -25,13 +27,14 @@ struct LabelShare {
 
 struct Taps {
   std::vector<int64_t> dy, dx;  // [T] shifts in cells, sorted by dy, then dx
-  std::vector<int64_t> first;   // [T + 1] where a tap's sources start
-  std::vector<int64_t> source;  // branch * k * k + cell of the kernel
+  std::vector<int64_t> first;   // [T + 1] where a tap's sources start in `source`
+  std::vector<int64_t> source;  // branch * k * k + position in the kernel
   int64_t count() const { return static_cast<int64_t>(dy.size()); }
 };
 
 // Kernel size `k` is 1 or 3.
-inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t height, int64_t width) {
+inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t height,
+                      int64_t width) {
   struct Shift {
     int64_t dy, dx, source;
   };
@@ -40,9 +43,10 @@ inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t 
   for (size_t r = 0; r < dilations.size(); ++r) {
     for (int64_t i = 0; i < cells; ++i) {
       const int64_t row = i / k - k / 2, column = i % k - k / 2;  // -1, 0, 1
-      // Compared without a product: a dilation may be as large as an int64.
+      // Compared without multiplying: a dilation may be as large as an int64.
       if ((row && dilations[r] >= height) || (column && dilations[r] >= width)) continue;
-      shifts.push_back({row * dilations[r], column * dilations[r], static_cast<int64_t>(r) * cells + i});
+      shifts.push_back(
+          {row * dilations[r], column * dilations[r], static_cast<int64_t>(r) * cells + i});
     }
   }
   std::sort(shifts.begin(), shifts.end(), [](const Shift& a, const Shift& b) {
@@ -61,12 +65,13 @@ inline Taps plan_taps(const std::vector<int64_t>& dilations, int64_t k, int64_t 
   return taps;
 }
 
-// Rows [y0, y1) of the features, and the range [t0, t1) of taps that read some of them.
+// Rows [y0, y1) of the features, and the taps [t0, t1) that read some of them.
 struct Band {
   int64_t y0, y1, t0, t1;
 };
 
-// Bands of `rows` rows that cover the map. A tap reads row y when the row it adds to, y - dy, is on the map.
+// Bands of `rows` rows that cover the map. A tap reads row y when the row it adds to, y - dy, is on
+// the map.
 inline std::vector<Band> plan_bands(const Taps& taps, int64_t height, int64_t rows) {
   std::vector<Band> bands;
   for (int64_t y0 = 0; y0 < height; y0 += rows) {

@@ -1,5 +1,5 @@
-// C++-only checks of the activation-aware mask refinement loss, for sanitizers: odd sizes and winding regions against the
-// definition in double, task orders that agree, and the CUDA kernels.
+// C++-only checks of the activation-aware mask refinement loss, for sanitizers: odd sizes and
+// winding regions against the definition in double, task orders that agree, and the CUDA kernels.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -7,13 +7,15 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/aamr_loss.h"
+#include "../cpu/aamr_loss_kernel.h"
 #include "../cuda/aamr_loss.cuh"
 
 namespace {
 
 uint32_t state = 1;
-double uniform() { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0; }
+double uniform() {
+  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
+}
 
 template <class Real>
 struct Problem {
@@ -28,7 +30,8 @@ struct Result {
   std::vector<Real> grad;
   double loss = 0;
 
-  explicit Result(const wsss::AamrShape& s) : region(s.images * s.pixels(), 9), grad(region.size() * s.channels, Real(-9)) {}
+  explicit Result(const wsss::AamrShape& s)
+      : region(s.images * s.pixels(), 9), grad(region.size() * s.channels, Real(-9)) {}
   bool operator==(const Result&) const = default;
 };
 
@@ -44,12 +47,14 @@ Result<double> by_definition(const Problem<Real>& p) {
     std::vector<bool> salient(n), active(n), seen(n);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t y = i / s.width, x = i % s.width;
-      const Real shown = p.saliency[(b * s.saliency_height + y * s.saliency_height / s.height) * s.saliency_width +
-                                    x * s.saliency_width / s.width];
+      const Real shown =
+          p.saliency[(b * s.saliency_height + y * s.saliency_height / s.height) * s.saliency_width +
+                     x * s.saliency_width / s.width];
       target[b * n + i] = shown;
       salient[i] = shown >= static_cast<Real>(p.salient);
-      active[i] = p.response[(b * s.response_height + y * s.response_height / s.height) * s.response_width +
-                             x * s.response_width / s.width] >= static_cast<Real>(p.active);
+      active[i] =
+          p.response[(b * s.response_height + y * s.response_height / s.height) * s.response_width +
+                     x * s.response_width / s.width] >= static_cast<Real>(p.active);
     }
     for (int64_t i = 0; i < n; ++i) {
       if (!salient[i]) r.region[b * n + i] = !active[i];
@@ -69,7 +74,9 @@ Result<double> by_definition(const Problem<Real>& p) {
           }
         }
       }
-      for (int64_t at : found) r.region[b * n + at] = answering / static_cast<double>(found.size()) >= p.overlap;
+      for (int64_t at : found) {
+        r.region[b * n + at] = answering / static_cast<double>(found.size()) >= p.overlap;
+      }
     }
     for (int64_t i = 0; i < n; ++i) inside += r.region[b * n + i];
   }
@@ -93,13 +100,14 @@ Result<double> by_definition(const Problem<Real>& p) {
 template <class Real>
 Result<Real> on_cpu(const Problem<Real>& p, bool backwards) {
   Result<Real> r(p.s);
-  wsss::AamrLossCpu<Real> work(p.s, p.salient, p.active, p.overlap, {p.logits.data(), p.saliency.data(), p.response.data()},
-                               {r.region.data(), r.grad.data()});
-  if (!backwards) work.mark(0, p.s.images);
-  for (int64_t b = p.s.images; backwards && b-- > 0;) work.mark(b, b + 1);
-  work.settle();
-  if (!backwards) work.compare(0, work.tasks());
-  for (int64_t task = work.tasks(); backwards && task-- > 0;) work.compare(task, task + 1);
+  wsss::AamrLossCpu<Real> work(
+      p.s, p.salient, p.active, p.overlap, {p.logits.data(), p.saliency.data(), p.response.data()},
+      {r.region.data(), r.grad.data()});
+  if (!backwards) work.mark_regions(0, p.s.images);
+  for (int64_t b = p.s.images; backwards && b-- > 0;) work.mark_regions(b, b + 1);
+  work.reduce_counts();
+  if (!backwards) work.compute_losses(0, work.tasks());
+  for (int64_t task = work.tasks(); backwards && task-- > 0;) work.compute_losses(task, task + 1);
   r.loss = work.loss();
   return r;
 }
@@ -108,27 +116,36 @@ template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   Result<Real> r(p.s);
   const int64_t pixels = p.s.images * p.s.pixels();
-  const unsigned blocks = static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
+  const unsigned blocks =
+      static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   const dim3 grid(blocks), block(wsss::cuda::kSumThreads);
   std::vector<int> parents(pixels, -7), sizes(2 * pixels, 0);
   std::vector<double> parts(blocks);
-  int wrong = 0;
+  int invalid = 0;
   double count = -1;
   Real loss = -1;
   wsss::launch(grid, block, [&] {
-    wsss::cuda::mark_pixels<Real>(p.s, static_cast<Real>(p.salient), static_cast<Real>(p.active), p.saliency.data(),
-                            p.response.data(), parents.data(), r.region.data(), &wrong);
+    wsss::cuda::mark_pixels<Real>(
+        p.s, static_cast<Real>(p.salient), static_cast<Real>(p.active), p.saliency.data(),
+        p.response.data(), parents.data(), r.region.data(), &invalid);
   });
   wsss::launch(grid, block, [&] { wsss::cuda::join_regions(p.s, parents.data()); });
-  wsss::launch(grid, block, [&] { wsss::cuda::measure_regions(p.s, parents.data(), r.region.data(), sizes.data()); });
-  wsss::launch_together(grid, block, [&] {
-    wsss::cuda::choose_region(p.s, p.overlap, parents.data(), sizes.data(), r.region.data(), parts.data());
+  wsss::launch(grid, block, [&] {
+    wsss::cuda::measure_regions(p.s, parents.data(), r.region.data(), sizes.data());
   });
-  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &wrong, &count); });
-  wsss::launch_together(grid, block, [&] {
-    wsss::cuda::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(), &count, r.grad.data(), parts.data());
+  wsss::launch_with_barriers(grid, block, [&] {
+    wsss::cuda::choose_region(
+        p.s, p.overlap, parents.data(), sizes.data(), r.region.data(), parts.data());
   });
-  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &wrong, &loss); });
+  wsss::launch_with_barriers({1}, block, [&] {
+    wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &invalid, &count);
+  });
+  wsss::launch_with_barriers(grid, block, [&] {
+    wsss::cuda::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(),
+                                        &count, r.grad.data(), parts.data());
+  });
+  wsss::launch_with_barriers(
+      {1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &invalid, &loss); });
   r.loss = loss;
   return r;
 }
@@ -136,15 +153,20 @@ Result<Real> on_device(const Problem<Real>& p) {
 template <class Real>
 bool near(const Result<Real>& a, const Result<double>& b, double tolerance) {
   bool fine = a.region == b.region && std::fabs(a.loss - b.loss) <= tolerance;
-  for (size_t i = 0; i < a.grad.size(); ++i) fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  for (size_t i = 0; i < a.grad.size(); ++i) {
+    fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  }
   return fine;
 }
 
-// `density`: how much of the maps is salient, and active. Near 0.4, 8-connected regions of noise wind through the image.
+// `density`: how much of the maps is salient, and active. Near 0.4, 8-connected regions of noise
+// wind through the image.
 template <class Real>
 bool good(const wsss::AamrShape& s, double density, double overlap, double tolerance) {
   Problem<Real> p{s, 1 - density, 1 - density, overlap, {}, {}, {}};
-  for (int64_t i = 0; i < s.images * s.channels * s.pixels(); ++i) p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
+  for (int64_t i = 0; i < s.images * s.channels * s.pixels(); ++i) {
+    p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
+  }
   for (int64_t i = 0; i < s.images * s.saliency_height * s.saliency_width; ++i) {
     p.saliency.push_back(static_cast<Real>(uniform()));
   }
@@ -153,17 +175,21 @@ bool good(const wsss::AamrShape& s, double density, double overlap, double toler
   }
   const auto exact = by_definition(p);
   const auto one = on_cpu(p, false), device = on_device(p);
-  bool fine = one == on_cpu(p, true) && near(one, exact, tolerance) && near(device, exact, tolerance);
+  bool fine =
+      one == on_cpu(p, true) && near(one, exact, tolerance) && near(device, exact, tolerance);
   cuda_on_cpu::reversed = true;
   fine = fine && on_device(p) == device;
   cuda_on_cpu::reversed = false;
   auto loud = p, lost = p;
   loud.saliency[0] = Real(1.5);  // the first pixel's
   lost.response[0] = NAN;
-  for (const auto& bad : {loud, lost}) fine = fine && std::isnan(on_cpu(bad, false).loss) && std::isnan(on_device(bad).loss);
+  for (const auto& bad : {loud, lost}) {
+    fine = fine && std::isnan(on_cpu(bad, false).loss) && std::isnan(on_device(bad).loss);
+  }
   if (!fine) {
-    std::printf("failed: %d channels, %dx%d, density %g, overlap %g\n", static_cast<int>(s.channels),
-                static_cast<int>(s.height), static_cast<int>(s.width), density, overlap);
+    std::printf(
+        "failed: %d channels, %dx%d, density %g, overlap %g\n", static_cast<int>(s.channels),
+        static_cast<int>(s.height), static_cast<int>(s.width), density, overlap);
   }
   return fine;
 }
@@ -174,8 +200,11 @@ int main() {
   bool fine = true;
   for (int64_t channels : {2, 21}) {
     for (double density : {0.0, 0.4, 0.7, 1.0}) {
-      for (const wsss::AamrShape& s : {wsss::AamrShape{2, channels, 5, 7, 13, 20, 4, 9}, {1, channels, 1, 1, 4, 4, 3, 3},
-                                       {3, channels, 33, 35, 33, 35, 33, 35}, {1, channels, 8, 8, 4, 4, 16, 16}}) {
+      for (const wsss::AamrShape& s :
+           {wsss::AamrShape{2, channels, 5, 7, 13, 20, 4, 9},
+            {1, channels, 1, 1, 4, 4, 3, 3},
+            {3, channels, 33, 35, 33, 35, 33, 35},
+            {1, channels, 8, 8, 4, 4, 16, 16}}) {
         fine &= good<float>(s, density, 0.4, 4e-6);
         fine &= good<double>(s, density, 0.25, 1e-13);
       }

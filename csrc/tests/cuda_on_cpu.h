@@ -1,6 +1,7 @@
-// Just enough of CUDA to run the kernels and the host code of csrc/cuda as C++ on the CPU, where sanitizers see every
-// access: blocks one after the other; in a cooperating launch the threads of a block are fibers that switch at barriers and
-// shuffles. What it cannot show: races between blocks or warps, and the memory model.
+// Just enough of CUDA to run the kernels and the host code of csrc/cuda as C++ on the CPU, where
+// sanitizers see every access: blocks one after the other; in a cooperating launch the threads of a
+// block are fibers that switch at barriers and shuffles. What it cannot show: races between blocks
+// or warps, and the memory model.
 #pragma once
 
 #include <setjmp.h>
@@ -20,8 +21,8 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-// Jumps switch ten times as fast as contexts, which call the kernel, but neither the sanitizer nor glibc's hardened longjmp
-// allows them between stacks.
+// Jumps switch ten times as fast as contexts, which call the kernel, but neither the sanitizer nor
+// glibc's hardened longjmp allows them between stacks.
 #if !defined(__SANITIZE_ADDRESS__) && !(defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
 #define WSSS_SWITCH_BY_JUMPS
 #endif
@@ -66,21 +67,25 @@ class __half {
     const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
     if (!(size == size)) {
       bits_ = 0x7fff;
-    } else if (size >= 65520.0f) {  // the middle between the largest number and the next power of two
+    } else if (size >= 65520.0f) {
+      // the middle between the largest number and the next power of two
       bits_ = sign | 0x7c00;
     } else if (size < 0.00006103515625f) {  // subnormal: multiples of 2^-24
       bits_ = sign | static_cast<uint16_t>(std::nearbyint(size * 16777216.0f));
     } else {
       uint32_t bits;
       std::memcpy(&bits, &size, 4);
-      bits_ = sign | static_cast<uint16_t>((bits + 0xfff + (bits >> 13 & 1) - (uint32_t{112} << 23)) >> 13);
+      bits_ =
+          sign |
+          static_cast<uint16_t>((bits + 0xfff + (bits >> 13 & 1) - (uint32_t{112} << 23)) >> 13);
     }
   }
   explicit operator float() const {
     const int exponent = bits_ >> 10 & 31, fraction = bits_ & 1023;
-    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                                      : std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction),
-                                                   (exponent ? exponent : 1) - 25);
+    const float size =
+        exponent == 31 ? (fraction ? NAN : INFINITY)
+                       : std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction),
+                                    (exponent ? exponent : 1) - 25);
     return bits_ & 0x8000 ? -size : size;
   }
 
@@ -101,7 +106,8 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
 
 namespace cuda_on_cpu {
 
-// The threads of one block. Each runs until it waits; when all that are left wait for the same, they go on.
+// The threads of one block. Each runs until it waits; when all that are left wait for the same,
+// they go on.
 class Block {
  public:
   static constexpr unsigned kWarp = 32;
@@ -126,7 +132,8 @@ class Block {
     for (Fiber* fiber : fibers_) resume(*fiber);
     for (bool left = true; left;) {
       left = false;
-      // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the barrier.
+      // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the
+      // barrier.
       bool moved = false, all_at_barrier = true;
       for (size_t first = 0; first < fibers_.size(); first += kWarp) {
         const size_t last = std::min<size_t>(first + kWarp, fibers_.size());
@@ -138,7 +145,9 @@ class Block {
           all_at_barrier = all_at_barrier && fibers_[i]->state == kBarrier;
         }
         bool any = false;
-        for (size_t i = first; i < last && all_shuffle; ++i) any = any || fibers_[i]->state != kDone;
+        for (size_t i = first; i < last && all_shuffle; ++i) {
+          any = any || fibers_[i]->state != kDone;
+        }
         if (!any) continue;
         exchange(first, last);
         for (size_t i = first; i < last; ++i) resume(*fibers_[i]);
@@ -152,7 +161,7 @@ class Block {
   }
 
   static Block& running() {
-    if (running_ == nullptr) fail("a shuffle or barrier needs launch_together");
+    if (running_ == nullptr) fail("a shuffle or barrier needs launch_with_barriers");
     return *running_;
   }
 
@@ -246,12 +255,18 @@ class Block {
       if (fibers_[i]->state == kDone) fail("a shuffle after a thread of the warp returned");
       value[i - first] = fibers_[i]->value;
     }
-    for (size_t i = first; i < last; ++i) fibers_[i]->value = value[(i - first) ^ fibers_[i]->offset];
+    for (size_t i = first; i < last; ++i) {
+      fibers_[i]->value = value[(i - first) ^ fibers_[i]->offset];
+    }
   }
 
 #if defined(__SANITIZE_ADDRESS__)
-  void before_switch(void** save, const void* bottom, size_t size) { __sanitizer_start_switch_fiber(save, bottom, size); }
-  void after_switch(void* saved, const void** bottom, size_t* size) { __sanitizer_finish_switch_fiber(saved, bottom, size); }
+  void before_switch(void** save, const void* bottom, size_t size) {
+    __sanitizer_start_switch_fiber(save, bottom, size);
+  }
+  void after_switch(void* saved, const void** bottom, size_t* size) {
+    __sanitizer_finish_switch_fiber(saved, bottom, size);
+  }
 #else
   void before_switch(void**, const void*, size_t) {}
   void after_switch(void*, const void**, size_t*) {}
@@ -303,7 +318,7 @@ void launch(dim3 grid, dim3 block, const Kernel& kernel) {
 
 // The same with a fiber for every thread of a block.
 template <class Kernel>
-void launch_together(dim3 grid, dim3 block, const Kernel& kernel) {
+void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
   blockDim = block, gridDim = grid;
   cuda_on_cpu::each_index(grid, [&](dim3 b) {
     blockIdx = b;
@@ -328,31 +343,36 @@ void launch(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments)
 }
 
 template <class... P, class... A>
-void launch_together(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
-  wsss::launch_together(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
+void launch_with_barriers(Stream, dim3 grid, dim3 block, void (*kernel)(P...), A... arguments) {
+  wsss::launch_with_barriers(grid, block, [&] { kernel(static_cast<P>(arguments)...); });
 }
 
-inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
 inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
 
 inline unsigned resident_blocks(Stream) { return 3; }
 
 inline int64_t sorting_scratch(int64_t count) { return count * 4; }
 
-inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key, uint64_t* sorted_key,
-                       const uint32_t* value, uint32_t* sorted_value, int64_t count, int bits) {
+inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
+                       uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value,
+                       int64_t count, int bits) {
   std::memset(scratch, 0xcd, scratch_bytes);
   const uint64_t mask = bits < 64 ? (uint64_t{1} << bits) - 1 : ~uint64_t{0};
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
   for (int64_t i = 0; i < count; ++i) {
     sorted_key[i] = key[order[i]];
     sorted_value[i] = value[order[i]];
   }
 }
 
-inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term, int32_t* sum, int64_t count) {
+inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
+                          int32_t* sum, int64_t count) {
   std::memset(scratch, 0xcd, scratch_bytes);
   std::partial_sum(term, term + count, sum);
 }

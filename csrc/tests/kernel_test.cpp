@@ -1,4 +1,5 @@
-// C++-only checks of the torch-free kernels, for sanitizers: odd sizes, every row width, thread counts that agree.
+// C++-only checks of the torch-free kernels, for sanitizers: odd sizes, every row width, thread
+// counts that agree.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -11,10 +12,13 @@
 namespace {
 
 uint32_t state = 1;
-float uniform() { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0f; }
+float uniform() {
+  return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0f;
+}
 
-std::vector<float> crf(const std::vector<float>& image, const std::vector<float>& unary, int64_t batch,
-                       const wsss::CrfShape& shape, const wsss::CrfParameters& parameters, int threads) {
+std::vector<float> crf(const std::vector<float>& image, const std::vector<float>& unary,
+                       int64_t batch, const wsss::CrfShape& shape,
+                       const wsss::CrfParameters& parameters, int threads) {
   std::vector<float> q(unary.size(), -1.0f);
   if (batch > 1 || threads == 1) {
     wsss::cpu::dense_crf(image.data(), unary.data(), q.data(), batch, shape, parameters, threads);
@@ -29,7 +33,8 @@ std::vector<float> crf(const std::vector<float>& image, const std::vector<float>
 
 // Q sums to 1; repeated runs and any number of threads agree to the bit.
 bool good(int64_t batch, const wsss::CrfShape& shape, const wsss::CrfParameters& parameters) {
-  std::vector<float> image(batch * shape.image_channels * shape.pixels()), unary(batch * shape.sets * shape.labels * shape.pixels());
+  std::vector<float> image(batch * shape.image_channels * shape.pixels()),
+      unary(batch * shape.sets * shape.labels * shape.pixels());
   for (float& x : image) x = std::floor(uniform() * 256.0f);
   for (float& x : unary) x = uniform() * 4.0f;
   if (shape.labels > 3) {  // two labels with the same energies
@@ -50,14 +55,16 @@ bool good(int64_t batch, const wsss::CrfShape& shape, const wsss::CrfParameters&
     }
   }
   if (!fine) {
-    std::printf("failed: batch %d, %dx%d, %d sets, %d labels\n", static_cast<int>(batch),
-                static_cast<int>(shape.height), static_cast<int>(shape.width), shape.sets, shape.labels);
+    std::printf(
+        "failed: batch %d, %dx%d, %d sets, %d labels\n", static_cast<int>(batch),
+        static_cast<int>(shape.height), static_cast<int>(shape.width), shape.sets, shape.labels);
   }
   return fine;
 }
 
-// The CPU kernel locates 16 pixels at a time, CUDA one: the same simplex to the bit, with weights that sum to 1, keys
-// that differ, and neighbours that come back to the vertex after D+1 steps (their sum is zero).
+// The CPU kernel locates 16 pixels at a time, CUDA one: the same simplex to the bit, with weights
+// that sum to 1, keys that differ, and neighbours that come back to the vertex after D+1 steps
+// (their sum is zero).
 bool same_simplex() {
   using namespace wsss;
   constexpr int D = 5;
@@ -136,7 +143,7 @@ bool same_simplex() {
 template <class Table>
 bool table_holds(int key_bits, typename Table::Key spread) {
   Table table(key_bits, 16);
-  bool fine = Table::fits(key_bits, 20000);
+  bool fine = Table::can_hold(key_bits, 20000);
   for (int n = 0; n < 20000; ++n) fine = fine && table.insert(spread * n, n) == n;
   for (int n = 0; n < 20000; ++n) {
     fine = fine && table.insert(spread * n, 20000) == n && table.find(spread * n) == n;
@@ -156,7 +163,9 @@ bool transposes() {
   wsss::to_rows<W>(lanes, back);
   bool fine = true;
   for (int i = 0; i < wsss::kLanes; ++i) {
-    for (int k = 0; k < W; ++k) fine = fine && lanes[k][i] == rows[i * W + k] && back[i * W + k] == rows[i * W + k];
+    for (int k = 0; k < W; ++k) {
+      fine = fine && lanes[k][i] == rows[i * W + k] && back[i * W + k] == rows[i * W + k];
+    }
   }
   if (!fine) std::printf("failed: transpose %d\n", W);
   return fine;
@@ -177,36 +186,54 @@ bool filters(int64_t points, int d, int64_t channels) {
     std::vector<int32_t> row(entries), entry(entries), first(m + 1);
     std::vector<float> weight(entries);
     wsss::flatten(lattice, row.data(), weight.data(), entry.data(), first.data());
-    const wsss::PointLattice flat{points, m, d + 1, row.data(), weight.data(), entry.data(), first.data(),
-                                  lattice.next.get(), lattice.previous.get()};
+    const wsss::PointLattice flat{
+        points,
+        m,
+        d + 1,
+        row.data(),
+        weight.data(),
+        entry.data(),
+        first.data(),
+        lattice.next.get(),
+        lattice.previous.get()};
     std::vector<float> out(x.size()), back(x.size());
     wsss::cpu::filter_points(flat, x.data(), out.data(), channels, false, threads);
     wsss::cpu::filter_points(flat, y.data(), back.data(), channels, true, threads);
     double forward = 0, backward = 0;
-    for (size_t i = 0; i < x.size(); ++i) forward += double{out[i]} * y[i], backward += double{back[i]} * x[i];
+    for (size_t i = 0; i < x.size(); ++i) {
+      forward += double{out[i]} * y[i], backward += double{back[i]} * x[i];
+    }
     fine = fine && std::fabs(forward - backward) <= 1e-5 * std::fabs(forward);
     if (threads == 1) first_out = out;
     fine = fine && out == first_out;
   }
-  if (!fine) std::printf("failed: filter of %d points, %d dimensions\n", static_cast<int>(points), d);
+  if (!fine) {
+    std::printf("failed: filter of %d points, %d dimensions\n", static_cast<int>(points), d);
+  }
   return fine;
 }
 
-wsss::CrfParameters terms(float sxy, float weight, float bxy, float level, float bilateral, int channels) {
-  return {weight, sxy, sxy + 1, bilateral, bxy, bxy, std::vector<float>(channels, level), 0, 255, 3};
+wsss::CrfParameters terms(float sxy, float weight, float bxy, float level, float bilateral,
+                          int channels) {
+  return {
+      weight, sxy, sxy + 1, bilateral, bxy, bxy, std::vector<float>(channels, level), 0, 255, 3};
 }
 
 int main() {
   bool fine = same_simplex();
-  fine &= table_holds<wsss::CompactTable>(40, 0x3ffff1) && table_holds<wsss::WideTable<uint64_t>>(63, 0x3ffff1ffff1);
-  fine &= table_holds<wsss::WideTable<unsigned __int128>>(127, static_cast<unsigned __int128>(0x3ffff1ffff1) << 40 | 6);
+  fine &= table_holds<wsss::CompactTable>(40, 0x3ffff1) &&
+          table_holds<wsss::WideTable<uint64_t>>(63, 0x3ffff1ffff1);
+  fine &= table_holds<wsss::WideTable<unsigned __int128>>(
+      127, static_cast<unsigned __int128>(0x3ffff1ffff1) << 40 | 6);
   fine &= transposes<2>() && transposes<4>() && transposes<8>() && transposes<16>();
   fine &= filters(7, 1, 1) && filters(1000, 5, 3) && filters(66001, 3, 4) && filters(200, 9, 2);
   for (int labels : {1, 2, 3, 4, 5, 6, 9, 10, 17, 25, 34, 82}) {
     fine &= good(1, {13, 21, 3, 1, labels}, terms(3, 3, 50, 5, 10, 3));
     fine &= good(3, {9, 7, 3, 2, labels}, terms(1, 0, 20, 0.5f, 4, 3));
   }
-  for (int channels : {1, 2, 4, 6}) fine &= good(2, {11, 17, channels, 1, 3}, terms(3, 3, 20, 20, 4, channels));
+  for (int channels : {1, 2, 4, 6}) {
+    fine &= good(2, {11, 17, channels, 1, 3}, terms(3, 3, 20, 20, 4, channels));
+  }
   for (int64_t side : {1, 2, 3, 5, 16, 17}) {
     fine &= good(1, {side, 1, 3, 1, 3}, terms(3, 3, 50, 5, 10, 3));
     fine &= good(2, {1, side, 0, 3, 2}, terms(1, 3, 1, 1, 0, 0));

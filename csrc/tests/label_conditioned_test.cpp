@@ -1,12 +1,13 @@
-// C++-only checks of the label-conditioned head's torch-free parts, for sanitizers: taps, packing, shifted addition and
-// their transposes, on the CPU and of CUDA, against the definition, on whole numbers, so that every sum is exact.
+// C++-only checks of the label-conditioned head's torch-free parts, for sanitizers: taps, packing,
+// shifted addition and their transposes, on the CPU and of CUDA, against the definition, on whole
+// numbers, so that every sum is exact.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/label_conditioned.h"
+#include "../cpu/label_conditioned_kernel.h"
 #include "../cuda/label_conditioned.cuh"
 
 namespace {
@@ -23,8 +24,9 @@ std::vector<float> wholes(int64_t count) {
 }
 
 // logits [K, h, w] of one image, by the definition.
-std::vector<float> by_definition(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k,
-                                 const std::vector<float>& features, const std::vector<float>& weight) {
+std::vector<float> by_definition(const HeadShape& s, const std::vector<int64_t>& dilations,
+                                 int64_t k, const std::vector<float>& features,
+                                 const std::vector<float>& weight) {
   std::vector<float> logits(s.labels * s.pixels());
   for (int64_t r = 0; r < s.branches; ++r) {
     for (int64_t label = 0; label < s.labels; ++label) {
@@ -33,9 +35,11 @@ std::vector<float> by_definition(const HeadShape& s, const std::vector<int64_t>&
           const float w = weight[((r * s.labels + label) * s.channels + c) * s.cells + i];
           for (int64_t y = 0; y < s.height; ++y) {
             for (int64_t x = 0; x < s.width; ++x) {
-              const int64_t sy = y + (i / k - k / 2) * dilations[r], sx = x + (i % k - k / 2) * dilations[r];
+              const int64_t sy = y + (i / k - k / 2) * dilations[r],
+                            sx = x + (i % k - k / 2) * dilations[r];
               if (sy < 0 || sy >= s.height || sx < 0 || sx >= s.width) continue;
-              logits[(label * s.height + y) * s.width + x] += w * features[(c * s.height + sy) * s.width + sx];
+              logits[(label * s.height + y) * s.width + x] +=
+                  w * features[(c * s.height + sy) * s.width + sx];
             }
           }
         }
@@ -49,11 +53,11 @@ struct Result {
   std::vector<float> logits, grad_features, grad_weight;
 };
 
-// Forward of `features` and backward of `grad`, the way cpu/label_conditioned.cpp drives the kernels, with loops for
-// matrix products and labels in shares of `share_size`.
-Result by_kernels(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k, int64_t band_rows,
-                  int64_t share_size, const std::vector<float>& features, const std::vector<float>& weight,
-                  const std::vector<float>& grad) {
+// Forward of `features` and backward of `grad`, the way cpu/label_conditioned.cpp drives the
+// kernels, with loops for matrix products and labels in shares of `share_size`.
+Result by_kernels(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k,
+                  int64_t band_rows, int64_t share_size, const std::vector<float>& features,
+                  const std::vector<float>& weight, const std::vector<float>& grad) {
   const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);
   Result result{std::vector<float>(s.labels * s.pixels()), std::vector<float>(features.size()),
                 std::vector<float>(weight.size())};
@@ -61,14 +65,17 @@ Result by_kernels(const HeadShape& s, const std::vector<int64_t>& dilations, int
     const LabelShare share{first, std::min(first + share_size, s.labels)};
     const int64_t rows = taps.count() * share.count();
     std::vector<float> packed(rows * s.channels, -1e9f), sum(rows * s.channels);
-    for (int64_t j = 0; j < share.count(); ++j) wsss::pack_weight(s, taps, share, j, weight.data(), packed.data());
+    for (int64_t j = 0; j < share.count(); ++j) {
+      wsss::pack_weight(s, taps, share, j, weight.data(), packed.data());
+    }
     for (const wsss::Band& band : wsss::plan_bands(taps, s.height, band_rows)) {
       const int64_t n = (band.y1 - band.y0) * s.width, start = band.t0 * share.count();
       const int64_t used = (band.t1 - band.t0) * share.count();
       std::vector<float> responses(used * n), gradients(used * n, -1e9f);
       auto feature = [&](int64_t c, int64_t p) { return c * s.pixels() + band.y0 * s.width + p; };
       for (int64_t j = 0; j < share.count(); ++j) {
-        wsss::gather_shifted(s, taps, band, share, j, grad.data() + (share.first + j) * s.pixels(), gradients.data());
+        wsss::gather_shifted(s, taps, band, share, j, grad.data() + (share.first + j) * s.pixels(),
+                             gradients.data());
       }
       for (int64_t row = 0; row < used; ++row) {
         for (int64_t c = 0; c < s.channels; ++c) {
@@ -98,10 +105,11 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
   return sum;
 }
 
-// The logits are the definition's; the gradients are its transposes: <grad, logits(f + d, w)> is linear in d, and so
-// for the weights.
+// The logits are the definition's; the gradients are its transposes: <grad, logits(f + d, w)> is
+// linear in d, and so for the weights.
 bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
-  const auto features = wholes(s.channels * s.pixels()), weight = wholes(s.branches * s.labels * s.channels * s.cells);
+  const auto features = wholes(s.channels * s.pixels()),
+             weight = wholes(s.branches * s.labels * s.channels * s.cells);
   const auto grad = wholes(s.labels * s.pixels());
   const auto direction = wholes(static_cast<int64_t>(features.size()));
   const auto turn = wholes(static_cast<int64_t>(weight.size()));
@@ -111,8 +119,10 @@ bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) 
     for (int64_t share : {int64_t{1}, int64_t{2}, s.labels}) {
       const Result result = by_kernels(s, dilations, k, rows, share, features, weight, grad);
       fine = fine && result.logits == logits;
-      fine = fine && dot(result.grad_features, direction) == dot(grad, by_definition(s, dilations, k, direction, weight));
-      fine = fine && dot(result.grad_weight, turn) == dot(grad, by_definition(s, dilations, k, features, turn));
+      fine = fine && dot(result.grad_features, direction) ==
+                         dot(grad, by_definition(s, dilations, k, direction, weight));
+      fine = fine && dot(result.grad_weight, turn) ==
+                         dot(grad, by_definition(s, dilations, k, features, turn));
     }
   }
   if (!fine) std::printf("failed: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
@@ -120,11 +130,14 @@ bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) 
 }
 
 // Rows of a times columns of b: [rows, inner] x [inner, columns], both row-major.
-std::vector<float> times(const float* a, const float* b, int64_t rows, int64_t inner, int64_t columns) {
+std::vector<float> times(const float* a, const float* b, int64_t rows, int64_t inner,
+                         int64_t columns) {
   std::vector<float> out(rows * columns);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < inner; ++j) {
-      for (int64_t c = 0; c < columns; ++c) out[i * columns + c] += a[i * inner + j] * b[j * columns + c];
+      for (int64_t c = 0; c < columns; ++c) {
+        out[i * columns + c] += a[i * inner + j] * b[j * columns + c];
+      }
     }
   }
   return out;
@@ -135,7 +148,8 @@ std::vector<float> turned(const float* a, int64_t rows, int64_t columns) {
   return out;
 }
 
-// The CUDA kernels, driven as in cuda/label_conditioned.cu: two images of different scale, labels in two shares.
+// The CUDA kernels, driven as in cuda/label_conditioned.cu: two images of different scale, labels
+// in two shares.
 bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
   constexpr int64_t images = 2;
   const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);
@@ -147,16 +161,22 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   std::copy(table.begin(), table.end(), numbers.value);
   std::vector<int32_t> stored(table.size(), -99);
   const auto count = static_cast<int32_t>(table.size());
-  wsss::launch({1}, {wsss::cuda::Numbers::kMost}, [&] { wsss::cuda::store_numbers(numbers, count, stored.data()); });
+  wsss::launch({1}, {wsss::cuda::Numbers::kMax},
+               [&] { wsss::cuda::store_numbers(numbers, count, stored.data()); });
   const int64_t t = taps.count(), n = s.pixels(), c = s.channels, block = 64;
-  const wsss::cuda::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t, stored.data() + 2 * t,
-                                   stored.data() + 3 * t + 1};
-  auto blocks = [&](int64_t threads) { return dim3{static_cast<unsigned>((threads + block - 1) / block)}; };
+  const wsss::cuda::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t,
+                                         stored.data() + 2 * t, stored.data() + 3 * t + 1};
+  auto blocks = [&](int64_t threads) {
+    return dim3{static_cast<unsigned>((threads + block - 1) / block)};
+  };
 
-  const auto features = wholes(images * c * n), weight = wholes(s.branches * s.labels * c * s.cells);
-  const auto bias = wholes(s.branches * s.labels), scale = wholes(images * c), grad = wholes(images * s.labels * n);
+  const auto features = wholes(images * c * n),
+             weight = wholes(s.branches * s.labels * c * s.cells);
+  const auto bias = wholes(s.branches * s.labels), scale = wholes(images * c),
+             grad = wholes(images * s.labels * n);
   std::vector<float> logits(images * s.labels * n, -1e9f);
-  for (const LabelShare& share : {LabelShare{0, s.labels / 2}, LabelShare{s.labels / 2, s.labels}}) {
+  for (const LabelShare& share :
+       {LabelShare{0, s.labels / 2}, LabelShare{s.labels / 2, s.labels}}) {
     const int64_t rows = t * share.count();
     std::vector<float> packed(rows * c), scaled(images * rows * c), responses;
     wsss::launch(blocks(rows * c), {block}, [&] {
@@ -170,7 +190,8 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
       responses.insert(responses.end(), one.begin(), one.end());
     }
     wsss::launch(blocks(images * share.count() * n), {block}, [&] {
-      wsss::cuda::add_shifted(s, on_device, share, images, responses.data(), bias.data(), logits.data());
+      wsss::cuda::add_shifted(
+          s, on_device, share, images, responses.data(), bias.data(), logits.data());
     });
   }
 
@@ -192,26 +213,31 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
     products.insert(products.end(), product.begin(), product.end());
   }
   // One image after the other, so that the sum is started and continued.
-  std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()), grad_bias(bias.size());
+  std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()),
+      grad_bias(bias.size());
   for (int64_t b = 0; b < images; ++b) {
     wsss::launch(blocks(rows * c), {block}, [&] {
-      wsss::cuda::add_products<float>(1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
+      wsss::cuda::add_products<float>(
+          1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
     });
   }
-  const dim3 grid{static_cast<unsigned>((c + wsss::cuda::kScaleChannels - 1) / wsss::cuda::kScaleChannels), images};
-  wsss::launch_together(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
+  const dim3 grid{
+      static_cast<unsigned>((c + wsss::cuda::kScaleChannels - 1) / wsss::cuda::kScaleChannels),
+      images};
+  wsss::launch_with_barriers(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
     wsss::cuda::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
   });
   wsss::launch(blocks(rows * c), {block}, [&] {
     wsss::cuda::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
   });
-  wsss::launch_together({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
+  wsss::launch_with_barriers({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
     wsss::cuda::bias_gradient(s, images, grad.data(), grad_bias.data());
   });
 
   // Against the definition: logits, and the gradients along a direction of each argument.
   bool fine = true;
-  auto of = [&](const std::vector<float>& f, const std::vector<float>& w, const std::vector<float>& z) {
+  auto of = [&](const std::vector<float>& f, const std::vector<float>& w,
+                const std::vector<float>& z) {
     std::vector<float> all;
     for (int64_t b = 0; b < images; ++b) {
       std::vector<float> scaled(f.begin() + b * c * n, f.begin() + (b + 1) * c * n);
@@ -227,28 +253,34 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
     for (int64_t r = 0; r < s.branches; ++r) constant += bias[r * s.labels + i / n % s.labels];
     fine = fine && logits[i] == exact[i] + constant;
   }
-  const auto df = wholes(static_cast<int64_t>(features.size())), dw = wholes(static_cast<int64_t>(weight.size()));
+  const auto df = wholes(static_cast<int64_t>(features.size())),
+             dw = wholes(static_cast<int64_t>(weight.size()));
   const auto dz = wholes(static_cast<int64_t>(scale.size()));
   fine = fine && dot(grad_features, df) == dot(grad, of(df, weight, scale));
   fine = fine && dot(grad_weight, dw) == dot(grad, of(features, dw, scale));
   fine = fine && dot(grad_scale, dz) == dot(grad, of(features, weight, dz));
   for (int64_t i = 0; i < s.branches * s.labels; ++i) {
     double total = 0;
-    for (int64_t j = 0; j < images * n; ++j) total += grad[(j / n * s.labels + i % s.labels) * n + j % n];
+    for (int64_t j = 0; j < images * n; ++j) {
+      total += grad[(j / n * s.labels + i % s.labels) * n + j % n];
+    }
     fine = fine && grad_bias[i] == total;
   }
-  if (!fine) std::printf("failed on device: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
+  if (!fine) {
+    std::printf("failed on device: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
+  }
   return fine;
 }
 
 // add_products on any split of the channels: sums of whole numbers, so exact.
 bool good_products(int64_t rows, int64_t channels) {
-  const auto packed = wholes(rows * channels), product = wholes(rows * channels), scale = wholes(channels);
+  const auto packed = wholes(rows * channels), product = wholes(rows * channels),
+             scale = wholes(channels);
   std::vector<float> sum(rows * channels, 1.0f), grad_scale(channels, 2.0f);
   const int64_t middle = channels / 3;
   for (auto [c0, c1] : {std::pair{int64_t{0}, middle}, std::pair{middle, channels}}) {
-    wsss::add_products(rows, channels, c0, c1, packed.data(), product.data(), scale.data(), sum.data(),
-                       grad_scale.data());
+    wsss::add_products(rows, channels, c0, c1, packed.data(), product.data(), scale.data(),
+                       sum.data(), grad_scale.data());
   }
   bool fine = true;
   for (int64_t c = 0; c < channels; ++c) {
@@ -276,7 +308,8 @@ int main() {
       fine &= good_on_device({3, 35, height, width, 4, 9}, mixed, 3);
       fine &= good_on_device({2, 3, height, width, 4, 9}, amn, 3);
       fine &= good_on_device({2, 3, height, width, 1, 1}, {1}, 1);
-      fine &= good({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);  // more than one block of channels
+      // more than one block of channels
+      fine &= good({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);
     }
   }
   for (int64_t rows : {1, 31, 32, 33, 100}) fine &= good_products(rows, 150);

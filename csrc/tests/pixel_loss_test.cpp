@@ -1,5 +1,5 @@
-// C++-only checks of the per-pixel losses, for sanitizers: odd sizes against the definition in double, task orders that
-// agree, and the CUDA kernels.
+// C++-only checks of the per-pixel losses, for sanitizers: odd sizes against the definition in
+// double, task orders that agree, and the CUDA kernels.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -7,7 +7,7 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/pixel_loss.h"
+#include "../cpu/pixel_loss_kernel.h"
 #include "../cuda/pixel_loss.cuh"
 
 namespace {
@@ -17,7 +17,9 @@ using wsss::PixelLossKind;
 constexpr unsigned kCountBlocks = 3;
 
 uint32_t state = 1;
-double uniform() { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0; }
+double uniform() {
+  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
+}
 
 template <class Real>
 struct Problem {
@@ -63,13 +65,17 @@ Result<double> by_definition(const Problem<Real>& p) {
   for (int64_t b = 0; b < s.images; ++b) {
     for (int64_t y = 0; y < s.rows(); ++y) {
       for (int64_t x = 0; x < s.columns(); ++x) {
-        const int64_t row = s.upsample ? y : static_cast<int64_t>((y + 0.5) * s.label_height / s.height);
-        const int64_t column = s.upsample ? x : static_cast<int64_t>((x + 0.5) * s.label_width / s.width);
+        const int64_t row =
+            s.upsample ? y : static_cast<int64_t>((y + 0.5) * s.label_height / s.height);
+        const int64_t column =
+            s.upsample ? x : static_cast<int64_t>((x + 0.5) * s.label_width / s.width);
         const int64_t label = p.labels[(b * s.label_height + row) * s.label_width + column];
         if (label == p.options.ignore) continue;
         Pixel pixel{b, label, std::vector<double>(cells)};
         const auto down = along(y, s.height, s.rows()), across = along(x, s.width, s.columns());
-        for (int64_t c = 0; c < cells; ++c) pixel.of_cell[c] = down[c / s.width] * across[c % s.width];
+        for (int64_t c = 0; c < cells; ++c) {
+          pixel.of_cell[c] = down[c / s.width] * across[c % s.width];
+        }
         pixels.push_back(pixel);
         groups[label != 0] += 1;
       }
@@ -89,7 +95,8 @@ Result<double> by_definition(const Problem<Real>& p) {
     }
     if (p.kind == PixelLossKind::kBinary) weight /= std::max(counted, 1.0);
     for (int64_t k = 0; k < s.classes; ++k) {
-      double t = k == pixel.label ? 1 - p.options.smoothing : p.options.smoothing / (s.classes - 1.0);
+      double t =
+          k == pixel.label ? 1 - p.options.smoothing : p.options.smoothing / (s.classes - 1.0);
       if (s.classes == 1) t = 1;
       if (p.kind == PixelLossKind::kCrossEntropy) {
         r.loss -= weight * t * (z[k] - std::log(total));
@@ -109,17 +116,19 @@ Result<double> by_definition(const Problem<Real>& p) {
 template <class Real>
 Result<Real> on_cpu(const Problem<Real>& p, bool backwards, bool with_grad = true) {
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
-  wsss::PixelLossCpu<Real, uint8_t> work(p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence(),
-                                         with_grad ? r.grad.data() : nullptr);
+  wsss::PixelLossCpu<Real, uint8_t> work(p.kind, p.s, p.options, p.logits.data(), p.labels.data(),
+                                         p.presence(), with_grad ? r.grad.data() : nullptr);
   const auto all = [&](int64_t count, const auto& run) {
     if (!backwards) return run(0, count);
     for (int64_t task = count; task-- > 0;) run(task, task + 1);
   };
-  all(work.tasks(), [&](int64_t first, int64_t last) { work.count(first, last); });
-  if (work.wrong_label()) return {NAN, {}};
-  work.weigh();
-  all(work.tasks(), [&](int64_t first, int64_t last) { work.lose(first, last); });
-  if (p.s.upsample && with_grad) all(p.s.images, [&](int64_t first, int64_t last) { work.bring_together(first, last); });
+  all(work.tasks(), [&](int64_t first, int64_t last) { work.count_labels(first, last); });
+  if (work.invalid_label()) return {NAN, {}};
+  work.compute_weights();
+  all(work.tasks(), [&](int64_t first, int64_t last) { work.compute_losses(first, last); });
+  if (p.s.upsample && with_grad) {
+    all(p.s.images, [&](int64_t first, int64_t last) { work.reduce_gradients(first, last); });
+  }
   r.loss = work.loss();
   return r;
 }
@@ -127,26 +136,34 @@ Result<Real> on_cpu(const Problem<Real>& p, bool backwards, bool with_grad = tru
 template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   const int64_t pixels = p.s.images * p.s.pixels();
-  const unsigned blocks = static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
+  const unsigned blocks =
+      static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
-  const wsss::cuda::PixelLossInput<Real, uint8_t> in{p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
+  const wsss::cuda::PixelLossInput<Real, uint8_t> in{
+      p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
   std::vector<double> counts(3 * kCountBlocks), parts(blocks);
   std::vector<wsss::cuda::LogSum<Real>> log_sums(pixels);
   wsss::cuda::PixelTotals totals{};
   const dim3 block{wsss::cuda::kSumThreads};
-  wsss::launch_together({kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
-  wsss::launch_together({1}, block, [&] { wsss::cuda::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals); });
-  wsss::launch_together({blocks}, block, [&] {
-    wsss::cuda::lose_pixels(in, &totals, p.s.upsample ? nullptr : r.grad.data(), p.s.upsample ? log_sums.data() : nullptr, parts.data());
+  wsss::launch_with_barriers(
+      {kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
+  wsss::launch_with_barriers({1}, block, [&] {
+    wsss::cuda::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals);
+  });
+  wsss::launch_with_barriers({blocks}, block, [&] {
+    wsss::cuda::compute_pixel_losses(in, &totals, p.s.upsample ? nullptr : r.grad.data(),
+                                     p.s.upsample ? log_sums.data() : nullptr, parts.data());
   });
   if (p.s.upsample) {
     // Fewer blocks than logits: each takes several.
     const auto logits = static_cast<int64_t>(r.grad.size());
-    wsss::launch_together({static_cast<unsigned>((logits + 1) / 2)}, block,
-                          [&] { wsss::cuda::pull_gradient(in, &totals, log_sums.data(), logits, r.grad.data()); });
+    wsss::launch_with_barriers({static_cast<unsigned>((logits + 1) / 2)}, block, [&] {
+      wsss::cuda::gather_gradient(in, &totals, log_sums.data(), logits, r.grad.data());
+    });
   }
   Real loss = 0;
-  wsss::launch_together({1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });
+  wsss::launch_with_barriers(
+      {1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });
   r.loss = loss;
   return r;
 }
@@ -154,18 +171,26 @@ Result<Real> on_device(const Problem<Real>& p) {
 template <class Real>
 bool near(const Result<Real>& a, const Result<double>& b, double tolerance) {
   bool fine = std::fabs(a.loss - b.loss) <= tolerance * std::max(1.0, b.loss);
-  for (size_t i = 0; i < a.grad.size(); ++i) fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  for (size_t i = 0; i < a.grad.size(); ++i) {
+    fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  }
   return fine;
 }
 
 template <class Real>
-bool good(PixelLossKind kind, const wsss::PixelLossShape& s, double smoothing, bool balance, bool some_present, double tolerance) {
+bool good(PixelLossKind kind, const wsss::PixelLossShape& s, double smoothing, bool balance,
+          bool some_present, double tolerance) {
   Problem<Real> p{kind, s, {smoothing, balance, 255}, {}, {}, {}};
-  for (int64_t i = 0; i < s.images * s.classes * s.height * s.width; ++i) p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
-  for (int64_t i = 0; i < s.images * s.label_height * s.label_width; ++i) {
-    p.labels.push_back(uniform() < 0.2 ? 255 : static_cast<uint8_t>(uniform() * static_cast<double>(s.classes)));
+  for (int64_t i = 0; i < s.images * s.classes * s.height * s.width; ++i) {
+    p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
   }
-  for (int64_t i = 0; some_present && i < s.images * s.classes; ++i) p.present.push_back(uniform() < 0.6);
+  for (int64_t i = 0; i < s.images * s.label_height * s.label_width; ++i) {
+    p.labels.push_back(
+        uniform() < 0.2 ? 255 : static_cast<uint8_t>(uniform() * static_cast<double>(s.classes)));
+  }
+  for (int64_t i = 0; some_present && i < s.images * s.classes; ++i) {
+    p.present.push_back(uniform() < 0.6);
+  }
   const auto exact = by_definition(p);
   const auto one = on_cpu(p, false), device = on_device(p);
   bool fine = one == on_cpu(p, true) && one.loss == on_cpu(p, false, false).loss;
@@ -176,9 +201,10 @@ bool good(PixelLossKind kind, const wsss::PixelLossShape& s, double smoothing, b
   std::fill(p.labels.begin(), p.labels.end(), uint8_t{254});
   fine = fine && std::isnan(on_cpu(p, false).loss) && std::isnan(on_device(p).loss);
   if (!fine) {
-    std::printf("failed: kind %d, %d classes, %dx%d, labels %dx%d, upsample %d\n", static_cast<int>(kind),
-                static_cast<int>(s.classes), static_cast<int>(s.height), static_cast<int>(s.width),
-                static_cast<int>(s.label_height), static_cast<int>(s.label_width), s.upsample);
+    std::printf(
+        "failed: kind %d, %d classes, %dx%d, labels %dx%d, upsample %d\n", static_cast<int>(kind),
+        static_cast<int>(s.classes), static_cast<int>(s.height), static_cast<int>(s.width),
+        static_cast<int>(s.label_height), static_cast<int>(s.label_width), s.upsample);
   }
   return fine;
 }
@@ -189,9 +215,12 @@ int main() {
   bool fine = true;
   for (const auto kind : {PixelLossKind::kCrossEntropy, PixelLossKind::kBinary}) {
     for (int64_t classes : {1, 4}) {
-      for (const wsss::PixelLossShape& s : {wsss::PixelLossShape{2, classes, 5, 7, 5, 7, false}, {1, classes, 3, 4, 9, 13, false},
-                                           {2, classes, 3, 3, 11, 70, true}, {1, classes, 5, 6, 4, 3, true},
-                                           {1, classes, 1, 3, 6, 1, true}}) {
+      for (const wsss::PixelLossShape& s :
+           {wsss::PixelLossShape{2, classes, 5, 7, 5, 7, false},
+            {1, classes, 3, 4, 9, 13, false},
+            {2, classes, 3, 3, 11, 70, true},
+            {1, classes, 5, 6, 4, 3, true},
+            {1, classes, 1, 3, 6, 1, true}}) {
         fine &= good<float>(kind, s, 0.4, true, false, 3e-6);
         fine &= good<double>(kind, s, 0.0, false, kind == PixelLossKind::kBinary, 1e-12);
       }

@@ -1,5 +1,5 @@
-// C++-only checks of the random walk, for sanitizers: small maps against dense double matrices, thread counts that agree,
-// and the CUDA kernels, which give the CPU's bits.
+// C++-only checks of the random walk, for sanitizers: small maps against dense double matrices,
+// thread counts that agree, and the CUDA kernels, which give the CPU's bits.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -13,16 +13,20 @@
 namespace {
 
 uint32_t state = 1;
-double uniform() { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0; }
+double uniform() {
+  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
+}
 
 // One map of one image, with a matrix entry for every pair of cells.
-std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, const float* edge, double beta, int64_t steps) {
+std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, const float* edge,
+                                  double beta, int64_t steps) {
   const int64_t n = s.height * s.width;
   std::vector<double> affinity(n * n, 0.0), field(n), next(n);
   for (int64_t i = 0; i < n; ++i) {
     field[i] = map[i] * (1.0 - edge[i]);
     for (int64_t j = 0; j < n; ++j) {
-      const int64_t iy = i / s.width, ix = i % s.width, dy = j / s.width - iy, dx = j % s.width - ix;
+      const int64_t iy = i / s.width, ix = i % s.width, dy = j / s.width - iy,
+                    dx = j % s.width - ix;
       if (dy * dy + dx * dx >= s.radius * s.radius) continue;
       double highest = 0;
       for (int64_t y = std::min<int64_t>(dy, 0); y <= std::max<int64_t>(dy, 0); ++y) {
@@ -37,7 +41,9 @@ std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, co
   for (int64_t step = 0; step < steps; ++step) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0, mean = 0;
-      for (int64_t i = 0; i < n; ++i) sum += affinity[i * n + j], mean += affinity[i * n + j] * field[i];
+      for (int64_t i = 0; i < n; ++i) {
+        sum += affinity[i * n + j], mean += affinity[i * n + j] * field[i];
+      }
       next[j] = mean / sum;
     }
     field = next;
@@ -45,10 +51,12 @@ std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, co
   return field;
 }
 
-std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t maps, const std::vector<float>& map,
-                             const std::vector<float>& edge, double beta, int64_t steps) {
+std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t maps,
+                             const std::vector<float>& map, const std::vector<float>& edge,
+                             double beta, int64_t steps) {
   wsss::cuda::WalkArrays a{s, batch, maps, nullptr, nullptr, {}};
-  std::vector<float> wall(batch * a.plane()), weights(batch * wsss::neighbours(s.radius) * s.cells());
+  std::vector<float> wall(batch * a.plane()),
+      weights(batch * wsss::neighbours(s.radius) * s.cells());
   std::vector<float> fields[2], out(map.size());
   for (int i : {0, 1}) {
     fields[i].resize(batch * maps * a.plane());
@@ -66,7 +74,8 @@ std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t ma
       launch(batch * s.cells(), [&] {
         const float* from = a.fields[step % 2];
         float* to = a.fields[(step + 1) % 2];
-        maps - k >= 2 ? wsss::cuda::walk_step<2>(a, k, from, to) : wsss::cuda::walk_step<1>(a, k, from, to);
+        maps - k >= 2 ? wsss::cuda::walk_step<2>(a, k, from, to)
+                      : wsss::cuda::walk_step<1>(a, k, from, to);
       });
     }
   }
@@ -86,25 +95,29 @@ bool good(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, in
     wsss::RandomWalk walk(s, maps, beta);  // a team inside one image, however small
     wsss::Team::run(threads, [&](wsss::Team& team, int rank) {
       for (int64_t b = 0; b < batch; ++b) {
-        walk.run(team, rank, map.data() + b * maps * n, edge.data() + b * n, steps, many.data() + b * maps * n);
+        walk.run(team, rank, map.data() + b * maps * n, edge.data() + b * n, steps,
+                 many.data() + b * maps * n);
       }
     });
     fine = fine && many == one;
-    wsss::cpu::random_walk(map.data(), edge.data(), batch, maps, s, beta, steps, threads, many.data());
+    wsss::cpu::random_walk(
+        map.data(), edge.data(), batch, maps, s, beta, steps, threads, many.data());
     fine = fine && many == one;
   }
   const bool whole = beta == std::floor(beta);
   const auto device = on_device(s, batch, maps, map, edge, beta, steps);
   for (int64_t plane = 0; plane < batch * maps; ++plane) {
-    const auto exact = by_definition(s, map.data() + plane * n, edge.data() + plane / maps * n, beta, steps);
+    const auto exact =
+        by_definition(s, map.data() + plane * n, edge.data() + plane / maps * n, beta, steps);
     for (int64_t i = 0; i < n; ++i) {
       const float ours = one[plane * n + i], theirs = device[plane * n + i];
-      fine = fine && std::fabs(ours - exact[i]) < 2e-6 && (whole ? theirs == ours : std::fabs(theirs - exact[i]) < 2e-6);
+      fine = fine && std::fabs(ours - exact[i]) < 2e-6 &&
+             (whole ? theirs == ours : std::fabs(theirs - exact[i]) < 2e-6);
     }
   }
   if (!fine) {
-    std::printf("failed: %dx%d, radius %d, %d maps, beta %g\n", static_cast<int>(s.height), static_cast<int>(s.width),
-                s.radius, static_cast<int>(maps), beta);
+    std::printf("failed: %dx%d, radius %d, %d maps, beta %g\n", static_cast<int>(s.height),
+                static_cast<int>(s.width), s.radius, static_cast<int>(maps), beta);
   }
   return fine;
 }

@@ -1,5 +1,5 @@
-// C++-only checks of the saliency loss, for sanitizers: odd sizes against the definition in double, task orders that
-// agree, and the CUDA kernels.
+// C++-only checks of the saliency loss, for sanitizers: odd sizes against the definition in double,
+// task orders that agree, and the CUDA kernels.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -7,13 +7,15 @@
 
 #include "cuda_on_cpu.h"
 
-#include "../cpu/saliency_loss.h"
+#include "../cpu/saliency_loss_kernel.h"
 #include "../cuda/saliency_loss.cuh"
 
 namespace {
 
 uint32_t state = 1;
-double uniform() { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0; }
+double uniform() {
+  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
+}
 
 template <class Real>
 struct Problem {
@@ -30,7 +32,8 @@ struct Result {
   std::vector<Real> maps[3], grad;
   double loss = 0;
 
-  explicit Result(const wsss::SaliencyShape& s) : grad(s.images * s.channels * s.pixels(), Real(-9)) {
+  explicit Result(const wsss::SaliencyShape& s)
+      : grad(s.images * s.channels * s.pixels(), Real(-9)) {
     for (auto& map : maps) map.assign(s.images * s.pixels(), Real(-9));
   }
   bool operator==(const Result&) const = default;
@@ -45,9 +48,12 @@ Result<double> by_definition(const Problem<Real>& p) {
     std::vector<double> q(s.channels * n), target(n);
     for (int64_t i = 0; i < n; ++i) {
       double sum = 0;
-      for (int64_t k = 0; k < s.channels; ++k) sum += q[k * n + i] = std::exp(p.logits[(b * s.channels + k) * n + i]);
+      for (int64_t k = 0; k < s.channels; ++k) {
+        sum += q[k * n + i] = std::exp(p.logits[(b * s.channels + k) * n + i]);
+      }
       for (int64_t k = 0; k < s.channels; ++k) q[k * n + i] /= sum;
-      const int64_t y = i / s.width * s.saliency_height / s.height, x = i % s.width * s.saliency_width / s.width;
+      const int64_t y = i / s.width * s.saliency_height / s.height,
+                    x = i % s.width * s.saliency_width / s.width;
       target[i] = p.saliency[(b * s.saliency_height + y) * s.saliency_width + x];
     }
     std::vector<double> slope(s.channels, 0.0);
@@ -69,10 +75,12 @@ Result<double> by_definition(const Problem<Real>& p) {
     for (int64_t i = 0; i < n; ++i) {
       double level = 0;
       for (int64_t k = 0; k < s.channels; ++k) level += slope[k] * q[k * n + i];
-      const double estimate = r.maps[2][b * n + i] = level + 1 - p.lam, error = estimate - target[i];
+      const double estimate = r.maps[2][b * n + i] = level + 1 - p.lam,
+                   error = estimate - target[i];
       r.loss += error * error / static_cast<double>(s.images * n);
       for (int64_t k = 0; k < s.channels; ++k) {
-        r.grad[(b * s.channels + k) * n + i] = 2 * error / static_cast<double>(s.images * n) * q[k * n + i] * (slope[k] - level);
+        r.grad[(b * s.channels + k) * n + i] =
+            2 * error / static_cast<double>(s.images * n) * q[k * n + i] * (slope[k] - level);
       }
     }
   }
@@ -82,15 +90,16 @@ Result<double> by_definition(const Problem<Real>& p) {
 template <class Real>
 Result<Real> on_cpu(const Problem<Real>& p, int order) {
   Result<Real> r(p.s);
-  wsss::SaliencyLossCpu<Real> work(p.s, p.tau, p.lam, p.adaptive, p.always,
-                                   {p.logits.data(), p.saliency.data(), p.present.data()},
-                                   {r.maps[0].data(), r.maps[1].data(), r.maps[2].data(), r.grad.data()});
+  wsss::SaliencyLossCpu<Real> work(
+      p.s, p.tau, p.lam, p.adaptive, p.always,
+      {p.logits.data(), p.saliency.data(), p.present.data()},
+      {r.maps[0].data(), r.maps[1].data(), r.maps[2].data(), r.grad.data()});
   if (order == 0) {
-    work.images(0, p.s.images);
+    work.run_images(0, p.s.images);
   } else {
-    for (int64_t task = work.tasks(); task-- > 0;) work.count(task, task + 1);
-    for (int64_t b = 0; b < p.s.images; ++b) work.assign(b);
-    for (int64_t task = work.tasks(); task-- > 0;) work.compare(task, task + 1);
+    for (int64_t task = work.tasks(); task-- > 0;) work.count_overlap(task, task + 1);
+    for (int64_t b = 0; b < p.s.images; ++b) work.assign_roles(b);
+    for (int64_t task = work.tasks(); task-- > 0;) work.compute_losses(task, task + 1);
   }
   r.loss = work.loss();
   return r;
@@ -100,26 +109,32 @@ template <class Real>
 Result<Real> on_device(const Problem<Real>& p) {
   Result<Real> r(p.s);
   const int64_t channels = p.s.images * p.s.channels;
-  const unsigned blocks = static_cast<unsigned>((p.s.images * p.s.pixels() + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
+  const unsigned blocks = static_cast<unsigned>(
+      (p.s.images * p.s.pixels() + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   std::vector<int> counts(2 * channels, 0);
   std::vector<unsigned char> mask(p.s.channels, 0);
   for (int64_t k : p.always) mask[k] = 1;
   std::vector<wsss::Role> roles(channels);
   std::vector<double> parts(blocks);
-  int wrong = 0;
+  int invalid = 0;
   Real loss = 0;
-  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::count_overlap<Real>(p.s, p.logits.data(), p.saliency.data(), counts.data(), &wrong);
+  wsss::launch_with_barriers({blocks}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::count_overlap<Real>(
+        p.s, p.logits.data(), p.saliency.data(), counts.data(), &invalid);
   });
   wsss::launch({static_cast<unsigned>((channels + 31) / 32)}, {32}, [&] {
-    wsss::cuda::assign_roles(p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
+    wsss::cuda::assign_roles(
+        p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
   });
-  wsss::launch_together({blocks}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::compare_with_saliency<Real>(p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
-                                      r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
+  wsss::launch_with_barriers({blocks}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::compare_with_saliency<Real>(
+        p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
+        r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
   });
-  wsss::launch_together({1}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &wrong, &loss);
+  wsss::launch_with_barriers({1}, {wsss::cuda::kSumThreads}, [&] {
+    wsss::cuda::sum_parts<Real>(
+        parts.data(), blocks, 1.0 / static_cast<double>(p.s.images * p.s.pixels()), &invalid,
+        &loss);
   });
   r.loss = loss;
   return r;
@@ -129,16 +144,23 @@ template <class Real>
 bool near(const Result<Real>& a, const Result<double>& b, double tolerance) {
   bool fine = std::fabs(a.loss - b.loss) <= tolerance;
   for (int m = 0; m < 3; ++m) {
-    for (size_t i = 0; i < a.maps[m].size(); ++i) fine = fine && std::fabs(a.maps[m][i] - b.maps[m][i]) <= tolerance;
+    for (size_t i = 0; i < a.maps[m].size(); ++i) {
+      fine = fine && std::fabs(a.maps[m][i] - b.maps[m][i]) <= tolerance;
+    }
   }
-  for (size_t i = 0; i < a.grad.size(); ++i) fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  for (size_t i = 0; i < a.grad.size(); ++i) {
+    fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+  }
   return fine;
 }
 
 template <class Real>
-bool good(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> always, double tolerance) {
+bool good(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> always,
+          double tolerance) {
   Problem<Real> p{s, 0.4, 0.3, adaptive, std::move(always), {}, {}, {}};
-  for (int64_t i = 0; i < s.images * s.channels * s.pixels(); ++i) p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
+  for (int64_t i = 0; i < s.images * s.channels * s.pixels(); ++i) {
+    p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
+  }
   for (int64_t i = 0; i < s.images * s.saliency_height * s.saliency_width; ++i) {
     p.saliency.push_back(static_cast<Real>(uniform()));
   }
@@ -152,8 +174,8 @@ bool good(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> alwa
   p.saliency[0] = Real(1.5);  // the first pixel's
   fine = fine && std::isnan(on_cpu(p, 0).loss) && std::isnan(on_device(p).loss);
   if (!fine) {
-    std::printf("failed: %d channels, %dx%d, adaptive %d\n", static_cast<int>(s.channels), static_cast<int>(s.height),
-                static_cast<int>(s.width), adaptive);
+    std::printf("failed: %d channels, %dx%d, adaptive %d\n", static_cast<int>(s.channels),
+                static_cast<int>(s.height), static_cast<int>(s.width), adaptive);
   }
   return fine;
 }
@@ -164,9 +186,13 @@ int main() {
   bool fine = true;
   for (int64_t channels : {1, 2, 21}) {
     for (bool adaptive : {true, false}) {
-      const std::vector<int64_t> always = !adaptive && channels > 1 ? std::vector<int64_t>{1} : std::vector<int64_t>{};
-      for (const wsss::SaliencyShape& s : {wsss::SaliencyShape{2, channels, 5, 7, 13, 20}, {1, channels, 1, 1, 4, 4},
-                                           {3, channels, 33, 35, 33, 35}, {1, channels, 8, 8, 4, 4}}) {
+      const std::vector<int64_t> always =
+          !adaptive && channels > 1 ? std::vector<int64_t>{1} : std::vector<int64_t>{};
+      for (const wsss::SaliencyShape& s :
+           {wsss::SaliencyShape{2, channels, 5, 7, 13, 20},
+            {1, channels, 1, 1, 4, 4},
+            {3, channels, 33, 35, 33, 35},
+            {1, channels, 8, 8, 4, 4}}) {
         fine &= good<float>(s, adaptive, always, 2e-6);
         fine &= good<double>(s, adaptive, always, 1e-13);
       }

@@ -406,7 +406,7 @@ def test_the_kernel_checks_values_that_python_cannot_when_compiled():
         pytest.skip("native library not available")
     image, unary = make((1, 1, 3, 8, 8))
     unary[0, 0, 1, 2, 3] = float("nan")
-    with pytest.raises(RuntimeError, match="dense_crf: unary has NaN"):
+    with pytest.raises(ValueError, match="dense_crf: unary has NaN"):
         torch.ops.wsss_fast.dense_crf(
             image.float(),
             unary,
@@ -415,7 +415,7 @@ def test_the_kernel_checks_values_that_python_cannot_when_compiled():
             [0.0, 255.0],
             2,
         )
-    with pytest.raises(RuntimeError, match="must be float32"):
+    with pytest.raises(ValueError, match="must be float32"):
         torch.ops.wsss_fast.dense_crf(
             image, unary, [3.0, 3.0, 3.0], [50.0, 50.0, 5.0, 5.0, 5.0, 10.0], [0.0, 255.0], 2
         )

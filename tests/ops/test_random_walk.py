@@ -204,9 +204,9 @@ def test_the_native_kernel_is_used_where_it_can_be_built():
 def test_the_native_kernel_itself_rejects_out_of_range_numbers(arguments, message):
     if not _native.load():
         pytest.skip("native library not available")
-    with pytest.raises(RuntimeError, match=f"random_walk: {message}"):
+    with pytest.raises(ValueError, match=f"random_walk: {message}"):
         torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4), *arguments)
-    with pytest.raises(RuntimeError, match=r"maps is \[1,1,4,4\] but edge is \[1,4,5\]"):
+    with pytest.raises(ValueError, match=r"maps is \[1,1,4,4\] but edge is \[1,4,5\]"):
         torch.ops.wsss_fast.random_walk(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 5), 5, 10.0, 1)
 
 

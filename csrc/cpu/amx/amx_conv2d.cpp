@@ -1,22 +1,24 @@
-#include "conv2d.h"
+#include "amx_conv2d.h"
 
-#include "../kernels.h"
+#include "conv2d.h"
 
 namespace wsss::cpu {
 namespace {
 
-// A pass over some of the images: as many as keep the split map in the second cache, but at least the pixels of a piece,
-// which share what is read of the filters.
+// The batch is processed in passes. A pass has as many images as keep the split map in the L2
+// cache, but at least the pixels of a piece, which reads the filters once.
 constexpr int64_t kPassBytes = int64_t{1} << 20, kPassPixels = 1024;
 
 int64_t passes_of(const ConvShape& s, int64_t threads) {
-  const int64_t pixels = s.out_height() * s.out_width(), bytes = s.height * s.width * s.planes() * kMapPixel * 2;
-  const int64_t most = std::max({kPassBytes / bytes, (kPassPixels + pixels - 1) / pixels, int64_t{1}});
+  const int64_t pixels = s.out_height() * s.out_width(),
+                bytes = s.height * s.width * s.planes() * kMapPixel * 2;
+  const int64_t most =
+      std::max({kPassBytes / bytes, (kPassPixels + pixels - 1) / pixels, int64_t{1}});
   const int64_t rounds = ((s.batch + most - 1) / most + threads - 1) / threads;
   return std::min(rounds * threads, s.batch);
 }
 
-// Parallel over passes where there is one for each thread, else inside of them.
+// Parallel over passes if there are at least as many as threads, else inside each pass.
 template <int Parts>
 void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
   const int64_t threads = std::max<int64_t>(host.threads(), 1), passes = passes_of(all, threads);
@@ -31,13 +33,16 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
     const int64_t results = first_image * all.out_height() * all.out_width() * all.filters;
     a.out += results;
     if (a.residual) a.residual += results;
-    SplitConv<Parts> conv(shape);
-    share(conv.map().lines(), [&](int64_t first, int64_t last) { conv.map().split(m, first, last); });
+    AmxConv<Parts> conv(shape);
+    share(
+        conv.map().lines(), [&](int64_t first, int64_t last) { conv.map().split(m, first, last); });
     share(conv.pieces(), [&](int64_t first, int64_t last) { conv.run(a, first, last); });
   };
   if (passes >= threads) {
     host.parallel_for(passes, 1, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i) pass(i, [](int64_t count, auto work) { work(0, count); });
+      for (int64_t i = first; i < last; ++i) {
+        pass(i, [](int64_t count, auto work) { work(0, count); });
+      }
     });
     return;
   }
@@ -48,7 +53,8 @@ void run(const ConvShape& all, const MapArrays& maps, const ConvArrays& arrays, 
 
 }  // namespace
 
-void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps, const ConvArrays& arrays, const Host& host) {
+void amx_conv2d(const ConvShape& shape, int64_t parts, const MapArrays& maps,
+                const ConvArrays& arrays, const Host& host) {
   parts == 3 ? run<3>(shape, maps, arrays, host) : run<2>(shape, maps, arrays, host);
 }
 

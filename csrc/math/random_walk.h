@@ -1,4 +1,4 @@
-// The neighbourhood and the affinities of IRN's random walk, for both backends.
+// The neighbourhood and the affinities of IRN's random walk, as both backends compute them.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,10 @@ struct WalkShape {
   int radius;
 
   WSSS_HD int reach() const { return radius - 1; }
-  // Rows are followed by `reach` cells of wall, which are also what is left of the next row.
+  // Each row is followed by `reach` border cells, which also border the next row on its left.
   WSSS_HD int64_t stride() const { return width + reach(); }
   WSSS_HD int64_t cells() const { return height * stride(); }
-  // Nothing reads further than this before the first cell or behind the last.
+  // How far before the first cell and behind the last one neighbours may lie.
   WSSS_HD int64_t margin() const { return reach() * (stride() + 1); }
 };
 
@@ -29,12 +29,13 @@ WSSS_HD int half_width(int radius, int y) {
 }
 
 WSSS_HD int neighbours(int radius) {
-  int count = -1;  // without itself
+  int count = -1;  // without the cell itself
   for (int y = 1 - radius; y < radius; ++y) count += 2 * half_width(radius, y) + 1;
   return count;
 }
 
-// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is nearer than 1 to the line between them.
+// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is closer than 1 to the line
+// between these.
 WSSS_HD bool on_path(int to_y, int to_x, int y, int x) {
   const int cross = to_y * x - to_x * y;
   return cross * cross < to_y * to_y + to_x * to_x;
@@ -42,7 +43,7 @@ WSSS_HD bool on_path(int to_y, int to_x, int y, int x) {
 
 // Calls visit(y, x) for the cells of the path from (0, 0) to (to_y, to_x), both ends included.
 template <class Visit>
-WSSS_HD void each_on_path(int to_y, int to_x, Visit visit) {
+WSSS_HD void for_each_on_path(int to_y, int to_x, Visit visit) {
   const int top = to_y < 0 ? to_y : 0, bottom = to_y < 0 ? 0 : to_y;
   const int left = to_x < 0 ? to_x : 0, right = to_x < 0 ? 0 : to_x;
   for (int y = top; y <= bottom; ++y) {
@@ -52,9 +53,9 @@ WSSS_HD void each_on_path(int to_y, int to_x, Visit visit) {
   }
 }
 
-// a^n for n >= 1 by squaring; the same products on every device.
+// a^n for n >= 1 by squaring, with the same roundings on every device.
 template <class T>
-WSSS_HD T whole_power(T a, int n) {
+WSSS_HD T integer_power(T a, int n) {
   while (n % 2 == 0) {
     a = a * a;
     n /= 2;
@@ -66,6 +67,6 @@ WSSS_HD T whole_power(T a, int n) {
   }
   return product;
 }
-constexpr int kMaxWholePower = 1024;
+constexpr int kMaxIntegerPower = 1024;
 
 }  // namespace wsss
