@@ -1,4 +1,4 @@
-"""wsss-fast: pixel masks from image tags. See README.md; `wsss_fast.info()` reports the kernels in use.
+"""wsss-fast: pixel masks from image tags; `wsss_fast.info()` reports the kernels in use.
 
 Sub-modules are imported at first use, so that `wsss-fast --help` does not wait for torch. What each
 package exports stands in its `__init__.pyi`.

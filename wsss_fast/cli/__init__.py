@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _without_command(argv: Sequence[str]) -> int | None:
-    """The exit code after printing overview, version or the nearest commands; None for a command."""
+    """The exit code after overview, version or an unknown command; None for a command."""
     if not argv or argv[0] in ("-h", "--help", "--version"):
         if os.environ.get("RANK", "0") == "0":  # of several processes the main one
             print(f"wsss-fast {__version__}" if argv and argv[0] == "--version" else _overview())

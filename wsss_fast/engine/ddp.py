@@ -1,4 +1,4 @@
-"""Training on several processes so that it computes what one process computes on the whole batch."""
+"""Training on several processes with the results of one process on the whole batch."""
 
 from __future__ import annotations
 
