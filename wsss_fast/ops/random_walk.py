@@ -7,7 +7,7 @@ from ._arguments import FLOATING, argument_error, check_device, is_floating, is_
 from ._library import call, can_inspect_values, define
 from .reference.random_walk import random_walk as reference_walk
 
-MAX_RADIUS = 32  # 3,204 neighbours; the same as in csrc/math/walk.h
+MAX_RADIUS = 32  # 3,204 neighbours; the same as in csrc/math/random_walk.h
 
 
 def _reference(maps, edge, radius, beta, steps):
