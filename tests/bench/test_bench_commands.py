@@ -22,6 +22,8 @@ from wsss_fast.bench import (
     random_walk,
     saliency_loss,
 )
+from wsss_fast.bench.commands import COMMANDS
+from wsss_fast.bench.commands import COMMANDS
 from wsss_fast.bench.options import RunOptions
 
 FOLDER = Path(bench.__file__).parent
@@ -35,10 +37,12 @@ def parse(function, argv):
 def test_benchmarks_are_found_by_folder():
     found = {p.stem for p in FOLDER.glob("*.py") if "\ndef suite(" in p.read_text()}
     assert set(bench.summaries()) == found and len(found) >= 8
-    assert [name for name, _ in bench.commands()] == ["all", *sorted(found)]
-    for _, function in bench.commands():
+    commands = {c.name for c in COMMANDS}
+    assert commands == {"bench", "bench all", *(f"bench {name}" for name in found)}
+    for function in (bench.run_all, *map(bench.command, found)):
         assert get_type_hints(function).keys() >= inspect.signature(function).parameters.keys()
         assert "Args:" in inspect.getdoc(function)
+        assert inspect.getdoc(function).startswith(command.summary())
 
 
 def test_names_and_summaries_need_no_torch():
@@ -142,4 +146,4 @@ def test_an_interrupted_benchmark_says_which_results_are_kept(capfd, tmp_path, m
     monkeypatch.setattr(ops, "dense_crf", interrupted)
     argv = "--size 24 32 --rows 2 --quick"
     assert cli.run(["bench", "dense_crf", *argv.split(), "--out", str(tmp_path)]) == 130
-    assert "finished are in the JSON file" in capfd.readouterr().err
+    assert "finished rows are in the JSON file" in capfd.readouterr().err

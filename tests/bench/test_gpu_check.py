@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, synthetic_voc
 from benchmarks.gpu_runner import Check, Step
-from wsss_fast import data
-from wsss_fast.cli import arguments, catalog
+from wsss_fast import cli, data
+from wsss_fast.cli.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -225,11 +225,9 @@ def test_the_plan_has_existing_scripts_and_valid_options(check, device):
             assert Path(word).exists() or not word.endswith(".py"), word
         if "wsss_fast" in step.command:
             argv = step.command[step.command.index("wsss_fast") + 1 :]
-            name = max(
-                (n for n in catalog.COMMANDS if argv[: len(n.split())] == n.split()), key=len
-            )
+            name = cli._find(argv)
             rest = argv[len(name.split()) :]
-            assert isinstance(arguments.parse(catalog.COMMANDS[name], rest), dict), step.name
+            assert isinstance(parse(cli.COMMANDS[name], rest), dict), step.name
     assert sum(s.needs for s in steps) < gpu_check.DEADLINE
 
 

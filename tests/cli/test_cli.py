@@ -49,7 +49,10 @@ def test_help_shows_the_defaults_of_the_backbone(capfd):
         (["demo", "--sed", "3"], "error: Unrecognized options: --sed, 3 Perhaps you meant: --seed"),
         (["cam", "train", "--data", "x", "--out", "y", "--seed", "many"], "many"),
         (["amn", "run", "--data", "/nowhere", "--out", "y"], "/nowhere is not a directory"),
-        (["seeds", "--data", "/nowhere", "--maps", "x", "--out", "y"], "/nowhere is not a directory"),
+        (
+            ["seeds", "--data", "/nowhere", "--maps", "x", "--out", "y"],
+            "/nowhere is not a directory",
+        ),
         (["amn", "run", "--data", "shapes:x", "--out", "y"], "shapes:SEED"),
     ],
 )

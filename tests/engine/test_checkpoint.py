@@ -218,7 +218,7 @@ def test_a_command_that_is_asked_to_stop(shapes_root, tmp_path, uninterrupted, n
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ
-        | {"PYTHONPATH": str(STOPPABLE.parents[1]), "WAITS": str(tmp_path / "waits")},
+        | {"PYTHONPATH": str(STOPPABLE.parents[2]), "WAITS": str(tmp_path / "waits")},
     )
     wait_until((tmp_path / "waits").exists, process)
     process.send_signal(number)

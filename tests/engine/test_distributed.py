@@ -170,7 +170,9 @@ def test_bad_input_is_said_once_by_the_main_process(shapes_root, tmp_path):
         result.returncode != 0
         and result.stderr.count("error: Unrecognized options: --recipe.epoch") == 1
     )
-    assert "batch of 7 cannot be divided into 1 equal parts for each of 2 processes" in result.stderr
+    assert (
+        "batch of 7 cannot be divided into 1 equal parts for each of 2 processes" in result.stderr
+    )
     assert "error: device: got 'cuda:0'" in result.stderr and not out.exists()
 
 

@@ -48,22 +48,11 @@ def summaries() -> dict[str, str]:
     return {name: text.splitlines()[0] for name, text in _docstrings().items()}
 
 
-BENCHMARKS = {name: name for name in summaries()}  # until the command line uses `commands`
-
-
 def contents() -> str:
     """List the benchmarks; `bench NAME` runs one, `bench all` runs all."""
     width = max(map(len, summaries()))
     usage = "usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]"
     return "\n".join([usage, "", *(f"  {n:{width}}  {text}" for n, text in summaries().items())])
-
-
-def commands() -> list[tuple[str, Callable]]:
-    """The names and functions of `bench all` and of the commands of all benchmarks.
-
-    Imports the benchmarks, and so torch; `summaries` and `command` do less.
-    """
-    return [("all", run_all), *((name, command(name)) for name in summaries())]
 
 
 def command(name: str) -> Callable:
