@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ class _PlainSgd(torch.optim.SGD):
 
     def __init__(self, groups: Any, **_: Any):
         super().__init__([{"params": list(group["params"])} for group in groups], lr=0.002)
+
+
+def _shortened(
+    recipe: Any, *, images: int, crop: int, batch: int, updates: int, **others: Any
+) -> Any:
+    """The recipe of a short training."""
+    in_updates = any(field.name == "updates" for field in dataclasses.fields(recipe))
+    epochs = -(-updates // (images // batch))
+    length = {"updates": updates} if in_updates else {"epochs": epochs}
+    augment = dataclasses.replace(recipe.augment, crop=crop)
+    return dataclasses.replace(recipe, **length, **others, batch_size=batch, augment=augment)
 
 
 def stages(
@@ -51,19 +63,8 @@ def stages(
     """
     data, val = wf.data.load(folder), wf.data.load(folder, split="val")
     same = {"backbone": "small", "precision": precision}
-    per_epoch = len(data) // batch
-
-    def shortened(recipe: Any, **numbers: Any) -> Any:
-        counts = any(f.name == "updates" for f in dataclasses.fields(recipe))
-        length = {"updates": updates} if counts else {"epochs": -(-updates // per_epoch)}
-        return dataclasses.replace(
-            recipe,
-            **length,
-            batch_size=batch,
-            **numbers,
-            augment=dataclasses.replace(recipe.augment, crop=crop),
-        )
-
+    numbers = {"images": len(data), "crop": crop, "batch": batch, "updates": updates}
+    shortened = functools.partial(_shortened, **numbers)
     classifier, seeds = given / "cam/weights.pth", given / "seeds"
     cam.train(data, out, val=val, recipe=shortened(cam.RECIPES["small"]), **same)
     cam.infer(data, classifier, out, **same)
