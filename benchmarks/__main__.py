@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [options]`: an op of `wsss-fast bench`, or a module beside this file."""
+"""`python -m benchmarks NAME [options]` runs a benchmark of this folder or of `wsss-fast bench`."""
 
 import sys
 
@@ -12,7 +12,6 @@ if __name__ == "__main__":
     if name in bench.summaries():
         cli.main(["bench", name, *rest])
     if name not in MODULES:
-        sys.exit(
-            f"usage: python -m benchmarks {{{','.join([*bench.summaries(), *MODULES])}}} [--help]"
-        )
+        names = ",".join([*bench.summaries(), *MODULES])
+        sys.exit(f"usage: python -m benchmarks {{{names}}} [--help]")
     MODULES[name].main(rest)

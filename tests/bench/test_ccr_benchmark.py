@@ -1,4 +1,4 @@
-"""The benchmark of CCR's maps: the classifier it takes, its rows against measurements of their own, its table over seeds."""
+"""The benchmark of CCR's maps: its classifier, its rows, its table over seeds."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from wsss_fast.stages.masks import make
 
 
 @pytest.fixture(scope="module")
-def made(shapes, tmp_path_factory):
+def maps(shapes, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     (run / "cam").mkdir()
@@ -21,69 +21,60 @@ def made(shapes, tmp_path_factory):
         nets.cam_resnet50(len(shapes.classes), backbone="small"), run / "cam/weights.pth"
     )
     assert ccr_maps.classifier(shapes, run, 0) == run / "cam/weights.pth"
-    return ccr_maps.folders(shapes, run, tmp_path_factory.mktemp("maps"), ccr_maps.SPLIT)
+    return ccr_maps.folders(shapes, run, tmp_path_factory.mktemp("maps"), ccr_maps.MAIN_VARIANTS)
 
 
 def test_only_a_missing_classifier_is_trained(shapes, tmp_path, monkeypatch):
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        cam, "train", lambda *args, **options: asked.append(("train", options["seed"]))
+        cam, "train", lambda *_, **options: calls.append(("train", options["seed"]))
     )
-    monkeypatch.setattr(cam, "infer", lambda *args, **options: asked.append("infer"))
+    monkeypatch.setattr(cam, "infer", lambda *_, **options: calls.append("infer"))
     ccr_maps.classifier(shapes, tmp_path, 5)
     (tmp_path / "cam").mkdir()
     (tmp_path / "cam/weights.pth").write_bytes(b"")
     ccr_maps.classifier(shapes, tmp_path, 5)
-    assert asked == [("train", 5), "infer", "infer"]
+    assert calls == [("train", 5), "infer", "infer"]
 
 
-def test_rows_of_maps(shapes, made, tmp_path):
-    rows = ccr_maps.map_rows(shapes, made, 7, crf=True)
-    assert [row["maps"] for row in rows] == ["CAM", *ccr_maps.SPLIT] == list(made)
-    for row, folder in zip(rows, made.values(), strict=True):
+def test_rows_of_maps(shapes, maps, tmp_path):
+    rows = ccr_maps.map_rows(shapes, maps, 7, crf=True)
+    assert [row["maps"] for row in rows] == ["CAM", *ccr_maps.MAIN_VARIANTS] == list(maps)
+    for row, folder in zip(rows, maps.values(), strict=True):
         curve = threshold_curve(folder, shapes)
         assert (row["seed"], row["mIoU"], row["at"]) == (7, 100 * curve.metrics.miou, curve.best)
         assert row["gain"] == row["mIoU"] - rows[0]["mIoU"]
-        metrics = evaluate(
-            make(shapes, folder, tmp_path / row["maps"], threshold=row["at"], crf=None).folder,
-            shapes,
-        )
-        covered = predicted = hits = 0
+        out = tmp_path / row["maps"]
+        masks = make(shapes, folder, out, threshold=row["at"], crf=None).folder
+        objects = predicted = hits = 0
         for id in shapes.ids:
-            truth, shown = (
-                shapes.mask(id),
-                read_labels(tmp_path / row["maps"] / "masks" / f"{id}.png"),
-            )
+            truth, labels = shapes.mask(id), read_labels(masks / f"{id}.png")
             known = truth < 255
-            covered += int(((truth > 0) & known).sum())
-            predicted += int(((shown > 0) & known).sum())
-            hits += int(((shown == truth) & (truth > 0) & known).sum())
-        assert row["recall"] == pytest.approx(100 * hits / covered) and row[
-            "mIoU"
-        ] == pytest.approx(100 * metrics.miou)
+            objects += int(((truth > 0) & known).sum())
+            predicted += int(((labels > 0) & known).sum())
+            hits += int(((labels == truth) & (truth > 0) & known).sum())
+        assert row["mIoU"] == pytest.approx(100 * evaluate(masks, shapes).miou)
+        assert row["recall"] == pytest.approx(100 * hits / objects)
         assert row["precision"] == pytest.approx(100 * hits / max(predicted, 1))
-        tried = ccr_maps.thresholds_behind(row["at"])
+        tried = ccr_maps.crf_thresholds(row["at"])
         assert row["at + CRF"] in tried and list(row["curve + CRF"]) == [str(t) for t in tried]
         assert min(tried) <= row["at"] <= max(tried) and min(tried) >= 0 and max(tried) <= 1
         low = threshold_curve(folder, shapes, thresholds=(0.4,)).metrics.confusion
         assert row["recall at 0.4"] == pytest.approx(100 * np.diag(low)[1:].sum() / low[1:].sum())
         assert row["mIoU + CRF"] == 100 * max(row["curve + CRF"].values())
-    assert "mIoU + CRF" not in ccr_maps.map_rows(shapes, {"CAM": made["CAM"]}, 7, crf=False)[0]
+    without_crf = ccr_maps.map_rows(shapes, {"CAM": maps["CAM"]}, 7, crf=False)
+    assert "mIoU + CRF" not in without_crf[0]
 
 
-def test_kinds_of_images(shapes, made):
-    rows = {row["images"]: row for row in ccr_maps.kind_rows(shapes, made, 7)}
-    assert sum(
-        rows[kind]["count"]
-        for kind in ("one class", "two classes", "three and more")
-        if kind in rows
-    ) == len(shapes)
-    assert (
-        rows["one class, larger half"]["count"] + rows["one class, smaller half"]["count"]
-        == rows["one class"]["count"]
-    )
+def test_kinds_of_images(shapes, maps):
+    rows = {row["images"]: row for row in ccr_maps.kind_rows(shapes, maps, 7)}
+    count = {kind: row["count"] for kind, row in rows.items()}
+    kinds = ("one class", "two classes", "three and more")
+    assert sum(count.get(kind, 0) for kind in kinds) == len(shapes)
+    halves = count["one class, larger half"] + count["one class, smaller half"]
+    assert halves == count["one class"]
     alone = shapes.only([i for i in shapes.ids if shapes.tags_of(i).sum() == 1])
-    assert rows["one class"]["CAM"] == 100 * threshold_curve(made["CAM"], alone).metrics.miou
+    assert rows["one class"]["CAM"] == 100 * threshold_curve(maps["CAM"], alone).metrics.miou
     mask = np.array([[0, 0, 255, 255], [1, 1, 1, 2]])
     assert ccr_maps._share(mask) == 4 / 8 / 2
 

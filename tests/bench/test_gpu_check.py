@@ -1,6 +1,5 @@
-"""The driver of benchmarks/gpu_check.sh, which itself needs a GPU: limits, deadlines, packing, and what it reads of logs."""
+"""benchmarks/gpu_check.sh, which itself needs a GPU: limits, deadlines, packing, logs."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check, synthetic_voc
-from benchmarks.gpu_check import Check, Step
+from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, synthetic_voc
+from benchmarks.gpu_runner import Check, Step
 from wsss_fast import cli, data
 from wsss_fast.cli.arguments import parse
 
@@ -45,20 +44,16 @@ def test_a_failing_and_a_hanging_step_do_not_stop_the_others(check, capfd):
     assert statuses(check) == {"one": "ok", "two": "failed", "three": "timed out", "four": "ok"}
     shown = capfd.readouterr().out
     assert re.search(r"one: ok, \d\.\d s: 5 images/s\n", shown)
-    assert (
-        "two: failed (exit 3)" in shown
-        and "broken" in shown
-        and "half done" in shown
-        and "more" not in shown
-    )
+    assert "two: failed (exit 3)" in shown and "broken" in shown
+    assert "half done" in shown and "more" not in shown
     assert shown == (check.out / "summary.txt").read_text()
     assert "2 ok, 2 failed (two, three), 0 skipped" in shown.splitlines()[-1]
 
 
 @pytest.mark.parametrize("parent", ["exec sleep 9", "trap '' TERM; sleep 9"])
-def test_everything_a_step_started_is_stopped(check, tmp_path, monkeypatch, parent):
-    """Even where it, or what it started, ignores SIGTERM."""
-    monkeypatch.setattr(gpu_check, "GRACE", 0.2)
+def test_children_of_a_step_are_stopped(check, tmp_path, monkeypatch, parent):
+    """Also if the step or its children ignore SIGTERM."""
+    monkeypatch.setattr(gpu_runner, "GRACE", 0.2)
     child = f"(trap '' TERM; sleep 1.2; touch {tmp_path}/late)"
     check.run([shell("nested", f"{child} & {parent}", limit=0.3)])
     assert statuses(check) == {"nested": "timed out"} and check.running == {}
@@ -87,15 +82,15 @@ def test_logs_are_packed_after_every_step(check):
 
 
 def test_long_logs_lose_their_middle(check, monkeypatch):
-    monkeypatch.setattr(gpu_check, "LARGEST_LOG", 400)
+    monkeypatch.setattr(gpu_runner, "LARGEST_LOG", 400)
     check.run([shell("long", "echo start; seq 1000; echo end")])
     with tarfile.open(check.out / "gpu_check.tar.gz") as archive:
         text = archive.extractfile("gpu_check/long.log").read().decode()
     assert len(text) < 500 and "start" in text and "left out" in text and text.endswith("end\n")
 
 
-def test_the_deadline_skips_what_does_not_fit_and_stops_what_runs(tmp_path):
-    check = Check(tmp_path / "out", tmp_path / "work", deadline=gpu_check.RESERVE + 1)
+def test_the_deadline_skips_steps_and_stops_the_running_one(tmp_path):
+    check = Check(tmp_path / "out", tmp_path / "work", deadline=gpu_runner.RESERVE + 1)
     steps = [
         shell("big", "true", needs=30),
         shell("slow", "sleep 30", needs=0.1),
@@ -107,43 +102,32 @@ def test_the_deadline_skips_what_does_not_fit_and_stops_what_runs(tmp_path):
 
 
 def test_steps_of_a_group_run_at_the_same_time(check):
-    # Each waits until all have begun.
-    wait = f"touch {check.work}/$0; while [ $(ls {check.work} | grep -c '^[a-d]$') -lt 4 ]; do sleep 0.05; done"
-    check.run(
-        [
-            Step(name, ["sh", "-c", wait, name], 20, needs=1, group="all", native=False)
-            for name in "abcd"
-        ]
-    )
+    # Each step waits until all have started.
+    started = f"$(ls {check.work} | grep -c '^[a-d]$')"
+    wait = f"touch {check.work}/$0; while [ {started} -lt 4 ]; do sleep 0.05; done"
+    options = {"needs": 1, "group": "all", "native": False}
+    check.run([Step(name, ["sh", "-c", wait, name], 20, **options) for name in "abcd"])
     assert statuses(check) == dict.fromkeys("abcd", "ok")
 
 
-def test_what_cannot_run_is_skipped(check):
+def test_steps_that_cannot_run_are_skipped(check):
     steps = [
         shell("build", "echo 'x.cu(3): error: no such header'; seq 6; echo stopped; exit 1"),
         shell("needs kernels", "true", native=True),
         shell("does not", 'echo "| $WSSS_FAST_BACKEND"'),
         shell("tool", "true", tool="no-such-tool"),
         shell("after", "true", after=("needs kernels",)),
-        shell("refused", "echo Device not supported; exit 1", refused="Device not supported"),
+        shell("device", "echo Device not supported; exit 1", unsupported="Device not supported"),
         Step("absent", ["/no/such/program"], 5, needs=1, native=False),
     ]
     check.run(steps)
-    assert list(statuses(check).values()) == [
-        "failed",
-        "skipped",
-        "ok",
-        "skipped",
-        "skipped",
-        "skipped",
-        "failed",
-    ]
+    expected = ["failed", "skipped", "ok", "skipped", "skipped", "skipped", "failed"]
+    assert list(statuses(check).values()) == expected
     lines = [r.lines for r in check.results]
     assert lines[0] == ["x.cu(3): error: no such header", *"23456", "stopped"]
     assert lines[1] == ["the build failed"] and lines[2] == ["reference"]
-    assert lines[3] == ["no-such-tool is not installed"] and lines[4] == [
-        "needs kernels did not succeed"
-    ]
+    assert lines[3] == ["no-such-tool is not installed"]
+    assert lines[4] == ["needs kernels did not succeed"]
 
 
 def test_results_of_pytest(check):
@@ -154,11 +138,11 @@ def test_results_of_pytest(check):
         '<testcase classname="tests.test_b" name="v"><skipped/></testcase>'
         "</testsuite></testsuites>"
     )
-    lines, figures = gpu_check.test_results(check, shell("tests", ""), "")
+    lines, figures = gpu_results.pytest_results(check, shell("tests", ""), "")
     assert lines == ["1 passed, 1 failed, 1 skipped", "FAILED test_a::u: assert 1 < 0"]
     assert figures == {"passed": 1, "failed": {"tests.test_a::u": "assert 1 < 0"}, "skipped": 1}
     log = "[gw0] [ 5%] PASSED tests/test_a.py::t \n[gw1] [ 9%] FAILED tests/test_a.py::u[cuda] \n"
-    lines, _ = gpu_check.test_results(check, shell("killed", ""), log)
+    lines, _ = gpu_results.pytest_results(check, shell("killed", ""), log)
     assert lines == ["no report; 1 passed, 1 failed so far", "tests/test_a.py::u[cuda]"]
 
 
@@ -168,7 +152,7 @@ def test_results_of_sanitizers(check):
         "=========     at kernel+0x10\n"
         "| 156 cases of 10 ops, 0 wrong, 3.0 s\n========= ERROR SUMMARY: 1 error\n"
     )
-    lines, figures = gpu_check.sanitizer_results(check, shell("memcheck", ""), log)
+    lines, figures = gpu_results.sanitizer_results(check, shell("memcheck", ""), log)
     assert lines == [
         "ERROR SUMMARY: 1 error",
         "Invalid __global__ write of size 4 bytes",
@@ -196,19 +180,13 @@ NCU = "\n".join(
 
 
 def test_results_of_ncu(check):
-    lines, table = gpu_check.kernel_figures(check, shell("ncu", ""), NCU)
+    lines, table = gpu_results.kernel_results(check, shell("ncu", ""), NCU)
     assert [(row["us"], row["launches"]) for row in table] == [(8.0, 2), (1.0, 1)]
     assert table[0]["dram"] == 65.0 and table[0]["registers"] == 40
-    assert (
-        lines[0] == "3 launches, 9 us"
-        and "88.9%" in lines[1]
-        and lines[1].endswith("blur")
-        and lines[2].endswith("Sort")
-    )
-    assert gpu_check.kernel_figures(check, shell("ncu", ""), "==ERROR== nothing\n") == (
-        ["==ERROR== nothing"],
-        None,
-    )
+    assert lines[0] == "3 launches, 9 us" and "88.9%" in lines[1]
+    assert lines[1].endswith("blur") and lines[2].endswith("Sort")
+    failed = gpu_results.kernel_results(check, shell("ncu", ""), "==ERROR== nothing\n")
+    assert failed == (["==ERROR== nothing"], None)
 
 
 def test_results_of_a_pipeline(check):
@@ -224,26 +202,21 @@ def test_results_of_a_pipeline(check):
         json.dumps({"stages": [{"stage": "cam", "miou": 0.5, "iou": {"cat": 1.0}}]})
     )
     log = "train cam: 8/8 in 2.0 s (4.0 img/s)\nfailed: a loss became infinite\n"
-    lines, figures = gpu_check.pipeline_results(check, shell("demo", ""), log)
-    assert (
-        lines[0] == "2 stages, together 6.0 s"
-        and "50.0 images/s" in lines[1]
-        and "0.5 images/s" in lines[2]
-    )
+    lines, figures = gpu_results.pipeline_results(check, shell("demo", ""), log)
+    assert lines[0] == "2 stages, 6.0 s in all"
+    assert "50.0 images/s" in lines[1] and "0.5 images/s" in lines[2]
     assert lines[3:] == [
         "mIoU: cam 50.0",
         "other loops: train cam 2.0 s",
         "failed: a loss became infinite",
     ]
-    assert (
-        figures["scores"] == {"cam": {"miou": 0.5}}
-        and (check.logs / "runs/demo/metrics.json").exists()
-    )
+    assert figures["scores"] == {"cam": {"miou": 0.5}}
+    assert (check.logs / "runs/demo/metrics.json").exists()
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_plan_has_existing_scripts_and_valid_options(check, device):
-    steps = gpu_check.plan(check, device, sys.executable, 8)
+    steps = gpu_plan.plan(check, device, sys.executable, 8)
     assert len({s.name for s in steps}) == len(steps) >= 12
     known = {s.name for s in steps}
     for step in steps:
@@ -251,35 +224,28 @@ def test_the_plan_has_existing_scripts_and_valid_options(check, device):
         for word in step.command:
             assert Path(word).exists() or not word.endswith(".py"), word
         if "wsss_fast" in step.command:
-            words = step.command[step.command.index("wsss_fast") + 1 :]
-            name = cli._find(words)
-            rest = words[len(name.split()) :]
+            argv = step.command[step.command.index("wsss_fast") + 1 :]
+            name = cli._find(argv)
+            rest = argv[len(name.split()) :]
             assert isinstance(parse(cli.COMMANDS[name], rest), dict), step.name
     assert sum(s.needs for s in steps) < gpu_check.DEADLINE
 
 
-def test_synthetic_voc_is_read_and_repeats(tmp_path):
+def test_synthetic_voc_can_be_loaded_and_is_deterministic(tmp_path):
     for name in ("a", "b"):
         synthetic_voc.make(tmp_path / name, train=3, val=1, size=(36, 48))
     images = data.load(tmp_path / "a")
-    assert (
-        len(images) == 3
-        and len(images.classes) == 20
-        and len(data.load(tmp_path / "a", split="val")) == 1
-    )
+    assert len(images) == 3 and len(images.classes) == 20
+    assert len(data.load(tmp_path / "a", split="val")) == 1
 
-    def digest(root):
-        return {
-            str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in root.rglob("*")
-            if p.is_file()
-        }
+    def files(root):
+        return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
-    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_the_command(tmp_path):
-    """The shell script, with one step, on a CPU."""
+    """Runs one step of the shell script on a CPU."""
     environment = {
         **os.environ,
         "OUT": str(tmp_path / "out"),

@@ -110,7 +110,7 @@ def test_headers_come_by_range_requests_and_once(wheel, served, tmp_path, monkey
     assert 0 < Ranges.sent < wheel.stat().st_size / 10
     monkeypatch.setattr(torch_headers, "find_wheel", None)
     torch_headers.main("9.1.0", tmp_path / "out")
-    assert "already there" in capsys.readouterr().out
+    assert "already present" in capsys.readouterr().out
 
 
 def test_a_server_without_ranges_sends_the_whole_wheel(wheel, served, tmp_path, capsys):

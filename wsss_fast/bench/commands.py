@@ -12,7 +12,7 @@ from wsss_fast.command import Command
 
 @dataclasses.dataclass(frozen=True)
 class BenchCommand(Command):
-    """`bench NAME`; its function is made from the benchmark's options and those of all."""
+    """`bench NAME`; its function has the benchmark's own options and those of every benchmark."""
 
     def load(self) -> Callable[..., Any]:
         """The function; imports the benchmark."""

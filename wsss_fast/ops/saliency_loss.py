@@ -176,7 +176,7 @@ def _check_options(
 
 
 def _check_values(saliency: Tensor) -> None:
-    """Find the value behind a loss of NaN; only then is the cost of reading all values spent."""
+    """Raise for wrong values; reads all of them, so it is called only if the loss is NaN."""
     low, high = (v.item() for v in saliency.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"saliency_loss: saliency spans {low:g}..{high:g}; must be within 0..1")

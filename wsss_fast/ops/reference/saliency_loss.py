@@ -12,7 +12,7 @@ __all__ = ["saliency_loss", "saliency_loss_grad"]
 
 
 class SaliencyLoss(NamedTuple):
-    """The loss and the maps behind it, which have as many dimensions as the saliency.
+    """The loss and the maps it is computed from, which have as many dimensions as the saliency.
 
     Attributes:
         loss: scalar.
