@@ -2,16 +2,17 @@
 
 import sys
 
-from benchmarks import ccr, fuzz, kill, processes, shapes
-from wsss_fast import cli
-from wsss_fast.bench import BENCHMARKS
+from benchmarks import ccr, processes, shapes
+from wsss_fast import bench, cli
 
-MODULES = {"shapes": shapes, "kill": kill, "fuzz": fuzz, "ccr": ccr, "processes": processes}
+MODULES = {"shapes": shapes, "ccr": ccr, "processes": processes}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]
-    if name in BENCHMARKS:
+    if name in bench.summaries():
         cli.main(["bench", name, *rest])
     if name not in MODULES:
-        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *MODULES])}}} [--help]")
+        sys.exit(
+            f"usage: python -m benchmarks {{{','.join([*bench.summaries(), *MODULES])}}} [--help]"
+        )
     MODULES[name].main(rest)

@@ -165,7 +165,7 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
     half_net = nets.optimize_for_inference(
         copy.deepcopy(net), runtime("cpu", 0, 0, "bf16", prefer_bf16=False)
     )
-    nets.optimize_for_inference(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), split=True)
+    nets.optimize_for_inference(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), amx=True)
     found, seconds = _timed(lambda: engine(net))
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import gpu_crf  # noqa: E402
-from wsss_fast import _build, _native, ops  # noqa: E402
 from wsss_fast.bench.memory import moved  # noqa: E402
 from wsss_fast.bench.suite import OURS, as_list  # noqa: E402
+
+from benchmarks import gpu_crf  # noqa: E402
+from wsss_fast import _build, _native, ops  # noqa: E402
 
 # group: (module of wsss_fast.bench, options of its suite, rows)
 RATES = {

@@ -7,8 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wsss_fast"
-# The methods: packages with a pipeline. They do not import each other.
-METHODS = {path.parent.name for path in PACKAGE.glob("*/pipeline.py")}
 # A module imports from its own layer and from the layers before it. The only list of layers.
 LAYERS = [
     {"_version", "errors", "command", "_build", "_native"},
@@ -18,15 +16,20 @@ LAYERS = [
     {"evaluation"},
     {"cam", "irn", "seg"},
     {"pipeline"},
-    METHODS,
+    {"METHODS"},
     {"bench", "cli"},
     {"__init__", "__main__"},
 ]
 
 
+# All other packages with commands are methods. They do not import each other.
+METHODS = {path.parent.name for path in PACKAGE.glob("*/commands.py")} - set().union(*LAYERS)
+
+
 def layer(module):
     top = module.split(".")[0]
-    return next(number for number, names in enumerate(LAYERS) if top in names)
+    name = "METHODS" if top in METHODS else top
+    return next(number for number, names in enumerate(LAYERS) if name in names)
 
 
 def imports(path):

@@ -25,6 +25,7 @@ class Command:
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
+        flat: fields of dataclass parameters are options without a prefix.
         main_process_only: of several processes only the main one runs it.
     """
 
@@ -36,6 +37,7 @@ class Command:
     saliency: bool = False
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    flat: bool = False
     main_process_only: bool = False
 
     def load(self) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 
-# What NumPy and zipfile raise for damaged files, found by fuzzing (benchmarks/fuzz.py).
+# What NumPy and zipfile raise for damaged files, found by fuzzing (tools/fuzz.py).
 _UNREADABLE = (
     OSError,
     ValueError,

@@ -15,7 +15,7 @@ TEST = Path(__file__).parents[2] / "tests/test_architecture.py"
 def layers() -> list[set[str]]:
     """The layers, lowest first, read from the test that enforces them."""
     for node in ast.parse(TEST.read_text()).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id in ("LAYERS", "FLOORS"):
+        if isinstance(node, ast.Assign) and node.targets[0].id == "LAYERS":
             found = ast.literal_eval(node.value)
             return list(found.values()) if isinstance(found, dict) else list(found)
     raise LookupError(f"{TEST} has no list LAYERS")
@@ -28,7 +28,9 @@ class Layers(SphinxDirective):
         for layer in layers():
             words = nodes.paragraph()
             for n, module in enumerate(sorted(layer)):
-                words += [nodes.Text(", " * bool(n)), nodes.literal(module, module)]
+                words += nodes.Text(", " * bool(n))
+                is_group = module == "METHODS"
+                words += nodes.Text("the methods") if is_group else nodes.literal(module, module)
             listed += nodes.list_item("", words)
         return [listed]
 

@@ -15,6 +15,7 @@ import pytest
 from benchmarks import gpu_check, synthetic_voc
 from benchmarks.gpu_check import Check, Step
 from wsss_fast import cli, data
+from wsss_fast.cli.arguments import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,8 +251,10 @@ def test_the_plan_has_existing_scripts_and_valid_options(check, device):
         for word in step.command:
             assert Path(word).exists() or not word.endswith(".py"), word
         if "wsss_fast" in step.command:
-            name, rest = cli._split(step.command[step.command.index("wsss_fast") + 1 :])
-            assert isinstance(cli._parse(name, rest), dict), step.name
+            words = step.command[step.command.index("wsss_fast") + 1 :]
+            name = cli._find(words)
+            rest = words[len(name.split()) :]
+            assert isinstance(parse(cli.COMMANDS[name], rest), dict), step.name
     assert sum(s.needs for s in steps) < gpu_check.DEADLINE
 
 

@@ -58,7 +58,7 @@ def ready(networks):
     """The networks as `ccr.infer` runs them, in half the time; there are hundreds of passes."""
     cpu = Runtime(torch.device("cpu"), 0, 0, torch.float32)
     return {
-        name: nets.optimize_for_inference(copy.deepcopy(net), cpu, split=True)
+        name: nets.optimize_for_inference(copy.deepcopy(net), cpu, amx=True)
         for name, net in networks.items()
     }
 

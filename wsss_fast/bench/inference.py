@@ -1,45 +1,52 @@
-"""Benchmark of inference: the maps of an image from 4 scales and their mirror images, beside a plain loop over the views."""
+"""Maps of one image by EPS' and the CAM classifiers' networks, against a plain loop over its views.
+
+Images are 512x384 pixels, in scales 0.5 to 2 with mirror images, unless the row says otherwise;
+weights and images are random, of 20 classes 2 are present. eager is the public procedure: one view
+at a time, the maps of all classes resized to the image, multiplied by the label, mirrored back,
+summed, divided by their maximum. The roofline is the multiply-adds of the convolutions in float32.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wsss_fast import cam, eps, nets
-from wsss_fast.bench.roofline import Roofline, matmul
-from wsss_fast.bench.suite import EAGER, OURS, Implementation, Input, Suite
+from wsss_fast.bench.harness.roofline import Roofline, matmul
+from wsss_fast.bench.harness.suite import EAGER, OURS, Implementation, Input, Suite
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.stages.activate import Views, ViewsToMaps
 
 CLASSES = 20
 _PRESENT = (3, 11)  # classes of the image
-_ERROR = 1e-5  # of the largest value, 1; a float32 network's own roundings come to about 1e-6
+_ERROR = 1e-5  # of the largest value, 1; a float32 network's own rounding is about 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method's network and what its maps are made of.
+    """A method's network and how its maps are computed.
 
     Attributes:
-        network: -> the network.
+        network: returns the network.
         view: (network, images [B, 3, h, w]) -> maps of the classes [B, C, h', w'].
-        views_to_maps: the method's own, of a network.
-        split: as the method's `infer` asks `nets.optimize_for_inference`.
+        views_to_maps: the method's function from views to maps, given the network.
+        amx: as the method's `infer` calls `nets.optimize_for_inference`.
     """
 
-    network: Callable[[], nn.Module]
-    view: Callable[[nn.Module, Tensor], Tensor]
-    views_to_maps: Callable[[nn.Module], ViewsToMaps]
-    split: bool = False
+    network: Callable[[], Any]
+    view: Callable[[Any, Tensor], Tensor]
+    views_to_maps: Callable[[Any], ViewsToMaps]
+    amx: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """A method, the size (H, W) of the image, and the scales that it is looked at."""
+    """A method, the size (H, W) of the image in pixels, and the scales of its views."""
 
     method: str
     size: tuple[int, int] = (384, 512)
@@ -51,7 +58,7 @@ METHODS = {
         lambda: nets.eps_resnet38(CLASSES),
         lambda net, x: net(x)[1].softmax(dim=1)[:, 1:],
         eps.views_to_maps,
-        split=True,
+        amx=True,
     ),
     "cam38": Method(
         lambda: nets.cam_resnet38(CLASSES),
@@ -72,20 +79,13 @@ ROWS = {
 
 
 def suite() -> Suite:
-    """Maps of one image by EPS' and the CAM classifiers' networks, against a plain eager loop over its views.
-
-    512x384, scales 0.5 to 2 and mirror images unless said otherwise; random weights and images, 20 classes, 2 present. eager
-    is the public procedure: one view at a time, the maps of all classes resized to the image, times the label, mirrored back,
-    summed, divided by their maximum. The roofline is the
-    multiply-adds of the convolutions, in float32.
-    """
     return Suite(
         name="inference",
         op="amx_conv2d",
         title="Maps of one image of 512x384, float32",
         rows={key: text for key, (text, _) in ROWS.items()},
         quick=("eps_quick",),
-        make=lambda key, which: make(ROWS[key][1], which),
+        make=lambda key, number: make(ROWS[key][1], number),
         tiny=lambda key: make(dataclasses.replace(ROWS[key][1], size=(16, 24), scales=(1.0,)), 0),
         implementations=lambda key: implementations(ROWS[key][1]),
         limits={"error": _ERROR},
@@ -93,9 +93,12 @@ def suite() -> Suite:
     )
 
 
-def make(pictures: Pictures, which: int) -> Input:
-    """The views of an image, [2, 3, h, w] each scale: smooth colours with noise, of unit variance, and their mirror images."""
-    generator = torch.Generator().manual_seed(which)
+def make(pictures: Pictures, number: int) -> Input:
+    """The image's size, and its views with their mirror images, [2, 3, h, w] for each scale.
+
+    The image has smooth colours and noise, of unit variance.
+    """
+    generator = torch.Generator().manual_seed(number)
     height, width = pictures.size
     low = torch.randn(1, 3, height // 16, width // 16, generator=generator)
     image = nn.functional.interpolate(low, (height, width), mode="bicubic")
@@ -113,26 +116,25 @@ def make(pictures: Pictures, which: int) -> Input:
 
 def implementations(pictures: Pictures) -> dict[str, Implementation]:
     """Ours and the plain loop."""
+    method = METHODS[pictures.method]
 
     def ours(size: Tensor, *views: Tensor) -> Tensor:
-        views_to_maps = METHODS[pictures.method].views_to_maps(
-            _prepared(pictures.method, views[0].device)
-        )
-        given = Views(("image",), _tags(views[0].device)[None], views, tuple(size.tolist()))
+        device = views[0].device
+        views_to_maps = method.views_to_maps(_optimized(pictures.method, device))
+        height, width = size.tolist()
+        given = Views(("image",), _tags(device)[None], views, (height, width))
         with torch.inference_mode():
             return torch.from_numpy(views_to_maps(given)[0].high_res)
 
     def eager(size: Tensor, *views: Tensor) -> Tensor:
-        return plain_loop(
-            METHODS[pictures.method], _network(pictures.method, views[0].device), size, views
-        )
+        return plain_loop(method, _network(pictures.method, views[0].device), size, views)
 
     return {OURS: Implementation(ours), EAGER: Implementation(eager)}
 
 
 @torch.no_grad()
 def plain_loop(method: Method, net: nn.Module, size: Tensor, views: tuple[Tensor, ...]) -> Tensor:
-    """The public procedure: maps [P, H, W] of the present classes, P of them."""
+    """The public procedure: maps [P, H, W] of the P present classes."""
     tags = _tags(views[0].device)
     summed = []
     for scale in views:
@@ -148,9 +150,8 @@ def plain_loop(method: Method, net: nn.Module, size: Tensor, views: tuple[Tensor
 
 
 def _tags(device: torch.device) -> Tensor:
-    return torch.zeros(CLASSES, device=device).index_fill_(
-        0, torch.tensor(_PRESENT, device=device), 1.0
-    )
+    present = torch.tensor(_PRESENT, device=device)
+    return torch.zeros(CLASSES, device=device).index_fill_(0, present, 1.0)
 
 
 @functools.lru_cache(maxsize=1)
@@ -171,23 +172,26 @@ def _network(method: str, device: torch.device) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(method: str, device: torch.device) -> nn.Module:
+def _optimized(method: str, device: torch.device) -> nn.Module:
     net = METHODS[method].network()
     net.load_state_dict(_network(method, device).state_dict())
-    _network.cache_clear()  # or the memory of ours would hold eager's weights, too
+    _network.cache_clear()  # or eager's weights would count as memory of ours
     return nets.optimize_for_inference(
-        net, Runtime(device, 0, 0, torch.float32), split=METHODS[method].split
+        net, Runtime(device, 0, 0, torch.float32), amx=METHODS[method].amx
     )
 
 
 @functools.cache
 def least_products(pictures: Pictures) -> Roofline:
-    """Multiply-adds of all convolutions, padding counted, and one product of the size of the deepest stage's."""
-    seen = 0.0
+    """Multiply-adds of all convolutions, padding included.
+
+    The plain call is a product of the size of the deepest stage's.
+    """
+    total = 0.0
 
     def count(module: nn.Conv2d, _: tuple, out: Tensor) -> None:
-        nonlocal seen
-        seen += 2.0 * out.numel() * module.weight[0].numel()
+        nonlocal total
+        total += 2.0 * out.numel() * module.weight[0].numel()
 
     method = METHODS[pictures.method]
     with torch.device("meta"):
@@ -197,4 +201,4 @@ def least_products(pictures: Pictures) -> Roofline:
                 module.register_forward_hook(count)
         for scale in pictures.scales:
             method.view(net, torch.zeros(2, 3, *(round(side * scale) for side in pictures.size)))
-    return dataclasses.replace(matmul(2048, 2048, 2048), work=seen)
+    return dataclasses.replace(matmul(2048, 2048, 2048), work=total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import re
@@ -107,7 +108,8 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
     shown = [p.replace(annotation=_on_command_line(command, p)) for p in parameters]
     collect.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     collect.__annotations__ = {p.name: p.annotation for p in shown}
-    collect.__doc__ = inspect.getdoc(function)
+    # What concerns callers of the function in several processes says nothing here.
+    collect.__doc__ = re.sub(r"\s*\bCollective\.", "", inspect.getdoc(function) or "")
     return collect
 
 
@@ -193,7 +195,9 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
     kind = {str | Path: Path, str | Path | None: Path | None}.get(kind, kind)
     if parameter.name == "ids" and not isinstance(parameter.default, tuple):
         kind = Path | None
-    if kind is not bool:
+    if command.flat and dataclasses.is_dataclass(kind):
+        marks.append(tyro.conf.OmitArgPrefixes)
+    elif kind is not bool:
         # Either value may be a recipe's default, so nested switches are written out
         # (`--recipe.balance False`).
         marks.append(tyro.conf.FlagConversionOff)

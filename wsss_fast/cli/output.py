@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsss_fast.bench import harness
-from wsss_fast.bench import show as bench_show
+from wsss_fast.bench.harness.run import Report
+from wsss_fast.bench.harness.show import parts
 from wsss_fast.engine.progress import CONSOLE
 from wsss_fast.errors import RunError
 from wsss_fast.evaluation import report, summary
@@ -35,7 +35,7 @@ def show(result: Any) -> None:
         OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
     elif isinstance(result, summary.Evaluation):
         _show_evaluation(result)
-    elif isinstance(result, harness.Report):
+    elif isinstance(result, Report):
         _show_benchmarks([result])
     elif isinstance(result, Iterator):
         _show_benchmarks(result)
@@ -43,11 +43,11 @@ def show(result: Any) -> None:
         OUTPUT.print(str(result), soft_wrap=True, markup=False)
 
 
-def _show_benchmarks(reports: Iterable[harness.Report]) -> None:
+def _show_benchmarks(reports: Iterable[Report]) -> None:
     """Print each as soon as it is there; what was wrong in any of them fails the command at the end."""
     wrong = []
     for shown in reports:
-        for part in bench_show.parts(shown):
+        for part in parts(shown):
             (OUTPUT if isinstance(part, str) else WIDE).print(part, markup=False)
         OUTPUT.print(f"{shown.json}\n{shown.plot}\n", soft_wrap=True, markup=False)
         wrong += shown.wrong()

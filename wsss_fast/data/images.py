@@ -15,7 +15,7 @@ from wsss_fast.errors import InputError
 IGNORE = 255
 _EXIF_ORIENTATION = 0x0112
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "PA", "CMYK", "YCbCr", "1")
-# What Pillow raises for damaged files, found by fuzzing (benchmarks/fuzz.py).
+# What Pillow raises for damaged files, found by fuzzing (tools/fuzz.py).
 _UNREADABLE = (
     OSError,
     UnidentifiedImageError,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -18,8 +20,10 @@ from wsss_fast.ops.amx_conv2d import (
     pack,
 )
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def optimize_for_inference(net: nn.Module, where: Runtime, *, amx: bool = False) -> nn.Module:
+
+def optimize_for_inference(net: Net, where: Runtime, *, amx: bool = False) -> Net:
     """Convert a network for inference on the runtime's device: the same outputs, less time, memory.
 
     Modifies `net` in place; it can no longer be trained or saved as weights. Batch-norms on stored

@@ -7,7 +7,7 @@ import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from wsss_fast.errors import InputError
 from wsss_fast.nets import mxnet
 from wsss_fast.nets.names import from_mxnet, from_public
 from wsss_fast.nets.resnet import CaffeResNet101
+
+Net = TypeVar("Net", bound=nn.Module)
 
 _LOAD_ERRORS = (
     RuntimeError,
@@ -39,8 +41,8 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def load_weights(
-    net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False
-) -> nn.Module:
+    net: Net, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False
+) -> Net:
     """Fill `net` in place from a file or state dict and return it.
 
     Complete networks: files of this package; the public `res50_cam`, `res50_amn`, `res50_irn`,

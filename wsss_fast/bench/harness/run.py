@@ -1,4 +1,4 @@
-"""What every benchmark shares: implementations are compared with a baseline and timed on inputs that change from call to call."""
+"""Runs a suite: compares implementations with the baseline and times them on changing inputs."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ import torch
 from torch import Tensor
 
 from wsss_fast import _native
-from wsss_fast.bench import memory as peak
-from wsss_fast.bench import show
-from wsss_fast.bench.roofline import synchronise
-from wsss_fast.bench.suite import OURS, Implementation, Input, Suite, as_list
+from wsss_fast.bench.harness import memory as peak
+from wsss_fast.bench.harness import show
+from wsss_fast.bench.harness.roofline import synchronise
+from wsss_fast.bench.harness.suite import OURS, Implementation, Input, Results, Suite, as_list
+from wsss_fast.bench.options import RunOptions
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops._library import has_native_kernel
 
-_ENOUGH_SECONDS = 10.0  # a implementation that used so much on a row is not asked again (it was timed at least once)
-_EVICTING = (
-    128 << 20
-)  # bytes written before a timed call, so that no implementation finds its input in a cache
+# An implementation that has used as much time on a row is not called again (after one timed call).
+_ENOUGH_SECONDS = 10.0
+# Bytes written before a timed call, so that no implementation finds its input in a cache.
+_EVICTING = 128 << 20
 
 
 @dataclasses.dataclass
 class Row:
-    """Figures of one row; a implementation that was wrong, failed or was left out has no times and no bytes.
+    """Measurements of one row.
+
+    An implementation with wrong results, that failed or was skipped has no times and no bytes.
 
     Attributes:
-        key: of the row.
-        case: what the table calls it.
-        baseline: the implementation whose results were expected.
-        times: seconds of every timed call.
-        bytes: peak memory of one call beyond its input and its results.
-        unmeasured: why a implementation has no bytes, though they were asked for.
-        figures: the worst of each figure over all inputs, by implementation.
+        key: key of the row.
+        case: name of the row in the tables.
+        baseline: implementation whose results are the expected ones.
+        times: seconds of every timed call, by implementation.
+        bytes: peak memory of one call in addition to its input and its results.
+        unmeasured: why memory could not be measured, by implementation.
+        figures: the largest value of each error over all inputs, by implementation.
         problems: what went wrong, by implementation.
-        roofline: where the suite has one: `unit`, the `work` in 1e9 of it, `plain` call and `plain_rate` that it reached.
+        roofline: if the suite has one: `unit`, the `work` in 1e9 of it, the `plain` call and its
+            `plain_rate`.
     """
 
     key: str
@@ -59,7 +63,7 @@ class Row:
     roofline: dict[str, Any] | None = None
 
     def seconds(self, name: str) -> float | None:
-        """Median time of a implementation."""
+        """Median time of an implementation."""
         return statistics.median(self.times[name]) if self.times.get(name) else None
 
     def ratio(self) -> float | None:
@@ -78,7 +82,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A finished benchmark: its rows, where it ran, and the files it left."""
+    """The results of a benchmark.
+
+    Attributes:
+        suite: what was measured.
+        rows: the measurements.
+        machine: where it was measured.
+        notes: remarks below the tables.
+        json: file of the results.
+        plot: file of the plot.
+    """
 
     suite: Suite
     rows: list[Row]
@@ -88,7 +101,7 @@ class Report:
     plot: Path
 
     def columns(self) -> list[str]:
-        """Contenders that have a time in some row, ours first and the baseline last."""
+        """Implementations with a time in any row, ours first and the baseline last."""
         names = dict.fromkeys(name for row in self.rows for name in row.times if row.times[name])
         return sorted(names, key=lambda n: (n != OURS, n == self.rows[0].baseline))
 
@@ -102,57 +115,50 @@ class Report:
 
 
 def run_suite(
-    suite: Suite,
-    out: Path,
-    *,
-    rows: Sequence[str] = (),
-    device: str = "auto",
-    threads: int = 0,
-    repeats: int = 5,
-    quick: bool = False,
-    memory: bool = True,
+    suite: Suite, out: Path, options: RunOptions = RunOptions(), rows: Sequence[str] = ()
 ) -> Report:
-    """Measure a suite and leave a JSON file, written anew after every row, and a plot.
+    """Measure a suite; write a JSON file, updated after every row, and a plot.
 
-    Every call's results are compared with the baseline's for the same input; a implementation that was wrong has no time.
+    The results of every call are compared with the baseline's for the same input; implementations
+    with wrong results are not timed.
 
     Args:
         suite: what to measure.
-        out: folder of the JSON file and the plot, NAME.json and NAME.png (other options than the usual: NAME-OPTIONS).
-        rows: rows to measure; none: all.
-        device: auto, cpu, cuda or cuda:N; implementations that know only the CPU stay there.
-        threads: CPU threads of torch and our kernels; 0: torch's default.
-        repeats: timed inputs of each row, after one that warms up.
-        quick: a first look: a few short rows unless some are named, without slow implementations and without memory.
-        memory: measure peak memory too, each call in a process of its own.
+        out: folder for the JSON file and the plot, NAME.json and NAME.png (NAME-VARIANT for options
+            other than the defaults).
+        options: where and how often.
+        rows: keys of the rows to measure; none: all.
 
     Raises:
-        InputError: an unknown row, device or an argument out of range.
+        InputError: an unknown row or device, or a number out of range.
     """
-    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
-    if threads < 0 or repeats < 1:
+    where = runtime(options.device, 0, 0, "fp32", prefer_bf16=False).device
+    if options.threads < 0 or options.repeats < 1:
         raise InputError(
-            f"bench: needs threads >= 0 and repeats >= 1, got threads={threads}, repeats={repeats}"
+            "bench: threads must be >= 0 and repeats >= 1, "
+            f"got threads={options.threads}, repeats={options.repeats}"
         )
     if unknown := [row for row in rows if row not in suite.rows]:
         raise InputError(
-            f"bench {suite.name}: no row {unknown[0]!r}; there are {', '.join(suite.rows)}"
+            f"bench {suite.name}: unknown row {unknown[0]!r}, "
+            f"must be one of {', '.join(suite.rows)}"
         )
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file, must be a folder")
-    chosen = list(rows) or list(quick and suite.quick or suite.rows)
+        raise InputError(f"{out}: is a file, must be a directory")
+    chosen = list(rows) or list(options.quick and suite.quick or suite.rows)
     stem = "-".join(filter(None, (suite.name, suite.variant)))
-    with _threads(threads), Bar(f"bench {suite.name}", len(chosen), unit="row") as bar:
+    with _threads(options.threads), Bar(f"bench {suite.name}", len(chosen), unit="row") as bar:
         report = Report(
             suite, [], machine(where), list(suite.notes), out / f"{stem}.json", out / f"{stem}.png"
         )
         if not has_native_kernel(suite.op, where):
             report.notes.append(
-                f"{suite.op} has no native kernel for {where.type} here: ours is the PyTorch reference."
+                f"{suite.op} has no native kernel for {where.type} here: "
+                "ours is the PyTorch reference."
             )
         for key in chosen:
-            row = _measure(suite, key, where, repeats, quick)
-            if memory and not quick:
+            row = _measure(suite, key, where, options.repeats, options.quick)
+            if options.memory and not options.quick:
                 _measure_memory(suite, row, where)
             report.rows.append(row)
             _write(report)
@@ -162,14 +168,14 @@ def run_suite(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Names of the processor and the device, threads, load of the machine now, and what `wsss_fast.info()` says."""
+    """Names of the processor and the device, threads, current load, and `wsss_fast.info()`."""
+    models = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = f"{len(models)} x {models[0]}" if models else platform.processor()
     return {
-        "cpu": f"{len(models)} x {models[0]}"
-        if models
-        else platform.processor() or platform.machine(),
+        "cpu": cpu or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
@@ -189,44 +195,48 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _implementations(suite: Suite, row: str, quick: bool) -> tuple[dict[str, Implementation], str]:
-    """Contenders of a row with the baseline first, and the baseline's name."""
-    there = suite.implementations(row)
-    baseline = next(name for name in suite.baselines if name in there)
-    rest = {name: c for name, c in there.items() if name != baseline and not (quick and c.slow)}
-    return {baseline: there[baseline], **rest}, baseline
+    """Implementations of a row with the baseline first, and the baseline's name."""
+    available = suite.implementations(row)
+    baseline = next(name for name in suite.baselines if name in available)
+    others = {
+        name: implementation
+        for name, implementation in available.items()
+        if name != baseline and not (quick and implementation.slow)
+    }
+    return {baseline: available[baseline], **others}, baseline
 
 
 def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: bool) -> Row:
-    """Time the implementations in turn on each input, so that the machine's moods meet all of them."""
+    """Time all implementations on one input after the other, so that changes of load affect all."""
     implementations, baseline = _implementations(suite, key, quick)
-    if any(c.compiles for c in implementations.values()):
-        torch.compiler.reset()  # every row compiles the same function anew; torch gives up after eight
+    if any(implementation.compiles for implementation in implementations.values()):
+        # Every row compiles the same function again, and torch gives up after eight times.
+        torch.compiler.reset()
     row = Row(key, suite.rows[key], baseline, times={name: [] for name in implementations})
     running = dict(implementations)
-    for which in range(repeats + 1):
-        given = {"cpu": suite.make(key, which)}
-        given["device"] = peak.moved(given["cpu"], device)
+    for number in range(repeats + 1):
+        on_cpu = suite.make(key, number)
+        on_device = peak.to_device(on_cpu, device)
         expected: list[Tensor] = []
         for name, implementation in list(running.items()):
-            place = torch.device("cpu") if implementation.on_cpu else device
+            if implementation.on_cpu:
+                tensors, place = on_cpu, torch.device("cpu")
+            else:
+                tensors, place = on_device, device
             try:
-                results, seconds = timed(
-                    implementation.call, given["cpu" if implementation.on_cpu else "device"], place
-                )
+                results, seconds = timed(implementation.call, tensors, place)
             except Exception as error:
                 if name == baseline:
                     raise
                 problem = f"{type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]}"
             else:
-                problem = (
-                    "" if name == baseline else _disagreement(suite, row, name, results, expected)
-                )
                 expected = results if name == baseline else expected
+                problem = "" if name == baseline else _errors(suite, row, name, results, expected)
             if problem:
                 row.problems[name] = problem
                 del row.times[name], running[name]
-                say(f"bench {suite.name}: {row.case}: {name} is out: {problem}")
-            elif which:  # the first input is the warm-up
+                say(f"bench {suite.name}: {row.case}: {name} is excluded: {problem}")
+            elif number:  # the first input is the warm-up
                 row.times[name].append(seconds)
                 if sum(row.times[name]) > _ENOUGH_SECONDS:
                     del running[name]
@@ -243,30 +253,30 @@ def _measure(suite: Suite, key: str, device: torch.device, repeats: int, quick: 
 
 
 def timed(
-    call: Callable[..., Tensor | Sequence[Tensor]], given: Input, device: torch.device
+    call: Callable[..., Results], tensors: Input, device: torch.device
 ) -> tuple[list[Tensor], float]:
-    """Results of a call, on the CPU, and the wall time it took until the device was done."""
+    """Results of a call, on the CPU, and its wall time until the device has finished."""
     torch.empty(_EVICTING, dtype=torch.uint8, device=device).fill_(1)
     synchronise(device)
     start = time.perf_counter()
-    results = call(*given)
+    results = call(*tensors)
     synchronise(device)
     seconds = time.perf_counter() - start
     return [r.detach().cpu() for r in as_list(results)], seconds
 
 
-def _disagreement(
+def _errors(
     suite: Suite, row: Row, name: str, results: list[Tensor], expected: list[Tensor]
 ) -> str:
-    """Note the worst figures so far; what is wrong, or "". A NaN is larger than any limit."""
-    worst = row.figures.setdefault(name, {})
+    """Update the largest errors of an implementation; returns which exceed their limits, or ""."""
+    largest = row.figures.setdefault(name, {})
     for figure, value in suite.compare(results, expected).items():
-        if figure not in worst or not value <= worst[figure]:
-            worst[figure] = value
+        if figure not in largest or not value <= largest[figure]:  # a NaN exceeds any limit
+            largest[figure] = value
     wrong = [
-        f"{figure} is {worst[figure]:.3g}, allowed {limit:g}"
+        f"{figure} is {largest[figure]:.3g}, allowed {limit:g}"
         for figure, limit in suite.limits.items()
-        if not worst[figure] <= limit
+        if not largest[figure] <= limit
     ]
     return f"disagrees with {row.baseline}: {', '.join(wrong)}" if wrong else ""
 
@@ -275,8 +285,8 @@ def _measure_memory(suite: Suite, row: Row, device: torch.device) -> None:
     for name in row.times:
         place = torch.device("cpu") if suite.implementations(row.key)[name].on_cpu else device
         try:
-            size = peak.of_one_call(
-                suite.name, dict(suite.options), row.key, name, str(place), torch.get_num_threads()
+            size = peak.peak_of_one_call(
+                suite.name, suite.options, row.key, name, str(place), torch.get_num_threads()
             )
         except RunError as error:
             row.unmeasured[name] = str(error)

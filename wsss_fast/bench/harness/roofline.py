@@ -1,4 +1,4 @@
-"""The least work of an op, and how fast a plain torch call does as much of it on the same machine."""
+"""The least work of an op, and the rate of a plain torch call that does as much on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-_COPIED = 256 << 20  # bytes: a copy that caches do not serve
+_COPIED = 256 << 20  # bytes, more than caches hold
 _REPEATS = 3
 
 
@@ -19,9 +19,9 @@ class Roofline:
 
     Attributes:
         work: FLOP or bytes.
-        plain: matmul or copy, the call that it is held against.
+        plain: matmul or copy, the plain call whose rate is the bound.
         plain_work: FLOP or bytes of one plain call.
-        prepare: device -> a function that makes the plain call.
+        prepare: device -> a function that runs the plain call.
     """
 
     work: float
@@ -35,7 +35,7 @@ class Roofline:
         return "GFLOP/s" if self.plain == "matmul" else "GB/s"
 
     def plain_rate(self, device: torch.device) -> float:
-        """What the plain call reaches now, in `unit`: the median of three calls after one that warms up."""
+        """The plain call's rate in `unit`: the median of three calls after a warm-up."""
         call, times = self.prepare(device), []
         for _ in range(1 + _REPEATS):
             synchronise(device)
@@ -49,31 +49,29 @@ class Roofline:
 def matmul(
     m: int, k: int, n: int, *, products: int = 1, dtype: torch.dtype = torch.float32
 ) -> Roofline:
-    """As many multiply-adds as `products` products [m, k] x [k, n] need; the plain call is one of them."""
+    """The multiply-adds of `products` products [m, k] x [k, n]; the plain call is one of them."""
 
     def prepare(device: torch.device) -> Callable[[], object]:
-        left, right = (
-            torch.randn(m, k, device=device).to(dtype),
-            torch.randn(k, n, device=device).to(dtype),
-        )
+        left = torch.randn(m, k, device=device).to(dtype)
+        right = torch.randn(k, n, device=device).to(dtype)
         return lambda: left @ right
 
     work = 2.0 * m * k * n
     return Roofline(products * work, "matmul", work, prepare)
 
 
-def copy(moved: int) -> Roofline:
-    """So many bytes read and written once; the plain call copies 256 MiB, which are twice that of traffic."""
+def copy(size: int) -> Roofline:
+    """`size` bytes read or written once; the plain call copies 256 MiB, twice that of traffic."""
 
     def prepare(device: torch.device) -> Callable[[], object]:
         source = torch.ones(_COPIED, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
         return lambda: target.copy_(source)
 
-    return Roofline(moved, "copy", 2.0 * _COPIED, prepare)
+    return Roofline(size, "copy", 2.0 * _COPIED, prepare)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for a CUDA device; nothing for the CPU."""
+    """Wait for a CUDA device; does nothing for the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
