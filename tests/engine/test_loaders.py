@@ -1,6 +1,8 @@
-"""Loader processes under every way to start them: fork, spawn and, since Python 3.14 the usual one, forkserver."""
+"""Loader processes give the same samples and weights under every start method.
 
-import dataclasses
+The methods are fork, spawn, and forkserver, the default since Python 3.14.
+"""
+
 import hashlib
 import multiprocessing
 import os
@@ -13,125 +15,109 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import environment, left, running
+from brief import brief
+from processes import environment, remaining, running
 
 from wsss_fast import _native, amn, cam, ccr, data, eps, irn, seg
 from wsss_fast.maps import ClassMaps, save_maps, strided_size
 from wsss_fast.stages import training
 
+CAM = brief(cam.RECIPES["small"], 32, epochs=1)
+METHODS = ["cam", "amn", "irn", "eps", "seg", "ccr"]
+
 
 class Stop(Exception):
-    """Ends a training before it trains; holds its samples."""
-
-
-def brief(recipe, **numbers):
-    return dataclasses.replace(
-        recipe, **numbers, batch_size=8, augment=dataclasses.replace(recipe.augment, crop=32)
-    )
+    """Ends a training before its first update."""
 
 
 def trainings(shapes, out):
-    """Each method's training by name: (its function, its arguments)."""
+    """Function and arguments of each method's training."""
+    labels, maps = out / "labels", out / "maps"
     for id in shapes.ids:
-        height, width = shapes.size(id)
         keys, rng = np.flatnonzero(shapes.tags_of(id)) + 1, np.random.default_rng(len(id))
-        save_maps(
-            out / "maps",
-            id,
-            ClassMaps(
-                keys,
-                *(
-                    rng.random((len(keys), *size), np.float32)
-                    for size in (strided_size(height, width), (height, width))
-                ),
-            ),
+        size = shapes.size(id)
+        strided, high_res = (
+            rng.random((len(keys), *each), np.float32) for each in (strided_size(*size), size)
         )
-        data.write_labels(out / "labels" / f"{id}.png", shapes.mask(id))
-    labels = out / "labels"
+        save_maps(maps, id, ClassMaps(keys, strided, high_res))
+        data.write_labels(labels / f"{id}.png", shapes.mask(id))
     return {
-        "cam": (cam.train, {"recipe": brief(cam.RECIPES["small"], epochs=1)}),
+        "cam": (cam.train, {"recipe": CAM}),
         "amn": (amn.train, {"seeds": labels}),
         "irn": (irn.train, {"seeds": labels}),
         "eps": (eps.train, {}),
         "seg": (seg.train, {"masks": labels}),
-        "ccr": (ccr.train, {"masks": labels, "maps": out / "maps"}),
+        "ccr": (ccr.train, {"masks": labels, "maps": maps}),
     }
+
+
+def digest(samples):
+    """Hash of a few samples of a training."""
+    values = [value for i in (0, 5, 29) for _, value in sorted(samples[i].items())]
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
 
 
 def digests(samples):
-    """A digest of a few samples of each training."""
-    positions = (0, 5, 29)
-    return {
-        name: hashlib.sha256(
-            b"".join(
-                value.numpy().tobytes() for i in positions for _, value in sorted(each[i].items())
-            )
-        ).hexdigest()
-        for name, each in samples.items()
-    }
+    return {name: digest(each) for name, each in samples.items()}
 
 
-def answer(samples, connection):
-    """In the spawned process: the digests; samples must not load or build the native library."""
+def send_digests(samples, connection):
+    """In the spawned process; samples must not load or build the native library."""
 
-    def refuse():
-        raise AssertionError("a sample needs the native library")
+    def load(*_):
+        raise AssertionError("a sample uses the native library")
 
-    _native.load = refuse
+    _native.load = load
     connection.send(digests(samples))
 
 
 @pytest.fixture(scope="module")
 def samples(shapes, tmp_path_factory):
-    """What each training hands to its loader."""
-    found, out = {}, tmp_path_factory.mktemp("samples")
+    """The samples that each training passes to its loader."""
+    caught, out = {}, tmp_path_factory.mktemp("samples")
     with pytest.MonkeyPatch.context() as patch:
         for name, (train, arguments) in trainings(shapes, out).items():
 
-            def keep(net, step, samples, name=name, **_):
-                found[name] = samples
+            def fit(net, step, samples, name=name, **_):
+                caught[name] = samples
                 raise Stop
 
-            patch.setattr(training, "fit", keep)
+            patch.setattr(training, "fit", fit)
             with pytest.raises(Stop):
                 train(shapes, out / "run", backbone="small", **arguments)
-    return found
+    return caught
 
 
 @pytest.fixture(scope="module")
 def spawned(samples):
-    """Digests of the same samples, made by one spawned process."""
+    """Digests of the same samples, computed by a spawned process."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=answer, args=(samples, theirs))
+    receiver, sender = context.Pipe()
+    process = context.Process(target=send_digests, args=(samples, sender))
     process.start()
-    assert ours.poll(120)
-    found = ours.recv()
+    assert receiver.poll(120)
+    received = receiver.recv()
     process.join(30)
-    return found
+    return received
 
 
-@pytest.mark.parametrize("name", ["cam", "amn", "irn", "eps", "seg", "ccr"])
-def test_a_spawned_process_makes_the_samples_of_every_method(samples, spawned, name):
-    ours = digests(samples)
-    assert spawned[name] == ours[name] and len(set(ours.values())) == 6
-    assert repr(samples[name].make).startswith("_LoadSample(")
+@pytest.mark.parametrize("name", METHODS)
+def test_spawned_process_loads_the_same_samples(samples, spawned, name):
+    own = digests(samples)
+    assert spawned[name] == own[name] and len(set(own.values())) == len(METHODS)
+    assert repr(samples[name].load).startswith("_LoadSample(")
 
 
-def test_decoded_images_are_not_sent_to_loader_processes(shapes):
-    small = len(pickle.dumps(shapes.only(shapes.ids)))
+def test_decoded_images_are_not_pickled(shapes):
+    size = len(pickle.dumps(shapes.only(shapes.ids)))
     decoded = shapes.only(shapes.ids)
     for id in decoded.ids:
         decoded.image(id)
-    sent = pickle.dumps(decoded)
-    assert abs(len(sent) - small) < 5000
-    again = pickle.loads(sent)
+    pickled = pickle.dumps(decoded)
+    assert abs(len(pickled) - size) < 5000 and decoded._cached_bytes > 0
+    again = pickle.loads(pickled)
     np.testing.assert_array_equal(again.image(shapes.ids[3]), shapes.image(shapes.ids[3]))
-    assert (
-        decoded._cached_bytes > 0
-        and again.ids == shapes.ids
-        and again.fingerprint() == shapes.fingerprint()
-    )
+    assert again.ids == shapes.ids and again.fingerprint() == shapes.fingerprint()
 
 
 @pytest.fixture
@@ -142,63 +128,43 @@ def start_method(request):
     multiprocessing.set_start_method(before, force=True)
 
 
-@pytest.fixture(scope="module")
-def weights(shapes, tmp_path_factory):
-    return train(shapes, tmp_path_factory.mktemp("alone"), workers=0)
-
-
-def train(shapes, out, **options):
-    recipe = brief(cam.RECIPES["small"], epochs=1)
+def train(shapes, out, workers):
     return cam.train(
-        shapes, out, backbone="small", precision="fp32", recipe=recipe, **options
+        shapes, out, backbone="small", precision="fp32", recipe=CAM, workers=workers
     ).weights.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def weights(shapes, tmp_path_factory):
+    """Weights of a training without loader processes."""
+    return train(shapes, tmp_path_factory.mktemp("alone"), workers=0)
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"], indirect=True)
-def test_loader_processes_make_the_same_weights_however_they_start(
-    shapes, tmp_path, weights, start_method
-):
+def test_weights_do_not_depend_on_the_start_method(shapes, tmp_path, weights, start_method):
     assert train(shapes, tmp_path, workers=1) == weights
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes under /proc")
-def test_killed_under_forkserver_a_command_leaves_no_process(shapes_root, tmp_path):
-    """torch sees a training's end by the parent process, which is the fork server here."""
-    command = [
-        sys.executable,
-        "-m",
-        "wsss_fast",
-        "cam",
-        "train",
-        "--data",
-        shapes_root,
-        "--out",
-        tmp_path / "run",
-        "--backbone",
-        "small",
-        "--workers",
-        "1",
-        "--recipe.epochs",
-        "400",
-        "--recipe.batch-size",
-        "8",
-        "--recipe.augment.crop",
-        "32",
-    ]
+def test_killed_command_leaves_no_process_under_forkserver(shapes_root, tmp_path):
+    """torch looks at the parent process to see that a training has ended: the fork server."""
+    line = (
+        f"cam train --data {shapes_root} --out {tmp_path / 'run'} --backbone small --workers 1 "
+        "--recipe.epochs 400 --recipe.batch-size 8 --recipe.augment.crop 32"
+    )
     process = subprocess.Popen(
-        [str(word) for word in command],
+        [sys.executable, "-m", "wsss_fast", *line.split()],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env=environment("forkserver", tmp_path),
     )
     deadline = time.monotonic() + 120
-    while (
-        len(running(process.pid)) < 4
-    ):  # itself, a tracker of shared memory, the fork server, a loader process
+    # The command, a tracker of shared memory, the fork server, a loader process.
+    while len(running(process.pid)) < 4:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(4.0)  # the loader process imports, and begins
+    time.sleep(4.0)  # until the loader process has imported everything
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)  # until nobody has the other end of stderr
-    assert not left(process.pid)
+    process.communicate(timeout=30)  # until no process has the other end of stderr
+    assert not remaining(process.pid)

@@ -1,4 +1,4 @@
-"""Progress bars: silent for short work, a line with rate and remaining time for long work."""
+"""Progress bars: silent for short work; a line with rate and remaining time for long work."""
 
 import pytest
 
@@ -12,13 +12,13 @@ def clock(monkeypatch):
     return now
 
 
-def test_short_work_is_silent(clock, capfd):
+def test_short_work_prints_nothing(clock, capfd):
     for _ in progress.track(range(5), "quick"):
         clock[0] += 0.1
     assert capfd.readouterr().err == ""
 
 
-def test_long_work_reports_on_the_way_and_at_the_end(clock, capfd):
+def test_long_work_prints_a_line_from_time_to_time_and_at_the_end(clock, capfd):
     for _ in progress.track(range(10), "slow"):
         clock[0] += 10
     lines = capfd.readouterr().err.splitlines()
@@ -26,7 +26,7 @@ def test_long_work_reports_on_the_way_and_at_the_end(clock, capfd):
     assert lines[-1] == "slow: 10/10 in 100.0 s (0.1 img/s)"
 
 
-def test_a_failure_does_not_claim_to_be_done(clock, capfd):
+def test_failed_work_prints_no_last_line(clock, capfd):
     with pytest.raises(ValueError), progress.Bar("broken", 10) as bar:
         bar.advance()
         clock[0] += 20
@@ -34,7 +34,7 @@ def test_a_failure_does_not_claim_to_be_done(clock, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_notes_stay_until_the_next(clock, capfd):
+def test_note_is_kept_until_the_next(clock, capfd):
     with progress.Bar("train", 2, unit="step") as bar:
         clock[0] += 5
         bar.advance(note="loss 0.5")

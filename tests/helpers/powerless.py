@@ -1,4 +1,4 @@
-"""Child processes that obey file permissions even if the tests run as root, as in containers."""
+"""Child processes that respect file permissions even as root, as in most containers."""
 
 import ctypes
 
@@ -7,7 +7,10 @@ _CAPABILITIES = (1, 2, 3)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
 
 
 def powerless() -> None:
-    """For `preexec_fn`: make root obey file permissions; other users do so anyway."""
+    """Drop the capabilities that override file permissions, as a `preexec_fn`.
+
+    Does nothing for users who do not have them.
+    """
     libc = ctypes.CDLL(None)
     for capability in _CAPABILITIES:
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)

@@ -1,6 +1,6 @@
-"""For tests that start commands: start methods of loader processes, remaining processes, waiting.
+"""Helpers of tests that start commands: environments, processes that remain, and waiting.
 
-Tests wait for conditions and for CPU time used, since wall time means little on a busy machine.
+Waiting is for conditions and for CPU time, since wall-clock seconds mean little on a busy machine.
 """
 
 import os
@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(method, folder):
-    """Environment of a command whose loader processes start by "fork", "spawn" or "forkserver".
+    """Environment of a command whose loader processes start by a method.
 
-    A file for this is written to `folder`.
+    Args:
+        method: "fork", "spawn" or "forkserver".
+        folder: folder that gets a sitecustomize.py.
     """
     (folder / "sitecustomize.py").write_text(
         f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n"
@@ -37,8 +39,8 @@ def running(group):
     return found
 
 
-def left(group, seconds=15.0):
-    """Ids of the processes of a group that still run after at most `seconds`."""
+def remaining(group, seconds=15.0):
+    """Ids of the processes of a group that still run after up to `seconds`."""
     deadline = time.monotonic() + seconds
     while running(group) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -46,7 +48,7 @@ def left(group, seconds=15.0):
 
 
 def wait_until(condition, process, timeout=120):
-    """Wait until `condition()` is true; the process must run meanwhile."""
+    """Wait until `condition()` holds; the process must not exit before."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
@@ -54,10 +56,13 @@ def wait_until(condition, process, timeout=120):
 
 
 def wait_for_updates(process, folder, pid=None, seconds=1.0):
-    """Wait until the training of the stage `folder` has started and used `seconds` of CPU time.
+    """Wait until a training has made some updates.
 
-    That is enough for some of many updates. `pid` is a function that returns the id of the process
-    that trains, if it is not `process`; the id is known only when that process runs.
+    Args:
+        process: process of the command.
+        folder: folder of the stage.
+        pid: function that returns the id of the process that trains, if that is not `process`.
+        seconds: CPU time after the training has begun.
     """
     wait_until((folder / "begun.json").exists, process)
     trains = psutil.Process(process.pid if pid is None else pid())

@@ -1,7 +1,7 @@
-"""`wsss-fast`, whose training waits for a signal after its fifth update, so that no test is timed.
+"""`wsss-fast` with a training that waits after its fifth update until a signal has come.
 
-When it waits, it creates the empty file that the environment variable WAITS names. Of several
-processes, the main one waits.
+While it waits, the file that the environment variable WAITS names exists. Of several processes, the
+main one waits.
 """
 
 import os
@@ -13,8 +13,8 @@ from wsss_fast.engine import distributed, signals
 from wsss_fast.stages import training
 
 
-class Waiting(training.Checkpoints):
-    """Waits when it is asked, after the fifth update, whether a checkpoint is due."""
+class WaitingCheckpoints(training.Checkpoints):
+    """`due` is called after each update."""
 
     updates = 0
 
@@ -28,5 +28,5 @@ class Waiting(training.Checkpoints):
 
 
 if __name__ == "__main__":
-    training.Checkpoints = Waiting
+    training.Checkpoints = WaitingCheckpoints
     cli.main()
