@@ -1,4 +1,4 @@
-"""The plan of the house, kept by machine: imports run one way, README's code runs, sources are listed once."""
+"""The architecture: imports run one way, every native source is compiled and packed."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ def layer(module):
 
 
 def imports(path):
-    """Modules of the package that a file imports, without the package's name; relative ones resolved."""
+    """Modules that a file imports, without the package's name; relative ones resolved."""
     here = path.relative_to(PACKAGE).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -44,7 +44,7 @@ def show(result: Any) -> None:
 
 
 def _show_benchmarks(reports: Iterable[Report]) -> None:
-    """Print each as soon as it is there; what was wrong in any of them fails the command at the end."""
+    """Print each report when it is finished; wrong rows fail the command at the end."""
     wrong = []
     for shown in reports:
         for part in parts(shown):

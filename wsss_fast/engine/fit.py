@@ -203,7 +203,7 @@ def _exit_with_parent() -> None:
 
 
 def _seed_dropout(seed: int, update: int) -> None:
-    """Let dropout depend on (seed, update, process) only, so that resuming needs no random state."""
+    """Let dropout depend on (seed, update, process) only: resuming needs no random state."""
     words = np.random.SeedSequence([seed, update, distributed.rank()]).generate_state(1)
     torch.manual_seed(int(words[0]))
 
