@@ -31,8 +31,10 @@ MOST_MEGABYTES = 40
 def run(*command: object) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{done.stdout}{done.stderr}\nbuild_wheel: {Path(str(command[0])).name} failed: "
-                 f"{_build.first_error(done.stdout + done.stderr)}")  # fmt: skip
+        sys.exit(
+            f"{done.stdout}{done.stderr}\nbuild_wheel: {Path(str(command[0])).name} failed: "
+            f"{_build.first_error(done.stdout + done.stderr)}"
+        )
     return done.stdout
 
 
@@ -98,9 +100,28 @@ def build_library(plan: _build.Plan, target: Path) -> None:
         libraries = [
             word for word in plan.link_flags if word.startswith("-L") or word == "-lcudart_static"
         ]
-        run(sys.executable, "-m", "ziglang", "cc", "-target", TARGET, "-shared", "-s", *objects, folder / "symbols.o",
-            folder / "runtime.o", f"-Wl,--version-script={folder / 'exports.map'}", *libraries,
-            *(Path(path).resolve() for path in system), "-lm", "-lpthread", "-ldl", "-lrt", "-o", target)  # fmt: skip
+        run(
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            "-target",
+            TARGET,
+            "-shared",
+            "-s",
+            *objects,
+            folder / "symbols.o",
+            folder / "runtime.o",
+            f"-Wl,--version-script={folder / 'exports.map'}",
+            *libraries,
+            *(Path(path).resolve() for path in system),
+            "-lm",
+            "-lpthread",
+            "-ldl",
+            "-lrt",
+            "-o",
+            target,
+        )
     _build.write_manifest(plan, target, torch_symbols=" ".join(names))
     size = target.stat().st_size / 1e6
     print(f"{target.name}: {size:.1f} MB, {time.perf_counter() - start:.0f} s", flush=True)
@@ -133,8 +154,22 @@ def main() -> int:
             "WSSS_FAST_LIBRARIES": str(libraries),
             "WSSS_FAST_PLATFORM": PLATFORM,
         }
-        subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", given.out, ROOT],
-                       env=environment, check=True)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "-q",
+                "--no-build-isolation",
+                "--no-deps",
+                "-w",
+                given.out,
+                ROOT,
+            ],
+            env=environment,
+            check=True,
+        )
     (wheel,) = given.out.glob(f"wsss_fast-*-py3-none-{PLATFORM}.whl")
     print(shown := run(sys.executable, "-m", "auditwheel", "show", wheel))
     size = wheel.stat().st_size / 1e6

@@ -65,8 +65,13 @@ def main() -> int:
         default=ARCHS,
         help="compute capabilities of the CUDA code (default: 80 90)",
     )
-    parser.add_argument("--torch-include", type=Path, metavar="HEADERS", default=_build.TORCH_INCLUDE,
-                        help="headers of another torch (default: of the installed one)")  # fmt: skip
+    parser.add_argument(
+        "--torch-include",
+        type=Path,
+        metavar="HEADERS",
+        default=_build.TORCH_INCLUDE,
+        help="headers of another torch (default: of the installed one)",
+    )
     parser.add_argument(
         "--binding-only", action="store_true", help="only the sources that include torch's headers"
     )

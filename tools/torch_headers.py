@@ -88,8 +88,11 @@ def find_wheel(version: str, settings: dict[str, str]) -> str:
     system = "macosx" if sys.platform == "darwin" else "linux"
     pattern = rf"/torch-{re.escape(version)}(?:\+\w+)?-(?:(\d+)-)?(cp\d+)-[^/]*{system}[^/]*{platform.machine()}\.whl$"
     own = "cp{}{}".format(*sys.version_info)
-    ranked = [((url.startswith("file:"), found[2] == own, int(found[1] or 0)), url)
-              for url in urls if (found := re.search(pattern, unquote(url)))]  # fmt: skip
+    ranked = [
+        ((url.startswith("file:"), found[2] == own, int(found[1] or 0)), url)
+        for url in urls
+        if (found := re.search(pattern, unquote(url)))
+    ]
     if not ranked:
         sys.exit(
             f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} in {' '.join(places)}"
@@ -140,8 +143,11 @@ def open_wheel(url: str, settings: dict[str, str]):
 def extract(archive: zipfile.ZipFile, include: Path) -> int:
     """Write the headers of SEEDS and all that they include into the directory `include`; returns how many."""
     start = "torch/include/"
-    members = {i.filename.removeprefix(start): i for i in archive.infolist()
-               if i.filename.startswith(start) and not i.is_dir()}  # fmt: skip
+    members = {
+        i.filename.removeprefix(start): i
+        for i in archive.infolist()
+        if i.filename.startswith(start) and not i.is_dir()
+    }
     wanted, written = {name for name in members if name.startswith(SEEDS)}, set()
     while todo := sorted(wanted - written, key=lambda name: members[name].header_offset):
         for name in todo:

@@ -73,9 +73,15 @@ class Plan:
 
     def describe(self) -> dict[str, str]:
         """What is recorded beside the library, and compiled into it."""
-        return {"part": self.part, "source_hash": source_hash(self.part), "compiler": self.compiler,
-                "flags": " ".join(self.cxx_flags), "simd": self.simd, "cuda": self.cuda,
-                "cuda_archs": " ".join(self.cuda_archs)}  # fmt: skip
+        return {
+            "part": self.part,
+            "source_hash": source_hash(self.part),
+            "compiler": self.compiler,
+            "flags": " ".join(self.cxx_flags),
+            "simd": self.simd,
+            "cuda": self.cuda,
+            "cuda_archs": " ".join(self.cuda_archs),
+        }
 
 
 # ---- sources
@@ -123,8 +129,10 @@ def check_torch() -> None:
     found = tuple(int(x) for x in re.findall(r"\d+", torch.__version__)[:2])
     if found < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
-        raise Unavailable(f"torch {torch.__version__} is older than {oldest}, which the native ops need: "
-                          f"pip install 'torch>={oldest}'")  # fmt: skip
+        raise Unavailable(
+            f"torch {torch.__version__} is older than {oldest}, which the native ops need: "
+            f"pip install 'torch>={oldest}'"
+        )
 
 
 def _run(*command: str, hint: str = INSTALL_COMPILER) -> str:
@@ -199,8 +207,10 @@ def _toolkit_libraries(nvcc: str) -> Path:
     for name, folders in places.items():
         found = next((path for folder in folders for path in home.glob(f"{folder}/{name}")), None)
         if found is None:
-            raise Unavailable(f"the CUDA toolkit of {nvcc} is incomplete: {home}/{folders[0]}/{name} is missing; "
-                              "install the whole toolkit")  # fmt: skip
+            raise Unavailable(
+                f"the CUDA toolkit of {nvcc} is incomplete: {home}/{folders[0]}/{name} is missing; "
+                "install the whole toolkit"
+            )
     return found.parent
 
 
@@ -337,8 +347,11 @@ def make_plan(
         cuda,
         device_flags,
     ]
-    identity += [_cpu_identity() if part == "cpu" and arch == "native" else "",
-                 sysconfig.get_config_var("SOABI") if part == "module" else "", str(TORCH_INCLUDE)]  # fmt: skip
+    identity += [
+        _cpu_identity() if part == "cpu" and arch == "native" else "",
+        sysconfig.get_config_var("SOABI") if part == "module" else "",
+        str(TORCH_INCLUDE),
+    ]
     key = f"{part}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]}"
     return Plan(
         part,
@@ -425,8 +438,13 @@ def _compile_rules(
 
 
 def _run_ninja(folder: Path) -> None:
-    done = subprocess.run([_ninja(), "-C", str(folder)], capture_output=True, text=True, errors="replace",
-                          stdin=subprocess.DEVNULL)  # fmt: skip
+    done = subprocess.run(
+        [_ninja(), "-C", str(folder)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode != 0:
         log = done.stdout + done.stderr
         raise BuildFailed(first_error(log), log)

@@ -147,8 +147,10 @@ def _check_cuda(manifest: dict) -> None:
     archs = manifest.get("cuda_archs", "").split()
     missing = [f"{a}.{b}" for a, b in _capabilities() if not _runs((a, b), archs)]
     if missing:
-        raise Unavailable(f"the installed library has code for sm_{', sm_'.join(archs)}, "
-                          f"not for compute capability {missing[0]}")  # fmt: skip
+        raise Unavailable(
+            f"the installed library has code for sm_{', sm_'.join(archs)}, "
+            f"not for compute capability {missing[0]}"
+        )
 
 
 def _cpu_candidates() -> list[str]:
@@ -346,8 +348,10 @@ def _plan(part: str) -> Plan:
             f"nvcc is missing: install the CUDA toolkit {torch.version.cuda} or set CUDA_HOME"
         )
     if _build.nvcc_release(nvcc).split(".")[0] != wanted:
-        raise Unavailable(f"{nvcc} is of CUDA {_build.nvcc_release(nvcc)}, this torch of CUDA {torch.version.cuda}: "
-                          f"point CUDA_HOME at a toolkit of CUDA {wanted}")  # fmt: skip
+        raise Unavailable(
+            f"{nvcc} is of CUDA {_build.nvcc_release(nvcc)}, this torch of CUDA {torch.version.cuda}: "
+            f"point CUDA_HOME at a toolkit of CUDA {wanted}"
+        )
     return _build.make_plan("cuda", archs=tuple(f"{a}{b}" for a, b in _capabilities()))
 
 

@@ -50,9 +50,15 @@ def start(cache, script=SCRIPT, preexec_fn=None, **variables):
         {"PYTHONPATH": str(ROOT)} | ({"WSSS_FAST_CACHE": str(cache)} if cache else {}) | variables
     )
     return subprocess.Popen(
-        [sys.executable, "-c", script], preexec_fn=preexec_fn, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True, cwd="/",  # not the checkout, which would come first on sys.path
-    )  # fmt: skip
+        [sys.executable, "-c", script],
+        preexec_fn=preexec_fn,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd="/",  # not the checkout, which would come first on sys.path
+    )
 
 
 def finish(process, timeout=240):
@@ -355,17 +361,20 @@ def test_an_installed_library_of_other_sources_or_damaged_is_refused_by_name(tmp
 
 
 @needs_compiler
-@pytest.mark.parametrize(("torch_cuda", "driver", "cards", "refusal"), [
-    ("13.0", 13000, [(9, 0)], None),
-    ("13.1", 13010, [(8, 6), (9, 0)], None),
-    ("13.0", 13000, [(8, 9)], None),  # machine code of 8.6
-    ("13.0", 13000, [(11, 0)], None),  # compiled by the driver from 8.0+ptx
-    ("12.8", 13000, [(9, 0)], "is for CUDA 13, this torch for CUDA 12.8"),
-    (None, 13000, [(9, 0)], "this torch for CUDA none"),
-    ("13.0", 12080, [(9, 0)], "the driver runs CUDA 12.8, the installed library needs 13.0"),
-    ("13.0", 0, [(9, 0)], "the driver runs CUDA 0.0"),
-    ("13.0", 13000, [(7, 5)], "not for compute capability 7.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("torch_cuda", "driver", "cards", "refusal"),
+    [
+        ("13.0", 13000, [(9, 0)], None),
+        ("13.1", 13010, [(8, 6), (9, 0)], None),
+        ("13.0", 13000, [(8, 9)], None),  # machine code of 8.6
+        ("13.0", 13000, [(11, 0)], None),  # compiled by the driver from 8.0+ptx
+        ("12.8", 13000, [(9, 0)], "is for CUDA 13, this torch for CUDA 12.8"),
+        (None, 13000, [(9, 0)], "this torch for CUDA none"),
+        ("13.0", 12080, [(9, 0)], "the driver runs CUDA 12.8, the installed library needs 13.0"),
+        ("13.0", 0, [(9, 0)], "the driver runs CUDA 0.0"),
+        ("13.0", 13000, [(7, 5)], "not for compute capability 7.5"),
+    ],
+)
 def test_the_cuda_library_is_loaded_only_where_it_runs(
     tmp_path, monkeypatch, torch_cuda, driver, cards, refusal
 ):
@@ -383,8 +392,10 @@ def test_the_cuda_library_is_loaded_only_where_it_runs(
 
 
 @needs_compiler
-@pytest.mark.parametrize(("version", "refused"),
-                         [("2.9.1", True), ("1.13.1+cpu", True), ("2.10.0", False), ("2.16.0.dev1", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("version", "refused"),
+    [("2.9.1", True), ("1.13.1+cpu", True), ("2.10.0", False), ("2.16.0.dev1", False)],
+)
 def test_a_torch_older_than_the_oldest_is_named(monkeypatch, version, refused):
     monkeypatch.setattr(torch, "__version__", version)
     if refused:
@@ -416,12 +427,18 @@ def nvcc_of(folder, release, *, files=("include/cuda_runtime.h", "lib64/libcudar
 
 
 @needs_compiler
-@pytest.mark.parametrize(("release", "files", "said"), [
-    ("12.4", ("include/cuda_runtime.h", "lib64/libcudart_static.a"),
-     "nvcc is of CUDA 12.4, this torch of CUDA 13.0: point CUDA_HOME"),
-    ("13.0", ("include/cuda_runtime.h",), "incomplete: .*lib64/libcudart_static.a is missing"),
-    ("13.0", (), "incomplete: .*include/cuda_runtime.h is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("release", "files", "said"),
+    [
+        (
+            "12.4",
+            ("include/cuda_runtime.h", "lib64/libcudart_static.a"),
+            "nvcc is of CUDA 12.4, this torch of CUDA 13.0: point CUDA_HOME",
+        ),
+        ("13.0", ("include/cuda_runtime.h",), "incomplete: .*lib64/libcudart_static.a is missing"),
+        ("13.0", (), "incomplete: .*include/cuda_runtime.h is missing"),
+    ],
+)
 def test_a_toolkit_that_does_not_fit_is_named(tmp_path, monkeypatch, release, files, said):
     monkeypatch.setenv("CUDA_HOME", str(nvcc_of(tmp_path, release, files=files)))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -498,21 +515,39 @@ esac
     assert "kaput here" in log.read_text()
 
 
-@pytest.mark.parametrize(("log", "first"), [
-    ("[1/2] x\nFAILED: [code=1] 0.o\ng++ -c a.cpp\na.cpp: In function f:\na.cpp:3:4: error: no member\n"
-     "a.cpp:9:1: error: second\nninja: build stopped: subcommand failed.\n", "a.cpp:3:4: error: no member"),
-    ("FAILED: 1.o\nnvcc x.cu\nx.cu(12): error: identifier y is undefined\n", "x.cu(12): error: identifier y is undefined"),
-    ("FAILED: y.so\n/usr/bin/ld: 0.o: in function `f':\na.cpp:(.text+0x1): undefined reference to `g'\n"
-     "collect2: error: ld returned 1\n",
-     "a.cpp:(.text+0x1): undefined reference to `g'"),
-    ("FAILED: y.so\n/usr/bin/ld: cannot find -ltorch: No such file\n", "/usr/bin/ld: cannot find -ltorch: No such file"),
-    ("FAILED: 0.o\ng++ -c x\ng++: fatal error: Killed signal terminated program cc1plus\n",
-     "g++: fatal error: Killed signal terminated program cc1plus"),
-    ("In file included from a.h:1,\n                 from b.h:2:\n/x/y.h:4:2: error: #error \"guarded\"\n",
-     '/x/y.h:4:2: error: #error "guarded"'),
-    ("ninja: fatal: posix_spawn: No such file\n", "ninja failed and printed nothing"),
-    ("", "ninja failed and printed nothing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("log", "first"),
+    [
+        (
+            "[1/2] x\nFAILED: [code=1] 0.o\ng++ -c a.cpp\na.cpp: In function f:\na.cpp:3:4: error: no member\n"
+            "a.cpp:9:1: error: second\nninja: build stopped: subcommand failed.\n",
+            "a.cpp:3:4: error: no member",
+        ),
+        (
+            "FAILED: 1.o\nnvcc x.cu\nx.cu(12): error: identifier y is undefined\n",
+            "x.cu(12): error: identifier y is undefined",
+        ),
+        (
+            "FAILED: y.so\n/usr/bin/ld: 0.o: in function `f':\na.cpp:(.text+0x1): undefined reference to `g'\n"
+            "collect2: error: ld returned 1\n",
+            "a.cpp:(.text+0x1): undefined reference to `g'",
+        ),
+        (
+            "FAILED: y.so\n/usr/bin/ld: cannot find -ltorch: No such file\n",
+            "/usr/bin/ld: cannot find -ltorch: No such file",
+        ),
+        (
+            "FAILED: 0.o\ng++ -c x\ng++: fatal error: Killed signal terminated program cc1plus\n",
+            "g++: fatal error: Killed signal terminated program cc1plus",
+        ),
+        (
+            'In file included from a.h:1,\n                 from b.h:2:\n/x/y.h:4:2: error: #error "guarded"\n',
+            '/x/y.h:4:2: error: #error "guarded"',
+        ),
+        ("ninja: fatal: posix_spawn: No such file\n", "ninja failed and printed nothing"),
+        ("", "ninja failed and printed nothing"),
+    ],
+)
 def test_first_error(log, first):
     assert _build.first_error(log) == first
 
@@ -592,21 +627,59 @@ def test_what_a_library_says_of_itself():
 
 
 @needs_compiler
-@pytest.mark.parametrize(("op", "arguments", "message"), [
-    ("dense_crf", (torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 2, 4, 5), [], [], [0.0, 255.0], 1),
-     r"dense_crf: image is \[1,3,4,4\] but unary is \[1,1,2,4,5\]"),
-    ("permutohedral_lattice", (torch.full((4, 2), math.nan),), "permutohedral_lattice: features has NaN"),
-    ("label_conditioned_logits", (torch.zeros(1, 2, 3, 3), None, torch.zeros(1, 4, 2, 1, 1), torch.zeros(1, 5), [1]),
-     r"label_conditioned_logits: weight is \[1,4,2,1,1\] but bias is \[1,5\]; must be \[R, K\]"),
-    ("resized_activation", (torch.zeros(2, 3, 3), [4, 4], True), r"resized_activation: logits is \[2,3,3\]"),
-    ("random_walk", (torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4), 33, 10.0, 1), "random_walk: radius is 33"),
-    ("pixel_cross_entropy", (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 7), 0.0, False, 255, False, False),
-     r"pixel_cross_entropy: labels holds 7; must be 0..1 or 255"),
-    ("saliency_loss", (torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2).byte(), 0.4, 0.5, False, [3]),
-     r"saliency_loss: background_classes holds 3; must be in 1\.\.2"),
-    ("aamr_loss", (torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), 0.5, 0.5, 0.5),
-     r"aamr_loss: logits is \[1,1,2,2\]; must be \[B, K, h, w\], K >= 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("op", "arguments", "message"),
+    [
+        (
+            "dense_crf",
+            (torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 2, 4, 5), [], [], [0.0, 255.0], 1),
+            r"dense_crf: image is \[1,3,4,4\] but unary is \[1,1,2,4,5\]",
+        ),
+        (
+            "permutohedral_lattice",
+            (torch.full((4, 2), math.nan),),
+            "permutohedral_lattice: features has NaN",
+        ),
+        (
+            "label_conditioned_logits",
+            (torch.zeros(1, 2, 3, 3), None, torch.zeros(1, 4, 2, 1, 1), torch.zeros(1, 5), [1]),
+            r"label_conditioned_logits: weight is \[1,4,2,1,1\] but bias is \[1,5\]; must be \[R, K\]",
+        ),
+        (
+            "resized_activation",
+            (torch.zeros(2, 3, 3), [4, 4], True),
+            r"resized_activation: logits is \[2,3,3\]",
+        ),
+        (
+            "random_walk",
+            (torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4), 33, 10.0, 1),
+            "random_walk: radius is 33",
+        ),
+        (
+            "pixel_cross_entropy",
+            (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 7), 0.0, False, 255, False, False),
+            r"pixel_cross_entropy: labels holds 7; must be 0..1 or 255",
+        ),
+        (
+            "saliency_loss",
+            (
+                torch.zeros(1, 3, 2, 2),
+                torch.zeros(1, 2, 2),
+                torch.zeros(1, 2).byte(),
+                0.4,
+                0.5,
+                False,
+                [3],
+            ),
+            r"saliency_loss: background_classes holds 3; must be in 1\.\.2",
+        ),
+        (
+            "aamr_loss",
+            (torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), 0.5, 0.5, 0.5),
+            r"aamr_loss: logits is \[1,1,2,2\]; must be \[B, K, h, w\], K >= 2",
+        ),
+    ],
+)
 def test_native_kernels_raise_value_errors(op, arguments, message):
     """Also where the public function's checks are passed by: in a compiled graph, or by torch.ops."""
     if not _native.load():
@@ -664,8 +737,13 @@ def test_checking_without_nvcc(monkeypatch, tmp_path):
 
 
 def test_checking_against_headers_that_are_none(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "tools/check_sources.py", "cpu", "--torch-include", tmp_path],
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/check_sources.py", "cpu", "--torch-include", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (
         done.returncode == 2
         and f"{tmp_path} holds no torch/csrc/stable: not the headers of torch 2.10" in done.stderr
@@ -681,9 +759,22 @@ def installed(tmp_path, **settings):
     renamed.parent.mkdir(parents=True)
     renamed.touch()
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", site, source],
-        check=True, env=os.environ | settings, timeout=1200,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            site,
+            source,
+        ],
+        check=True,
+        env=os.environ | settings,
+        timeout=1200,
+    )
     return site
 
 
