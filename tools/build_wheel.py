@@ -1,10 +1,12 @@
-"""Build the wheel that needs no compiler: CPU libraries for AVX2 and AVX-512, and one for CUDA, for every Python and torch.
+"""Build the wheel that needs no compiler: CPU libraries for AVX2 and AVX-512, and one for CUDA.
 
     pip install ziglang auditwheel torch==2.13.0 ninja "setuptools>=77" wheel
     python tools/build_wheel.py dist [--no-cuda]
 
-The tag is py3-none-manylinux_2_28_x86_64: no library knows Python; zig links against the symbol versions of glibc 2.28, and
-wheel/old_runtime.cpp brings what newer headers need beyond that. Torch's functions are looked up at load time.
+The tag is py3-none-manylinux_2_28_x86_64, because the libraries do not depend on Python. zig links
+against the symbol versions of glibc 2.28, and wheel/old_runtime.cpp defines functions that code
+compiled with newer headers also needs. Functions of torch are looked up at load time, so one wheel
+works with every supported release of torch.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from wsss_fast import _build  # noqa: E402
 
 PLATFORM = "manylinux_2_28_x86_64"
 TARGET = "x86_64-linux-gnu.2.28"
-# Machine code for each, and intermediate code that a driver compiles for cards between and after them.
+# Machine code for each; "+ptx" adds PTX, which the driver compiles for other GPUs.
 CUDA_ARCHS = ("80+ptx", "86", "89", "90", "100", "120+ptx")
 WHEEL = Path(__file__).resolve().parent / "wheel"
 MOST_MEGABYTES = 40
@@ -47,6 +49,7 @@ def torch_symbols(objects: list[Path]) -> list[str]:
 
 
 def write_trampolines(names: list[str], path: Path) -> None:
+    """Write assembly with a jump through a table for each function, which is filled at load time."""
     lines = ['.section .note.GNU-stack,"",@progbits', ".text"]
     for i, name in enumerate(names):
         lines += [f".globl {name}", f".hidden {name}", f".type {name},@function"]
@@ -70,7 +73,7 @@ def write_trampolines(names: list[str], path: Path) -> None:
 
 
 def build_library(plan: _build.Plan, target: Path) -> None:
-    """Compile with the compiler, link with zig; `target` gets its manifest beside it."""
+    """Compile with the C++ compiler and link with zig; write `target` and its manifest."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -129,13 +132,13 @@ def build_library(plan: _build.Plan, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder for the wheel")
-    parser.add_argument("--no-cuda", action="store_true", help="leave the CUDA library out")
+    parser.add_argument("out", type=Path, help="directory for the wheel")
+    parser.add_argument("--no-cuda", action="store_true", help="omit the CUDA library")
     parser.add_argument(
         "--archs",
         nargs="+",
         default=CUDA_ARCHS,
-        help=f"of the CUDA library (default: {' '.join(CUDA_ARCHS)})",
+        help=f"compute capabilities of the CUDA library (default: {' '.join(CUDA_ARCHS)})",
     )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -174,9 +177,8 @@ def main() -> int:
     print(shown := run(sys.executable, "-m", "auditwheel", "show", wheel))
     size = wheel.stat().st_size / 1e6
     print(f"{wheel}: {size:.1f} MB")
-    found = re.search(
-        r'platform\s+tag:\s+"manylinux_2_(\d+)_x86_64"', shown
-    )  # an older one would do as well
+    # A tag for an older glibc is fine as well.
+    found = re.search(r'platform\s+tag:\s+"manylinux_2_(\d+)_x86_64"', shown)
     return 0 if found and int(found.group(1)) <= 28 and size <= MOST_MEGABYTES else 1
 
 

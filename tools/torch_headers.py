@@ -1,9 +1,11 @@
-"""The C++ headers of a torch release without its wheel: `python tools/torch_headers.py 2.10.0 OUT`.
+"""Download the C++ headers of a torch release: `python tools/torch_headers.py 2.10.0 OUT`.
 
-Writes into OUT/torch/include what a build against torch's stable ABI can include, and torch's own copy of pybind11, which
-such a build must not find first. A wheel is a zip archive: its directory and the members needed are fetched with HTTP range
-requests, 4 to 5 MB of 500 to 900. A server without range requests sends the whole wheel; a wheel on disk is read directly.
-pip's configuration says where wheels are found. OUT is the cache: a second call for the same version does nothing.
+Writes to OUT/torch/include the headers that a build against torch's stable ABI can include, and
+torch's own copy of pybind11, to check that such a build does not use it. A wheel is a zip archive:
+its directory and the needed members are downloaded with HTTP range requests, 4 to 5 MB of 500 to
+900. If the server does not support range requests, the whole wheel is downloaded; a wheel on disk
+is read directly. pip's configuration determines where wheels are searched. If OUT already has the
+headers of this version, nothing is done.
 """
 
 import ast
@@ -29,7 +31,7 @@ REQUEST_BYTES = 1 << 20
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's options by name; environment variables win over configuration files."""
+    """pip's options by name; environment variables override configuration files."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     )
@@ -41,6 +43,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def open_url(url: str, settings: dict[str, str], **headers: str):
+    """Open a URL with pip's proxy, certificates and timeout."""
     proxies = (
         [ProxyHandler(dict.fromkeys(("http", "https"), settings["proxy"]))]
         if "proxy" in settings
@@ -55,7 +58,7 @@ def open_url(url: str, settings: dict[str, str], **headers: str):
 
 
 def default_index() -> str:
-    """Where pip looks when nothing is configured."""
+    """The index that pip uses if none is configured."""
     code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -63,7 +66,10 @@ def default_index() -> str:
 
 
 def find_wheel(version: str, settings: dict[str, str]) -> str:
-    """The URL of the best wheel for this platform: on disk if any is, then for this Python, then the highest build number."""
+    """The URL of the best wheel for this platform.
+
+    Wheels on disk are preferred, then those for this Python, then the highest build number.
+    """
     indexes = [
         settings.get("index-url") or default_index(),
         *settings.get("extra-index-url", "").split(),
@@ -86,7 +92,10 @@ def find_wheel(version: str, settings: dict[str, str]) -> str:
         else:
             urls += [path.resolve().as_uri() for path in folder.glob("torch-*.whl")]
     system = "macosx" if sys.platform == "darwin" else "linux"
-    pattern = rf"/torch-{re.escape(version)}(?:\+\w+)?-(?:(\d+)-)?(cp\d+)-[^/]*{system}[^/]*{platform.machine()}\.whl$"
+    pattern = (
+        rf"/torch-{re.escape(version)}(?:\+\w+)?-(?:(\d+)-)?(cp\d+)-"
+        rf"[^/]*{system}[^/]*{platform.machine()}\.whl$"
+    )
     own = "cp{}{}".format(*sys.version_info)
     ranked = [
         ((url.startswith("file:"), found[2] == own, int(found[1] or 0)), url)
@@ -95,13 +104,14 @@ def find_wheel(version: str, settings: dict[str, str]) -> str:
     ]
     if not ranked:
         sys.exit(
-            f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} in {' '.join(places)}"
+            f"torch_headers: no wheel of torch {version} for {system} {platform.machine()} "
+            f"in {' '.join(places)}"
         )
     return max(ranked)[1]
 
 
 class RangeFile(io.RawIOBase):
-    """A file on a server, read by range requests; io.BufferedReader decides how much each of them reads."""
+    """A file on a server, read by range requests; io.BufferedReader determines their size."""
 
     def __init__(self, url: str, settings: dict[str, str], size: int):
         self.url, self.settings, self.size, self.position = url, settings, size, 0
@@ -127,13 +137,16 @@ class RangeFile(io.RawIOBase):
 
 
 def open_wheel(url: str, settings: dict[str, str]):
+    """Open a wheel as a seekable file: on disk, by range requests, or as a whole download."""
     if url.startswith("file:"):
         return open(url2pathname(urlsplit(url).path), "rb")
     with suppress(HTTPError), open_url(url, settings, Range="bytes=0-0") as answer:
         if answer.status == 206:
             size = int(answer.headers["Content-Range"].rpartition("/")[2])
             return io.BufferedReader(RangeFile(url, settings, size), REQUEST_BYTES)
-    print(f"torch_headers: no range requests here, downloading all of {url}", file=sys.stderr)
+    print(
+        f"torch_headers: no support for range requests, downloading all of {url}", file=sys.stderr
+    )
     whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     with open_url(url, settings) as answer:
         shutil.copyfileobj(answer, whole)
@@ -141,7 +154,7 @@ def open_wheel(url: str, settings: dict[str, str]):
 
 
 def extract(archive: zipfile.ZipFile, include: Path) -> int:
-    """Write the headers of SEEDS and all that they include into the directory `include`; returns how many."""
+    """Write the headers of SEEDS and all that they include to `include`; return their number."""
     start = "torch/include/"
     members = {
         i.filename.removeprefix(start): i
@@ -168,10 +181,11 @@ def extract(archive: zipfile.ZipFile, include: Path) -> int:
 def main(version: str, out: Path) -> None:
     folder, stamp = out / "torch", out / "torch/headers_of_version.txt"
     if stamp.is_file() and stamp.read_text() == version:
-        return print(f"{folder}/include: headers of torch {version}, already there")
+        return print(f"{folder}/include: headers of torch {version}, already present")
     if folder.exists() and not stamp.is_file():
         sys.exit(
-            f"torch_headers: {folder} exists and was not written by this program; choose another directory"
+            f"torch_headers: {folder} exists and was not written by this program; "
+            "choose another directory"
         )
     shutil.rmtree(folder, ignore_errors=True)
     settings = pip_settings()
