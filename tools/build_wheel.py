@@ -49,7 +49,7 @@ def torch_symbols(objects: list[Path]) -> list[str]:
 
 
 def write_trampolines(names: list[str], path: Path) -> None:
-    """Write assembly with a jump through a table for each function, which is filled at load time."""
+    """Write assembly that jumps to each function through a table, filled at load time."""
     lines = ['.section .note.GNU-stack,"",@progbits', ".text"]
     for i, name in enumerate(names):
         lines += [f".globl {name}", f".hidden {name}", f".type {name},@function"]

@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
-# Installs the project under several releases of torch as the README says, and tests its operators and networks there.
-#   tools/torch_matrix.sh [VERSION...]      default: the oldest supported minor release to the newest
-# Each version gets a fresh virtual environment, which is removed before the next; one line is printed for each, and
-# OUT gets table.md and each version's VERSION.log and VERSION.xml (JUnit). The exit code is 0 if every version built
-# the native kernels and passed. A CUDA build of torch takes about 5 GB of disk and a minute or two to install.
+# Installs the package with several releases of torch, and tests its operators and networks.
+#   tools/torch_matrix.sh [VERSION...]      default: from the oldest supported release to the newest
+# Each version gets a new virtual environment, which is removed before the next one. One line is
+# printed per version; OUT gets table.md, and VERSION.log and VERSION.xml (JUnit) of each version.
+# The exit code is 0 if every version built the native kernels and passed the tests. A CUDA build of
+# torch needs about 5 GB of disk and one or two minutes to install.
 # Environment variables:
-#   PYTHON   interpreter of the environments (default: python3)      CXX    C++ compiler of the native build (default: g++)
-#   OUT      folder of the results (default: torch-matrix)           KEEP   1: leave the environments, and say where
-#   TESTS    files and options for pytest instead of the list below, as in TESTS="tests/test_unary.py -x"
+#   PYTHON   interpreter of the environments (default: python3)
+#   CXX      C++ compiler of the native build (default: g++)
+#   OUT      directory of the results (default: torch-matrix)
+#   KEEP     1: keep the environments and print their paths
+#   TESTS    files and options for pytest, as in TESTS="tests/ops/test_unary.py -x"
 set -euo pipefail
 
 DEFAULT_VERSIONS=(2.10.0 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0)
-# Operators, networks and torch.compile, which depend on torch's version; not the training stages, which are made of them.
-DEFAULT_TESTS=(tests/test_{dense_crf,unary,lattice,label_conditioned,resized_activation,random_walk,pixel_loss,saliency_loss}.py
-  tests/test_{aamr_loss,amx_conv2d,relations,compat_pydensecrf,golden_crf,docstrings,cuda_graph,extreme_values}.py
-  tests/test_{nets,nets_inference,nets_irn_deeplab,nets_resnet38,golden_nets}.py
-  tests/test_native.py::test_what_a_library_says_of_itself)
-FREE_GB=15          # less than this and a version is not tried
-TEST_SECONDS=3600   # then the tests of a version are ended
+# Operators, networks and torch.compile depend on torch's version; the stages only use them.
+DEFAULT_TESTS=(
+  tests/ops/test_{dense_crf,unary,lattice,label_conditioned,resized_activation,random_walk}.py
+  tests/ops/test_{pixel_loss,saliency_loss,aamr_loss,amx_conv2d,docstrings,cuda_graph}.py
+  tests/ops/test_extreme_values.py tests/methods/test_irn_relations.py
+  tests/compat/test_pydensecrf.py tests/golden/test_golden_{crf,nets}.py
+  tests/nets/test_{nets,inference,irn_deeplab,resnet38}.py
+  tests/native/test_libraries.py::test_library_reports_build_info_and_signatures
+)
+FREE_GB=15          # minimum of free disk space to try a version
+TEST_SECONDS=3600   # time limit for the tests of a version
 
 if [[ ${1-} == -* ]]; then sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0; fi
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -31,21 +38,21 @@ OUT=$(cd "$OUT" && pwd)
 work=$(mktemp -d)
 [[ ${KEEP-} == 1 ]] || trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-# Versions are named here; a cap on torch in pip's configuration would refuse the newest.
+# The versions are exact; a constraint on torch in pip's configuration could exclude the newest.
 export PIP_CONSTRAINT=/dev/null
-# The machine may be shared: threads sleep while they wait instead of spinning. Results are the same.
+# Threads sleep while they wait instead of spinning, in case the machine is shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export WSSS_FAST_GOLDEN=${WSSS_FAST_GOLDEN:-$root/../shared/golden}
 
-list_sources() {  # what git knows; without git, everything but hidden files
+list_sources() {  # files that git does not ignore; without git, all but hidden files
   git ls-files -coz --exclude-standard 2>/dev/null || find . -mindepth 1 -name '.?*' -prune -o -type f -print0
 }
 
-field() {  # the value of one key in what `wsss-fast info` printed
+field() {  # the value of one key in the output of `wsss-fast info`
   sed -nE "s/^ ?$1 +(.*[^ ]) *$/\1/p" "$2" | head -n 1
 }
 
-# Numbers of passed, failed and skipped tests, and the names of those that failed, separated by |
+# Numbers of passed, failed and skipped tests, and the names of failed tests, separated by |
 read -r -d '' SUMMARY <<'PYTHON' || true
 import sys, xml.etree.ElementTree as tree
 try:
@@ -59,20 +66,21 @@ skipped = sum(c.find("skipped") is not None for c in cases)
 print(len(cases) - len(bad) - skipped, len(bad), skipped, ", ".join(bad).replace("|", "/"), sep="|")
 PYTHON
 
-one_version() {  # prints one row: torch|python|compiler|backend|build seconds|passed|failed|skipped|failures
+# Prints one row: torch|python|compiler|backend|build seconds|passed|failed|skipped|failures
+one_version() {
   local version=$1 folder=$work/$1 log=$OUT/$1.log info=$work/$1/info.txt free source python code
   free=$(df --output=avail -BG "$work" | tail -n 1 | tr -dc 0-9)
   if ((free < FREE_GB)); then echo "$version|-|-|-|-|0|0|0|not tried: $free GB of disk are free"; return; fi
   mkdir -p "$folder"
   source=$folder/source python=$folder/venv/bin/python code=0
   : >"$log"
-  # A copy, since an installation leaves a build directory in its source.
+  # Copy the source, because an installation leaves a build directory in it.
   mkdir "$source" && (cd "$root" && list_sources | tar -c --null --ignore-failed-read -T - 2>>"$log") | tar -x -C "$source"
   if ! { "${PYTHON:-python3}" -m venv "$folder/venv" && "$python" -m pip install --no-cache-dir "torch==$version" &&
     (cd "$source" && "$python" -m pip install --no-cache-dir ".[test]"); } &>>"$log"; then
     echo "$version|-|-|-|-|0|0|0|installation failed"; return
   fi
-  # From here on nothing can import the package from its source.
+  # Remove the package from the copy, so that only the installed package can be imported.
   rm -rf "$source/wsss_fast" "$source/build" "$source"/*.egg-info
   (
     cd "$source"
@@ -100,5 +108,5 @@ for version in "${versions[@]}"; do
   [[ $backend == native && $passed != 0 && $failed == 0 && -z $names ]] || status=1
   if [[ ${KEEP-} == 1 ]]; then echo "kept: $work/$version/venv"; else rm -rf "${work:?}/$version"; fi
 done
-echo "$table, and the logs of each version beside it"
+echo "$table, and the logs of each version next to it"
 exit "$status"

@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
 TORCH_TARGET = f"0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
 NAMES = {"cpu": "libwsss_fast_cpu", "cuda": "libwsss_fast_cuda", "module": "_C"}
-# CPU libraries of a wheel for x86, fastest first: suffix of the file name, -march, and torch's names
+# CPU libraries of a wheel for x86, fastest first: suffix of the file name, -march, and the names
 # (torch.backends.cpu.get_cpu_capability) of the CPUs that can run it. The loader picks one at run
 # time, because AVX-512 is twice as fast as AVX2 for a CRF with 21 labels.
 X86_LEVELS = (("_avx512", "x86-64-v4", ("AVX512",)), ("_avx2", "x86-64-v3", ("AVX2", "AVX512")))
@@ -178,7 +178,7 @@ def find_compiler() -> tuple[str, ...]:
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc from CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda; None if there is none."""
+    """The path of nvcc from CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda, or None."""
     homes = [os.environ[v] for v in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(v)]
     candidates = [f"{home}/bin/nvcc" for home in homes] + [
         shutil.which("nvcc"),
@@ -255,7 +255,7 @@ def _cpu_identity() -> str:
 
 
 def _host_compiler(cxx: tuple[str, ...]) -> str:
-    """The host compiler of nvcc: the one named by CXX, without a launcher; "" for nvcc's default."""
+    """The host compiler for nvcc: the one in CXX, without a launcher; "" for nvcc's default."""
     named = (
         [word for word in cxx if Path(word).name not in LAUNCHERS] if os.environ.get("CXX") else []
     )
@@ -444,7 +444,7 @@ def _compile_rules(
     folder: Path,
     torch_include: Path = TORCH_INCLUDE,
 ) -> list[str]:
-    """Ninja rules that write 0.o, 1.o, ... and the compilers' output 0.log, 1.log, ... to `folder`."""
+    """Ninja rules that write objects 0.o, 1.o, ... and logs 0.log, 1.log, ... to `folder`."""
     rules = []
     for number, source in enumerate(sources):
         words = [*(nvcc if source.suffix == ".cu" else cxx), f"-I{folder}", f"-I{csrc()}"]

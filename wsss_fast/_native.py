@@ -88,8 +88,8 @@ def _open(library: Path, manifest: dict) -> None:
     """Load a library, which registers its kernels.
 
     A library of a wheel is not linked against torch's libraries, whose location is not known at
-    build time; it looks up their functions in the process. The lookup is checked here first, because
-    the library itself could not report a missing function.
+    build time; it looks up their functions in the process. This is checked here first, because the
+    library itself could not report a missing function.
     """
     _build.check_torch()
     if wanted := manifest.get("torch_symbols", "").split():
@@ -346,7 +346,7 @@ def _keep_log(error: BuildFailed, path: Path) -> str:
 
 
 def _build_into(library: Path, plan: Plan) -> None:
-    """Build in a temporary directory, sync and rename, so that the final name is always complete."""
+    """Build in a temporary directory, sync and rename: the final directory is always complete."""
     folder = Path(tempfile.mkdtemp(prefix=f"{plan.key}.build-", dir=library.parent.parent))
     try:
         built = _build.compile_library(plan, folder)
@@ -386,7 +386,8 @@ def _plan(part: str) -> Plan:
         )
     if _build.nvcc_release(nvcc).split(".")[0] != wanted:
         raise Unavailable(
-            f"{nvcc} is of CUDA {_build.nvcc_release(nvcc)}, this torch of CUDA {torch.version.cuda}: "
+            f"{nvcc} is of CUDA {_build.nvcc_release(nvcc)}, "
+            f"this torch of CUDA {torch.version.cuda}: "
             f"point CUDA_HOME at a toolkit of CUDA {wanted}"
         )
     return _build.make_plan("cuda", archs=tuple(f"{a}{b}" for a, b in _capabilities()))

@@ -10,7 +10,7 @@ from native_builds import finish, start
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """A warm cache, and what its build printed; built once, also for several pytest-xdist workers."""
+    """A warm cache, and what its build printed; all pytest-xdist workers share one build."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent

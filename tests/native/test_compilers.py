@@ -177,7 +177,8 @@ esac
             "g++: fatal error: Killed signal terminated program cc1plus",
         ),
         (
-            'In file included from a.h:1,\n                 from b.h:2:\n/x/y.h:4:2: error: #error "guarded"\n',
+            "In file included from a.h:1,\n                 from b.h:2:\n"
+            '/x/y.h:4:2: error: #error "guarded"\n',
             '/x/y.h:4:2: error: #error "guarded"',
         ),
         ("ninja: fatal: posix_spawn: No such file\n", "ninja failed and printed nothing"),

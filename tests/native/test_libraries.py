@@ -51,7 +51,8 @@ def test_library_reports_build_info_and_signatures():
         (
             "label_conditioned_logits",
             (torch.zeros(1, 2, 3, 3), None, torch.zeros(1, 4, 2, 1, 1), torch.zeros(1, 5), [1]),
-            r"label_conditioned_logits: weight is \[1,4,2,1,1\] but bias is \[1,5\]; must be \[R, K\]",
+            r"label_conditioned_logits: weight is \[1,4,2,1,1\] but bias is \[1,5\]; "
+            r"must be \[R, K\]",
         ),
         (
             "resized_activation",

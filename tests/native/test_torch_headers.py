@@ -31,7 +31,7 @@ WANTED = set(HEADERS) - {"ATen/unused.h"}
 
 @pytest.fixture
 def wheel(tmp_path):
-    """A wheel of 4 MB in a package index in pip's format; the smaller build number has no headers."""
+    """A 4 MB wheel in a package index; the one with the smaller build number has no headers."""
     folder = tmp_path / "simple/torch"
     folder.mkdir(parents=True)
     path = folder / "torch-9.1.0-2-cp311-cp311-manylinux_2_28_x86_64.whl"
