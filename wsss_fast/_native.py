@@ -245,7 +245,7 @@ def cache_folder() -> Path:
     Raises:
         Unavailable: no cache directory is writable.
     """
-    refused = ""
+    problem = ""
     for folder in _cache_folders():
         try:
             folder.mkdir(
@@ -254,12 +254,12 @@ def cache_folder() -> Path:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            refused = f"{folder} is not writable ({error.strerror})"
+            problem = f"{folder} is not writable ({error.strerror})"
             continue
         if not _is_foreign(folder):
             return folder
-        refused = f"{folder} belongs to another user"
-    raise Unavailable(f"no directory for the build: {refused}; set WSSS_FAST_CACHE")
+        problem = f"{folder} belongs to another user"
+    raise Unavailable(f"no directory for the build: {problem}; set WSSS_FAST_CACHE")
 
 
 def _find_cached(plan: Plan) -> tuple[Path, dict] | None:
@@ -399,7 +399,7 @@ def _load_native(backend: _Backend) -> None:
     Raises:
         Unavailable: there is none; the message has all reasons.
     """
-    refused = ""
+    problem = ""
     try:
         if installed := installed_library(backend.part):
             path, manifest = installed
@@ -407,15 +407,15 @@ def _load_native(backend: _Backend) -> None:
             backend.path, backend.manifest, backend.reason = path, manifest, "built ahead of time"
             return
     except (Unavailable, OSError) as error:
-        refused = f"{error}; "
+        problem = f"{error}; "
     try:
         plan = _plan(backend.part)
         path, manifest, backend.build_seconds = _build_into_cache(plan)
         _open(path, manifest)
     except (Unavailable, OSError) as error:
-        raise Unavailable(f"{refused}{error}") from None
+        raise Unavailable(f"{problem}{error}") from None
     backend.path, backend.manifest = path, manifest
-    backend.reason = refused + (
+    backend.reason = problem + (
         "found in the cache" if backend.build_seconds is None else "built at first use"
     )
 
