@@ -4,8 +4,8 @@
 `WSSS_FAST_AOT=1 pip install --no-build-isolation .` also compiles the libraries (torch and ninja
 must be installed): for x86 two CPU libraries, for AVX2 and for AVX-512, and one for CUDA if
 WSSS_FAST_CUDA_ARCHS names architectures, as in "80 90+ptx". `WSSS_FAST_LIBRARIES=DIRECTORY`
-packages libraries that are already built (tools/build_wheel.py uses it). The libraries do not depend
-on Python, so one wheel works with every version of it.
+packages libraries that are already built (tools/build_wheel.py uses it). The libraries do not
+depend on Python, so one wheel works with every version of it.
 """
 
 import importlib.util

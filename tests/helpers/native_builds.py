@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 HAS_COMPILER = any(shutil.which(c) for c in ("g++", "clang++", "c++"))
-
-
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")
-
 
 # Runs a small CRF and prints one line: backend | result is correct | reason for the backend.
 SCRIPT = """
@@ -33,7 +28,6 @@ error = (q - reference.dense_crf(image, unary, iterations=2)).abs().max().item()
 info = _native.info()
 print(info["backend"], error < 1e-5, info["why"].splitlines()[0], sep="|")
 """
-
 
 # SCRIPT with a build that copies a finished library.
 SCRIPT_WITH_COPIED_LIBRARY = (
