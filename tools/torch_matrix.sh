@@ -20,7 +20,7 @@ DEFAULT_VERSIONS=(2.10.0 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0)
 # which are built from them.
 DEFAULT_TESTS=(tests/ops --ignore=tests/ops/test_cuda_on_cpu.py tests/nets tests/compat
   tests/golden/test_golden_{crf,nets}.py tests/methods/test_irn_relations.py
-  tests/native/test_native.py::test_what_a_library_says_of_itself)
+  tests/native/test_libraries.py::test_library_reports_build_info_and_signatures)
 FREE_GB=15          # a version is skipped if less disk space is free
 TEST_SECONDS=3600   # time limit for the tests of a version
 

@@ -1,4 +1,4 @@
-"""tools/torch_headers.py: the members of a wheel over range requests, over a server without them, and from disk."""
+"""tools/torch_headers.py: headers by range requests, from a server without them, and from disk."""
 
 import importlib.util
 import io
@@ -17,7 +17,9 @@ torch_headers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(torch_headers)
 
 HEADERS = {
-    "torch/csrc/stable/tensor.h": '#include <ATen/Config.h>\n#  include "../inductor/near.h"\n#include <vector>\n',
+    "torch/csrc/stable/tensor.h": (
+        '#include <ATen/Config.h>\n#  include "../inductor/near.h"\n#include <vector>\n'
+    ),
     "torch/csrc/inductor/near.h": "#include <torch/far.h>\n",
     "torch/far.h": "",
     "ATen/Config.h": "",
@@ -29,7 +31,7 @@ WANTED = set(HEADERS) - {"ATen/unused.h"}
 
 @pytest.fixture
 def wheel(tmp_path):
-    """A wheel of 4 MB in a folder that is a package index as pip knows them; the smaller build number has no headers."""
+    """A 4 MB wheel in a package index; the one with the smaller build number has no headers."""
     folder = tmp_path / "simple/torch"
     folder.mkdir(parents=True)
     path = folder / "torch-9.1.0-2-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -55,11 +57,11 @@ class Ranges(Quiet):
     sent = 0
 
     def do_GET(self):
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if not asked:
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if not wanted:
             return super().do_GET()
         data = Path(self.translate_path(self.path)).read_bytes()
-        first, last = int(asked[1]), int(asked[2])
+        first, last = int(wanted[1]), int(wanted[2])
         assert last < len(data)
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
@@ -71,7 +73,7 @@ class Ranges(Quiet):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """Starts a server of `tmp_path` with a handler, which becomes pip's only index."""
+    """A function that serves `tmp_path` with a handler as pip's only index."""
     servers = []
 
     def start(handler):
@@ -100,7 +102,9 @@ def written(out):
     }
 
 
-def test_headers_come_by_range_requests_and_once(wheel, served, tmp_path, monkeypatch, capsys):
+def test_headers_are_downloaded_once_by_range_requests(
+    wheel, served, tmp_path, monkeypatch, capsys
+):
     served(Ranges)
     monkeypatch.setattr(Ranges, "sent", 0)
     monkeypatch.setattr(torch_headers, "REQUEST_BYTES", 1 << 14)
@@ -113,14 +117,14 @@ def test_headers_come_by_range_requests_and_once(wheel, served, tmp_path, monkey
     assert "already present" in capsys.readouterr().out
 
 
-def test_a_server_without_ranges_sends_the_whole_wheel(wheel, served, tmp_path, capsys):
+def test_server_without_range_requests(wheel, served, tmp_path, capsys):
     served(Quiet)
     torch_headers.main("9.1.0", tmp_path / "out")
     assert written(tmp_path / "out") == WANTED
     assert "downloading all of" in capsys.readouterr().err
 
 
-def test_a_wheel_on_disk_wins_and_another_version_replaces(
+def test_wheel_on_disk_is_preferred_and_another_version_replaced(
     wheel, served, tmp_path, monkeypatch, capsys
 ):
     served(Quiet)
@@ -138,7 +142,7 @@ def test_a_wheel_on_disk_wins_and_another_version_replaces(
     assert "file:///" in capsys.readouterr().out
 
 
-def test_what_cannot_be_done_is_said(wheel, served, tmp_path):
+def test_errors_name_their_cause(wheel, served, tmp_path):
     served(Quiet)
     with pytest.raises(SystemExit, match=r"no wheel of torch 9\.3\.0 for linux x86_64 in http"):
         torch_headers.main("9.3.0", tmp_path / "out")
@@ -149,7 +153,7 @@ def test_what_cannot_be_done_is_said(wheel, served, tmp_path):
     assert torch.is_dir()
 
 
-def test_any_piece_of_a_file_is_read_as_from_disk(wheel, served, tmp_path):
+def test_range_file_reads_the_same_bytes_as_a_file_on_disk(wheel, served, tmp_path):
     served(Ranges)
     settings = torch_headers.pip_settings()
     with torch_headers.open_wheel(torch_headers.find_wheel("9.1.0", settings), settings) as file:
@@ -162,7 +166,7 @@ def test_any_piece_of_a_file_is_read_as_from_disk(wheel, served, tmp_path):
         assert file.read() == data[-22:]
 
 
-def test_pips_settings_of_the_environment_win(monkeypatch):
+def test_environment_overrides_pip_configuration(monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1/simple")
     monkeypatch.setenv("PIP_FIND_LINKS", "/a /b")
     settings = torch_headers.pip_settings()
