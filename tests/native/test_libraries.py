@@ -1,6 +1,8 @@
 """The loaded library: signatures, build information, errors of kernels, dependencies."""
 
+import importlib
 import math
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ import pytest
 import torch
 from native_builds import ROOT, needs_compiler
 
-from wsss_fast import _build, _native
+from wsss_fast import _build, _native, ops
 from wsss_fast.ops import dense_crf
 
 
@@ -19,6 +21,9 @@ def test_library_reports_build_info_and_signatures():
     """TORCH_BOX does not compare a kernel with its schema; a mismatch would read wrong memory."""
     if not _native.load():
         pytest.skip("native library not available")
+    # Each op is registered by its own module, and wsss_fast.ops does not import all of them.
+    for name in (m.name for m in pkgutil.iter_modules(ops.__path__, "wsss_fast.ops.")):
+        importlib.import_module(name)
     library, manifest = _native._state["cpu"].path, _native._state["cpu"].manifest
     module = _native.module()
     assert module.build_info(str(library)) == {
