@@ -1,5 +1,6 @@
-"""The CUDA backend on the CPU (csrc/tests/cuda_on_cpu.h): kernels against naive definitions in C++, then its host code and
-kernels under the ops' own Python tests. Also the C++ tests of the CPU kernels, for which there is no other runner."""
+"""The CUDA backend's host code and kernels, in the emulator (csrc/tests/cuda_on_cpu.h), under the Python tests of the ops.
+
+The kernels' C++ tests are run by cpp/test_cpp.py."""
 
 import os
 import platform
@@ -14,7 +15,6 @@ import pytest
 from wsss_fast import _native
 
 TESTS = Path(__file__).resolve().parent
-NAMES = sorted(path.stem for path in (emulated_cuda.CSRC / "tests").glob("*_test.cpp"))
 COMPILER = shutil.which("g++") or shutil.which("c++")
 
 pytestmark = [
@@ -44,17 +44,6 @@ LEFT_OUT = {
     # The CPU's product of half matrices takes seconds.
     "twice_eagers and float16 and amn",
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_kernels_in_cpp(name, tmp_path):
-    program = tmp_path / name
-    source = emulated_cuda.CSRC / "tests" / f"{name}.cpp"
-    command = [COMPILER, *emulated_cuda.CXX_FLAGS, "-Werror", "-pthread", source, "-o", program]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert built.returncode == 0, built.stderr
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout) == (0, "ok\n")
 
 
 @pytest.fixture(scope="session")
