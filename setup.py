@@ -1,9 +1,11 @@
-"""`pip install .` ships the C++ sources, which are compiled at first use; an ahead-of-time wheel also ships libraries.
+"""Package the C++ sources, and for an ahead-of-time installation also compiled libraries.
 
-`WSSS_FAST_AOT=1 pip install --no-build-isolation .` compiles them here (torch and ninja must be installed): for x86 two CPU
-libraries, for AVX2 and for AVX-512, and one for CUDA where WSSS_FAST_CUDA_ARCHS names architectures ("80 90+ptx").
-`WSSS_FAST_LIBRARIES=FOLDER` takes libraries that are built, as tools/build_wheel.py does. No library knows Python, so one wheel
-serves every version of it.
+`pip install .` ships only the sources, which are compiled at first use.
+`WSSS_FAST_AOT=1 pip install --no-build-isolation .` also compiles the libraries (torch and ninja
+must be installed): for x86 two CPU libraries, for AVX2 and for AVX-512, and one for CUDA if
+WSSS_FAST_CUDA_ARCHS names architectures, as in "80 90+ptx". `WSSS_FAST_LIBRARIES=DIRECTORY`
+packages libraries that are already built (tools/build_wheel.py uses it). The libraries do not
+depend on Python, so one wheel works with every version of it.
 """
 
 import importlib.util
@@ -22,17 +24,24 @@ AHEAD = os.environ.get("WSSS_FAST_AOT") == "1" or "WSSS_FAST_LIBRARIES" in os.en
 
 
 def load_build():
-    """wsss_fast/_build.py by path: importing the package would need its dependencies."""
-    spec = importlib.util.spec_from_file_location("_wsss_fast_build", ROOT / "wsss_fast" / "_build.py")
+    """Import wsss_fast/_build.py by its path: importing the package would need its dependencies."""
+    spec = importlib.util.spec_from_file_location(
+        "_wsss_fast_build", ROOT / "wsss_fast" / "_build.py"
+    )
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
-def compile_here(target: Path) -> None:
+def compile_libraries(target: Path) -> None:
+    """Compile the libraries of an ahead-of-time installation into the directory `target`."""
     build = load_build()
-    levels = [(suffix, arch) for suffix, arch, _ in build.X86_LEVELS] if build.is_x86() else [("", "baseline")]
+    levels = (
+        [(suffix, arch) for suffix, arch, _ in build.X86_LEVELS]
+        if build.is_x86()
+        else [("", "baseline")]
+    )
     try:
         plans = [(suffix, build.make_plan("cpu", arch=arch)) for suffix, arch in levels]
         if archs := os.environ.get("WSSS_FAST_CUDA_ARCHS", "").split():
@@ -51,24 +60,24 @@ def compile_here(target: Path) -> None:
 class BuildWithLibraries(build_py):
     def run(self):
         if not self.editable_mode:
-            # An earlier build in this folder may have left sources that were renamed since: the
+            # An earlier build in this directory may have left sources that were renamed since; the
             # package would compile them too.
             shutil.rmtree(Path(self.build_lib) / "wsss_fast" / "csrc", ignore_errors=True)
         super().run()
         if AHEAD:
             target = Path(self.build_lib) / "wsss_fast" / "lib"
-            shutil.rmtree(target, ignore_errors=True)  # of an earlier build in this folder
+            shutil.rmtree(target, ignore_errors=True)  # from an earlier build
             target.mkdir(parents=True)
             if ready := os.environ.get("WSSS_FAST_LIBRARIES"):
                 for path in sorted(Path(ready).glob("*.so")):
                     shutil.copy(path, target)
                     shutil.copy(path.with_suffix(".json"), target)
             else:
-                compile_here(target)
+                compile_libraries(target)
 
 
 class PlatformWheel(bdist_wheel):
-    """The libraries belong to a platform, and to no version of Python."""
+    """A wheel for one platform and every version of Python."""
 
     def get_tag(self):
         return "py3", "none", os.environ.get("WSSS_FAST_PLATFORM") or super().get_tag()[2]

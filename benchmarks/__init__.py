@@ -1,1 +1,1 @@
-"""Benchmarks of the methods: `python -m benchmarks NAME`. Those of the ops are `wsss-fast bench`."""
+"""Benchmarks of the methods, `python -m benchmarks NAME`; `wsss-fast bench` measures the ops."""

@@ -1,17 +1,17 @@
-"""`python -m benchmarks NAME [options]`: an op of `wsss-fast bench`, or a module beside this file."""
+"""`python -m benchmarks NAME [options]` runs a benchmark of this folder or of `wsss-fast bench`."""
 
 import sys
 
-from benchmarks import ccr, fuzz, kill, processes, shapes
-from wsss_fast import cli
-from wsss_fast.bench import BENCHMARKS
+from benchmarks import ccr, processes, shapes
+from wsss_fast import bench, cli
 
-MODULES = {"shapes": shapes, "kill": kill, "fuzz": fuzz, "ccr": ccr, "processes": processes}
+MODULES = {"shapes": shapes, "ccr": ccr, "processes": processes}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]
-    if name in BENCHMARKS:
+    if name in bench.summaries():
         cli.main(["bench", name, *rest])
     if name not in MODULES:
-        sys.exit(f"usage: python -m benchmarks {{{','.join([*BENCHMARKS, *MODULES])}}} [--help]")
+        names = ",".join([*bench.summaries(), *MODULES])
+        sys.exit(f"usage: python -m benchmarks {{{names}}} [--help]")
     MODULES[name].main(rest)

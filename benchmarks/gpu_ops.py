@@ -1,13 +1,16 @@
-"""Every op once or more on tiny inputs, forward and backward, on a GPU and compared with the CPU: what sanitizers run.
+"""Every op on tiny inputs, forward and backward, on a GPU and compared with the CPU.
 
-    compute-sanitizer --tool memcheck --error-exitcode 9 python benchmarks/gpu_ops.py [--device cuda] [--only NAME ...]
+    compute-sanitizer --tool memcheck --error-exitcode 9 \\
+        python benchmarks/gpu_ops.py [--device cuda] [--only NAME ...]
 
-Prints one line per op and type, and a line that starts with "| " for what differs or fails; exit code 1 then.
+Prints one line per op and dtype, and a line that starts with "| " for each case that differs or
+fails; the exit code is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +22,14 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from wsss_fast import ops  # noqa: E402
 
-# Of the largest expected value. Half precisions round once where both devices sum in float32.
+# Largest allowed difference, relative to the largest expected value. Half precisions are rounded
+# once, since both devices sum in float32.
 LIMITS = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 FLOATS = (torch.float32, torch.bfloat16)
 
-Call = Callable[[Callable[[Tensor], Tensor]], Iterable[Tensor]]  # (moves a tensor to the device) -> results
-Case = tuple[str, torch.dtype, Call]
+ToDevice = Callable[[Tensor], Tensor]
+Call = Callable[[ToDevice], Iterable[Tensor]]
+Case = tuple[str, torch.dtype, Call]  # name of the op, dtype, call
 
 
 def generator(seed: int) -> torch.Generator:
@@ -41,27 +46,39 @@ def with_gradients(result: Tensor, *leaves: Tensor) -> list[Tensor]:
 
 
 def dense_crf() -> Iterator[Case]:
-    """Label counts around every width a kernel may be specialised for; sets, batches, each term alone, gray images."""
+    """Label counts around every specialised width; sets, batches, each term alone, gray images."""
     both = {"gaussian": (3.0, 3.0), "bilateral": (20.0, 9.0, 5.0)}
-    shapes = [(1, 1, labels, 7, 9) for labels in (1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 32, 33, 64, 65, 81, 128, 129, 256)]
-    shapes += [(3, 2, 3, 9, 14), (2, 1, 21, 17, 19), (1, 2, 5, 1, 7), (1, 1, 2, 20, 33), (1, 3, 1, 1, 1)]
+    shapes = [
+        (1, 1, labels, 7, 9)
+        for labels in (1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 32, 33, 64, 65, 81, 128, 129, 256)
+    ]
+    shapes += [
+        (3, 2, 3, 9, 14),
+        (2, 1, 21, 17, 19),
+        (1, 2, 5, 1, 7),
+        (1, 1, 2, 20, 33),
+        (1, 3, 1, 1, 1),
+    ]
     for number, shape in enumerate(shapes):
         g = generator(number)
         image = torch.randint(0, 256, (shape[0], 3, *shape[-2:]), generator=g, dtype=torch.uint8)
         unary = 3 * torch.rand(shape, generator=g)
-        some = shape in shapes[-5:]
-        for terms in (both, both | {"bilateral": None}, both | {"gaussian": None}) if some else (both,):
-            yield (
-                "dense_crf",
-                torch.float32,
-                lambda to, i=image, u=unary, t=terms: [ops.dense_crf(to(i), to(u), **t, iterations=2)],
-            )
+        alone = [both | {"bilateral": None}, both | {"gaussian": None}]
+        for terms in (both, *(alone if shape in shapes[-5:] else ())):
+
+            def forward(
+                to: ToDevice, image: Tensor = image, unary: Tensor = unary, terms: dict = terms
+            ) -> list[Tensor]:
+                return [ops.dense_crf(to(image), to(unary), **terms, iterations=2)]
+
+            yield "dense_crf", torch.float32, forward
     g = generator(99)
-    gray, unary = torch.randint(0, 256, (1, 1, 8, 9), generator=g).float(), torch.rand(1, 3, 8, 9, generator=g)
+    gray = torch.randint(0, 256, (1, 1, 8, 9), generator=g).float()
+    unary = torch.rand(1, 3, 8, 9, generator=g)
     yield "dense_crf", torch.float32, lambda to: [ops.dense_crf(to(gray), to(unary), iterations=2)]
     rgb = torch.randint(0, 256, (1, 3, 8, 9), generator=g).float()
 
-    def backward(to: Callable) -> list[Tensor]:
+    def backward(to: ToDevice) -> list[Tensor]:
         energies = leaf(to(unary))
         return with_gradients(ops.dense_crf(to(rgb), energies, **both, iterations=2), energies)
 
@@ -70,11 +87,14 @@ def dense_crf() -> Iterator[Case]:
 
 def lattice() -> Iterator[Case]:
     """The filter and its transpose over 1 to 8 dimensions, with its gradient."""
-    for n, d, c in ((37, 1, 1), (40, 2, 4), (33, 3, 3), (101, 5, 21), (64, 5, 81), (33, 8, 3), (1, 2, 1)):
+    sizes = ((37, 1, 1), (40, 2, 4), (33, 3, 3), (101, 5, 21), (64, 5, 81), (33, 8, 3), (1, 2, 1))
+    for n, d, c in sizes:
         g = generator(n + d)
         features, values = 4 * torch.rand(n, d, generator=g), torch.rand(n, c, generator=g)
 
-        def both(to: Callable, features: Tensor = features, values: Tensor = values) -> list[Tensor]:
+        def both(
+            to: ToDevice, features: Tensor = features, values: Tensor = values
+        ) -> list[Tensor]:
             built, v = ops.PermutohedralLattice(to(features)), leaf(to(values))
             return [*with_gradients(built.filter(v), v), built.filter(v.detach(), transpose=True)]
 
@@ -82,9 +102,13 @@ def lattice() -> Iterator[Case]:
 
 
 def heads() -> Iterator[Case]:
-    """1x1 and 3x3 kernels, with and without scale and class subset; logits, and activations of a larger and a smaller size."""
+    """1x1 and 3x3 kernels, with and without scale and class subset; logits and activations.
+
+    Activations are resized to a larger and a smaller size.
+    """
+    kernels = ((1, [1], False), (3, [1, 2, 6], True), (3, [6, 12, 18, 24], False))
     for dtype in (*FLOATS, torch.float16):
-        for k, dilations, scaled in ((1, [1], False), (3, [1, 2, 6], True), (3, [6, 12, 18, 24], False)):
+        for k, dilations, scaled in kernels:
             g = generator(k)
             features = torch.randn(3, 40, 9, 11, generator=g).to(dtype)
             scale = torch.rand(3, 40, generator=g).to(dtype) if scaled else None
@@ -92,22 +116,26 @@ def heads() -> Iterator[Case]:
             bias = torch.randn(len(dilations), 5, generator=g).to(dtype)
 
             def logits(
-                to: Callable, given: tuple = (features, scale, weight, bias), dilations: list = dilations
+                to: ToDevice,
+                inputs: tuple = (features, scale, weight, bias),
+                dilations: list = dilations,
             ) -> list[Tensor]:
-                tensors = [t if t is None else leaf(to(t)) for t in given]
-                return with_gradients(ops.label_conditioned_logits(*tensors, dilations), *(t for t in tensors if t is not None))
+                tensors = [t if t is None else leaf(to(t)) for t in inputs]
+                leaves = [t for t in tensors if t is not None]
+                result = ops.label_conditioned_logits(*tensors, dilations)
+                return with_gradients(result, *leaves)
 
             yield "label_conditioned_logits", dtype, logits
             for activation, size in (("softmax", (20, 31)), ("sigmoid", (5, 4)), ("softmax", None)):
 
                 def activated(
-                    to: Callable,
-                    given: tuple = (features, scale, weight, bias),
+                    to: ToDevice,
+                    inputs: tuple = (features, scale, weight, bias),
                     dilations: list = dilations,
                     activation: str = activation,
                     size: tuple | None = size,
                 ) -> list[Tensor]:
-                    tensors = [t if t is None else to(t) for t in given]
+                    tensors = [t if t is None else to(t) for t in inputs]
                     tensors[0] = leaf(tensors[0])
                     classes = to(torch.tensor([3, 0])) if size == (5, 4) else None
                     out = ops.label_conditioned_activation(
@@ -119,19 +147,21 @@ def heads() -> Iterator[Case]:
 
 
 def pixel_losses() -> Iterator[Case]:
-    """Cross-entropy and BCE, labels brought to the logits and logits brought to the labels, balanced and smoothed or plain."""
+    """Cross-entropy and BCE: labels or logits resized, with balance and smoothing or without."""
+    sizes = (((2, 21, 5, 7), (33, 40)), ((1, 3, 4, 4), (4, 4)), ((1, 81, 3, 3), (17, 9)))
     for dtype in FLOATS:
-        for number, (shape, size) in enumerate((((2, 21, 5, 7), (33, 40)), ((1, 3, 4, 4), (4, 4)), ((1, 81, 3, 3), (17, 9)))):
+        for number, (shape, size) in enumerate(sizes):
             g = generator(number)
             z = torch.randn(shape, generator=g).to(dtype)
-            labels = torch.randint(0, shape[1], (shape[0], *size), generator=g).to(torch.int64 if number == 1 else torch.uint8)
+            label_dtype = torch.int64 if number == 1 else torch.uint8
+            labels = torch.randint(0, shape[1], (shape[0], *size), generator=g).to(label_dtype)
             labels[torch.rand(labels.shape, generator=g) < 0.2] = 255
             present = torch.rand(shape[:2], generator=g) < 0.7
             for resize in ("labels", "logits"):
                 for options in ({"smoothing": 0.1, "balance": True}, {}):
 
                     def loss(
-                        to: Callable,
+                        to: ToDevice,
                         name: str,
                         z: Tensor = z,
                         labels: Tensor = labels,
@@ -139,97 +169,126 @@ def pixel_losses() -> Iterator[Case]:
                         options: dict = options,
                         **more: Tensor,
                     ) -> list[Tensor]:
-                        leaves = leaf(to(z))
+                        logits, op = leaf(to(z)), getattr(ops, name)
                         more = {key: to(value) for key, value in more.items()}
-                        return with_gradients(getattr(ops, name)(leaves, to(labels), resize=resize, **options, **more), leaves)
+                        result = op(logits, to(labels), resize=resize, **options, **more)
+                        return with_gradients(result, logits)
 
-                    yield "pixel_cross_entropy", dtype, lambda to, f=loss: f(to, "pixel_cross_entropy")
-                    yield "pixel_bce", dtype, lambda to, f=loss, p=present: f(to, "pixel_bce", present=p)
+                    cross_entropy = functools.partial(loss, name="pixel_cross_entropy")
+                    bce = functools.partial(loss, name="pixel_bce", present=present)
+                    yield "pixel_cross_entropy", dtype, cross_entropy
+                    yield "pixel_bce", dtype, bce
 
 
 def map_losses() -> Iterator[Case]:
-    """saliency_loss with every strategy, and aamr_loss over several regions, at the logits' size and above it."""
+    """saliency_loss with every strategy, and aamr_loss; maps of the logits' size and larger."""
+    sizes = (((2, 21, 7, 9), (29, 33)), ((1, 4, 12, 11), (12, 11)), ((1, 81, 3, 3), (3, 3)))
     for dtype in FLOATS:
-        for shape, size in (((2, 21, 7, 9), (29, 33)), ((1, 4, 12, 11), (12, 11)), ((1, 81, 3, 3), (3, 3))):
+        for shape, size in sizes:
             g = generator(sum(shape))
             z = (2 * torch.randn(shape, generator=g)).to(dtype)
-            maps, response = torch.rand(shape[0], *size, generator=g), torch.rand(shape[0], *size, generator=g)
+            maps = torch.rand(shape[0], *size, generator=g)
+            response = torch.rand(shape[0], *size, generator=g)
             tags = (torch.rand(shape[0], shape[1] - 1, generator=g) < 0.4).long()
 
-            for options in ({}, {"strategy": "naive"}, {"strategy": "predefined", "background_classes": (2,)}):
+            for options in (
+                {},
+                {"strategy": "naive"},
+                {"strategy": "predefined", "background_classes": (2,)},
+            ):
 
                 def saliency(
-                    to: Callable, z: Tensor = z, maps: Tensor = maps, tags: Tensor = tags, options: dict = options
+                    to: ToDevice,
+                    z: Tensor = z,
+                    maps: Tensor = maps,
+                    tags: Tensor = tags,
+                    options: dict = options,
                 ) -> list[Tensor]:
-                    leaves = leaf(to(z))
-                    found = ops.saliency_loss(leaves, to(maps), to(tags), **options)
-                    return [*with_gradients(found.loss, leaves), found.foreground, found.background, found.estimate]
+                    logits = leaf(to(z))
+                    found = ops.saliency_loss(logits, to(maps), to(tags), **options)
+                    terms = [found.foreground, found.background, found.estimate]
+                    return [*with_gradients(found.loss, logits), *terms]
 
                 yield "saliency_loss", dtype, saliency
 
-            def aamr(to: Callable, z: Tensor = z, maps: Tensor = maps, response: Tensor = response) -> list[Tensor]:
-                leaves = leaf(to(z))
-                loss, region = ops.aamr_loss(leaves, to(maps), to(response), active=0.6, return_region=True)
-                return [*with_gradients(loss, leaves), region.float()]
+            def aamr(
+                to: ToDevice, z: Tensor = z, maps: Tensor = maps, response: Tensor = response
+            ) -> list[Tensor]:
+                logits = leaf(to(z))
+                loss, region = ops.aamr_loss(
+                    logits, to(maps), to(response), active=0.6, return_region=True
+                )
+                return [*with_gradients(loss, logits), region.float()]
 
             yield "aamr_loss", dtype, aamr
 
 
 def random_walk() -> Iterator[Case]:
-    """Radius 1, which has no neighbours, to 9; one map and several, alone and in a batch."""
-    for radius, shape in ((1, (3, 8, 9)), (2, (1, 5, 7)), (5, (3, 12, 11)), (5, (2, 5, 6, 9)), (9, (4, 13, 6)), (5, (1, 1, 1))):
+    """Radii from 1, which has no neighbours, to 9; one map and several, also in a batch."""
+    for radius, shape in (
+        (1, (3, 8, 9)),
+        (2, (1, 5, 7)),
+        (5, (3, 12, 11)),
+        (5, (2, 5, 6, 9)),
+        (9, (4, 13, 6)),
+        (5, (1, 1, 1)),
+    ):
         g = generator(radius)
-        maps, edge = torch.rand(shape, generator=g), torch.rand(*shape[:-3], *shape[-2:], generator=g)
-        yield (
-            "random_walk",
-            torch.float32,
-            lambda to, m=maps, e=edge, r=radius: [ops.random_walk(to(m), to(e), radius=r, steps=6)],
-        )
+        maps = torch.rand(shape, generator=g)
+        edge = torch.rand(*shape[:-3], *shape[-2:], generator=g)
+
+        def walk(
+            to: ToDevice, maps: Tensor = maps, edge: Tensor = edge, radius: int = radius
+        ) -> list[Tensor]:
+            return [ops.random_walk(to(maps), to(edge), radius=radius, steps=6)]
+
+        yield "random_walk", torch.float32, walk
 
 
 CASES = (dense_crf, lattice, heads, pixel_losses, map_losses, random_walk)
 
 
 def difference(got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
-    """The largest difference of any result, each in units of the largest value expected of it."""
+    """The largest difference of any result, relative to its largest expected value; may be NaN."""
     worst = 0.0
     for a, b in zip(got, expected, strict=True):
         a, b = a.detach().cpu().double(), b.detach().double()
-        off = ((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() if b.numel() else 0.0
-        worst = off if not off <= worst else worst  # a NaN stays
+        error = ((a - b).abs().max() / b.abs().max().clamp_min(1e-3)).item() if b.numel() else 0.0
+        worst = error if not error <= worst else worst  # NaN replaces every number
     return worst
 
 
 def main() -> int:
+    groups = [f.__name__ for f in CASES]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda", type=torch.device)
-    parser.add_argument("--only", nargs="*", choices=[f.__name__ for f in CASES], help="groups of ops; default: all")
+    parser.add_argument("--only", nargs="*", choices=groups, help="groups of ops; default: all")
     options = parser.parse_args()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is compared as float32
-    found: dict[tuple[str, torch.dtype], list[float]] = {}
+    # TF32 would round float32 to 10 bits.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    errors: dict[tuple[str, torch.dtype], list[float]] = {}
     wrong, start = 0, time.perf_counter()
     for group in CASES:
         if options.only and group.__name__ not in options.only:
             continue
         for number, (name, dtype, call) in enumerate(group()):
+            case = f"| {name} {dtype}, case {number} of {group.__name__}:"
             try:
-                off = difference(call(lambda t: t.to(options.device)), call(lambda t: t))
-            except Exception as error:  # the other cases are still worth running
-                said = f"{type(error).__name__}: {str(error)[:160]}"
-                print(f"| {name} {dtype}, case {number} of {group.__name__}: {said}", flush=True)
+                error = difference(call(lambda t: t.to(options.device)), call(lambda t: t))
+            except Exception as problem:  # the other cases are still worth running
+                print(case, f"{type(problem).__name__}: {str(problem)[:160]}", flush=True)
                 wrong += 1
                 continue
-            found.setdefault((name, dtype), []).append(off)
-            if not off <= LIMITS[dtype]:
-                print(f"| {name} {dtype}, case {number} of {group.__name__}: differs by {off:.2g}", flush=True)
+            errors.setdefault((name, dtype), []).append(error)
+            if not error <= LIMITS[dtype]:
+                print(case, f"differs by {error:.2g}", flush=True)
                 wrong += 1
-    for (name, dtype), values in found.items():
-        print(f"{name:<26}{str(dtype):<16}{len(values):>4} cases, worst relative difference {max(values):.1e}")
-    print(
-        f"| {sum(map(len, found.values()))} cases of {len({name for name, _ in found})} ops, {wrong} wrong, "
-        f"{time.perf_counter() - start:.1f} s",
-        flush=True,
-    )
+    for (name, dtype), values in errors.items():
+        largest = f"largest relative difference {max(values):.1e}"
+        print(f"{name:<26}{str(dtype):<16}{len(values):>4} cases, {largest}")
+    count, names = sum(map(len, errors.values())), {name for name, _ in errors}
+    seconds = time.perf_counter() - start
+    print(f"| {count} cases of {len(names)} ops, {wrong} wrong, {seconds:.1f} s", flush=True)
     return int(wrong > 0)
 
 

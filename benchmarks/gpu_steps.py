@@ -1,13 +1,16 @@
-"""Steps of `gpu_check.py` that need torch; each prints its essential figures behind "| " and writes all of them as JSON.
+"""Steps of `gpu_check.py` that need torch.
 
-python benchmarks/gpu_steps.py {machine,build,rates,once,profile} [--device cuda] [--quick] [--json FILE] [NAME ...]
+    python benchmarks/gpu_steps.py {machine,build,rates,once,profile} [NAME ...] [--device cuda]
+        [--quick] [--json FILE]
+
+Each prints its essential figures on lines that start with "| " and writes all of them as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
+import functools
 import json
 import os
 import platform
@@ -25,11 +28,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_crf  # noqa: E402
 from wsss_fast import _build, _native, ops  # noqa: E402
-from wsss_fast.bench.memory import moved  # noqa: E402
-from wsss_fast.bench.suite import OURS, as_list  # noqa: E402
+from wsss_fast.bench.harness.memory import build_suite, to_device  # noqa: E402
+from wsss_fast.bench.harness.suite import OURS, Suite, as_list  # noqa: E402
 
-# group: (module of wsss_fast.bench, options of its suite, rows)
-RATES = {
+# group: (benchmark of `wsss-fast bench`, its options, rows)
+RATES: dict[str, list[tuple[str, dict[str, Any], tuple[str, ...]]]] = {
     "heads": [
         (
             "label_conditioned",
@@ -46,7 +49,7 @@ RATES = {
         ("random_walk", {}, ("tiny3", "irn1", "irn5")),
     ],
 }
-# What the profilers run: a row of gpu_crf.py, or (module, options, row) of a suite.
+# What the profilers run: a row of gpu_crf.py, or (benchmark, its options, row).
 CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
     "crf-21": "21 labels",
     "crf-pair": "seed pair of 3 labels",
@@ -61,7 +64,7 @@ CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
     "aamr": ("aamr_loss", {}, "seg321"),
     "walk": ("random_walk", {}, "irn5"),
 }
-SHOWN_KERNELS = 12  # of each call, by time
+SHOWN_KERNELS = 12  # the slowest kernels of each call
 
 
 def synchronize(device: torch.device) -> None:
@@ -70,38 +73,48 @@ def synchronize(device: torch.device) -> None:
 
 
 def timed(run: Callable[[], object], device: torch.device, budget: float) -> dict[str, float]:
-    """Median milliseconds of a warm call: by events on the device, and of the host until the call returned; peak extra MiB."""
+    """Median times of a warm call in milliseconds, and its additional peak memory in MiB.
+
+    Returns:
+        `ms`: time by events on the device; `host_ms`: time until the call returned; `calls`: number
+        of timed calls; `peak_mib`, on CUDA only.
+    """
     for _ in range(2):
         run()
     synchronize(device)
     on_device, on_host, start = [], [], time.perf_counter()
     while len(on_host) < 3 or (len(on_host) < 200 and time.perf_counter() - start < budget):
-        begun = time.perf_counter()
+        before = time.perf_counter()
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             run()
             end.record()
-            on_host.append(1e3 * (time.perf_counter() - begun))
+            on_host.append(1e3 * (time.perf_counter() - before))
             end.synchronize()
             on_device.append(begin.elapsed_time(end))
         else:
             run()
-            on_host.append(1e3 * (time.perf_counter() - begun))
+            on_host.append(1e3 * (time.perf_counter() - before))
             on_device.append(on_host[-1])
-    figures = {"ms": statistics.median(on_device), "host_ms": statistics.median(on_host), "calls": len(on_host)}
+    figures = {
+        "ms": statistics.median(on_device),
+        "host_ms": statistics.median(on_host),
+        "calls": len(on_host),
+    }
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        allocated = torch.cuda.memory_allocated(device)
         run()
         synchronize(device)
-        figures["peak_mib"] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        peak = torch.cuda.max_memory_allocated(device)
+        figures["peak_mib"] = (peak - allocated) / 2**20
     return figures
 
 
 @contextlib.contextmanager
 def strict_float32() -> Iterator[None]:
-    """Without TF32, in which torch computes convolutions by default, and rounds to 10 bits."""
+    """No TF32, which torch uses for convolutions by default and which rounds to 10 bits."""
     backends = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -114,9 +127,13 @@ def strict_float32() -> Iterator[None]:
 
 
 def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
-    """What this machine is, and its two ceilings: bytes per second of a copy, FLOP per second of a bf16 matrix product."""
+    """Hardware and versions, and the highest measured throughput.
+
+    That is bytes per second of a copy, and FLOP per second of a bf16 matrix product.
+    """
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor()
     found: dict[str, Any] = {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -128,7 +145,8 @@ def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
     }
     nvcc = _build.find_nvcc()
     if nvcc:
-        found["nvcc"] = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout.strip().splitlines()[-1]
+        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+        found["nvcc"] = done.stdout.strip().splitlines()[-1]
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         found |= {
@@ -144,8 +162,8 @@ def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
     left, right = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
     found["bf16_tflop_per_s"] = 2 * side**3 / timed(lambda: left @ right, device, 0.5)["ms"] / 1e9
     print(
-        f"| {found.get('device', 'cpu')}, {cpu} x {os.cpu_count()}, Linux {found['kernel']}, torch {found['torch']}, "
-        f"Python {found['python']}, {found.get('nvcc', 'no nvcc')}"
+        f"| {found.get('device', 'cpu')}, {cpu} x {os.cpu_count()}, Linux {found['kernel']}, "
+        f"torch {found['torch']}, Python {found['python']}, {found.get('nvcc', 'no nvcc')}"
     )
     print(
         f"| copy {found['copy_tb_per_s']:.2f} TB/s (bytes read and written), "
@@ -155,7 +173,10 @@ def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, An
 
 
 def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
-    """Build for this machine by calling an op on the CPU and on the device, and say what `wsss-fast info` says."""
+    """Build the native libraries by calling an op on the CPU and the device; print their state.
+
+    The figures are those of `wsss-fast info`.
+    """
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -171,92 +192,118 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
     }
     print(json.dumps(found, indent=1, default=str))
     print(
-        f"| CPU {found['backend']} ({found['why'][:200]}), simd {found['simd']}, built in {found['build_seconds']} s; "
+        f"| CPU {found['backend']} ({found['why'][:200]}), simd {found['simd']}, "
+        f"built in {found['build_seconds']} s; "
         f"CUDA {found['cuda_backend']} ({found['cuda_why'][:200]}), sm {found['cuda_archs']}, "
-        f"built in {found['cuda_build_seconds']} s; both calls after {found['seconds']:.1f} s, {found['compiler']}"
+        f"built in {found['cuda_build_seconds']} s; both calls took {found['seconds']:.1f} s, "
+        f"{found['compiler']}"
     )
     for text in found["warnings"]:
         print(f"| warning: {text[:300]}")
-    if found["backend"] != "native" or (device.type == "cuda" and found["cuda_backend"] != "native"):
+    backend = found["cuda_backend"] if device.type == "cuda" else "native"
+    if found["backend"] != "native" or backend != "native":
         raise SystemExit("| there is no native kernel for this device")
     return found
 
 
 def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str, Any]]:
-    """Ours and eager PyTorch on rows of `wsss-fast bench`; an implementation with wrong results is not timed."""
-    print(
-        f"| {'case':<38}"
-        + "".join(f"{head:>10}" for head in ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms"))
-        + "  difference",
-        flush=True,
-    )
+    """Ours and eager PyTorch on rows of `wsss-fast bench`; wrong results are not timed."""
+    heads = ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms")
+    print(f"| {'case':<38}{''.join(f'{head:>10}' for head in heads)}  difference", flush=True)
     rows, wrong = [], 0
     for name, options, keys in (entry for group in names for entry in RATES[group]):
-        suite = importlib.import_module(f"wsss_fast.bench.{name}").suite(**options)
+        suite = build_suite(name, options)
         for key in keys:
             row = rate(suite, key, device, quick)
             rows.append({"benchmark": name, "options": options, **row})
             wrong += "problem" in row
-            cells = []
-            for who, figures in ((OURS, ("ms", "host_ms", "peak_mib")), ("eager", ("ms", "peak_mib")), ("torch", ("ms",))):
-                cells += [f"{row[who][f]:>10.3g}" if f in row.get(who, {}) else f"{'-':>10}" for f in figures]
             title = " ".join([name, *options.values(), key])
-            said = row.get("problem") or ", ".join(f"{k} {v:.1e}" for k, v in row["figures"].items())
-            print(f"| {title:<38}{''.join(cells)}  {said}", flush=True)
+            print(f"| {title:<38}{table_cells(row)}", flush=True)
     if wrong:
         print(f"| {wrong} rows are wrong")
     return rows
 
 
-def rate(suite: Any, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
-    """One row: differences from the suite's judge on two inputs, then times and memory of what runs on this device."""
-    candidates = {
-        n: c for n, c in suite.contenders(key).items() if not c.compiles and not c.on_cpu and n in (OURS, "eager", "torch")
+def table_cells(row: dict[str, Any]) -> str:
+    """The cells of a row below the heads of `rates`: times, memory, differences or problem."""
+    shown = (
+        *((OURS, figure) for figure in ("ms", "host_ms", "peak_mib")),
+        *(("eager", figure) for figure in ("ms", "peak_mib")),
+        ("torch", "ms"),
+    )
+    values = [row.get(name, {}).get(figure) for name, figure in shown]
+    cells = "".join(f"{'-':>10}" if v is None else f"{v:>10.3g}" for v in values)
+    errors = ", ".join(f"{name} {value:.1e}" for name, value in row["figures"].items())
+    return f"{cells}  {row.get('problem') or errors}"
+
+
+def rate(suite: Suite, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
+    """One row: differences from the suite's baseline on two inputs, then times and memory."""
+    implementations = {
+        name: one
+        for name, one in suite.implementations(key).items()
+        if not one.compiles and not one.on_cpu and name in (OURS, "eager", "torch")
     }
-    judge = next(name for name in suite.judges if name in candidates)
-    row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": {}}
-    for which in range(2):
-        given = moved(suite.tiny(key) if quick else suite.make(key, which), device)
+    baseline = next(name for name in suite.baselines if name in implementations)
+    figures: dict[str, float] = {}
+    row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": figures}
+    for number in range(2):
+        inputs = to_device(suite.tiny(key) if quick else suite.make(key, number), device)
         try:
             with strict_float32():
-                expected = [t.detach().cpu() for t in as_list(candidates[judge].call(*given))]
-                figures = suite.compare([t.detach().cpu() for t in as_list(candidates[OURS].call(*given))], expected)
+                expected, results = (
+                    [t.detach().cpu() for t in as_list(implementations[name].call(*inputs))]
+                    for name in (baseline, OURS)
+                )
+            errors = suite.compare(results, expected)
         except Exception as error:
-            return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
-        for name, value in figures.items():
-            row["figures"][name] = value if not value <= row["figures"].get(name, 0.0) else row["figures"].get(name, 0.0)
-    over = [f"{n} {row['figures'][n]:.2g} > {most:g}" for n, most in suite.limits.items() if not row["figures"][n] <= most]
+            return row | {"problem": describe(error)}
+        for name, value in errors.items():
+            largest = figures.get(name, 0.0)
+            figures[name] = value if not value <= largest else largest  # keeps NaN
+    over = [
+        f"{name} {figures[name]:.2g} > {limit:g}"
+        for name, limit in suite.limits.items()
+        if not figures[name] <= limit
+    ]
     if over:
         return row | {"problem": f"WRONG: {', '.join(over)}"}
-    for name, candidate in candidates.items():
+    for name, one in implementations.items():
+        run, budget = functools.partial(one.call, *inputs), 0.05 if quick else 0.4
         try:
-            row[name] = timed(lambda call=candidate.call: call(*given), device, 0.05 if quick else 0.4)
+            row[name] = timed(run, device, budget)
         except Exception as error:
             print(f"{name} failed: {error}")
             if name == OURS:
-                return row | {"problem": f"{type(error).__name__}: {str(error)[:160]}"}
+                return row | {"problem": describe(error)}
     return row
 
 
-def prepared(name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS) -> Callable[[], object]:
-    """The call that CALLS names, its input on the device; `iterations` of the CRF."""
-    what = CALLS[name]
-    if isinstance(what, str):
-        sets, labels, count, _ = gpu_crf.ROWS[what]
+def describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:160]}"
+
+
+def prepared_call(
+    name: str, device: torch.device, quick: bool, iterations: int = gpu_crf.ITERATIONS
+) -> Callable[[], object]:
+    """The call that CALLS names, with its input on the device; `iterations` are those of a CRF."""
+    target = CALLS[name]
+    if isinstance(target, str):
+        sets, labels, count, _ = gpu_crf.ROWS[target]
         height, width = (24, 32) if quick else (gpu_crf.HEIGHT, gpu_crf.WIDTH)
-        image, unary = moved(gpu_crf.made(sets, labels, min(count, 4), height, width), device)
-        return lambda: gpu_crf.call(image, unary, iterations)
-    module, options, row = what
-    suite = importlib.import_module(f"wsss_fast.bench.{module}").suite(**options)
-    given = moved(suite.tiny(row) if quick else suite.make(row, 0), device)
-    call = suite.contenders(row)[OURS].call
-    return lambda: call(*given)
+        inputs = gpu_crf.make_input(sets, labels, min(count, 4), height, width)
+        return functools.partial(gpu_crf.call, *(t.to(device) for t in inputs), iterations)
+    benchmark, options, row = target
+    suite = build_suite(benchmark, options)
+    tensors = to_device(suite.tiny(row) if quick else suite.make(row, 0), device)
+    return functools.partial(suite.implementations(row)[OURS].call, *tensors)
 
 
 def once(device: torch.device, quick: bool, names: list[str]) -> None:
-    """Two warm calls, then one between cudaProfilerStart and Stop: for `ncu --profile-from-start off`."""
+    """Two warm-up calls, then one that `ncu --profile-from-start off` profiles."""
     for name in names:
-        run = prepared(name, device, quick, iterations=2)  # ncu replays every launch several times
+        # Few iterations, since ncu replays every launch several times.
+        run = prepared_call(name, device, quick, iterations=2)
         for _ in range(2):
             run()
         synchronize(device)
@@ -269,24 +316,29 @@ def once(device: torch.device, quick: bool, names: list[str]) -> None:
 
 
 def profile(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
-    """One warm call of each under torch.profiler: the kernels that take longest, and the share of time the device was idle."""
+    """A warm call of each under torch.profiler: the slowest kernels, and busy and total time."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     found = {}
     for name in names or CALLS:
         try:
-            found[name] = profiled(prepared(name, device, quick), device, activities)
+            found[name] = profiled(prepared_call(name, device, quick), device, activities)
         except Exception as error:
-            print(f"| {name}: {type(error).__name__}: {str(error)[:160]}", flush=True)
+            print(f"| {name}: {describe(error)}", flush=True)
             found[name] = {"problem": str(error)[:500]}
             continue
         row = found[name]
-        print(f"| {name}: {row['launches']} launches, {row['busy_us']:.0f} us busy of {row['wall_us']:.0f} us")
-        for kernel in row["kernels"][:SHOWN_KERNELS]:
-            print(f"    {kernel['us']:>9.1f} us {kernel['count']:>5} x  {kernel['name'][:130]}", flush=True)
-        top = ", ".join(f"{short(k['name'])} {100 * k['us'] / max(row['busy_us'], 1e-9):.0f}%" for k in row["kernels"][:4])
-        print(f"|    {top}", flush=True)
+        busy = row["busy_us"]
+        print(
+            f"| {name}: {row['launches']} launches, {busy:.0f} us busy of {row['wall_us']:.0f} us"
+        )
+        for k in row["kernels"][:SHOWN_KERNELS]:
+            print(f"    {k['us']:>9.1f} us {k['count']:>5} x  {k['name'][:130]}", flush=True)
+        shares = [
+            f"{short(k['name'])} {100 * k['us'] / max(busy, 1e-9):.0f}%" for k in row["kernels"][:4]
+        ]
+        print(f"|    {', '.join(shares)}", flush=True)
     return found
 
 
@@ -294,15 +346,17 @@ def profiled(run: Callable[[], object], device: torch.device, activities: list) 
     for _ in range(3):
         run()
     synchronize(device)
-    with torch.profiler.profile(activities=activities) as record:  # CUPTI starts with the first
+    with torch.profiler.profile(activities=activities) as record:
         run()
         synchronize(device)
-    begun = time.perf_counter()
+    # Timed without the profiler, which slows the call down.
+    start = time.perf_counter()
     run()
     synchronize(device)
-    wall = 1e6 * (time.perf_counter() - begun)
+    wall = 1e6 * (time.perf_counter() - start)
     kernels: dict[str, list[float]] = {}
-    kind = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    types = torch.autograd.DeviceType
+    kind = types.CUDA if device.type == "cuda" else types.CPU
     for event in record.events():
         if event.device_type == kind and (device.type == "cuda" or not event.cpu_children):
             kernels.setdefault(event.name, []).append(event.time_range.elapsed_us())
@@ -318,7 +372,8 @@ def profiled(run: Callable[[], object], device: torch.device, activities: list) 
 
 def short(name: str) -> str:
     """A kernel's name without return type, namespaces, template arguments and parameters."""
-    return name.removeprefix("void ").split("(anonymous namespace)::")[-1].split("<")[0].split("(")[0].split("::")[-1][:40]
+    name = name.removeprefix("void ").split("(anonymous namespace)::")[-1]
+    return name.split("<")[0].split("(")[0].split("::")[-1][:40]
 
 
 STEPS = {f.__name__: f for f in (machine, build, rates, once, profile)}
@@ -330,7 +385,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="groups of rates, or calls to profile")
     parser.add_argument("--device", default="cuda", type=torch.device)
     parser.add_argument("--quick", action="store_true", help="tiny inputs, to test this script")
-    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     found = STEPS[options.step](options.device, options.quick, options.names)
     if options.json:

@@ -1,6 +1,7 @@
-"""The AMN road on the Shapes benchmark over several seeds, with IRN and segmentation, label conditioning on and off.
+"""The AMN pipeline on the Shapes benchmark over several seeds.
 
-The seed makes the pictures and the training. Thresholds of the recipes were chosen on seed 0.
+With IRN and segmentation, with and without label conditioning. The seed determines the images and
+the training. The thresholds of the recipes were chosen on seed 0.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import numpy as np
 import torch
 import tyro
 
-from wsss_fast import amn, cam, data, evaluate, irn, nets, report
+from wsss_fast import amn, cam, data, evaluate, irn, nets
 from wsss_fast.data.images import IGNORE
-from wsss_fast.fit import place
-from wsss_fast.run import read_records, runtime, write_json
-from wsss_fast.stages import masks, score
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.fit import move_to_device
+from wsss_fast.engine.run_folder import read_records
+from wsss_fast.engine.runtime import runtime
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.activate import make_views, same_size_batches, unflipped
 
@@ -31,62 +35,111 @@ def main(argv: list[str]) -> None:
 
 
 def measure(out: Path = Path("bench-shapes"), *, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Run every seed (finished runs are read back), print the table, and leave `<out>/shapes.json` and pictures.png.
+    """Run every seed and print the table; writes `<out>/shapes.json` and `<out>/pictures.png`.
+
+    Finished stages are not run again.
 
     Args:
-        out: folder of the runs.
-        seeds: of the benchmark and the training.
+        out: folder for the runs.
+        seeds: seeds of the benchmark and of the training.
     """
     rows = [one_seed(out / f"seed{seed}", seed) for seed in seeds]
-    write_json(out / "shapes.json", {"date": time.strftime("%Y-%m-%d"), "seeds": seeds, "rows": rows})
+    result = {"date": time.strftime("%Y-%m-%d"), "seeds": seeds, "rows": rows}
+    write_json(out / "shapes.json", result)
     first = data.load(f"shapes:{seeds[0]}")
     folder = out / f"seed{seeds[0]}"
-    report.sheet(amn.panels(first, folder, folder / "masks"), report.pick(first, 8), out / "pictures.png", height=128)
+    report.sheet(
+        amn.panels(first, folder, folder / "masks"),
+        report.pick(first, 8),
+        out / "pictures.png",
+        height=128,
+    )
     print(table(rows))
 
 
 def one_seed(out: Path, seed: int) -> dict[str, float]:
-    """mAP, mIoU of each map at its best and at the fixed threshold (%), pair confusion and seconds of one seed."""
+    """Figures of one seed: mAP, mIoU at the best and the fixed threshold (%), confusion, time."""
     train, val = (data.load(f"shapes:{seed}", split=split) for split in ("train", "val"))
     start = time.monotonic()
     amn.run(train, out, preset="shapes", val=val, seed=seed)
     timing = out / "seconds.json"
     if not timing.exists():
         write_json(timing, time.monotonic() - start)
-    road = amn.ROADS["small"]
-    plain = dataclasses.replace(road.amn, condition_at=None)
-    trained = amn.train(train, out, seeds=out / "seeds", backbone="small", weights=out / "cam/weights.pth", recipe=plain,
-                        seed=seed, name="amn-plain")
-    maps = amn.infer(train, trained.weights, out, seeds=out / "seeds", backbone="small", recipe=plain, name="amn-plain/maps")
-    score.maps(out, "amn-plain", train, maps.maps, fixed=road.amn_threshold, crf=road.mask_crf,
-               fixed_crf=road.mask_threshold)
+    pipeline = amn.PIPELINES["small"]
+    plain = dataclasses.replace(pipeline.amn, condition_at=None)
+    trained = amn.train(
+        train,
+        out,
+        seeds=out / "seeds",
+        backbone="small",
+        weights=out / "cam/weights.pth",
+        recipe=plain,
+        seed=seed,
+        name="amn-plain",
+    )
+    maps = amn.infer(
+        train,
+        trained.weights,
+        out,
+        seeds=out / "seeds",
+        backbone="small",
+        recipe=plain,
+        name="amn-plain/maps",
+    )
+    run_scores.maps(
+        out,
+        "amn-plain",
+        train,
+        maps.maps,
+        fixed=pipeline.amn_threshold,
+        crf=pipeline.refine.crf,
+        fixed_crf=pipeline.refine.crf_threshold,
+    )
     records = read_records(out)
     row = {"mAP": 100 * records["cam"]["mean_ap"], "seconds": json.loads(timing.read_text())}
     for name in _SHOWN:
         row[name] = 100 * records[name]["miou"]
         row[f"{name} fixed"] = 100 * records[name]["miou_at_fixed"]
         row[f"{name} flat"] = flatness(records[name])
-    row["masks"], row["seg"] = (100 * records[name]["miou"] for name in ("masks", f"seg on {val.split}"))
-    row["masks of val"] = 100 * masks_of_unseen(out, val)
-    row["pair confusion"] = pair_confusion(train, out / "amn/weights.pth", road.amn)
+    row["masks"], row["seg"] = (
+        100 * records[name]["miou"] for name in ("masks", f"seg on {val.split}")
+    )
+    row["masks of val"] = 100 * miou_of_val_masks(out, val)
+    row["pair confusion"] = pair_confusion(train, out / "amn/weights.pth", pipeline.amn)
     row["pair confusion, plain"] = pair_confusion(train, trained.weights, plain)
     return row
 
 
-def masks_of_unseen(out: Path, val: data.Dataset) -> float:
-    """mIoU of the pseudo-masks that the road's networks make of images that none was trained on, from their tags."""
-    road, small, unseen = amn.ROADS["small"], {"backbone": "small"}, out / "unseen"
-    cams = cam.infer(val, out / "cam/weights.pth", unseen, recipe=road.cam, **small)
-    seeds = seed_stage.make(val, cams.maps, unseen, fg_threshold=road.fg_threshold, bg_threshold=road.bg_threshold,
-                            crf=road.crf)
-    amns = amn.infer(val, out / "amn/weights.pth", unseen, seeds=seeds.folder, recipe=road.amn, **small)
-    refined = irn.infer(val, out / "irn/weights.pth", unseen, maps=amns.maps, recipe=road.irn, **small)
-    made = masks.make(val, refined.maps, unseen, threshold=road.irn_mask_threshold, crf=road.mask_crf)
-    return evaluate(made.folder, val).miou
+def miou_of_val_masks(out: Path, val: data.Dataset) -> float:
+    """mIoU of pseudo-masks of the validation images, from their tags and the trained networks."""
+    pipeline, small, unseen = amn.PIPELINES["small"], {"backbone": "small"}, out / "unseen"
+    cams = cam.infer(val, out / "cam/weights.pth", unseen, recipe=pipeline.cam, **small)
+    seeds = seed_stage.make(
+        val,
+        cams.maps,
+        unseen,
+        fg_threshold=pipeline.fg_threshold,
+        bg_threshold=pipeline.bg_threshold,
+        crf=pipeline.crf,
+    )
+    amns = amn.infer(
+        val, out / "amn/weights.pth", unseen, seeds=seeds.folder, recipe=pipeline.amn, **small
+    )
+    refined = irn.infer(
+        val, out / "irn/weights.pth", unseen, maps=amns.maps, recipe=pipeline.refine.irn, **small
+    )
+    pseudo_masks = masks.make(
+        val,
+        refined.maps,
+        unseen,
+        threshold=pipeline.refine.irn_crf_threshold,
+        crf=pipeline.refine.crf,
+    )
+    return evaluate(pseudo_masks.folder, val).miou
 
 
 def flatness(record: dict) -> float:
-    """Width of the thresholds at which a curve stays within 2 mIoU points of its best; NaN without a curve."""
+    """Width of the range of thresholds within 2 mIoU points of the best; NaN without a curve."""
     if "curve" not in record:
         return float("nan")
     thresholds, miou = np.array(record["curve"]["thresholds"]), np.array(record["curve"]["miou"])
@@ -96,49 +149,74 @@ def flatness(record: dict) -> float:
 
 @torch.inference_mode()
 def pair_confusion(dataset: data.Dataset, weights: Path, recipe: amn.Recipe) -> float:
-    """Among pixels of a class that the unfiltered argmax gives to it or to its look-alike: the share of the look-alike.
+    """Share of confusions with the similar class, among pixels predicted as one of the two.
 
-    Look-alikes are neighbours in the class list (1-2, 3-4, ...).
+    Similar classes are neighbours in the class list (1-2, 3-4, ...). Predictions are the argmax
+    over all classes, whether an image is tagged with them or not.
     """
     where = runtime("cpu", 0, 0, "auto", prefer_bf16=True)
-    net = nets.amn_resnet50(len(dataset.classes), backbone="small", condition_at=recipe.condition_at)
-    place(nets.load_weights(net, weights), where.device).eval()
+    net = nets.amn_resnet50(
+        len(dataset.classes), backbone="small", condition_at=recipe.condition_at
+    )
+    move_to_device(nets.load_weights(net, weights), where.device).eval()
     right = wrong = 0
     for ids in same_size_batches(dataset, dataset.ids, 32):
         views = make_views(dataset, ids, (1.0,), where.device)
         with where.autocast():
-            images, mirrored = unflipped(net(views.scales[0], torch.cat([views.tags, views.tags])).float())
+            images, mirrored = unflipped(
+                net(views.scales[0], torch.cat([views.tags, views.tags])).float()
+            )
         logits = torch.nn.functional.interpolate(images + mirrored, views.size, mode="bilinear")
-        predicted, truth = logits.argmax(1).numpy(), np.stack([dataset.mask(i) for i in ids]).astype(np.int64)
-        known = (truth > 0) & (truth != IGNORE)
-        partner = ((truth - 1) ^ 1) + 1
-        right += int((known & (predicted == truth)).sum())
-        wrong += int((known & (predicted == partner)).sum())
+        predicted = logits.argmax(1).numpy()
+        truth = np.stack([dataset.mask(i) for i in ids]).astype(np.int64)
+        labelled = (truth > 0) & (truth != IGNORE)
+        similar = ((truth - 1) ^ 1) + 1
+        right += int((labelled & (predicted == truth)).sum())
+        wrong += int((labelled & (predicted == similar)).sum())
     return wrong / (right + wrong)
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Markdown: mean and (highest - lowest) / 2 over the seeds."""
+    """Markdown tables: mean and half the range over the seeds."""
+
     def cell(key: str, digits: int = 1) -> str:
         values = [row[key] for row in rows]
         if np.isnan(values).any():
             return ""
         return f"{np.mean(values):.{digits}f} ± {np.ptp(values) / 2:.{digits}f}"
 
-    lines = ["| map | mIoU, best threshold | mIoU, fixed threshold | width of the curve's top |", "|---|---|---|---|"]
-    lines += [f"| {name} | {cell(name)} | {cell(f'{name} fixed')} | {cell(f'{name} flat', 2)} |" for name in _SHOWN]
-    effects = (("CAM+CRF over CAM", "cam+crf", "cam"), ("AMN over CAM", "amn", "cam"),
-               ("AMN+CRF over CAM+CRF", "amn+crf", "cam+crf"), ("AMN+IRN over AMN", "irn", "amn"),
-               ("AMN+IRN+CRF over AMN+CRF", "irn+crf", "amn+crf"),
-               ("segmentation over pseudo-masks, unseen images", "seg", "masks of val"),
-               ("label conditioning, AMN", "amn", "amn-plain"),
-               ("label conditioning, AMN+CRF", "amn+crf", "amn-plain+crf"))
+    lines = [
+        "| map | mIoU, best threshold | mIoU, fixed threshold | width of the curve's top |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {cell(name)} | {cell(f'{name} fixed')} | {cell(f'{name} flat', 2)} |"
+        for name in _SHOWN
+    ]
+    effects = (
+        ("CAM+CRF over CAM", "cam+crf", "cam"),
+        ("AMN over CAM", "amn", "cam"),
+        ("AMN+CRF over CAM+CRF", "amn+crf", "cam+crf"),
+        ("AMN+IRN over AMN", "irn", "amn"),
+        ("AMN+IRN+CRF over AMN+CRF", "irn+crf", "amn+crf"),
+        ("segmentation over pseudo-masks, unseen images", "seg", "masks of val"),
+        ("label conditioning, AMN", "amn", "amn-plain"),
+        ("label conditioning, AMN+CRF", "amn+crf", "amn-plain+crf"),
+    )
     lines += ["", "| effect | points |", "|---|---|"]
     for title, more, less in effects:
         gains = [row[more] - row[less] for row in rows]
-        lines.append(f"| {title} | {np.mean(gains):+.1f} ({', '.join(f'{g:+.1f}' for g in gains)}) |")
-    lines += ["", f"pseudo-masks {cell('masks')}; unseen images: segmentation {cell('seg')}, "
-              f"pseudo-masks {cell('masks of val')}"]
-    lines += ["", f"classifier mAP {cell('mAP')} %; pair confusion {cell('pair confusion', 3)} with label conditioning, "
-              f"{cell('pair confusion, plain', 3)} without; {cell('seconds', 0)} s a road"]
+        values = ", ".join(f"{gain:+.1f}" for gain in gains)
+        lines.append(f"| {title} | {np.mean(gains):+.1f} ({values}) |")
+    lines += [
+        "",
+        f"pseudo-masks {cell('masks')}; unseen images: segmentation {cell('seg')}, "
+        f"pseudo-masks {cell('masks of val')}",
+    ]
+    lines += [
+        "",
+        f"classifier mAP {cell('mAP')} %; pair confusion {cell('pair confusion', 3)} with label "
+        f"conditioning, {cell('pair confusion, plain', 3)} without; "
+        f"{cell('seconds', 0)} s per pipeline",
+    ]
     return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""One thread a process, and shared fixtures: a small Shapes set, and a copy of it that a test may damage."""
+"""One thread per process, and shared fixtures: a small Shapes set, and a copy to damage."""
 
 import os
 import shutil
 
-# The tests' tensors are small: a second OpenMP thread computes little and spins much, most of all when pytest-xdist runs
-# several processes. Set before torch is imported, so that it also holds for child processes. Tests of several threads ask
-# for them with torch.set_num_threads; OMP_NUM_THREADS=N runs every test on N.
+# The tests' tensors are small: a second OpenMP thread would mostly spin, especially when
+# pytest-xdist runs several processes. Set before torch is imported, and for child processes too.
+# Tests of several threads call torch.set_num_threads; OMP_NUM_THREADS=N runs every test with N.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import emulated_cuda  # noqa: E402
@@ -13,13 +13,16 @@ import pytest  # noqa: E402
 
 from wsss_fast import data  # noqa: E402
 
-if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):  # the library that test_cuda_on_cpu.py builds
+# The library that test_cuda_on_cpu.py builds.
+if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):
     emulated_cuda.serve(emulated)
 
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory):
-    return data.make_shapes(tmp_path_factory.mktemp("data") / "shapes", seed=3, train=24, val=8, size=64)
+    return data.make_shapes(
+        tmp_path_factory.mktemp("data") / "shapes", seed=3, train=24, val=8, size=64
+    )
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +32,5 @@ def shapes(shapes_root):
 
 @pytest.fixture
 def own_shapes(shapes_root, tmp_path):
-    """A copy that a test may damage."""
+    """A copy of the Shapes set that a test may damage."""
     return shutil.copytree(shapes_root, tmp_path / "shapes")

@@ -22,7 +22,8 @@ from wsss_fast.maps import (
 def maps(keys=(0, 3, 5), high_res=True):
     rng = np.random.default_rng(0)
     strided = rng.random((len(keys), *strided_size(9, 13))).astype(np.float32)
-    return ClassMaps(np.array(keys), strided, rng.random((len(keys), 9, 13)).astype(np.float32) if high_res else None)
+    full = rng.random((len(keys), 9, 13)).astype(np.float32) if high_res else None
+    return ClassMaps(np.array(keys), strided, full)
 
 
 def test_round_trip_in_half_precision(tmp_path):
@@ -45,7 +46,7 @@ def test_foreground_and_size():
     assert none.at_size(9, 13).shape == (0, 9, 13)
 
 
-def test_damaged_files_are_named(tmp_path, shapes):
+def test_damaged_files_are_reported(tmp_path, shapes):
     with pytest.raises(InputError, match=r"a\.npz: no maps"):
         load_maps(tmp_path, "a")
     save_maps(tmp_path, "a", maps())
@@ -56,18 +57,21 @@ def test_damaged_files_are_named(tmp_path, shapes):
     np.savez(tmp_path / "b.npz", keys=np.array([1]))
     with pytest.raises(InputError, match=r"b\.npz: needs keys"):
         load_maps(tmp_path, "b")
-    np.savez(tmp_path / "c.npz", keys=np.array([object()], dtype=object), strided=np.zeros((1, 2, 2)))
-    with pytest.raises(InputError, match=r"c\.npz: cannot be read"):  # a pickle is never loaded
+    pickled = np.array([object()], dtype=object)
+    np.savez(tmp_path / "c.npz", keys=pickled, strided=np.zeros((1, 2, 2)))
+    with pytest.raises(InputError, match=r"c\.npz: cannot be read"):  # nothing is unpickled
         load_maps(tmp_path, "c")
     with pytest.raises(InputError, match="no maps for 24 of 24 ids"):
         check_maps(tmp_path, shapes)
 
 
-def test_background_wins_ties_and_float32_is_compared():
+def test_background_wins_ties_in_float32():
     scores = np.array([[[0.3, 0.3001, 0.1]], [[0.2, 0.3002, 0.1]]], np.float32)
-    np.testing.assert_array_equal(label_index(scores, 0.3), [[0, 2, 0]])
-    np.testing.assert_array_equal(to_labels(label_index(scores, 0.3), np.array([4, 9])), [[0, 9, 0]])
-    np.testing.assert_array_equal(label_index(np.zeros((0, 2, 2), np.float32), 0.3), np.zeros((2, 2)))
+    index = label_index(scores, 0.3)
+    np.testing.assert_array_equal(index, [[0, 2, 0]])
+    np.testing.assert_array_equal(to_labels(index, np.array([4, 9])), [[0, 9, 0]])
+    none = np.zeros((0, 2, 2), np.float32)
+    np.testing.assert_array_equal(label_index(none, 0.3), np.zeros((2, 2)))
 
 
 def test_views_are_resized_then_summed():
@@ -75,8 +79,8 @@ def test_views_are_resized_then_summed():
     np.testing.assert_allclose(merge_views(views, 6, 8), np.full((2, 6, 8), 3.0))
 
 
-def test_damage_that_fuzzing_found(tmp_path):
-    """A member without numpy's magic comes back as bytes; zipfile says NotImplementedError to an unknown compression."""
+def test_damage_found_by_fuzzing(tmp_path):
+    """A member without NumPy's header is read as bytes; the other has an unknown compression."""
     with zipfile.ZipFile(tmp_path / "bytes.npz", "w") as file:
         file.writestr("keys.npy", b"no array")
         file.writestr("strided.npy", b"no array")
@@ -85,6 +89,6 @@ def test_damage_that_fuzzing_found(tmp_path):
     for place in (content.find(b"PK\x03\x04") + 8, content.find(b"PK\x01\x02") + 10):
         content[place] = 77  # compression method of the first member
     (tmp_path / "zip.npz").write_bytes(bytes(content))
-    for id, said in (("bytes", "something else than arrays"), ("zip", "cannot be read as maps")):
-        with pytest.raises(InputError, match=said):
+    for id, message in (("bytes", "other than arrays"), ("zip", "cannot be read as maps")):
+        with pytest.raises(InputError, match=message):
             load_maps(tmp_path, id)

@@ -1,10 +1,15 @@
-"""Compile the native sources without linking or loading: against the headers of any torch, for any CUDA architecture.
+"""Compile the native sources without linking, against any torch and for any CUDA architecture.
 
-    python tools/check_sources.py cpu cuda                        all sources, against the installed torch
-    python tools/check_sources.py cpu cuda --torch-include HEADERS --binding-only     the files that include torch's headers
+All sources, against the installed torch:
 
-HEADERS is the folder `torch/include` of another release (tools/torch_headers.py fetches it). For CUDA the registers and spills
-of each source's kernels are printed.
+    python tools/check_sources.py cpu cuda
+
+Only the files that include torch's headers, against those of another release:
+
+    python tools/check_sources.py cpu cuda --torch-include HEADERS --binding-only
+
+HEADERS is the directory `torch/include` of that release (tools/torch_headers.py downloads it). For
+CUDA, the registers and spills of each source's kernels are printed.
 """
 
 import argparse
@@ -22,17 +27,27 @@ ARCHS = ("80", "90")
 
 
 def kernels(log: str, arch: str) -> str:
-    """What ptxas says of our kernels; CUB's own are not ours to tune."""
-    pattern = r"Compiling entry function '(\S+)' for '(sm_\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
-    ours = [(int(r), int(s), name) for name, a, s, r in re.findall(pattern, log, re.S) if a == f"sm_{arch}" and "wsss" in name]
+    """Summarize ptxas's report of this project's kernels; those of CUB are left out."""
+    pattern = (
+        r"Compiling entry function '(\S+)' for '(sm_\d+)'"
+        r".*?(\d+) bytes spill stores.*?Used (\d+) registers"
+    )
+    ours = [
+        (int(r), int(s), name)
+        for name, a, s, r in re.findall(pattern, log, re.S)
+        if a == f"sm_{arch}" and "wsss" in name
+    ]
     if not ours:
-        return f"sm_{arch}: no kernels of ours"
+        return f"sm_{arch}: no kernels of this project"
     spills = ", ".join(f"{name} ({count} bytes)" for _, count, name in ours if count)
-    return f"sm_{arch}: {len(ours)} kernels, at most {max(ours)[0]} registers, spills: {spills or 'none'}"
+    registers = max(ours)[0]
+    return (
+        f"sm_{arch}: {len(ours)} kernels, at most {registers} registers, spills: {spills or 'none'}"
+    )
 
 
 def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only: bool) -> bool:
-    """Compile one part's sources; print what failed, or what the kernels take. True when all compile."""
+    """Compile one part's sources; print the error, or the kernels' registers. True on success."""
     sources = [s for s in _build.list_sources(part) if s.parent.name == "bind" or not binding_only]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -45,23 +60,44 @@ def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only:
             if source.suffix == ".cu":
                 log = Path(folder, f"{number}.log").read_text()
                 print("\n".join(f"{source.name}: {kernels(log, arch)}" for arch in archs))
-    print(f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
     return True
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=tuple(_build.NAMES))
-    parser.add_argument("--archs", nargs="+", default=ARCHS, help="compute capabilities of the CUDA code (default: 80 90)")
-    parser.add_argument("--torch-include", type=Path, metavar="HEADERS", default=_build.TORCH_INCLUDE,
-                        help="headers of another torch (default: of the installed one)")  # fmt: skip
-    parser.add_argument("--binding-only", action="store_true", help="only the sources that include torch's headers")
+    parser.add_argument(
+        "--archs",
+        nargs="+",
+        default=ARCHS,
+        help="compute capabilities of the CUDA code (default: 80 90)",
+    )
+    parser.add_argument(
+        "--torch-include",
+        type=Path,
+        metavar="HEADERS",
+        default=_build.TORCH_INCLUDE,
+        help="headers of another torch (default: of the installed one)",
+    )
+    parser.add_argument(
+        "--binding-only", action="store_true", help="only the sources that include torch's headers"
+    )
     given = parser.parse_args()
     if not (given.torch_include / "torch" / "csrc" / "stable").is_dir():
         oldest = ".".join(map(str, _build.OLDEST_TORCH))
-        parser.error(f"{given.torch_include} holds no torch/csrc/stable: not the headers of torch {oldest} or newer")
+        parser.error(
+            f"{given.torch_include} has no torch/csrc/stable: "
+            f"not the headers of torch {oldest} or newer"
+        )
     try:
-        good = [compile_part(part, tuple(given.archs), given.torch_include, given.binding_only) for part in given.parts]
+        good = [
+            compile_part(part, tuple(given.archs), given.torch_include, given.binding_only)
+            for part in given.parts
+        ]
         return 0 if all(good) else 1
     except (_build.Unavailable, subprocess.SubprocessError) as error:
         print(error)

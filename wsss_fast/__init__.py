@@ -1,12 +1,11 @@
-"""wsss-fast: pixel masks from image tags. See README.md; `wsss_fast.info()` says which kernels are in use."""
+"""wsss-fast: pixel masks from image tags; `wsss_fast.info()` reports the kernels in use.
 
-from wsss_fast import amn, cam, ccr, compat, convert, data, eps, irn, nets, ops, seg
-from wsss_fast._native import info
-from wsss_fast.errors import InputError, RunError
-from wsss_fast.stages import evaluation, seeds
-from wsss_fast.stages.confusion_ratio import confusion_ratios
-from wsss_fast.stages.evaluate import evaluate, threshold_curve
+Sub-modules are imported at first use, so that `wsss-fast --help` does not wait for torch. What each
+package exports stands in its `__init__.pyi`.
+"""
 
-__all__ = ["InputError", "RunError", "amn", "cam", "ccr", "compat", "confusion_ratios", "convert", "data", "eps", "evaluate",
-           "evaluation", "info", "irn", "nets", "ops", "seeds", "seg", "threshold_curve"]
-__version__ = "0.1.0"
+import lazy_loader
+
+from wsss_fast._version import __version__ as __version__
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The one artefact between stages: per image, label ids and their score maps; saved without pickle."""
+"""Class maps, which the stages exchange: labels and scores; one file per image, not pickled."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.run import atomic_write
 
-# What numpy and zipfile raise for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
-_UNREADABLE = (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, KeyError, zlib.error)
+# What NumPy and zipfile raise for damaged files, found by fuzzing (tools/fuzz.py).
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +34,11 @@ class ClassMaps:
     """Scores of the present classes of one image.
 
     Attributes:
-        keys: labels as in label maps (1..C; a background row, where a method makes one, is row 0 with key 0), int16 [K].
-        strided: scores at a quarter of the image's size, float32 [K, (H-1)//4+1, (W-1)//4+1], in 0..1.
-        high_res: scores at the image's size, float32 [K, H, W], or None.
+        keys: labels as in label maps, int16 [K]: 1..C; a method that also scores the background
+            puts it into row 0, with key 0.
+        strided: scores in 0..1 at a quarter of the image's size, float32
+            [K, (H-1)//4+1, (W-1)//4+1].
+        high_res: scores in 0..1 at the image's size, float32 [K, H, W], or None.
     """
 
     keys: np.ndarray
@@ -34,15 +46,27 @@ class ClassMaps:
     high_res: np.ndarray | None = None
 
     def foreground(self) -> ClassMaps:
-        """Without the background row: consumers put a constant threshold in its place, as the papers do."""
+        """Without the background row, which a constant threshold replaces, as in the papers."""
         rows = self.keys > 0
-        return ClassMaps(self.keys[rows], self.strided[rows], None if self.high_res is None else self.high_res[rows])
+        return ClassMaps(
+            self.keys[rows],
+            self.strided[rows],
+            None if self.high_res is None else self.high_res[rows],
+        )
 
     def at_size(self, height: int, width: int) -> np.ndarray:
-        """Scores at the image's size, float32 [K, H, W]: `high_res`, or `strided` upsampled bilinearly."""
+        """Scores at the image's size, float32 [K, H, W].
+
+        They are `high_res`, or `strided` upsampled bilinearly.
+
+        Raises:
+            InputError: `high_res` has another size.
+        """
         if self.high_res is not None:
             if self.high_res.shape[1:] != (height, width):
-                raise InputError(f"maps are {self.high_res.shape[1:]}, but the image is {(height, width)}")
+                raise InputError(
+                    f"maps are {self.high_res.shape[1:]}, but the image is {(height, width)}"
+                )
             return self.high_res
         if not len(self.keys):
             return np.zeros((0, height, width), np.float32)
@@ -50,7 +74,7 @@ class ClassMaps:
 
 
 def strided_size(height: int, width: int) -> tuple[int, int]:
-    """Size at stride 4, as IRN and AMN store their maps."""
+    """Size of maps at stride 4, as IRN and AMN store them."""
     return (height - 1) // 4 + 1, (width - 1) // 4 + 1
 
 
@@ -58,7 +82,9 @@ def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear resize of [..., h, w] maps, align_corners False."""
     lead = maps.shape[:-2]
     flat = maps.reshape(1, -1, *maps.shape[-2:])
-    resized = torch.nn.functional.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        flat, (height, width), mode="bilinear", align_corners=False
+    )
     return resized.reshape(*lead, height, width)
 
 
@@ -69,7 +95,10 @@ def maps_path(folder: Path, id: str) -> Path:
 
 def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
     """Write `<folder>/<id>.npz` (keys int16, strided and high_res float16), atomically."""
-    arrays = {"keys": maps.keys.astype(np.int16), "strided": maps.strided.astype(np.float16)}
+    arrays: dict[str, Any] = {
+        "keys": maps.keys.astype(np.int16),
+        "strided": maps.strided.astype(np.float16),
+    }
     if maps.high_res is not None:
         arrays["high_res"] = maps.high_res.astype(np.float16)
     with atomic_write(maps_path(folder, id)) as temporary:
@@ -80,7 +109,7 @@ def load_maps(folder: Path, id: str) -> ClassMaps:
     """Read what `save_maps` wrote.
 
     Raises:
-        InputError: the file is missing or damaged, or its arrays do not fit together.
+        InputError: the file is missing or damaged, or its arrays do not match.
     """
     path = maps_path(folder, id)
     try:
@@ -91,25 +120,30 @@ def load_maps(folder: Path, id: str) -> ClassMaps:
     except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as maps ({error})") from None
     keys, strided, high_res = arrays.get("keys"), arrays.get("strided"), arrays.get("high_res")
-    if any(not isinstance(a, np.ndarray) or a.dtype.kind not in "iuf" for a in arrays.values()):  # bytes, if no array is in it
-        raise InputError(f"{path}: holds something else than arrays of numbers")
+    # A member without NumPy's header is read as bytes.
+    if any(not isinstance(a, np.ndarray) or a.dtype.kind not in "iuf" for a in arrays.values()):
+        raise InputError(f"{path}: contains something other than arrays of numbers")
     if keys is None or strided is None or strided.ndim != 3 or len(keys) != len(strided):
         raise InputError(f"{path}: needs keys [K] and strided [K,h,w]")
-    return ClassMaps(keys, strided.astype(np.float32), None if high_res is None else high_res.astype(np.float32))
+    full = None if high_res is None else high_res.astype(np.float32)
+    return ClassMaps(keys, strided.astype(np.float32), full)
 
 
 def check_maps(folder: Path, data: Dataset) -> None:
-    """Refuse a folder that lacks the maps of an id of `data`.
+    """Check that `folder` has the maps of every id of `data`.
 
     Raises:
-        InputError: no such folder, or maps are missing; with the first id and how many.
+        InputError: no such folder, or maps are missing; with the first id and their number.
     """
     if not folder.is_dir():
-        raise InputError(f"maps: {folder} is no folder")
+        raise InputError(f"maps: {folder} is not a directory")
     present = {p.name for p in folder.iterdir()}
     missing = [i for i in data.ids if f"{i}.npz" not in present]
     if missing:
-        raise InputError(f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+        raise InputError(
+            f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, "
+            f"first {missing[0]!r}"
+        )
 
 
 def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -117,10 +151,11 @@ def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
 
     Args:
         scores: float [K, H, W], without a background row.
-        threshold: the background's score.
+        threshold: score of the background.
 
     Returns:
-        int64 [H, W] in 0..K: 0 background, otherwise 1 + the row; `to_labels` names them.
+        int64 [H, W] in 0..K: 0 for background, otherwise 1 + the row. `to_labels` turns it into
+        labels.
     """
     if not len(scores):
         return np.zeros(scores.shape[1:], np.int64)
@@ -129,7 +164,7 @@ def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def to_labels(index: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Labels, uint8, of an index into [background, *keys]."""
+    """Labels, uint8, for indices into [background, *keys]."""
     return np.concatenate([[0], keys]).astype(np.uint8)[index]
 
 

@@ -1,5 +1,6 @@
-// What newer headers take for granted and the libraries of manylinux_2_28 (glibc 2.28, libstdc++ of gcc 8) lack; and
-// torch's C functions, looked up in the libraries that are loaded, so that the wheel is bound to no torch and no folder.
+// What newer headers use and the libraries of manylinux_2_28 (glibc 2.28, libstdc++ of gcc 8) lack;
+// and torch's C functions, looked up in the loaded libraries, so that the wheel depends on no
+// particular version and folder of torch.
 #include <dlfcn.h>
 
 #include <new>
@@ -7,7 +8,7 @@
 #include <stdexcept>
 
 extern "C" char __libc_single_threaded;
-char __libc_single_threaded = 0;  // counts of references stay atomic
+char __libc_single_threaded = 0;  // reference counts stay atomic
 
 namespace std {
 void __throw_bad_array_new_length() { throw bad_array_new_length(); }
@@ -16,17 +17,21 @@ template class basic_stringstream<char>;
 template class basic_ostringstream<char>;
 }  // namespace std
 
-// Of the generated torch_symbols.s: each function jumps to the address in its place of the table.
+// Defined in the generated torch_symbols.s: each function jumps to its address in the table.
 extern "C" void* wsss_torch_table[];
 extern "C" const char* const wsss_torch_names[];  // ends with null
 
 namespace {
 
-[[noreturn]] void missing() { throw std::runtime_error("wsss_fast: this torch lacks a function of the stable ABI"); }
+[[noreturn]] void missing() {
+  throw std::runtime_error("wsss_fast: this torch lacks a function of the stable ABI");
+}
 
-// Before the constructors that register the ops. wsss_fast/_native.py has looked for all names before.
+// Runs before the constructors that register the ops. wsss_fast/_native.py has checked that torch
+// has all of the names.
 __attribute__((constructor(101))) void connect() {
-  void* libraries[] = {dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD), dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD)};
+  void* libraries[] = {dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD),
+                       dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD)};
   for (int i = 0; wsss_torch_names[i] != nullptr; ++i) {
     void* found = nullptr;
     for (void* library : libraries) {

@@ -1,73 +1,106 @@
-"""Benchmarks of the ops: one file an op, with ROWS and `suite()`, named here; the others of this folder serve all of them."""
+"""Benchmarks of the ops; `wsss-fast bench NAME` runs one.
 
-from __future__ import annotations
+Every module of this folder with a function `suite` is a benchmark, named as the op; no list holds
+them. It has
 
-import inspect
+- a docstring, the help of its command; the first line is its summary;
+- `ROWS`: for each key the row's name in the tables, at most 22 characters, and its shapes;
+- `suite() -> Suite`, or `suite(options: Options) -> Suite` with a frozen dataclass `Options`, whose
+  fields become options of the command.
+
+What the benchmarks share is in `harness/`. Importing this module does not import torch.
+"""
+
+import ast
+import functools
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, get_type_hints
 
-from wsss_fast.bench import (
-    aamr_loss,
-    crf,
-    inference,
-    label_conditioned,
-    pixel_bce,
-    pixel_cross_entropy,
-    random_walk,
-    saliency_loss,
-    show,
-)
-from wsss_fast.bench.harness import Report, run_suite
+from wsss_fast.bench.options import RunOptions
 
-_MODULES = (crf, label_conditioned, pixel_cross_entropy, pixel_bce, saliency_loss, aamr_loss, random_walk, inference)
-BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+OUT = Path("bench")
+
+# The end of every benchmark's help.
+COLUMNS = """\
+Times are medians in milliseconds. ratio: the baseline's time over ours; the baseline is the last
+implementation, and its results are the expected ones. GFLOP/s or GB/s: the least work that any
+implementation has to do, over our time; next to it the rate of a plain matrix product of that size,
+or of a plain copy, measured right after. The last columns: the largest errors of our results. MB:
+peak memory of one call in addition to its input and its results; ratio: eager's over ours.
+
+Implementations with wrong results are not timed."""
+
+
+@functools.cache
+def _docstrings() -> dict[str, str]:
+    """The docstring of each benchmark by name, read without importing the modules."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "suite" for node in module.body):
+            found[path.stem] = ast.get_docstring(module) or path.stem
+    return found
+
+
+def summaries() -> dict[str, str]:
+    """Each benchmark's name and its summary in one line, in alphabetical order."""
+    return {name: text.splitlines()[0] for name, text in _docstrings().items()}
 
 
 def contents() -> str:
-    """Say which benchmarks there are; `bench NAME` measures one, `bench all` every one."""
-    width = max(map(len, BENCHMARKS))
-    lines = [f"  {name:{width}}  {inspect.getdoc(module.suite).splitlines()[0]}" for name, module in BENCHMARKS.items()]
-    return "\n".join(["usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]", "", *lines])
+    """List the benchmarks; `bench NAME` runs one, `bench all` runs all."""
+    width = max(map(len, summaries()))
+    usage = "usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]"
+    return "\n".join([usage, "", *(f"  {n:{width}}  {text}" for n, text in summaries().items())])
 
 
-def run_all(out: Path = Path("bench"), **options: Any) -> Iterator[Report]:
-    """Measure every op against its reference and its outside peer; `bench NAME` measures one, with its own options."""
-    for module in BENCHMARKS.values():
-        yield run_suite(module.suite(), out, **options)
+def command(name: str) -> Callable:
+    """The function of `bench NAME`, which returns a `harness.Report`.
 
+    Its parameters are `out`, `rows`, `benchmark` (the benchmark's own `Options`, if it has any) and
+    `run` (`RunOptions`). On a command line the fields of the two dataclasses are options without a
+    prefix.
+    """
+    from wsss_fast.bench.harness.run import Report, run_suite  # imports torch
 
-def command(module: ModuleType) -> Callable[..., Report]:
-    """`bench NAME`: the options of the module's `suite` and those of `run_suite`, in one function."""
-    own = inspect.signature(module.suite).parameters
+    module = importlib.import_module(f"{__name__}.{name}")
+    own = getattr(module, "Options", None)
+    if own is None:
 
-    def bench(out: Path = Path("bench"), **options: Any) -> Report:
-        chosen = {name: options.pop(name) for name in own if name in options}
-        return run_suite(module.suite(**chosen), out, **options)
+        def bench(
+            out: Path = OUT, *, rows: tuple[str, ...] = (), run: RunOptions = RunOptions()
+        ) -> Report:
+            return run_suite(module.suite(), out, run, rows)
 
-    _describe(bench, module.suite)
-    bench.__annotations__["rows"] = tuple[Literal[tuple(module.ROWS)], ...]
+    else:
+
+        def bench(  # type: ignore[misc]  # the two have different parameters
+            out: Path = OUT,
+            *,
+            rows: tuple[str, ...] = (),
+            benchmark: own = own(),  # type: ignore[valid-type]
+            run: RunOptions = RunOptions(),
+        ) -> Report:
+            return run_suite(module.suite(benchmark), out, run, rows)
+
+    arguments = {
+        "out": "folder for the JSON file and the plot.",
+        "rows": f"rows to measure, of {', '.join(module.ROWS)}; none: all.",
+        **({} if own is None else {"benchmark": "options of this benchmark."}),
+        "run": "options of every benchmark.",
+    }
+    described = "\n".join(f"    {name}: {text}" for name, text in arguments.items())
+    bench.__doc__ = f"{_docstrings()[name]}\n\n{COLUMNS}\n\nArgs:\n{described}\n"
     return bench
 
 
-def _describe(function: Callable, own: Callable, *left_out: str) -> None:
-    """Give `function` what the command line is made from: the docstring of `own`, its options and those of `run_suite`."""
-    shared = {n: p for n, p in inspect.signature(run_suite).parameters.items() if n not in ("suite", *left_out)}
-    parameters = {"out": shared.pop("out").replace(default=Path("bench"))}
-    parameters |= {n: p for n, p in inspect.signature(own).parameters.items() if n not in ("out", "options")} | shared
-    hints = get_type_hints(run_suite) | get_type_hints(own)
-    text, _, _ = inspect.getdoc(own).partition("\n\nArgs:")
-    lines = [line for line in _arguments(run_suite) if line.split(":")[0].strip() not in ("suite", *left_out)]
-    function.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
-        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters.values()])
-    function.__annotations__ = {name: hints[name] for name in parameters}
-    function.__doc__ = "\n".join([text, "", show.COLUMNS, "", "Args:", *_arguments(own), *lines])
+def run_all(out: Path = OUT, *, run: RunOptions = RunOptions()) -> Iterator:
+    """Run every benchmark with its default options; yields each `harness.Report`.
 
-
-def _arguments(function: Callable) -> list[str]:
-    """The lines below "Args:" in a docstring."""
-    return inspect.getdoc(function).partition("\nArgs:\n")[2].partition("\n\n")[0].splitlines()
-
-
-_describe(run_all, run_all, "rows")
+    Args:
+        out: folder for the JSON files and the plots.
+        run: options of every benchmark.
+    """
+    for name in summaries():
+        yield command(name)(out, run=run)

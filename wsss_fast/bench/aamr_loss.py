@@ -1,4 +1,10 @@
-"""Benchmark of aamr_loss: CCR's mask refinement loss beside a segmentation network."""
+"""aamr_loss, forward and backward, against eager PyTorch, and with regions by scipy.
+
+Rows are DeepLab's training batch at stride 8, and two images at full size. eager finds regions by
+spreading numbers until none changes, an unknown number of steps, which torch.compile cannot capture
+as one graph; scipy is the same loss with scipy.ndimage.label on the CPU for the regions. The
+roofline reads the logits and the used pixels of both maps, and writes the gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +13,26 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from wsss_fast.bench.floor import copy
-from wsss_fast.bench.suite import COMPILED, EAGER, Contender, Input, Suite, differentiated, of_op
+from wsss_fast.bench.harness.roofline import copy
+from wsss_fast.bench.harness.suite import (
+    COMPILED,
+    EAGER,
+    Implementation,
+    Input,
+    Suite,
+    op_implementations,
+    with_gradients,
+)
 
 try:
     from scipy import ndimage
-except ImportError:  # an optional peer; the table says that it is missing
+except ImportError:  # optional; a note below the table says so
     ndimage = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """logits [B, K, h, w]; saliency [B, 1, H, W] and response [B, H, W] share their size."""
+    """Shape of the logits [B, K, h, w], and size (H, W) of saliency and response."""
 
     logits: tuple[int, int, int, int]
     maps: tuple[int, int]
@@ -31,54 +45,62 @@ ROWS = {
 
 
 def suite() -> Suite:
-    """aamr_loss, forward and backward, against eager PyTorch, and with regions by scipy.
-
-    DeepLab is its training batch at stride 8, full size two images without stride. eager finds regions by spreading numbers
-    until none changes, an unknown number of steps that torch.compile cannot capture as one graph; scipy is the same loss
-    with scipy.ndimage.label on the CPU for the regions. The floor reads the logits and the pixels of both maps that count,
-    and writes the gradient.
-    """
+    notes: tuple[str, ...] = ()
+    if ndimage is None:
+        notes = ("scipy is not installed, so eager is the only other implementation.",)
     return Suite(
-        name="aamr_loss", op="aamr_loss", title="Mask refinement loss (AAMR) and its gradient, float32", quick=("seg41",),
+        name="aamr_loss",
+        op="aamr_loss",
+        title="Mask refinement loss (AAMR) and its gradient, float32",
+        quick=("seg41",),
         rows={key: text for key, (text, _) in ROWS.items()},
-        make=lambda key, which: make(ROWS[key][1], which),
-        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), maps=(12, 12)), 0),
-        contenders=lambda key: contenders(), floor=lambda key: copy(least_bytes(ROWS[key][1])),
-        notes=() if ndimage else ("scipy is not installed, so eager is the only other contender.",))
+        make=lambda key, number: make(ROWS[key][1], number),
+        tiny=lambda key: make(
+            dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), maps=(12, 12)), 0
+        ),
+        implementations=lambda key: implementations(),
+        roofline=lambda key: copy(least_bytes(ROWS[key][1])),
+        notes=notes,
+    )
 
 
-def make(shape: Maps, which: int) -> Input:
-    """Logits, soft saliency and response in blobs, some of which only one of the two has, and the gradient 1 of the loss."""
-    generator = torch.Generator().manual_seed(which)
+def make(shape: Maps, number: int) -> Input:
+    """Logits, blobs of saliency and response that overlap in part, and the loss's gradient, 1."""
+    generator = torch.Generator().manual_seed(number)
     logits = 3 * torch.randn(shape.logits, generator=generator)
     coarse = torch.randn(2, shape.logits[0], 1, 9, 9, generator=generator)
-    saliency = torch.sigmoid(6 * torch.nn.functional.interpolate(coarse[0], shape.maps, mode="bilinear"))
-    response = torch.sigmoid(4 * torch.nn.functional.interpolate(coarse[1] + coarse[0] / 5 - 0.7, shape.maps, mode="bilinear"))
+    mixed = coarse[1] + coarse[0] / 5 - 0.7
+    saliency, response = (
+        torch.sigmoid(factor * torch.nn.functional.interpolate(low, shape.maps, mode="bilinear"))
+        for factor, low in ((6, coarse[0]), (4, mixed))
+    )
     return logits, saliency, response[:, 0].contiguous(), torch.ones(())
 
 
-def contenders() -> dict[str, Contender]:
-    """Ours, the eager reference, and the same with scipy's regions where that is installed."""
-    found = of_op("aamr_loss", gradients=1)
+def implementations() -> dict[str, Implementation]:
+    """Ours, the eager reference, and the loss with scipy's regions if scipy is installed."""
+    found = op_implementations("aamr_loss", gradients=1)
     del found[COMPILED]
     found[EAGER] = dataclasses.replace(found[EAGER], slow=False)
-    return {**found, "scipy": Contender(differentiated(with_scipy, 1), on_cpu=True)} if ndimage else found
+    if ndimage is not None:
+        found["scipy"] = Implementation(with_gradients(by_scipy, 1), on_cpu=True)
+    return found
 
 
-def with_scipy(logits: Tensor, saliency: Tensor, response: Tensor) -> Tensor:
-    """The loss with its usual thresholds, as one would write it from torch's and scipy's functions."""
+def by_scipy(logits: Tensor, saliency: Tensor, response: Tensor) -> Tensor:
+    """The loss with its default thresholds, written with torch's and scipy's functions."""
     size = logits.shape[-2:]
-    shown = torch.nn.functional.interpolate(saliency, size)[:, 0]
+    target = torch.nn.functional.interpolate(saliency, size)[:, 0]
     active = torch.nn.functional.interpolate(response[:, None], size)[:, 0] >= 0.2
     region = ~active
-    for image, salient, answers in zip(region, shown >= 0.5, active, strict=True):
-        names, count = ndimage.label(salient.numpy(), structure=[[1] * 3] * 3)
-        names = torch.from_numpy(names).long()
+    for image, salient, is_active in zip(region, target >= 0.5, active, strict=True):
+        labelled, count = ndimage.label(salient.numpy(), structure=[[1] * 3] * 3)
+        names = torch.from_numpy(labelled).long()
         areas = torch.bincount(names.flatten(), minlength=count + 1).double()
-        kept = torch.bincount(names[answers], minlength=count + 1) / areas >= 0.1
+        kept = torch.bincount(names[is_active], minlength=count + 1) / areas >= 0.1
         image[salient] = kept[names[salient]]
     odds = logits[:, 1:].logsumexp(1) - logits[:, 0]
-    return torch.nn.functional.binary_cross_entropy_with_logits(odds[region], shown[region])
+    return torch.nn.functional.binary_cross_entropy_with_logits(odds[region], target[region])
 
 
 def least_bytes(shape: Maps) -> int:

@@ -1,4 +1,10 @@
-"""Benchmark of pixel_cross_entropy: AMN's per-pixel classification loss, and DeepLab's."""
+"""pixel_cross_entropy, forward and backward, against PyTorch and F.cross_entropy.
+
+PyTorch is eager and compiled. PCL is AMN's loss: 16x21x32x32 resizes labels of 512x512 to the
+logits, 16x21x512x512 resizes logits of 32x32 to the labels. plain is DeepLab's loss, without
+smoothing and balance. torch is interpolation and F.cross_entropy. The roofline reads the used
+labels and the logits once, and writes the gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +13,27 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from wsss_fast.bench.floor import copy
-from wsss_fast.bench.suite import Contender, Input, Suite, differentiated, of_op
+from wsss_fast.bench.harness.roofline import copy
+from wsss_fast.bench.harness.suite import (
+    Implementation,
+    Input,
+    Suite,
+    op_implementations,
+    with_gradients,
+)
 
 IGNORE = 255
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """Shapes and options of a loss, AMN's unless said otherwise; logits [B, K, h, w], labels uint8 [B, H, W]."""
+    """Shapes and options of a loss; the defaults are AMN's.
+
+    Attributes:
+        logits: shape [B, K, h, w].
+        labels: size (H, W) of the labels, uint8 [B, H, W].
+        smoothing, balance, resize: as for the op.
+    """
 
     logits: tuple[int, int, int, int]
     labels: tuple[int, int]
@@ -27,70 +45,87 @@ class Loss:
 ROWS = {
     "pcl32": ("PCL 16x21x32x32", Loss((16, 21, 32, 32), (512, 512))),
     "pcl512": ("PCL 16x21x512x512", Loss((16, 21, 32, 32), (512, 512), resize="logits")),
-    "seg41": ("plain 10x21x41x41", Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance=False)),
+    "seg41": (
+        "plain 10x21x41x41",
+        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance=False),
+    ),
 }
 
 
 def suite() -> Suite:
-    """pixel_cross_entropy, forward and backward, against eager and compiled PyTorch and F.cross_entropy.
-
-    PCL 16x21x32x32 reduces labels of 512x512 to the logits, 16x21x512x512 upsamples logits of 32x32 to the labels; plain is
-    DeepLab's loss, without smoothing and balance. torch is interpolation and F.cross_entropy. The floor reads labels
-    (those that count) and logits once and writes the gradient.
-    """
     return Suite(
-        name="pixel_cross_entropy", op="pixel_cross_entropy", title="Per-pixel cross-entropy and its gradient, float32",
-        quick=("pcl32", "seg41"), rows={key: text for key, (text, _) in ROWS.items()},
-        make=lambda key, which: make(ROWS[key][1], which),
-        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], logits=(2, 21, 5, 5), labels=(9, 9)), 0),
-        contenders=lambda key: contenders(ROWS[key][1]), floor=lambda key: copy(least_bytes(ROWS[key][1])))
+        name="pixel_cross_entropy",
+        op="pixel_cross_entropy",
+        title="Per-pixel cross-entropy and its gradient, float32",
+        quick=("pcl32", "seg41"),
+        rows={key: text for key, (text, _) in ROWS.items()},
+        make=lambda key, number: make(ROWS[key][1], number),
+        tiny=lambda key: make(
+            dataclasses.replace(ROWS[key][1], logits=(2, 21, 5, 5), labels=(9, 9)), 0
+        ),
+        implementations=lambda key: implementations(ROWS[key][1]),
+        roofline=lambda key: copy(least_bytes(ROWS[key][1])),
+    )
 
 
-def make(loss: Loss, which: int) -> Input:
-    """Logits, labels in patches with some to ignore, and the gradient 1 of the loss."""
+def make(loss: Loss, number: int) -> Input:
+    """Logits, labels in patches, some of them ignored, and the gradient of the loss, 1."""
     batch, num_labels, _, _ = loss.logits
-    generator = torch.Generator().manual_seed(which)
+    generator = torch.Generator().manual_seed(number)
     logits = 3 * torch.randn(loss.logits, generator=generator)
     patches = torch.randint(0, num_labels + 1, (batch, 1, 8, 8), generator=generator).float()
-    labels = torch.nn.functional.interpolate(patches, loss.labels, mode="nearest")[:, 0].to(torch.uint8)
+    labels = torch.nn.functional.interpolate(patches, loss.labels, mode="nearest")[:, 0].to(
+        torch.uint8
+    )
     return logits, labels.masked_fill_(labels == num_labels, IGNORE), torch.ones(())
 
 
-def contenders(loss: Loss) -> dict[str, Contender]:
-    """Ours, the eager and the compiled reference, and what torch offers for it."""
+def implementations(loss: Loss) -> dict[str, Implementation]:
+    """Ours, the eager and the compiled reference, and torch's own loss."""
     options = {"smoothing": loss.smoothing, "balance": loss.balance, "resize": loss.resize}
-    peer = Contender(differentiated(lambda logits, labels: torch_loss(logits, labels, loss), 1))
-    return {**of_op("pixel_cross_entropy", gradients=1, ignore_index=IGNORE, **options), "torch": peer}
+    by_torch = with_gradients(lambda logits, labels: torch_loss(logits, labels, loss), 1)
+    return {
+        **op_implementations("pixel_cross_entropy", gradients=1, ignore_index=IGNORE, **options),
+        "torch": Implementation(by_torch),
+    }
 
 
 def torch_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """The same loss from torch's own functions, whose smoothing spreads over all K labels, the true one among them."""
+    """The same loss from torch's functions, whose smoothing includes the true label."""
     logits, labels = same_size(logits, labels, loss)
     num_labels = logits.shape[1]
-    smoothing = loss.smoothing * num_labels / (num_labels - 1)
-    options = {"ignore_index": IGNORE, "label_smoothing": smoothing}
-    if not loss.balance:
-        return torch.nn.functional.cross_entropy(logits, labels, **options)
-    return balanced(torch.nn.functional.cross_entropy(logits, labels, reduction="none", **options), labels)
+    each = torch.nn.functional.cross_entropy(
+        logits,
+        labels,
+        ignore_index=IGNORE,
+        reduction="none" if loss.balance else "mean",
+        label_smoothing=loss.smoothing * num_labels / (num_labels - 1),
+    )
+    return balanced(each, labels) if loss.balance else each
 
 
 def same_size(logits: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-    """Both at the size that the loss is taken at, by torch's own resizing; labels int64."""
+    """Logits and labels (int64) at the same size, by torch's resizing."""
     if loss.resize == "labels":
-        labels = torch.nn.functional.interpolate(labels[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0]
+        labels = torch.nn.functional.interpolate(
+            labels[:, None].float(), logits.shape[-2:], mode="nearest-exact"
+        )[:, 0]
     else:
         logits = torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear")
     return logits, labels.long()
 
 
 def balanced(each: Tensor, labels: Tensor) -> Tensor:
-    """Mean over background and mean over foreground, of equal weight."""
-    groups = labels == 0, (labels != 0) & (labels != IGNORE)
-    return sum((each * group).sum() / group.sum() for group in groups) / 2
+    """Mean over background and mean over foreground, with equal weights."""
+    background, foreground = (
+        (each * group).sum() / group.sum()
+        for group in (labels == 0, (labels != 0) & (labels != IGNORE))
+    )
+    return (background + foreground) / 2
 
 
 def least_bytes(loss: Loss) -> int:
-    """Labels at the finer or the logits' size, one byte each, and logits and gradient in float32."""
+    """Labels at the size of the loss, one byte each, and logits and gradient in float32."""
     batch, num_labels, height, width = loss.logits
     rows, columns = (height, width) if loss.resize == "labels" else loss.labels
     return batch * (rows * columns + 2 * 4 * num_labels * height * width)

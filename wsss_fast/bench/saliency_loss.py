@@ -1,4 +1,9 @@
-"""Benchmark of saliency_loss: EPS' comparison of class probabilities with a saliency map."""
+"""saliency_loss, forward and backward, against eager and compiled PyTorch.
+
+Rows are EPS' batches of VOC (crops of 448 pixels with a saliency map each) and COCO (crops of 321),
+with the adaptive strategy. The three maps are compared as well. The roofline reads the logits and
+the used pixels of the saliency, and writes the gradient and the maps.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,19 @@ import dataclasses
 
 import torch
 
-from wsss_fast.bench.floor import copy
-from wsss_fast.bench.suite import Contender, Input, Suite, of_op
+from wsss_fast.bench.harness.roofline import copy
+from wsss_fast.bench.harness.suite import Implementation, Input, Suite, op_implementations
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """logits [B, K, h, w], saliency [B, 1, H, W], and the share of the K - 1 classes that is present."""
+    """Shapes of an input.
+
+    Attributes:
+        logits: shape [B, K, h, w].
+        saliency: size (H, W) of the saliency [B, 1, H, W].
+        present: share of the K - 1 classes that is present.
+    """
 
     logits: tuple[int, int, int, int]
     saliency: tuple[int, int]
@@ -26,35 +37,39 @@ ROWS = {
 
 
 def suite() -> Suite:
-    """saliency_loss, forward and backward, against eager and compiled PyTorch.
-
-    Rows are EPS' batches of VOC (crops of 448, a saliency map of each) and COCO (crops of 321), adaptive strategy. The three
-    maps are compared too. The floor reads logits and the saliency pixels that count, and writes the gradient and the maps.
-    """
     return Suite(
-        name="saliency_loss", op="saliency_loss", title="EPS' saliency loss, its maps and its gradient, float32",
-        rows={key: text for key, (text, _) in ROWS.items()}, quick=("voc",),
-        make=lambda key, which: make(ROWS[key][1], which),
-        tiny=lambda key: make(dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), saliency=(12, 12)), 0),
-        contenders=lambda key: contenders(), floor=lambda key: copy(least_bytes(ROWS[key][1])))
+        name="saliency_loss",
+        op="saliency_loss",
+        title="EPS' saliency loss, its maps and its gradient, float32",
+        rows={key: text for key, (text, _) in ROWS.items()},
+        quick=("voc",),
+        make=lambda key, number: make(ROWS[key][1], number),
+        tiny=lambda key: make(
+            dataclasses.replace(ROWS[key][1], logits=(2, 5, 6, 6), saliency=(12, 12)), 0
+        ),
+        implementations=lambda key: implementations(),
+        roofline=lambda key: copy(least_bytes(ROWS[key][1])),
+    )
 
 
-def make(maps: Maps, which: int) -> Input:
-    """Logits of confident patches, a soft saliency that follows one class, labels, and the gradient 1 of the loss."""
+def make(maps: Maps, number: int) -> Input:
+    """Logits of confident patches, a saliency that follows one class, labels, gradient 1."""
     batch, channels, height, width = maps.logits
-    generator = torch.Generator().manual_seed(which)
+    generator = torch.Generator().manual_seed(number)
     coarse = torch.randn(batch, channels, 7, 7, generator=generator)
     logits = 4 * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
     logits += torch.randn(logits.shape, generator=generator)
-    saliency = torch.sigmoid(6 * torch.nn.functional.interpolate(coarse[:, -1:], maps.saliency, mode="bilinear"))
+    saliency = torch.sigmoid(
+        6 * torch.nn.functional.interpolate(coarse[:, -1:], maps.saliency, mode="bilinear")
+    )
     labels = torch.rand(batch, channels - 1, generator=generator) < maps.present
     labels[:, -1] = True  # the class that the saliency follows
     return logits, saliency, labels.long(), torch.ones(())
 
 
-def contenders() -> dict[str, Contender]:
-    """Ours, the eager and the compiled reference; no public implementation stands alone."""
-    return of_op("saliency_loss", gradients=1)
+def implementations() -> dict[str, Implementation]:
+    """Ours, the eager and the compiled reference; no public implementation can be called alone."""
+    return op_implementations("saliency_loss", gradients=1)
 
 
 def least_bytes(maps: Maps) -> int:

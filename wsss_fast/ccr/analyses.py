@@ -1,166 +1,317 @@
-"""What CCR's procedure does, on any data set with masks: growth over rounds, masking, unit, saliency beside the masks."""
+"""CCR's analyses of its parts, on any data set with masks.
+
+They compare numbers of rounds, ways of masking, units of the maps, and uses of saliency maps in the
+segmentation training.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from wsss_fast import report, seg
-from wsss_fast.ccr.method import infer
-from wsss_fast.ccr.refinement import train
-from wsss_fast.ccr.road import PRESETS, ROADS, Road, run
+from wsss_fast import seg
+from wsss_fast.ccr.erasing import ErasingOptions
+from wsss_fast.ccr.inference import infer
+from wsss_fast.ccr.pipeline import PIPELINES, PRESETS, Pipeline, run
+from wsss_fast.ccr.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.run_folder import read_records
 from wsss_fast.errors import InputError
-from wsss_fast.road import AnalysesResult, setting
-from wsss_fast.run import read_records
-from wsss_fast.stages import score
-from wsss_fast.stages.response import Rounds
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.curves import threshold_curve
+from wsss_fast.pipeline import AnalysesResult, resolve_preset
 
-PARTS = ("rounds", "masking", "unit", "saliency")
 Part = Literal["rounds", "masking", "unit", "saliency"]
+PARTS: tuple[Part, ...] = ("rounds", "masking", "unit", "saliency")
+_NETWORKS = ("seg-none", "seg-everywhere", "seg-aamr")
 
 
-def analyse(data: Source, out: str | Path, *, weights: str | Path | None = None, parts: tuple[Part, ...] = PARTS,
-            preset: Literal["voc", "shapes"] | None = None, backbone: str | None = None,
-            seg_weights: str | Path | None = None, road: Road | None = None, val: Source | None = None, device: str = "auto",
-            seed: int = 0, workers: int = 0, precision: str = "auto") -> AnalysesResult:
-    """How the response grows over the rounds, what its masking and its unit do, and what saliency beside the masks does.
+def analyse(
+    data: Source,
+    out: str | Path,
+    *,
+    weights: str | Path | None = None,
+    parts: tuple[Part, ...] = PARTS,
+    preset: Literal["voc", "shapes"] | None = None,
+    backbone: str | None = None,
+    seg_weights: str | Path | None = None,
+    pipeline: Pipeline | None = None,
+    val: Source | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> AnalysesResult:
+    """Run CCR and analyses of its rounds, its masking, its unit and its saliency loss.
 
-    The run itself comes first (`ccr.run` until its masks, in `out`), then `<out>/analyses/<variant>/`: maps of the same
-    classifier by changed procedures, and segmentation networks trained on the same masks; `<out>/analyses/report.html` is the
-    page. What is finished is skipped.
+    First comes `ccr.run` until its masks, in `out`; then `<out>/analyses/<variant>/`: maps of the
+    same classifier with other erasing options, and segmentation networks trained on the same
+    pseudo-masks; and the page `<out>/analyses/report.html`. Finished variants are skipped.
+    Collective.
 
     Args:
-        data: images, tags, masks, and for "saliency" a saliency map for every id; a data set, or what `data.load` opens.
+        data: images, tags, masks, and for "saliency" a saliency map for every id: a data set, or an
+            argument of `data.load`.
         out: run folder of `ccr.run`.
-        weights: of the trained classifier, as in `ccr.run`.
-        parts: which: "rounds" (stopped after each), "masking" (each class on its own beside joint), "unit" (the whole image's
-            maximum beside each crop's), "saliency" (none, everywhere and AAMR in the segmentation training).
-        preset: as in `ccr.run`.
-        backbone: as in `ccr.run`.
-        seg_weights: as in `ccr.run`.
-        road: as in `ccr.run`.
-        val: images that the segmentation networks of "saliency" predict; without it they predict `data`.
+        weights: weights of a trained classifier, as in `ccr.run`.
+        parts: analyses to run: "rounds" (the maps after each round), "masking" (of each class alone
+            in addition to joint), "unit" (maximum in the whole image in addition to that in each
+            crop), "saliency" (none, everywhere and AAMR in the segmentation training).
+        preset: name of a published setting, as in `ccr.run`.
+        backbone: backbone of the classifier, as in `ccr.run`.
+        seg_weights: initial weights of the segmentation networks, as in `ccr.run`.
+        pipeline: hyper-parameters of all stages, as in `ccr.run`.
+        val: images that the segmentation networks of "saliency" predict; without them, they predict
+            `data`.
         device: auto, cpu, cuda or cuda:N.
-        seed: of every training.
-        workers: loader processes; 0 loads in this one.
+        seed: seed of every training.
+        workers: number of loader processes; 0 loads in the training process.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, no masks.
-        RunError: a loss became infinite.
+        InputError: an argument or file cannot be used, or there are no masks.
+        RunError: a loss is not finite.
     """
     data, out = opened(data), Path(out)
-    backbone, road = setting("ccr.analyse", PRESETS, ROADS, preset, backbone, road)
+    backbone, numbers = resolve_preset(
+        "ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
+    )
     unknown = [p for p in parts if p not in PARTS]
     if unknown:
         raise InputError(f"ccr.analyse: parts holds {unknown[0]!r}; must be of {', '.join(PARTS)}")
     data.with_masks()
-    shared = {"backbone": backbone, "device": device, "precision": precision}
-    made = run(data, out, weights=weights, road=road, until="masks", val=val, seed=seed, workers=workers, **shared).masks
-    weights = weights or out / "cam/weights.pth"
+    inference: dict[str, Any] = {"device": device, "precision": precision}
+    training: dict[str, Any] = {**inference, "seed": seed, "workers": workers}
+    result = run(
+        data,
+        out,
+        backbone=backbone,
+        weights=weights,
+        pipeline=numbers,
+        until="masks",
+        val=val,
+        **training,
+    )
+    classifier = weights or out / "cam/weights.pth"
 
     folders, side = {"cam": out / "cam/maps", "ccr": out / "ccr/maps"}, out / "analyses"
-    for name, ask in _variants(road.ccr.ask, parts).items():
-        folders[name] = infer(data, weights, side, recipe=dataclasses.replace(road.ccr, ask=ask), name=f"{name}/maps",
-                              **shared).maps
-        score.maps(side, name, data, folders[name], fixed=road.ccr_threshold, crf=None)
+    for name, erasing in _variants(numbers.ccr.erasing, parts).items():
+        recipe = dataclasses.replace(numbers.ccr, erasing=erasing)
+        maps_name = f"{name}/maps"
+        folders[name] = infer(
+            data, classifier, side, backbone=backbone, recipe=recipe, name=maps_name, **inference
+        ).maps
+        run_scores.maps(side, name, data, folders[name], fixed=numbers.ccr_threshold, crf=None)
     if "saliency" in parts:
-        unseen = opened(val) if val is not None else data
-        start = seg_weights or (weights if backbone == "small" else None)
-        net = {"backbone": "small" if backbone == "small" else "resnet101", "device": device, "precision": precision}
-        for name, recipe in (("seg-none", dataclasses.replace(road.seg, weight=0.0)),
-                             ("seg-everywhere", road.seg.everywhere()), ("seg-aamr", road.seg)):
-            trained = train(data, side, masks=made, maps=folders["ccr"], weights=start, recipe=recipe, seed=seed,
-                            workers=workers, name=name, **net)
-            predicted = seg.infer(unseen, trained.weights, side, recipe=recipe.seg, name=f"{name}/predictions", **net)
-            score.masks(side, name, unseen, predicted.predictions)
+        unseen = data if val is None else opened(val)
+        start = seg_weights or (classifier if backbone == "small" else None)
+        training["backbone"] = "small" if backbone == "small" else "resnet101"
+        _train_networks(data, side, numbers, result.masks, folders["ccr"], start, unseen, training)
     records = {**read_records(out), **read_records(side)}
-    networks = [name for name in ("seg-none", "seg-everywhere", "seg-aamr") if name in records]
-    page = _write(side, data, folders, records, networks, road.ccr.ask)
-    scored = [name for name in (*folders, *networks) if "miou" in records[name]]
+    page = _write_page(side, data, folders, records, numbers.ccr.erasing)
+    scored = [name for name in (*folders, *_NETWORKS) if "miou" in records.get(name, {})]
     return AnalysesResult(side, page, {name: records[name]["miou"] for name in scored})
 
 
-def _variants(ask: Rounds, parts: Sequence[str]) -> dict[str, Rounds]:
-    """Name -> procedure, of those that differ from the road's own."""
-    found: dict[str, Rounds] = {}
+def _variants(erasing: ErasingOptions, parts: Sequence[str]) -> dict[str, ErasingOptions]:
+    """Erasing options other than the pipeline's own, by name."""
+    variants: dict[str, ErasingOptions] = {}
     if "rounds" in parts:
-        found.update({f"after-{n}": dataclasses.replace(ask, rounds=n) for n in range(1, ask.rounds)})
+        for n in range(1, erasing.rounds):
+            variants[f"after-{n}"] = dataclasses.replace(erasing, rounds=n)
     if "masking" in parts:
-        other = "class" if ask.masking == "joint" else "joint"
-        found[f"masking-{other}"] = dataclasses.replace(ask, masking=other)
+        masking: Literal["joint", "class"] = "class" if erasing.masking == "joint" else "joint"
+        variants[f"masking-{masking}"] = dataclasses.replace(erasing, masking=masking)
     if "unit" in parts:
-        other = "image" if ask.unit == "crop" else "crop"
-        found[f"unit-{other}"] = dataclasses.replace(ask, unit=other)
-    return found
+        unit: Literal["crop", "image"] = "image" if erasing.unit == "crop" else "crop"
+        variants[f"unit-{unit}"] = dataclasses.replace(erasing, unit=unit)
+    return variants
 
 
-def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], networks: Sequence[str],
-           ask: Rounds) -> Path:
-    """The page: maps by variant with their curves, by the number of classes an image has, and the networks."""
-    counts = {id: int(data.tags_of(id).sum()) for id in data.ids if id in data.masks}
-    groups = {name: [i for i, n in counts.items() if fits(n)] for name, fits in (
-        ("1 class", lambda n: n == 1), ("2 classes", lambda n: n == 2), ("3 and more", lambda n: n > 2))}
-    groups = {f"{name} ({len(ids)})": ids for name, ids in groups.items() if ids}
-    titles = {name: _title(name, ask) for name in sorted(folders, key=_place)}
+def _train_networks(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    masks: Path,
+    maps: Path,
+    weights: str | Path | None,
+    unseen: Dataset,
+    options: dict[str, Any],
+) -> None:
+    """Train, predict and score a segmentation network for each use of the saliency maps.
+
+    Args:
+        data: training images.
+        out: run folder of the analyses.
+        numbers: hyper-parameters of the pipeline.
+        masks: folder of the pseudo-masks.
+        maps: folder of the response maps.
+        weights: initial weights of the networks.
+        unseen: images to predict.
+        options: backbone, device, precision, seed and workers.
+    """
+    inference = {name: options[name] for name in ("backbone", "device", "precision")}
+    refinements = (
+        dataclasses.replace(numbers.seg, weight=0.0),
+        numbers.seg.everywhere(),
+        numbers.seg,
+    )
+    for name, recipe in zip(_NETWORKS, refinements, strict=True):
+        trained = train(
+            data, out, masks=masks, maps=maps, weights=weights, recipe=recipe, name=name, **options
+        )
+        predicted = seg.infer(
+            unseen,
+            trained.weights,
+            out,
+            recipe=recipe.seg,
+            name=f"{name}/predictions",
+            **inference,
+        )
+        run_scores.masks(out, name, unseen, predicted.predictions)
+
+
+def _write_page(
+    out: Path,
+    data: Dataset,
+    folders: Mapping[str, Path],
+    records: Mapping[str, dict[str, Any]],
+    erasing: ErasingOptions,
+) -> Path:
+    """Write the page: table and curves of the maps, table of the networks, pictures."""
+    titles = {name: _title(name, erasing) for name in sorted(folders, key=_order)}
+    panels = {
+        "image": report.photo(data),
+        "truth": report.truth(data),
+        **{title: report.heat(data, folders[name]) for name, title in titles.items()},
+    }
+    explanation = _EXPLANATION.format(masking=_MASKINGS[erasing.masking], unit=_UNITS[erasing.unit])
+    curves = {title: _curve_points(records[name]["curve"]) for name, title in titles.items()}
+    lead = [
+        "<h2>Maps</h2>",
+        f"<p>{html.escape(explanation)}</p>",
+        _maps_table(data, folders, records, titles),
+        "<h2>mIoU over the threshold</h2>",
+        report.lines(curves, "background threshold", "mIoU (%)"),
+        *_networks_section(records),
+    ]
+    return report.write(
+        out, data, panels, title="CCR: analyses of its parts", curves={}, lead=lead, pictures=12
+    )
+
+
+def _maps_table(
+    data: Dataset,
+    folders: Mapping[str, Path],
+    records: Mapping[str, dict[str, Any]],
+    titles: Mapping[str, str],
+) -> str:
+    """HTML table of the maps of each variant."""
+    groups = _by_class_count(data)
     rows = []
     for name, title in titles.items():
         values = records[name]
-        each = [_at(data.only(ids), folders[name], values["best_threshold"]) for ids in groups.values()]
-        rows.append([title, f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
-                     "" if name == "cam" else f"{100 * (values['miou'] - records['cam']['miou']):+.1f}",
-                     _mean(values, "recall"), _mean(values, "precision"), *each])
-    lead = ["<h2>Maps</h2>", f"<p>{html.escape(_WHAT.format(way=_WAYS[ask.masking], unit=_UNITS[ask.unit]))}</p>",
-            report.table(["maps", "mIoU", "to CAM", "recall", "precision", *groups], rows),
-            "<h2>mIoU over the threshold</h2>", report.lines({
-                title: list(zip(records[name]["curve"]["thresholds"], records[name]["curve"]["miou"], strict=True))
-                for name, title in titles.items()}, "background threshold", "mIoU (%)")]
-    if networks:
-        lead += ["<h2>Saliency beside the masks</h2>", "<p>Segmentation networks trained on the same masks, in %: without "
-                 "saliency, pulled to the saliency everywhere, and only where the response maps do not contradict it "
-                 "(AAMR). Recall: mean over the classes.</p>",
-                 report.table(["saliency", "mIoU", "recall"], [
-                     [name.removeprefix("seg-"), f"{100 * records[name]['miou']:.1f}", _mean(records[name], "recall")]
-                     for name in networks if "miou" in records[name]])]
-    panels = {"image": report.photo(data), "truth": report.truth(data),
-              **{title: report.heat(data, folders[name]) for name, title in titles.items()}}
-    return report.write(out, data, panels, title="CCR: what the procedure does", curves={}, lead=lead, pictures=12)
+        gain = values["miou"] - records["cam"]["miou"]
+        rows.append(
+            [
+                title,
+                f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
+                "" if name == "cam" else f"{100 * gain:+.1f}",
+                _class_mean(values["recall"]),
+                _class_mean(values["precision"]),
+                *(
+                    _miou_at(data.only(ids), folders[name], values["best_threshold"])
+                    for ids in groups.values()
+                ),
+            ]
+        )
+    return report.table(["maps", "mIoU", "to CAM", "recall", "precision", *groups], rows)
 
 
-_WAYS = {"joint": "all classes masked together", "class": "each class masked on its own"}
-_UNITS = {"crop": "maps divided by their maximum in the crop", "image": "maps divided by their maximum in the image"}
-_WHAT = ("All in %, of the maps at the threshold that is best for their mIoU; by the number of classes in an image (in "
-         "brackets how many such images there are) at the same threshold. Recall and precision: mean over the classes; recall "
-         "says how much of the objects is covered. CCR here: {way}, {unit}; the other rows stop it after fewer rounds, or "
-         "change one of these.")
+def _by_class_count(data: Dataset) -> dict[str, list[str]]:
+    """Ids with a mask, by the number of classes in the image; without empty groups."""
+    groups: dict[str, list[str]] = {"1 class": [], "2 classes": [], "3 or more": []}
+    for id in data.ids:
+        count = int(data.tags_of(id).sum())
+        if id in data.masks and count > 0:
+            groups["1 class" if count == 1 else "2 classes" if count == 2 else "3 or more"] += [id]
+    return {f"{name} ({len(ids)})": ids for name, ids in groups.items() if ids}
 
 
-def _place(name: str) -> tuple[int, str]:
-    """Rounds in their order, between CAM and the whole procedure; then what else is changed."""
-    return (0 if name == "cam" else 1 if name.startswith("after-") else 2 if name == "ccr" else 3), name
+def _curve_points(curve: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
+    return list(zip(curve["thresholds"], curve["miou"], strict=True))
 
 
-def _title(name: str, ask: Rounds) -> str:
-    """What the page calls a variant."""
+def _networks_section(records: Mapping[str, dict[str, Any]]) -> list[str]:
+    """HTML of the segmentation networks; empty if they were not trained."""
+    names = [name for name in _NETWORKS if name in records]
+    if not names:
+        return []
+    body = [
+        [
+            name.removeprefix("seg-"),
+            f"{100 * records[name]['miou']:.1f}",
+            _class_mean(records[name]["recall"]),
+        ]
+        for name in names
+        if "miou" in records[name]
+    ]
+    return [
+        "<h2>Saliency in the segmentation training</h2>",
+        "<p>Segmentation networks trained on the same pseudo-masks, in %: without saliency, with "
+        "saliency everywhere, and with saliency only where the response maps do not contradict it "
+        "(AAMR). Recall: mean over the classes.</p>",
+        report.table(["saliency", "mIoU", "recall"], body),
+    ]
+
+
+_MASKINGS = {"joint": "all classes masked together", "class": "each class masked on its own"}
+_UNITS = {
+    "crop": "maps divided by their maximum in the crop",
+    "image": "maps divided by their maximum in the image",
+}
+_EXPLANATION = (
+    "All values in %, for the maps at the threshold with their best mIoU; also by the number of "
+    "classes in an image, at the same threshold, with the number of such images in brackets. "
+    "Recall and precision: mean over the classes; recall is the covered share of the objects. CCR "
+    "has {masking}, {unit}; the other rows have fewer rounds or change one of these."
+)
+
+
+def _order(name: str) -> tuple[int, str]:
+    """Key that sorts variants: CAM, after each round, the complete CCR, other options."""
+    rank = {"cam": 0, "ccr": 2}.get(name, 1 if name.startswith("after-") else 3)
+    return rank, name
+
+
+def _title(name: str, erasing: ErasingOptions) -> str:
+    """Title of a variant on the page."""
     kind, _, value = name.partition("-")
     if kind == "after":
         return f"{value} round" + ("s" if value != "1" else "")
-    return {"cam": "CAM", "ccr": f"CCR, {ask.rounds} rounds", "masking": _WAYS.get(value, ""),
-            "unit": _UNITS.get(value, "")}[kind]
+    return {
+        "cam": "CAM",
+        "ccr": f"CCR, {erasing.rounds} rounds",
+        "masking": _MASKINGS.get(value, ""),
+        "unit": _UNITS.get(value, ""),
+    }[kind]
 
 
-def _at(data: Dataset, folder: Path, threshold: float) -> str:
-    return f"{100 * score.threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou:.1f}"
+def _miou_at(data: Dataset, folder: Path, threshold: float) -> str:
+    return f"{100 * threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou:.1f}"
 
 
-def _mean(values: dict, figure: str) -> str:
-    """Of "recall" or "precision", over the classes."""
-    known = [v for name, v in values[figure].items() if name != "background" and v is not None and np.isfinite(v)]
-    return f"{100 * np.mean(known):.1f}" if known else ""
+def _class_mean(by_class: Mapping[str, float | None]) -> str:
+    """Mean in % over the classes, without background and without undefined values."""
+    values = [
+        v
+        for name, v in by_class.items()
+        if name != "background" and v is not None and np.isfinite(v)
+    ]
+    return f"{100 * np.mean(values):.1f}" if values else ""

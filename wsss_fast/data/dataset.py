@@ -1,4 +1,4 @@
-"""A data set: ids, image-level tags, class names, and where the files are."""
+"""A data set: ids, image-level tags, class names, and paths of the files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast import ranks
-from wsss_fast.data.images import check_image, image_size, read_image, read_labels, read_saliency, saliency_of
+from wsss_fast.data.images import (
+    check_image,
+    image_size,
+    read_image,
+    read_labels,
+    read_saliency,
+    saliency_of,
+)
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
-from wsss_fast.progress import say, track
 
-_CACHE_BYTES = 256 << 20  # decoded images kept in memory: a laptop-sized set is decoded once, a real one hardly
+# Decoded images kept in memory: enough to decode a small set only once; a large one hardly gains.
+_CACHE_BYTES = 256 << 20
 
 
 @dataclasses.dataclass
@@ -23,8 +31,8 @@ class Dataset:
     """Tagged images, with masks where they exist; masks are for evaluation only.
 
     Attributes:
-        name: what it is called in reports.
-        root: its folder.
+        name: name of the data set in reports.
+        root: folder of the data set.
         split: name of the id list.
         classes: class names; class c has label c + 1 in label maps.
         ids: image ids, strings.
@@ -32,7 +40,8 @@ class Dataset:
         images: image file of each id.
         masks: mask file of the ids that have one.
         saliencies: saliency file of the ids that have one.
-        broken: why images of the list were left out, by id; see `without_broken`.
+        broken: by id, the reason why an image of the list was left out; see `without_broken`.
+        source: arguments of `data.load` that open the data set again, or None.
     """
 
     name: str
@@ -45,6 +54,7 @@ class Dataset:
     masks: dict[str, Path]
     saliencies: dict[str, Path]
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: dict[str, object] | None = None
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -53,63 +63,105 @@ class Dataset:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the decoded images: whoever unpickles this, a loader process say, decodes those it needs."""
+        """Without the decoded images: a loader process that unpickles this decodes its own."""
         return {**self.__dict__, "_cache": {}, "_cached_bytes": 0}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return (f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, {len(self.classes)} classes, "
-                f"{len(self.masks)} masks, {len(self.saliencies)} saliency maps)")
+        return (
+            f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, "
+            f"{len(self.classes)} classes, {len(self.masks)} masks, "
+            f"{len(self.saliencies)} saliency maps)"
+        )
 
     def check(self) -> Dataset:
-        """Look at every image's header and end, so that a broken file is named before any work starts."""
+        """Read the header and the end of every image, to find a broken file before any work.
+
+        Raises:
+            InputError: an image cannot be read; with its name.
+        """
         for path in self.images.values():
             check_image(path)
         return self
 
     def without_broken(self) -> Dataset:
-        """Decode every image and leave out those that cannot be, with the reason in `broken`: one broken file must not spoil a
-        night's run. Raises InputError if none is left."""
+        """Decode every image, and leave out those that cannot be, with the reason in `broken`.
+
+        Collective: each process decodes its shard of the images.
+
+        Raises:
+            InputError: no image is left.
+        """
+
         def reason(id: str) -> str | None:
             try:
-                check_image(self.images[id])  # decoders fill a JPEG that lacks its end with gray
+                check_image(self.images[id])  # decoders fill the missing end of a JPEG with gray
                 read_image(self.images[id])
             except InputError as error:
                 return str(error)
             return None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:  # decoding releases the interpreter lock
-            own = ranks.share(self.ids)
-            reasons = dict(zip(own, track(readers.map(reason, own), "check images", total=len(own)), strict=True))
-        reasons = {id: why for part in ranks.gathered(reasons) for id, why in part.items() if why is not None}
+        own = distributed.shard(self.ids)
+        # Threads suffice, since decoding releases the interpreter lock.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as readers:
+            checks = track(readers.map(reason, own), "check images", total=len(own))
+            own_reasons = dict(zip(own, checks, strict=True))
+        reasons = {
+            id: why
+            for part in distributed.all_gather_objects(own_reasons)
+            for id, why in part.items()
+            if why is not None
+        }
         broken = {id: reasons[id] for id in self.ids if id in reasons}
         if len(broken) == len(self):
-            raise InputError(f"{self.root}: none of the {len(self)} images can be read, first {next(iter(broken.values()))}")
+            first = next(iter(broken.values()))
+            raise InputError(
+                f"{self.root}: none of the {len(self)} images can be read; first: {first}"
+            )
         if not broken:
             return self
-        say(f"{len(broken)} of {len(self)} images cannot be read and are left out, first {next(iter(broken.values()))}")
-        return dataclasses.replace(self.only([id for id in self.ids if id not in broken]), broken=broken)
+        say(
+            f"{len(broken)} of {len(self)} images cannot be read and are left out; "
+            f"first: {next(iter(broken.values()))}"
+        )
+        readable = self.only([id for id in self.ids if id not in broken])
+        return dataclasses.replace(readable, broken=broken, source=self.source)
 
     def check_masks(self) -> Dataset:
-        """Read every mask, so that what `mask` refuses is named before any work starts."""
+        """Read every mask, so that a wrong one is found before any work.
+
+        Raises:
+            InputError: as `mask`.
+        """
         for id in track(self.masks, "check masks"):
             self.mask(id)
         return self
 
     def only(self, ids: Sequence[str]) -> Dataset:
-        """The same data set restricted to `ids`."""
-        keep = [self._index[i] for i in ids]
-        return dataclasses.replace(self, ids=tuple(ids), tags=self.tags[keep], **{
-            name: {i: files[i] for i in ids if i in files}
-            for name, files in (("images", self.images), ("masks", self.masks), ("saliencies", self.saliencies))})
+        """The same data set restricted to `ids`, in their order."""
+        return dataclasses.replace(
+            self,
+            source=None,
+            ids=tuple(ids),
+            tags=self.tags[[self._index[i] for i in ids]],
+            images={i: self.images[i] for i in ids},
+            masks={i: self.masks[i] for i in ids if i in self.masks},
+            saliencies={i: self.saliencies[i] for i in ids if i in self.saliencies},
+        )
 
     def with_masks(self) -> Dataset:
-        """Restricted to the ids that have a mask. Raises InputError if there are none."""
+        """The same data set restricted to the ids that have a mask.
+
+        Raises:
+            InputError: there are none.
+        """
         ids = [i for i in self.ids if i in self.masks]
         if not ids:
-            raise InputError(f"{self.root}: no id of split {self.split!r} has a mask, so nothing can be evaluated")
+            raise InputError(
+                f"{self.root}: no id of split {self.split!r} has a mask; nothing can be evaluated"
+            )
         return self if len(ids) == len(self) else self.only(ids)
 
     def tags_of(self, id: str) -> np.ndarray:
@@ -129,7 +181,7 @@ class Dataset:
 
     def size(self, id: str) -> tuple[int, int]:
         """(H, W) of the photo, without decoding it."""
-        if id not in self._sizes:  # stages group images by size again and again
+        if id not in self._sizes:  # read once: stages group images by size repeatedly
             self._sizes[id] = image_size(self.images[id])
         return self._sizes[id]
 
@@ -137,26 +189,42 @@ class Dataset:
         """The true label map, uint8 [H, W] of 0..C and 255.
 
         Raises:
-            InputError: there is none, an impossible label in it, or another size than the photo's.
+            InputError: there is none, it has an impossible label, or its size is not the photo's.
         """
         if id not in self.masks:
             raise InputError(f"{self.root}: no mask for id {id!r}")
         mask = read_labels(self.masks[id], len(self.classes))
         if mask.shape != self.size(id):
-            raise InputError(f"{self.masks[id]}: is {mask.shape}, but its image {self.images[id]} is {self.size(id)}")
+            raise InputError(
+                f"{self.masks[id]}: is {mask.shape}, "
+                f"but its image {self.images[id]} is {self.size(id)}"
+            )
         return mask
 
     def saliency_levels(self, id: str) -> np.ndarray:
-        """The saliency map as its file has it, uint8 [h, w, 3], of any size. Raises InputError if there is none."""
+        """The saliency map as stored in its file, uint8 [h, w, 3], of any size.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
         if id not in self.saliencies:
             raise InputError(f"{self.root}: no saliency map for id {id!r}")
         return read_saliency(self.saliencies[id])
 
     def saliency(self, id: str) -> np.ndarray:
-        """The saliency map, float32 [h, w] in 0..1: the mean over channels. Raises InputError if there is none."""
+        """The saliency map, float32 [h, w] in 0..1: the mean over channels.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
         return saliency_of(self.saliency_levels(id))
 
     def fingerprint(self) -> dict[str, object]:
-        """What a stage's result depends on: folder, split, and how many ids and tags there are."""
-        return {"root": str(self.root.resolve()), "split": self.split, "images": len(self), "tags": int(self.tags.sum()),
-                "classes": list(self.classes)}
+        """What the result of a stage depends on: folder, split, classes, number of ids and tags."""
+        return {
+            "root": str(self.root.resolve()),
+            "split": self.split,
+            "images": len(self),
+            "tags": int(self.tags.sum()),
+            "classes": list(self.classes),
+        }

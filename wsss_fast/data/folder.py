@@ -1,4 +1,4 @@
-"""The folder layout: any images and a labels.csv that tags them; for people with their own data."""
+"""The folder layout, for your own data: any images, and a labels.csv that tags them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import check_classes, check_id, existing, read_classes, read_ids, read_text, saliency_folder
+from wsss_fast.data.listing import (
+    check_classes,
+    check_id,
+    find_pngs,
+    read_classes,
+    read_ids,
+    read_text,
+    saliency_folder,
+)
 from wsss_fast.errors import InputError
 
-_HEADS = ("class", "classes", "label", "labels", "tag", "tags")
+_HEADINGS = ("class", "classes", "label", "labels", "tag", "tags")
 
 
 def is_folder(root: Path) -> bool:
@@ -22,30 +30,36 @@ def is_folder(root: Path) -> bool:
     return (root / "labels.csv").is_file()
 
 
-def load_folder(root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None) -> Dataset:
-    """Read a folder with `labels.csv`: lines `file,class[;class...]`, a header line `file,class` allowed.
+def load_folder(
+    root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
+) -> Dataset:
+    """Read a folder with `labels.csv`: lines `file,class[;class...]`, optionally after a header.
 
-    `file` is a path below the folder (or below its images/); the id is its name without extension. No class behind the
-    comma: an image without tags. Class names come from the file, in alphabetical order, or from `classes.txt` (one a line,
-    in the order of the labels 1..C of the masks) where it exists.
+    `file` is a path below the folder (or below its images/); the id is its name without extension.
+    An image without tags has nothing after the comma. Class names come from `classes.txt` (one per
+    line, in the order of the labels 1..C of the masks) where it exists, else from labels.csv, in
+    alphabetical order. Masks are in `root/masks`, if there are any.
 
     Args:
         root: the folder.
-        split: `<split>.txt` in the folder, one id a line; without any such list, "train" is every line of labels.csv.
-        ids: instead of a split: ids, or a text file with one a line.
-        saliency: folder of `<id>.png`; default `root/saliency`. Masks are in `root/masks`, if there are any.
+        split: name of `<split>.txt` in the folder, with one id per line; without any such list,
+            "train" means every line of labels.csv.
+        ids: instead of a split, ids or a text file with one per line.
+        saliency: folder of `<id>.png`; default `root/saliency`.
 
     Raises:
-        InputError: a line of labels.csv that cannot be read, an image that is missing or named twice, a class that is not in
-            classes.txt, an id without a line; with the file and line.
+        InputError: a line of labels.csv that cannot be read, an image that is missing or listed
+            twice, a class that is not in classes.txt, or an id without a line; with the file and
+            line.
     """
     path = root / "labels.csv"
     rows = _read_rows(path)
     named = sorted({name for _, names, _ in rows.values() for name in names})
     fixed = root / "classes.txt"
     classes = read_classes(fixed) if fixed.exists() else check_classes(named, path)
-    if ids is not None or (listing := _split_file(root, split)) is not None:
-        listed = read_ids(listing if ids is None else ids)
+    listing = _split_file(root, split) if ids is None else ids
+    if listing is not None:
+        listed = read_ids(listing)
         for id, place in zip(listed.ids, listed.places, strict=True):
             if id not in rows:
                 raise InputError(f"{place}: id {id!r} has no line in {path}")
@@ -61,8 +75,16 @@ def load_folder(root: Path, split: str, ids: Sequence[str] | Path | None, salien
                 raise InputError(f"{path}, line {line}: class {name!r} is not in {fixed}")
             tags[n, classes.index(name)] = 1
     return Dataset(
-        name=root.name, root=root, split=source, classes=classes, ids=chosen, tags=tags, images=images,
-        masks=existing(root / "masks", chosen), saliencies=existing(saliency_folder(root, saliency), chosen))
+        name=root.name,
+        root=root,
+        split=source,
+        classes=classes,
+        ids=chosen,
+        tags=tags,
+        images=images,
+        masks=find_pngs(root / "masks", chosen),
+        saliencies=find_pngs(saliency_folder(root, saliency), chosen),
+    )
 
 
 def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
@@ -72,29 +94,40 @@ def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
     try:
         for row in reader:
             cells, line = [cell.strip() for cell in row], reader.line_num
-            if not any(cells) or (not rows and cells[0].lower() == "file" and cells[-1].lower() in _HEADS):
+            if not any(cells) or (
+                not rows and cells[0].lower() == "file" and cells[-1].lower() in _HEADINGS
+            ):
                 continue
             if len(cells) != 2 or not cells[0]:
-                raise InputError(f"{path}, line {line}: expected file,class[;class...], got {','.join(row)!r}")
+                raise InputError(
+                    f"{path}, line {line}: expected file,class[;class...], got {','.join(row)!r}"
+                )
             id = Path(cells[0]).stem
             check_id(id, f"{path}, line {line}")
             if id in rows:
-                raise InputError(f"{path}, line {line}: id {id!r} stands there more than once, first on line {rows[id][2]}")
-            rows[id] = cells[0], [name for name in map(str.strip, cells[1].split(";")) if name], line
+                raise InputError(
+                    f"{path}, line {line}: id {id!r} is listed more than once, "
+                    f"first on line {rows[id][2]}"
+                )
+            names = [name for name in map(str.strip, cells[1].split(";")) if name]
+            rows[id] = (cells[0], names, line)
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from None
     if not rows:
-        raise InputError(f"{path}: names no image")
+        raise InputError(f"{path}: lists no image")
     return rows
 
 
 def _split_file(root: Path, split: str) -> Path | None:
-    """The split's id list; None if the folder has no lists and "train" was asked for, which then is everything."""
-    path, known = root / f"{split}.txt", sorted(p.stem for p in root.glob("*.txt") if p.name != "classes.txt")
+    """The split's id list; None for "train" in a folder without lists: then it means all images."""
+    path = root / f"{split}.txt"
+    known = sorted(p.stem for p in root.glob("*.txt") if p.name != "classes.txt")
     if path.is_file() and path.name != "classes.txt":
         return path
     if known or split != "train":
-        raise InputError(f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'train'}")
+        raise InputError(
+            f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'train'}"
+        )
     return None
 
 
@@ -102,6 +135,6 @@ def _image(root: Path, file: str, place: str) -> Path:
     if Path(file).is_absolute() or ".." in Path(file).parts:
         raise InputError(f"{place}: {file!r} must be a path below {root}")
     for candidate in (root / file, root / "images" / file):
-        if os.path.lexists(candidate):  # whether it can be read is looked at later
+        if os.path.lexists(candidate):  # whether it can be read is checked later
             return candidate
     raise InputError(f"{place}: no such image {str(root / file)!r}")

@@ -1,4 +1,4 @@
-"""Reading images and label maps, and writing palette PNGs; every problem is said with the file's name."""
+"""Reading images and label maps, and writing palette PNGs; every error names the file."""
 
 from __future__ import annotations
 
@@ -9,32 +9,48 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.run import atomic_write
 
 IGNORE = 255
 _EXIF_ORIENTATION = 0x0112
 _MODES = ("RGB", "L", "LA", "RGBA", "P", "PA", "CMYK", "YCbCr", "1")
-# What Pillow raises for damaged files, beside OSError: found by fuzzing (benchmarks/fuzz.py)
-_UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
-               struct.error, zlib.error, Image.DecompressionBombError)
+# What Pillow raises for damaged files, found by fuzzing (tools/fuzz.py).
+_UNREADABLE = (
+    OSError,
+    UnidentifiedImageError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def voc_palette() -> np.ndarray:
-    """The VOC colour of each label: uint8 [256, 3]. Bits of the label are spread over the channels, high bits first."""
-    labels = np.arange(256)
+    """The VOC colour of each label, uint8 [256, 3].
+
+    Bits 0, 3 and 6 of a label are the highest three bits of its red, bits 1, 4 and 7 those of its
+    green, bits 2 and 5 the highest two of its blue.
+    """
+    labels = np.arange(256, dtype=np.uint8)
     colours = np.zeros((256, 3), np.uint8)
-    for bit in range(3):  # three bits a round: one for each channel
+    for bit in range(3):
         for channel in range(3):
-            colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+            colours[:, channel] |= ((labels >> (3 * bit + channel)) & 1) << (7 - bit)
     return colours
 
 
 def check_image(path: Path) -> None:
-    """Refuse an image that cannot be read, from its header and its last bytes only, so that whole lists are cheap.
+    """Check that an image can be read, by its header and its last bytes only, which is cheap.
 
     Raises:
-        InputError: missing, empty, not an image, of a mode with more than 8 bits, or a JPEG without its end marker.
+        InputError: the file is missing, empty, not an image, has more than 8 bits per channel, or
+            is a JPEG without its end marker.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such image")
@@ -63,21 +79,26 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _check_mode(path: Path, image: Image.Image) -> None:
     if image.mode not in _MODES:
-        raise InputError(f"{path}: image mode {image.mode} has no 8-bit meaning; convert it to 8-bit RGB or gray")
+        raise InputError(
+            f"{path}: image mode {image.mode} is not supported; convert it to 8-bit RGB or gray"
+        )
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a photo as uint8 RGB [H, W, 3]; gray, CMYK, palette and alpha are converted, EXIF rotation is applied.
+    """Read a photo as uint8 RGB [H, W, 3].
+
+    Gray, CMYK, palette and alpha images are converted; EXIF rotation is applied.
 
     Raises:
-        InputError: the file is missing, truncated, no image, or has more than 8 bits a channel.
+        InputError: the file is missing, truncated, not an image, or has more than 8 bits per
+            channel.
     """
     try:
         with Image.open(path) as image:
             _check_mode(path, image)
-            if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
-            return np.array(image.convert("RGB"))
+            rotated = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+            upright = ImageOps.exif_transpose(image) if rotated else image
+            return np.array(upright.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such image") from None
     except InputError:
@@ -87,15 +108,23 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
-    """Read a label map as uint8 [H, W]: palette indices or gray values; 0 background, 1..num_classes, 255 ignore.
+    """Read a label map as uint8 [H, W] from palette indices or gray values.
+
+    Args:
+        path: palette or gray PNG; 0 background, 1..num_classes, 255 ignore.
+        num_classes: number of classes; None allows any label.
 
     Raises:
-        InputError: unreadable, a colour image (indices are lost), or a value that is neither a class nor 255.
+        InputError: the file cannot be read, is a colour image (which has no label indices), or has
+            a label that is neither background, a class nor 255.
     """
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1"):
-                raise InputError(f"{path}: label maps are palette or 8-bit gray PNGs, this one has mode {image.mode}")
+                raise InputError(
+                    f"{path}: label maps are palette or 8-bit gray PNGs, "
+                    f"but this one has mode {image.mode}"
+                )
             labels = np.array(image).astype(np.uint8)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label map") from None
@@ -106,7 +135,9 @@ def read_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     if num_classes is not None:
         bad = np.setdiff1d(np.unique(labels), [*range(num_classes + 1), IGNORE])
         if bad.size:
-            raise InputError(f"{path}: label {bad[0]} is impossible, allowed are 0..{num_classes} and {IGNORE}")
+            raise InputError(
+                f"{path}: label {bad[0]} is impossible; allowed are 0..{num_classes} and {IGNORE}"
+            )
     return labels
 
 
@@ -114,12 +145,13 @@ def read_saliency(path: Path) -> np.ndarray:
     """Read a saliency map as uint8 [H, W, 3]; 16-bit gray is reduced to 8 bits.
 
     Raises:
-        InputError: the file is missing, truncated or no image.
+        InputError: the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):  # Pillow's modes of 16-bit gray PNGs
-                gray = np.rint(np.clip(np.array(image).astype(np.float64), 0, 65535) / 257).astype(np.uint8)
+                levels = np.clip(np.array(image).astype(np.float64), 0, 65535)
+                gray = np.rint(levels / 257).astype(np.uint8)
                 return np.repeat(gray[..., None], 3, axis=2)
     except FileNotFoundError:
         raise InputError(f"{path}: no such saliency map") from None
@@ -131,7 +163,7 @@ def read_saliency(path: Path) -> np.ndarray:
 
 
 def saliency_of(levels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] -> saliency, float32 [H, W] in 0..1: the mean over channels, as the public code takes it."""
+    """Saliency, float32 [H, W] in 0..1, from uint8 [H, W, 3]: the mean over channels."""
     return (levels / 255.0).mean(axis=2).astype(np.float32)
 
 
@@ -139,7 +171,13 @@ _PALETTE = voc_palette().tobytes()
 
 
 def write_labels(path: Path, labels: np.ndarray, palette: bytes | None = None) -> None:
-    """Write uint8 [H, W] labels as a PNG, atomically; with the VOC palette, with another (RGB bytes), or gray (b"")."""
+    """Write labels as a PNG, atomically.
+
+    Args:
+        path: file to write.
+        labels: uint8 [H, W].
+        palette: RGB bytes; None for VOC's colours, b"" for a gray PNG.
+    """
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode=None)
     if palette != b"":
         image.putpalette(_PALETTE if palette is None else palette)

@@ -1,4 +1,4 @@
-"""A folder of label PNGs, one an image: seeds, pseudo-masks or predictions."""
+"""A folder with one label PNG per image: seeds, pseudo-masks or predictions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from wsss_fast.errors import InputError
 
 
 def check_label_folder(folder: Path, data: Dataset, what: str) -> Path:
-    """Refuse a folder that lacks the PNG of an id of `data`; `what` names the argument.
+    """`folder`, after a check that it has the PNG of every id of `data`.
+
+    Args:
+        folder: folder of `<id>.png`.
+        data: data set whose ids are needed.
+        what: name of the argument, for the message.
 
     Raises:
-        InputError: with the first missing id and how many there are.
+        InputError: PNGs are missing; with the first id and their number.
     """
     missing = [i for i in data.ids if not (folder / f"{i}.png").is_file()]
     if missing:
-        raise InputError(f"{what}: {folder} has no PNG for {len(missing)} of {len(data)} ids, first {missing[0]!r}")
+        raise InputError(
+            f"{what}: {folder} has no PNG for {len(missing)} of {len(data)} ids, "
+            f"first {missing[0]!r}"
+        )
     return folder
 
 
@@ -27,10 +35,12 @@ def read_label(folder: Path, data: Dataset, id: str) -> np.ndarray:
     """Labels of one image, uint8 [H, W] of 0..C and 255.
 
     Raises:
-        InputError: unreadable, an impossible label, or another size than the image's.
+        InputError: the file cannot be read, has an impossible label or another size than its image.
     """
     path = folder / f"{id}.png"
     labels = read_labels(path, len(data.classes))
     if labels.shape != data.size(id):
-        raise InputError(f"{path}: is {labels.shape}, but its image {data.images[id]} is {data.size(id)}")
+        raise InputError(
+            f"{path}: is {labels.shape}, but its image {data.images[id]} is {data.size(id)}"
+        )
     return labels

@@ -1,10 +1,5 @@
-"""EPS, "Railroad is not a Train" (Lee, Lee, Lee and Shim, CVPR 2021): the network (`method.py`), its road (`road.py`) and the
-paper's analyses (`analyses.py`)."""
+"""EPS, "Railroad is not a Train" (Lee, Lee, Lee and Shim, CVPR 2021)."""
 
-from wsss_fast.eps.analyses import analyse
-from wsss_fast.eps.method import COCO, RECIPES, InferResult, Recipe, infer, losses, scorer, sgd, train
-from wsss_fast.eps.road import PRESETS, ROADS, Road, run
-from wsss_fast.road import AnalysesResult, RunResult
+import lazy_loader
 
-__all__ = ["AnalysesResult", "COCO", "InferResult", "PRESETS", "RECIPES", "ROADS", "Recipe", "Road", "RunResult", "analyse",
-           "infer", "losses", "run", "scorer", "sgd", "train"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,162 +1,283 @@
-"""EPS' own analyses on any data set with masks: strategies, lam, tau, the source of the saliency, boundaries, co-occurrence."""
+"""EPS' analyses of its parts, on any data set with masks.
+
+They compare selection strategies, values of lam and tau and sources of saliency maps, by mIoU, mIoU
+near boundaries and confusion ratios.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from wsss_fast import nets, ranks, report
+from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.eps.method import Recipe, infer, train
-from wsss_fast.eps.road import PRESETS, ROADS, Road, pairs_of, run
+from wsss_fast.engine import distributed
+from wsss_fast.engine.run_folder import read_records, record
+from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.eps.inference import infer
+from wsss_fast.eps.pipeline import PIPELINES, PRESETS, Pipeline, run, with_known_pairs
+from wsss_fast.eps.recipe import Recipe
+from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
-from wsss_fast.road import AnalysesResult, setting
-from wsss_fast.run import read_records, record, runtime
-from wsss_fast.stages import saliency, score
-from wsss_fast.stages.confusion_ratio import confusion_ratios
-from wsss_fast.stages.evaluate import labels_at
-from wsss_fast.stages.trimap import trimap_miou
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.confusion_ratio import confusion_ratios
+from wsss_fast.evaluation.curves import labels_at
+from wsss_fast.evaluation.trimap import trimap_miou
+from wsss_fast.pipeline import AnalysesResult, resolve_preset
+from wsss_fast.stages import saliency
 
 Part = Literal["strategies", "lam", "tau", "saliency"]
+_PARTS: tuple[Part, ...] = ("strategies", "lam", "tau", "saliency")
+_PICTURED = ("cam", "naive", "eps", "saliency-degraded", "saliency-classical")
 
 
-def analyse(data: Source, out: str | Path, *, preset: Literal["voc", "coco", "shapes"] | None = None,
-            backbone: str | None = None, weights: str | Path | None = None, road: Road | None = None,
-            parts: tuple[Part, ...] = ("strategies", "lam", "tau", "saliency"),
-            lams: tuple[float, ...] = (0.1, 0.3, 0.7, 0.9), taus: tuple[float, ...] = (0.2, 0.6, 0.8),
-            background_classes: tuple[int, ...] = (), val: Source | None = None, device: str = "auto", seed: int = 0,
-            workers: int = 0, precision: str = "auto") -> AnalysesResult:
-    """The paper's analyses as one page: EPS is trained again for each variant, and all are scored alike.
+@dataclasses.dataclass(frozen=True)
+class _Variant:
+    """One training of an analysis.
 
-    The run itself comes first (`eps.run` until its masks, in `out`), then `<out>/analyses/<variant>/` and, with the page,
-    `<out>/analyses/report.html`. Every variant that
-    is finished is skipped, so a killed call goes on when repeated. Beside mIoU at the best threshold each variant has its
-    mIoU near boundaries (trimap) and the confusion ratio of the road's pairs.
+    Attributes:
+        recipe: hyper-parameters.
+        saliencies: saliency file of each id, or None for the data set's own.
+    """
+
+    recipe: Recipe
+    saliencies: dict[str, Path] | None = None
+
+
+def analyse(
+    data: Source,
+    out: str | Path,
+    *,
+    preset: Literal["voc", "coco", "shapes"] | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    pipeline: Pipeline | None = None,
+    parts: tuple[Part, ...] = _PARTS,
+    lams: tuple[float, ...] = (0.1, 0.3, 0.7, 0.9),
+    taus: tuple[float, ...] = (0.2, 0.6, 0.8),
+    background_classes: tuple[int, ...] = (),
+    val: Source | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> AnalysesResult:
+    """Run EPS and the paper's analyses: each variant is trained, scored and shown on one page.
+
+    First comes `eps.run` until its masks, in `out`; then the variants in
+    `<out>/analyses/<variant>/`, and the page `<out>/analyses/report.html`. Finished variants are
+    skipped, so an interrupted call resumes when it is repeated. In addition to the mIoU at its best
+    threshold, each variant has its mIoU near boundaries (trimap) and the confusion ratios of the
+    pipeline's pairs. Collective.
 
     Args:
-        data: images, tags, a saliency map for every id, and masks; a data set, or what `data.load` opens.
+        data: images, tags, masks and a saliency map for every id: a data set, or an argument of
+            `data.load`.
         out: run folder of `eps.run`.
-        preset: as in `eps.run`.
-        backbone: as in `eps.run`.
-        weights: as in `eps.run`.
-        road: as in `eps.run`.
-        parts: which: "strategies" (naive and, with `background_classes`, predefined selection beside adaptive), "lam",
-            "tau", "saliency" (degraded and classical maps beside the given ones).
-        lams: values of lam beside the road's own, 0..1.
-        taus: values of tau beside the road's own, 0..1.
-        background_classes: labels, 1..C, of the paper's predefined selection; it is left out without them.
-        val: as in `eps.run`.
+        preset: name of a published setting, as in `eps.run`.
+        backbone: backbone of EPS, as in `eps.run`.
+        weights: initial weights of EPS, as in `eps.run`.
+        pipeline: hyper-parameters of all stages, as in `eps.run`.
+        parts: analyses to run: "strategies" (naive and, with `background_classes`, predefined
+            selection in addition to adaptive), "lam", "tau", "saliency" (degraded and classical
+            maps in addition to the given ones).
+        lams: values of lam in addition to the pipeline's own, 0..1.
+        taus: values of tau in addition to the pipeline's own, 0..1.
+        background_classes: labels 1..C that the paper's predefined selection assigns to the
+            background; without them, this variant is omitted.
+        val: tagged images, as in `eps.run`.
         device: auto, cpu, cuda or cuda:N.
-        seed: of every training.
-        workers: loader processes; 0 loads in this one.
+        seed: seed of every training.
+        workers: number of loader processes; 0 loads in the training process.
         precision: fp32, bf16 (autocast), or auto.
 
     Raises:
-        InputError: an argument or file that cannot be used, no masks.
-        RunError: a loss became infinite.
+        InputError: an argument or file cannot be used, or there are no masks.
+        RunError: a loss is not finite.
 
     Source: EPS, sections 4.2 and 4.3.
     """
     data, out = opened(data), Path(out)
-    backbone, road = setting("eps.analyse", PRESETS, ROADS, preset, backbone, road)
+    backbone, numbers = resolve_preset(
+        "eps.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
+    )
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     data.with_masks()
     _check(parts, lams, taus)
-    pairs = pairs_of(data, road.pairs, asked=preset != "shapes" and road is not ROADS["small"])
-    runtime(device, seed, workers, precision, prefer_bf16=False)
-    shared = {"backbone": backbone, "device": device, "precision": precision}
-    run(data, out, weights=weights, road=dataclasses.replace(road, pairs=pairs), until="masks", val=val,
-        seed=seed, workers=workers, **shared)
+    numbers = with_known_pairs(data, numbers)
+    resolve_runtime(device, seed, workers, precision, prefer_bf16=False)  # raises for wrong ones
+    inference: dict[str, Any] = {"backbone": backbone, "device": device, "precision": precision}
+    training: dict[str, Any] = {**inference, "seed": seed, "workers": workers}
+    run(data, out, weights=weights, pipeline=numbers, until="masks", val=val, **training)
 
-    own, side = {**({"cam": out / "cam/maps"} if road.baseline else {}), "eps": out / "eps/maps"}, out / "analyses"
-    folders = dict(own)
-    for name, (changed, source) in _variants(data, side, road.eps, parts, lams, taus, background_classes).items():
-        variant = dataclasses.replace(data, saliencies=source) if source else data
-        trained = train(variant, side, weights=weights, recipe=changed, name=name, seed=seed, workers=workers, **shared)
-        folders[name] = infer(data, trained.weights, side, recipe=changed, name=name, **shared).maps
-        score.maps(side, name, data, folders[name], fixed=changed.threshold, crf=None, pairs=pairs)
+    own = {"cam": out / "cam/maps"} if numbers.baseline else {}
+    own["eps"] = out / "eps/maps"
+    side, folders = out / "analyses", dict(own)
+    variants = _variants(data, side, numbers.eps, parts, lams, taus, background_classes)
+    for name, variant in variants.items():
+        changed, recipe = data, variant.recipe
+        if variant.saliencies is not None:
+            changed = dataclasses.replace(data, saliencies=variant.saliencies)
+        trained = train(changed, side, weights=weights, recipe=recipe, name=name, **training)
+        maps = infer(data, trained.weights, side, recipe=recipe, name=name, **inference).maps
+        run_scores.maps(
+            side, name, data, maps, fixed=recipe.threshold, crf=None, pairs=numbers.pairs
+        )
+        folders[name] = maps
     for name, folder in folders.items():
-        _boundaries(out if name in own else side, name, data, folder)
+        _record_trimap(out if name in own else side, name, data, folder)
     records = {**read_records(out), **read_records(side)}
-    page = _write(side, data, folders, records, road, pairs)
+    page = _write_page(side, data, folders, records, numbers)
     return AnalysesResult(side, page, {name: records[name]["miou"] for name in folders})
 
 
 def _check(parts: Sequence[str], lams: Sequence[float], taus: Sequence[float]) -> None:
-    wrong = [p for p in parts if p not in ("strategies", "lam", "tau", "saliency")]
-    if wrong:
-        raise InputError(f"eps.analyse: parts holds {wrong[0]!r}; must be of strategies, lam, tau, saliency")
+    unknown = [p for p in parts if p not in _PARTS]
+    if unknown:
+        raise InputError(f"eps.analyse: parts holds {unknown[0]!r}; must be of {', '.join(_PARTS)}")
     for name, values in (("lams", lams), ("taus", taus)):
         if any(not 0 <= v <= 1 for v in values):
             raise InputError(f"eps.analyse: {name} must be in 0..1, got {tuple(values)}")
 
 
-def _variants(data: Dataset, out: Path, recipe: Recipe, parts: Sequence[str], lams: Sequence[float], taus: Sequence[float],
-              background_classes: tuple[int, ...]) -> dict[str, tuple[Recipe, dict[str, Path] | None]]:
-    """Name -> recipe, and saliency files where they are not the data set's own."""
-    def plain(**change: object) -> tuple[Recipe, None]:
-        return dataclasses.replace(recipe, **change), None
+def _variants(
+    data: Dataset,
+    out: Path,
+    recipe: Recipe,
+    parts: Sequence[str],
+    lams: Sequence[float],
+    taus: Sequence[float],
+    background_classes: tuple[int, ...],
+) -> dict[str, _Variant]:
+    """Trainings in addition to the pipeline's own, by name; writes their saliency maps."""
 
-    found: dict[str, tuple[Recipe, dict[str, Path] | None]] = {}
+    def changed(**fields: Any) -> _Variant:
+        return _Variant(dataclasses.replace(recipe, **fields))
+
+    variants: dict[str, _Variant] = {}
     if "strategies" in parts:
-        found["naive"] = plain(strategy="naive")
+        variants["naive"] = changed(strategy="naive")
         if background_classes:
-            found["predefined"] = plain(strategy="predefined", background_classes=background_classes)
+            variants["predefined"] = changed(
+                strategy="predefined", background_classes=background_classes
+            )
     if "lam" in parts:
-        found.update({f"lam-{lam:g}": plain(lam=lam) for lam in lams if lam != recipe.lam})
+        variants.update({f"lam-{lam:g}": changed(lam=lam) for lam in lams if lam != recipe.lam})
     if "tau" in parts:
-        found.update({f"tau-{tau:g}": plain(tau=tau) for tau in taus if tau != recipe.tau})
+        variants.update({f"tau-{tau:g}": changed(tau=tau) for tau in taus if tau != recipe.tau})
     if "saliency" in parts:
-        for name, made in (("saliency-degraded", saliency.degrade(data, out, name="degraded")),
-                           ("saliency-classical", saliency.make(data, out, name="classical"))):
-            found[name] = recipe, {id: made.folder / f"{id}.png" for id in data.ids}
-    return found
+        for name, result in (
+            ("saliency-degraded", saliency.degrade(data, out, name="degraded")),
+            ("saliency-classical", saliency.make(data, out, name="classical")),
+        ):
+            files = {id: result.folder / f"{id}.png" for id in data.ids}
+            variants[name] = _Variant(recipe, files)
+    return variants
 
 
-def _boundaries(out: Path, name: str, data: Dataset, folder: Path) -> None:
-    """Put the mIoU near boundaries into the record, unless it is there for these maps."""
-    kept = ranks.by_main(lambda: read_records(out)[name])
+def _record_trimap(out: Path, name: str, data: Dataset, folder: Path) -> None:
+    """Add the mIoU near boundaries to the record, unless it is already there for these maps."""
+    kept = distributed.run_on_main(lambda: read_records(out)[name])
     best = kept["best_threshold"]
-    if kept.get("trimap_source") != [kept["source"]["made_from"], best]:
+    source = [kept["source"]["made_from"], best]
+    if kept.get("trimap_source") != source:
         near = trimap_miou(data, labels_at(folder, data, best))
-        ranks.by_main(lambda: record(out, name, {"trimap": near, "trimap_source": [kept["source"]["made_from"], best]}))
+        distributed.run_on_main(
+            lambda: record(out, name, {"trimap": near, "trimap_source": source})
+        )
 
 
-def _write(out: Path, data: Dataset, folders: dict[str, Path], records: dict[str, dict], road: Road,
-           pairs: Sequence[str]) -> Path:
-    """The page: one table of all variants, the two sweeps, and images where the baseline takes the context for the class."""
-    radii = list(records["eps"]["trimap"])
-    head = ["variant", "mIoU", "to EPS", *(f"{r} px" for r in radii), *pairs]
+def _write_page(
+    out: Path,
+    data: Dataset,
+    folders: Mapping[str, Path],
+    records: Mapping[str, dict[str, Any]],
+    numbers: Pipeline,
+) -> Path:
+    """Write the page: table of the variants, sweeps of lam and tau, pictures.
+
+    The pictures are those where the baseline confuses the context with the class most.
+    """
+    panels = {
+        "image": report.photo(data),
+        "truth": report.truth(data),
+        "saliency": report.salient(data),
+        **{name: report.heat(data, folders[name]) for name in folders if name in _PICTURED},
+    }
+    ids = None
+    if numbers.baseline and numbers.pairs:
+        ids = _most_confused(data, folders["cam"], records["cam"], numbers.pairs)
+    return report.write(
+        out,
+        data,
+        panels,
+        title="EPS: the paper's analyses",
+        curves={},
+        sections=[
+            "<h2>Variants</h2>",
+            _explanation(numbers.eps),
+            _table(list(folders), records, numbers.pairs),
+            *_sweep("lam", numbers.eps.lam, list(folders), records),
+            *_sweep("tau", numbers.eps.tau, list(folders), records),
+        ],
+        ids=ids,
+    )
+
+
+def _explanation(recipe: Recipe) -> str:
+    """HTML above the table of the variants."""
+    return (
+        "<p>mIoU in % of the maps at each variant's best threshold, and its difference to EPS; "
+        "trimap r: mIoU of the pixels within r pixels of true boundaries; and the confusion ratio "
+        f"of each pair at the common threshold {recipe.threshold:g}: pixels of the second class "
+        "that are predicted as the first, per correctly predicted pixel of the first. "
+        f"eps: strategy {html.escape(recipe.strategy)}, tau {recipe.tau:g}, lam {recipe.lam:g}, "
+        "the data's own saliency; cam: the classifier without saliency.</p>"
+    )
+
+
+def _table(
+    names: Sequence[str], records: Mapping[str, dict[str, Any]], pairs: Sequence[str]
+) -> str:
+    """HTML table of the variants."""
+    eps = records["eps"]
+    radii = list(eps["trimap"])
+    head = ["variant", "mIoU", "to EPS", *(f"trimap {r}" for r in radii), *pairs]
     body = []
-    for name in folders:
+    for name in names:
         values = records[name]
-        body.append([name, f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
-                     f"{100 * (values['miou'] - records['eps']['miou']):+.1f}",
-                     *(_percent(values["trimap"][r]) for r in radii),
-                     *(_ratio(values["confusion_ratios"][p]) for p in pairs)])
-    text = ("<p>mIoU in % of the maps at each variant's best threshold; within a few pixels of true boundaries (trimap); and "
-            "the confusion ratio of each pair, of all at the same threshold "
-            f"{road.eps.threshold:g}: pixels of the second taken for the first, for each true positive of it. "
-            f"eps: strategy {html.escape(road.eps.strategy)}, tau {road.eps.tau:g}, lam {road.eps.lam:g}, the data's own "
-            "saliency; cam: the classifier without saliency.</p>")
-    sections = ["<h2>Variants</h2>", text, report.table(head, body)]
-    for symbol, own in (("lam", road.eps.lam), ("tau", road.eps.tau)):
-        sweep = sorted([(float(name.split("-")[1]), records[name]["miou"]) for name in folders if name.startswith(f"{symbol}-")]
-                       + [(own, records["eps"]["miou"])])
-        if len(sweep) > 1:
-            title = f"mIoU over {symbol}"
-            sections += [f"<h2>{title}</h2>", report.lines({title: sweep}, symbol, "mIoU (%)")]
-    shown = {"image": report.photo(data), "truth": report.truth(data), "saliency": report.salient(data),
-             **{name: report.heat(data, folder) for name, folder in folders.items()
-                if name in ("cam", "naive", "eps", "saliency-degraded", "saliency-classical")}}
-    ids = _most_confused(data, folders, records, pairs) if road.baseline and pairs else None
-    return report.write(out, data, shown, title="EPS: the paper's analyses", curves={}, sections=sections, ids=ids)
+        body.append(
+            [
+                name,
+                f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
+                f"{100 * (values['miou'] - eps['miou']):+.1f}",
+                *(_percent(values["trimap"][r]) for r in radii),
+                *(_ratio(values["confusion_ratios"][p]) for p in pairs),
+            ]
+        )
+    return report.table(head, body)
+
+
+def _sweep(
+    symbol: str, own: float, names: Sequence[str], records: Mapping[str, dict[str, Any]]
+) -> list[str]:
+    """HTML of the curve of mIoU over a hyper-parameter; empty if it has one value only."""
+    points = [
+        (float(name.split("-")[1]), records[name]["miou"])
+        for name in names
+        if name.startswith(f"{symbol}-")
+    ]
+    if not points:
+        return []
+    title = f"mIoU over {symbol}"
+    curve = sorted([*points, (own, records["eps"]["miou"])])
+    return [f"<h2>{title}</h2>", report.lines({title: curve}, symbol, "mIoU (%)")]
 
 
 def _percent(value: float | None) -> str:
@@ -167,15 +288,29 @@ def _ratio(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
 
 
-def _most_confused(data: Dataset, folders: dict[str, Path], records: dict[str, dict], pairs: Sequence[str],
-                   count: int = 8) -> list[str]:
-    """Ids whose context the baseline takes for the class most, those of each pair in turn, where the class is tagged."""
-    labels = labels_at(folders["cam"], data, records["cam"]["best_threshold"])
+def _most_confused(
+    data: Dataset,
+    maps: Path,
+    values: Mapping[str, Any],
+    pairs: Sequence[str],
+    count: int = 8,
+) -> list[str]:
+    """Ids tagged with a pair's class, by decreasing confusion ratio; up to `count` for each pair.
+
+    Args:
+        data: data set with masks.
+        maps: folder of the baseline's maps.
+        values: record of the baseline.
+        pairs: pairs "target/coincident".
+        count: number of ids for each pair.
+    """
+    labels = labels_at(maps, data, values["best_threshold"])
     ids: list[str] = []
     for pair in pairs:
         target = data.classes.index(pair.split("/")[0])
         tagged = [i for i in data.ids if i in data.masks and data.tags_of(i)[target]]
         ratios = {i: confusion_ratios(data.only([i]), [pair], labels)[pair] for i in tagged}
         finite = [i for i in tagged if np.isfinite(ratios[i])]
-        ids += [i for i in sorted(finite, key=ratios.__getitem__, reverse=True) if i not in ids][:count]
+        ranked = sorted(finite, key=ratios.__getitem__, reverse=True)
+        ids += [i for i in ranked if i not in ids][:count]
     return ids

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.nets.backbone import Backbone
 from wsss_fast.nets.heads import PAPER_DILATIONS, freeze_statistics
 from wsss_fast.ops import label_conditioned_logits
 
@@ -16,9 +17,9 @@ class Aspp(nn.Module):
     """Sum of dilated 3x3 convolutions with bias (atrous spatial pyramid pooling of DeepLabV2).
 
     Args:
-        channels: of the features.
+        channels: channels of the features.
         num_outputs: channels of the logits.
-        dilations: of the convolutions, in cells of the feature map.
+        dilations: dilations of the convolutions, in cells of the feature map.
     """
 
     def __init__(self, channels: int, num_outputs: int, dilations: Sequence[int]):
@@ -34,17 +35,24 @@ class Aspp(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """Per-pixel classes at output stride 8, the maximum over image scales (Chen et al., PAMI 2018, as papers re-train it).
+    """Per-pixel classes at output stride 8, the maximum over image scales.
+
+    Chen et al., PAMI 2018, in the variant that weakly supervised papers train on pseudo-masks.
 
     Args:
-        backbone: as for CamNet.
+        backbone: the backbone.
         num_classes: classes without background; the logits have one channel more, background first.
-        dilations: of the summed 3x3 convolutions, in cells of the feature map.
-        scales: of the images that are looked at beside the full size.
+        dilations: dilations of the summed 3x3 convolutions, in cells of the feature map.
+        scales: image scales in addition to the full size.
     """
 
-    def __init__(self, backbone: nn.Module, num_classes: int, dilations: Sequence[int] = PAPER_DILATIONS,
-                 scales: Sequence[float] = (0.5, 0.75)):
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        dilations: Sequence[int] = PAPER_DILATIONS,
+        scales: Sequence[float] = (0.5, 0.75),
+    ):
         super().__init__()
         self.backbone, self.num_classes, self.scales = backbone, num_classes, tuple(scales)
         self.aspp = Aspp(backbone.out_channels, num_classes + 1, dilations)
@@ -58,12 +66,19 @@ class DeepLabV2(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """images [B, 3, H, W] -> logits [B, C+1, h, w], the maximum over scales, background first.
 
-        In train mode a list: the logits of the full size, of each scale at its own size, and the maximum.
+        In train mode a list: the logits of the full size, of each scale at its own size, and the
+        maximum.
         """
         full = self.aspp(self.backbone(images))
-        # The factor itself, not the ratio of the rounded sizes, defines the sampling grid, as in the public code.
-        others = [self.aspp(self.backbone(F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)))
-                  for s in self.scales]
-        same_size = [F.interpolate(x, full.shape[-2:], mode="bilinear", align_corners=False) for x in others]
+        # The factor itself, not the ratio of the rounded sizes, defines the sampling grid, as in
+        # the public code.
+        resized = [
+            F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)
+            for s in self.scales
+        ]
+        others = [self.aspp(self.backbone(x)) for x in resized]
+        same_size = [
+            F.interpolate(x, full.shape[-2:], mode="bilinear", align_corners=False) for x in others
+        ]
         highest = torch.stack([full, *same_size]).amax(dim=0)
         return [full, *others, highest] if self.training else highest

@@ -1,149 +1,230 @@
-"""Networks made ready for inference: batch-norms folded into convolutions, ReLUs and sums done where the result is written."""
+"""Networks for inference: batch-norms folded into convolutions, ReLUs and sums fused with them."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.engine.runtime import Runtime
 from wsss_fast.nets.resnet import Bottleneck, ResNet
 from wsss_fast.nets.small import SmallBlock, SmallResNet
 from wsss_fast.nets.wide_resnet38 import Unit, WideResNet38
-from wsss_fast.ops.amx_conv2d import BLOCK, amx_conv2d, fits, pack, pays
-from wsss_fast.run import Runtime
+from wsss_fast.ops.amx_conv2d import (
+    BLOCK,
+    amx_conv2d,
+    is_profitable,
+    is_supported,
+    pack,
+)
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
-def prepared(net: nn.Module, where: Runtime, *, split: bool = False) -> nn.Module:
-    """A network for inference only, on the runtime's device: the same outputs, less work and memory. `net` is used up.
+def optimize_for_inference(net: Net, where: Runtime, *, amx: bool = False) -> Net:
+    """Convert a network for inference on the runtime's device: the same outputs, less time, memory.
 
-    Batch-norms on stored statistics go into the convolution before them, those that open a pre-activated unit are one
-    multiply-add with its ReLU. Convolutions are torch's, in channels_last: maps agree to 2e-6 of the largest (measured).
+    Modifies `net` in place; it can no longer be trained or saved as weights. Batch-norms on stored
+    statistics are folded into the convolution before them; those at the start of a pre-activated
+    unit become one multiply-add with their ReLU. With torch's convolutions, in channels_last, maps
+    agree to 2e-6 of the largest value (measured).
 
     Args:
-        net: as `nets` makes it, with its weights.
-        where: device and dtype; with bfloat16 convolutions are autocast's.
-        split: in float32 on a CPU with a matrix unit, let `ops.amx_conv2d` do the convolutions. Logits then differ by 3e-5 of
-            the largest; EPS' maps by 9e-6 with random weights, a CAM classifier's by 2e-5 to 4e-5, for which only CCR asks.
+        net: a network of this package, with its weights.
+        where: device and dtype; with bfloat16, autocast chooses the convolutions' dtype.
+        amx: in float32, on a CPU with AMX tiles, use `ops.amx_conv2d` where it is faster. Logits
+            then differ by 3e-5 of the largest value; EPS' maps by 9e-6 with random weights, a CAM
+            classifier's by 2e-5 to 4e-5, which is why only EPS and CCR use it.
+
+    Returns:
+        `net`.
     """
     net = net.to(where.device).eval().requires_grad_(False)
-    split = split and where.device.type == "cpu" and where.dtype == torch.float32 and pays()
-    _replace(net, split)
+    amx = amx and where.device.type == "cpu" and where.dtype == torch.float32 and is_profitable()
+    _convert_children(net, amx)
     return net
 
 
-def _replace(module: nn.Module, split: bool) -> None:
+def _convert_children(module: nn.Module, amx: bool) -> None:
     for name, child in list(module.named_children()):
-        made = _prepared(child, split)
-        if made is not None:
-            setattr(module, name, made)
+        converted = _converted(child, amx)
+        if converted is not None:
+            setattr(module, name, converted)
         else:
-            _open(child, split)
-            _replace(child, split)
+            _convert_ends(child, amx)
+            _convert_children(child, amx)
 
 
-def _prepared(child: nn.Module, split: bool) -> nn.Module | None:
-    """What takes the place of a module as a whole, or None."""
+def _converted(child: nn.Module, amx: bool) -> nn.Module | None:
+    """The replacement of a module as a whole, or None."""
     if isinstance(child, (Bottleneck, SmallBlock)):
-        return _PostActivated(child, split)
+        return _PostActivated(child, amx)
     if isinstance(child, Unit):
-        return _PreActivated(child, split)
+        return _PreActivated(child, amx)
     if isinstance(child, nn.Conv2d):
-        return Convolution(child, split=split)
+        return Convolution(child, amx=amx)
     return None
 
 
-def _open(backbone: nn.Module, split: bool) -> None:
-    """The batch-norms at the ends of a backbone, outside of its blocks."""
+def _convert_ends(backbone: nn.Module, amx: bool) -> None:
+    """Convert the batch-norms at the ends of a backbone, outside of its blocks."""
+    # By name: the attributes change their type.
     if isinstance(backbone, (ResNet, SmallResNet)):
-        backbone.conv1 = Convolution(backbone.conv1, after=backbone.bn1, relu=True, split=split)
-        backbone.bn1, backbone.relu = nn.Identity(), nn.Identity()
+        first = Convolution(backbone.conv1, after=backbone.bn1, relu=True, amx=amx)
+        replaced = {"conv1": first, "bn1": nn.Identity(), "relu": nn.Identity()}
     elif isinstance(backbone, WideResNet38):
-        # Only the last batch-norm sees the last unit's sum, so both of its terms can be normalised before they are added.
-        backbone.stage7[-1] = _PreActivated(backbone.stage7[-1], split, last=backbone.bn)
-        backbone.bn, backbone.relu = nn.Identity(), nn.Identity()
+        # The last unit's sum is only used by the last batch-norm, so that both of its terms can be
+        # normalised before they are added.
+        unit = backbone.stage7[-1]
+        assert isinstance(unit, Unit)
+        backbone.stage7[-1] = _PreActivated(unit, amx, last=backbone.bn)
+        replaced = {"bn": nn.Identity(), "relu": nn.Identity()}
+    else:
+        return
+    for name, module in replaced.items():
+        setattr(backbone, name, module)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch-norm on stored statistics as a factor and a summand for each channel, float64 [C]."""
+    if norm.running_var is None or norm.running_mean is None:
+        raise ValueError("a batch-norm without stored statistics cannot be folded")
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
-def _worth(weight: torch.Tensor, normed: bool) -> bool:
-    """Whether a weight [K, C, k, k] has enough products for the split convolution.
+def _is_amx_profitable(weight: torch.Tensor, normalised: bool) -> bool:
+    """Whether a weight [K, C, k, k] has enough products for the AMX convolution to be faster.
 
-    It takes channels and filters by 32: of three, or of a few classes, it would mostly multiply zeros. And what it does to
-    each number of a map must be paid by the products that it is part of (measured: 51 of them are not enough, 85 are).
-    Where the map is normed first, torch must write it again as well.
+    It processes channels and filters in blocks of 32: for three channels, or a few classes, it
+    would mostly multiply zeros. And the cost of splitting each number of a map must be outweighed
+    by the products that use it (measured: 51 products are not enough, 85 are). Where the map is
+    normalised first, torch has to write it once more as well.
     """
     filters, channels = weight.shape[:2]
-    return min(filters, channels) >= BLOCK and (normed or weight.numel() >= 80 * (filters + channels))
+    return min(filters, channels) >= BLOCK and (
+        normalised or weight.numel() >= 80 * (filters + channels)
+    )
 
 
 class Convolution(nn.Module):
-    """relu( conv( relu(before(x)) ) through `after`, plus a residual ); norms and ReLUs where given.
+    """relu(after(conv(relu(before(x)))) + residual); norms, ReLUs and residual where given.
 
     Args:
         conv: the convolution; not kept.
-        before: batch-norm whose ReLU is convolved.
+        before: batch-norm whose ReLU is the convolution's input.
         after: batch-norm of the result.
-        shifted: whether `after` adds its shift; no, where another term of the sum brings it.
-        relu: whether a ReLU ends it.
-        split: whether `ops.amx_conv2d` may do it.
+        shifted: add the shift of `after`; False where another term of a sum adds it.
+        relu: apply a ReLU to the result.
+        amx: use `ops.amx_conv2d` where it is supported and faster.
+
+    Attributes:
+        amx: whether `ops.amx_conv2d` is used.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, before: nn.BatchNorm2d | None = None, after: nn.BatchNorm2d | None = None,
-                 shifted: bool = True, relu: bool = False, split: bool = False):
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor | None
+    shift: torch.Tensor | None
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        *,
+        before: nn.BatchNorm2d | None = None,
+        after: nn.BatchNorm2d | None = None,
+        shifted: bool = True,
+        relu: bool = False,
+        amx: bool = False,
+    ):
         super().__init__()
-        weight, bias = conv.weight.detach().double(), None if conv.bias is None else conv.bias.detach().double()
+        dtype, weight = conv.weight.dtype, conv.weight.detach().double()
+        bias = None if conv.bias is None else conv.bias.detach().double()
         if after is not None:
             scale, shift = _affine(after)
             weight = weight * scale[:, None, None, None]
-            kept = shift if shifted else torch.zeros_like(shift)
-            bias = kept if bias is None else bias * scale + kept
-        self.relu = relu
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        same = (conv.kernel_size[0] // 2 * conv.dilation[0],) * 2 == tuple(conv.padding)
-        self.split = (split and fits(weight) and _worth(weight, before is not None) and conv.groups == 1 and same
-                      and conv.padding_mode == "zeros" and len({*conv.stride}) == len({*conv.dilation}) == 1)
-        # Three parts: two are no faster by more than a tenth, and bring CCR's maps up to three times as far from float32's.
-        made = (pack(weight, parts=3) if self.split else
-                weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last))
+            added = shift if shifted else torch.zeros_like(shift)
+            bias = added if bias is None else bias * scale + added
+        self.relu, self.stride, self.dilation = relu, conv.stride, conv.dilation
+        # As numbers: nn.Conv2d also knows paddings by name, which no network here has.
+        self.padding = tuple(int(side) for side in conv.padding)
+        self.groups = conv.groups
+        same = (conv.kernel_size[0] // 2 * conv.dilation[0],) * 2 == self.padding
+        self.amx = (
+            amx
+            and is_supported(weight)
+            and _is_amx_profitable(weight, before is not None)
+            and conv.groups == 1
+            and same
+            and conv.padding_mode == "zeros"
+            and len({*conv.stride}) == len({*conv.dilation}) == 1
+        )
+        # Three parts: two are faster by less than a tenth, and move CCR's maps up to three times as
+        # far from float32's.
+        packed = (
+            pack(weight, parts=3)
+            if self.amx
+            else weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        )
         self.filters = len(weight)
-        self.register_buffer("weight", made)
-        self.register_buffer("bias", None if bias is None else bias.to(conv.weight.dtype))
-        affine = (None, None) if before is None else (v.to(conv.weight.dtype) for v in _affine(before))
+        self.register_buffer("weight", packed)
+        self.register_buffer("bias", None if bias is None else bias.to(dtype))
+        affine = (None, None) if before is None else (v.to(dtype) for v in _affine(before))
         for name, value in zip(("scale", "shift"), affine, strict=True):
             self.register_buffer(name, value)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None,
-                inside: torch.Tensor | None = None) -> torch.Tensor:
-        """x [B, C, H, W], residual [B, K, H', W'] or None -> [B, K, H', W']; neither is changed.
+    def forward(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        inside: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x [B, C, H, W], residual [B, K, H', W'] or None -> [B, K, H', W'].
 
-        `inside`, only where `split`: see there.
+        Neither input is changed. `inside` is that of `ops.amx_conv2d`, only allowed with `amx`.
         """
-        if self.split:
-            return amx_conv2d(x, self.weight, self.filters, scale=self.scale, shift=self.shift, bias=self.bias,
-                                residual=residual, inside=inside, stride=self.stride[0], dilation=self.dilation[0],
-                                relu=self.relu)
-        if self.scale is not None:
+        if self.amx:
+            return amx_conv2d(
+                x,
+                self.weight,
+                self.filters,
+                scale=self.scale,
+                shift=self.shift,
+                bias=self.bias,
+                residual=residual,
+                inside=inside,
+                stride=self.stride[0],
+                dilation=self.dilation[0],
+                relu=self.relu,
+            )
+        if self.scale is not None and self.shift is not None:
             x = torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]).relu_()
-        out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        out = F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
         out = out if residual is None else out.add_(residual)
         return out.relu_() if self.relu else out
 
 
 class _PostActivated(nn.Module):
-    """A block whose convolutions are followed by batch-norms, the last ReLU behind the sum."""
+    """A block whose convolutions are followed by batch-norms; its last ReLU comes after the sum."""
 
-    def __init__(self, block: Bottleneck | SmallBlock, split: bool):
+    def __init__(self, block: Bottleneck | SmallBlock, amx: bool):
         super().__init__()
         count = sum(name.startswith("conv") for name, _ in block.named_children())
-        self.convolutions = nn.ModuleList(Convolution(getattr(block, f"conv{i}"), after=getattr(block, f"bn{i}"), relu=True,
-                                                      split=split) for i in range(1, count + 1))
+        self.convolutions = nn.ModuleList(
+            Convolution(
+                getattr(block, f"conv{i}"), after=getattr(block, f"bn{i}"), relu=True, amx=amx
+            )
+            for i in range(1, count + 1)
+        )
         self.downsample = None
         if block.downsample is not None:
-            self.downsample = Convolution(block.downsample[0], after=block.downsample[1], split=split)
+            conv, norm = block.downsample
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            self.downsample = Convolution(conv, after=norm, amx=amx)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -153,22 +234,34 @@ class _PostActivated(nn.Module):
 
 
 class _PreActivated(nn.Module):
-    """A unit whose first batch-norm and ReLU come before its convolutions; the later ones fold into the convolution before.
+    """A unit whose first batch-norm and ReLU come before its convolutions.
 
-    `last` is the batch-norm (with its ReLU) of a sum that nothing else sees.
+    Each later batch-norm is folded into the convolution before it. `last` is the batch-norm (with
+    its ReLU) of the unit's sum, if nothing else uses that.
     """
 
-    def __init__(self, unit: Unit, split: bool, last: nn.BatchNorm2d | None = None):
+    def __init__(self, unit: Unit, amx: bool, last: nn.BatchNorm2d | None = None):
         super().__init__()
         if last is not None and unit.shortcut is None:
-            raise ValueError("a batch-norm behind a unit can only be folded into it where its shortcut is a convolution")
+            raise ValueError(
+                "a batch-norm after a unit can only be folded if the shortcut is a convolution"
+            )
         norms = [getattr(unit, f"bn{i}") for i in range(2, unit.count + 1)]
         self.convolutions = nn.ModuleList(
-            Convolution(getattr(unit, f"conv{i}"), before=unit.bn1 if i == 1 else None, after=after, split=split,
-                        relu=after is not None) for i, after in enumerate([*norms, last], 1))
+            Convolution(
+                getattr(unit, f"conv{i}"),
+                before=unit.bn1 if i == 1 else None,
+                after=after,
+                relu=after is not None,
+                amx=amx,
+            )
+            for i, after in enumerate([*norms, last], 1)
+        )
         self.shortcut = None
         if unit.shortcut is not None:
-            self.shortcut = Convolution(unit.shortcut, before=unit.bn1, after=last, shifted=False, split=split)
+            self.shortcut = Convolution(
+                unit.shortcut, before=unit.bn1, after=last, shifted=False, amx=amx
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)

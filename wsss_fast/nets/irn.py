@@ -1,4 +1,4 @@
-"""IRN's inter-pixel relation network: class boundaries and displacements to object centres, at stride 4."""
+"""IRN's inter-pixel relation network: class boundaries and displacements to object centres."""
 
 from __future__ import annotations
 
@@ -8,38 +8,51 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.nets.backbone import Backbone
+
 PAPER_WIDTHS = (64, 128, 256, 256, 256)
-STRIDE = 4  # of boundaries and displacements
+STRIDE = 4  # output stride of boundaries and displacements
 _EDGE_WIDTH = 32
 
 
 class IrnNet(nn.Module):
-    """Boundary and displacement branches on a frozen backbone (IRN, Ahn, Cho and Kwak, CVPR 2019, section 4.1).
+    """Boundary and displacement branches on a frozen backbone.
 
-    Both branches take a 1x1 convolution and a group-norm of every stage. The boundary branch brings them to stride 4 and
-    weighs their concatenation; the displacement branch first fuses the coarse stages at stride 8, then all at stride 4.
+    IRN (Ahn, Cho and Kwak, CVPR 2019), section 4.1. Both branches apply a 1x1 convolution and a
+    group-norm to the output of every stage. The boundary branch resizes them to stride 4 and weighs
+    their concatenation; the displacement branch first fuses the coarse stages at stride 8, then all
+    at stride 4.
 
     Args:
-        backbone: with `stages`, `stage_channels` and `stage_strides`; gets no gradient, its batch-norm stays in eval mode.
-        widths: channels that the displacement branch takes of each stage.
+        backbone: the backbone; it gets no gradient, and its batch-norm stays in eval mode.
+        widths: channels of the displacement branch for each stage.
 
     Attributes:
-        mean_displacement: [2], subtracted from displacements in eval mode; measured after training (public name: mean shift).
+        mean_displacement: [2], subtracted from displacements in eval mode; measured after training
+            (public name: mean shift).
     """
 
-    def __init__(self, backbone: nn.Module, widths: Sequence[int] = PAPER_WIDTHS):
+    mean_displacement: torch.Tensor
+
+    def __init__(self, backbone: Backbone, widths: Sequence[int] = PAPER_WIDTHS):
         super().__init__()
         self.backbone = backbone
         channels = list(backbone.stage_channels.values())
         self.edge = nn.ModuleList(_reduce(c, _EDGE_WIDTH, 4) for c in channels)
         self.edge_out = nn.Conv2d(_EDGE_WIDTH * len(channels), 1, 1)
-        fine = [w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride <= STRIDE]
-        coarse = [w for w, stride in zip(widths, backbone.stage_strides, strict=True) if stride > STRIDE]
+        by_stride = list(zip(widths, backbone.stage_strides, strict=True))
+        fine = [width for width, stride in by_stride if stride <= STRIDE]
+        coarse = [width for width, stride in by_stride if stride > STRIDE]
         last = widths[-1]
-        self.displacement = nn.ModuleList(_reduce(c, w, _groups(w)) for c, w in zip(channels, widths, strict=True))
+        self.displacement = nn.ModuleList(
+            _reduce(c, w, _groups(w)) for c, w in zip(channels, widths, strict=True)
+        )
         self.displacement_up = _reduce(sum(coarse), last, _groups(last))
-        self.displacement_out = nn.Sequential(*_reduce(sum(fine) + last, last, _groups(last)), nn.ReLU(inplace=True),
-                                              nn.Conv2d(last, 2, 1, bias=False))
+        self.displacement_out = nn.Sequential(
+            *_reduce(sum(fine) + last, last, _groups(last)),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(last, 2, 1, bias=False),
+        )
         self.register_buffer("mean_displacement", torch.zeros(2))
 
     def train(self, mode: bool = True) -> IrnNet:
@@ -48,21 +61,30 @@ class IrnNet(nn.Module):
         return self
 
     def edge_parameters(self) -> list[nn.Parameter]:
-        """Of the boundary branch."""
+        """Parameters of the boundary branch."""
         return [*self.edge.parameters(), *self.edge_out.parameters()]
 
     def displacement_parameters(self) -> list[nn.Parameter]:
-        """Of the displacement branch."""
-        return [*self.displacement.parameters(), *self.displacement_up.parameters(), *self.displacement_out.parameters()]
+        """Parameters of the displacement branch."""
+        return [
+            *self.displacement.parameters(),
+            *self.displacement_up.parameters(),
+            *self.displacement_out.parameters(),
+        ]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """images [B, 3, H, W] -> boundary logits [B, 1, h, w], displacements (dy, dx) in cells [B, 2, h, w]; stride 4."""
+        """images [B, 3, H, W] -> boundary logits [B, 1, h, w] and displacements [B, 2, h, w].
+
+        Displacements are (dy, dx) in cells; both are at stride 4.
+        """
         with torch.no_grad():
             maps = self.backbone.stages(images)
         strides = self.backbone.stage_strides
         size = maps[strides.index(STRIDE)].shape[-2:]
-        edges = [F.relu(_at_stride(branch(x), stride, STRIDE, size))
-                 for branch, x, stride in zip(self.edge, maps, strides, strict=True)]
+        edges = [
+            F.relu(_at_stride(branch(x), stride, STRIDE, size))
+            for branch, x, stride in zip(self.edge, maps, strides, strict=True)
+        ]
         edge = self.edge_out(torch.cat(edges, dim=1))
         return edge, self._displacement(maps, size)
 
@@ -78,11 +100,13 @@ class IrnNet(nn.Module):
         fused = self.displacement_up(torch.cat(coarse, dim=1))
         fine.append(F.relu(_at_stride(fused, 2 * STRIDE, STRIDE, size)))
         displacement = self.displacement_out(torch.cat(fine, dim=1))
-        return displacement if self.training else displacement - self.mean_displacement[:, None, None]
+        if self.training:
+            return displacement
+        return displacement - self.mean_displacement[:, None, None]
 
 
 def _reduce(channels: int, width: int, groups: int) -> nn.Sequential:
-    """1x1 convolution and group-norm; resizing comes before the ReLU, so that is not in here."""
+    """1x1 convolution and group-norm; the ReLU is left out, since resizing comes before it."""
     return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(groups, width))
 
 
@@ -91,9 +115,12 @@ def _groups(width: int) -> int:
 
 
 def _at_stride(x: torch.Tensor, stride: int, wanted: int, size: Sequence[int]) -> torch.Tensor:
-    """Maps of `stride` at the stride `wanted`: bilinear upsampling by the whole factor, cropped, or pooled means."""
+    """Maps of `stride` at the stride `wanted`, cropped to `size`.
+
+    Bilinear upsampling by the integer factor, or average pooling.
+    """
     if stride > wanted:
         x = F.interpolate(x, scale_factor=stride // wanted, mode="bilinear", align_corners=False)
     elif stride < wanted:
         x = F.avg_pool2d(x, wanted // stride, ceil_mode=True)
-    return x[..., :size[0], :size[1]]
+    return x[..., : size[0], : size[1]]

@@ -1,4 +1,7 @@
-"""ResNet-50 as IRN and AMN use it, and ResNet-101 in Caffe's layout as DeepLabV2 does (He et al. 2016)."""
+"""ResNet-50 as used by IRN and AMN, and ResNet-101 in Caffe's layout as used by DeepLabV2.
+
+He et al. 2016.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,39 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from wsss_fast.nets.backbone import Backbone
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the stride is in the 3x3 (torchvision) or, `caffe`, in the first 1x1."""
+    """1x1, 3x3, 1x1 convolutions with a shortcut.
+
+    The stride is in the 3x3 convolution (torchvision) or, with `caffe`, in the first 1x1.
+    """
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, dilation: int = 1, caffe: bool = False):
+    def __init__(
+        self, channels: int, width: int, stride: int, dilation: int = 1, caffe: bool = False
+    ):
         super().__init__()
         out = width * self.expansion
         first, second = (stride, 1) if caffe else (1, stride)
         self.conv1 = nn.Conv2d(channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = nn.Conv2d(
+            width, width, 3, second, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != out:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -37,37 +51,46 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Bottleneck ResNet without its classifier. Parameter names are torchvision's.
 
     Args:
-        blocks: bottlenecks of each of the four stages.
-        strides: of the first bottleneck of each stage.
-        dilations: of the 3x3 convolutions of each stage.
-        caffe: stride in the first 1x1, and a pooling that rounds sizes up.
-
-    Attributes:
-        out_channels: channels of the features, 2048.
-        stage_channels: channels of the stem and behind each stage.
-        stage_strides: pixels a cell of the same maps.
-        frozen_statistics: batch-norm never uses batch statistics.
+        blocks: number of bottlenecks of each of the four stages.
+        strides: stride of the first bottleneck of each stage.
+        dilations: dilation of the 3x3 convolutions of each stage.
+        caffe: stride in the first 1x1 convolution, and a pooling that rounds sizes up.
     """
 
     out_channels = 2048
     stage_channels = {"stem": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
     frozen_statistics = True
 
-    def __init__(self, blocks: Sequence[int], strides: Sequence[int], dilations: Sequence[int] = (1, 1, 1, 1),
-                 caffe: bool = False):
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        strides: Sequence[int],
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        caffe: bool = False,
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=caffe)
         channels = 64
-        for name, width, count, stride, dilation in zip(STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True):
-            stage = [Bottleneck(channels if i == 0 else width * 4, width, stride if i == 0 else 1, dilation, caffe)
-                     for i in range(count)]
+        for name, width, count, stride, dilation in zip(
+            STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True
+        ):
+            stage = [
+                Bottleneck(
+                    channels if i == 0 else width * 4,
+                    width,
+                    stride if i == 0 else 1,
+                    dilation,
+                    caffe,
+                )
+                for i in range(count)
+            ]
             setattr(self, name, nn.Sequential(*stage))
             channels = width * 4
 
@@ -76,14 +99,17 @@ class ResNet(nn.Module):
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """images [B, 3, H, W] -> the maps of the stem and of each stage, as `stage_channels` lists them."""
+        """images [B, 3, H, W] -> the maps of the stem and of each stage, as in `stage_channels`."""
         maps = [self.stem(images)]
         for name in STAGES:
             maps.append(getattr(self, name)(maps[-1]))
         return maps
 
     def forward(self, images: torch.Tensor, detach_after: str | None = None) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 2048, h, w]; no gradient reaches `detach_after` or what is before it."""
+        """images [B, 3, H, W] -> features [B, 2048, h, w].
+
+        No gradient reaches the stage `detach_after` and those before it.
+        """
         x = self.stem(images)
         for name in STAGES:
             x = getattr(self, name)(x)
@@ -93,9 +119,9 @@ class ResNet(nn.Module):
 
 
 class ResNet50(ResNet):
-    """ResNet-50 with the last stage's stride taken out, as modified by IRN (CVPR 2019): output stride 16.
+    """ResNet-50 of output stride 16: without the last stage's stride, as in IRN (CVPR 2019).
 
-    The stem (conv1, bn1) is frozen; the other batch-norms train their affine part only.
+    The stem (conv1, bn1) is frozen; of the other batch-norms only the affine part is trained.
     """
 
     stride = 16
@@ -108,9 +134,10 @@ class ResNet50(ResNet):
 
 
 class CaffeResNet101(ResNet):
-    """ResNet-101 of DeepLabV2 (Chen et al. 2018): output stride 8, dilations 2 and 4 in the last stages, batch-norm frozen.
+    """ResNet-101 of DeepLabV2 (Chen et al. 2018), of output stride 8, with frozen batch-norm.
 
-    Its images are BGR in 0..255 minus the mean colour, see `data.transforms.subtract_mean`.
+    The last stages have dilations 2 and 4. Images are BGR in 0..255 minus the mean colour, see
+    `data.transforms.subtract_mean`.
     """
 
     stride = 8

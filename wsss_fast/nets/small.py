@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from wsss_fast.nets.backbone import Backbone
+
 
 class SmallBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut (the basic block of He et al. 2016)."""
@@ -18,7 +20,9 @@ class SmallBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -26,35 +30,43 @@ class SmallBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-class SmallResNet(nn.Module):
-    """Residual backbone of under 0.53 M parameters and output stride 8, trained from random weights.
+class SmallResNet(Backbone):
+    """Residual backbone of fewer than 0.53 M parameters and output stride 8, trained from scratch.
+
+    Batch-norm is trained too: from scratch there are no stored statistics worth freezing.
 
     Args:
         widths: channels of the stem and of the three stages.
-        blocks: residual blocks of each stage; the first two stages halve the resolution, the third keeps it.
-
-    Attributes:
-        out_channels: channels of the features.
-        stride: output stride, 8.
-        stage_channels: channels of the stem and behind each stage.
-        stage_strides: pixels a cell of the same maps.
-        frozen_statistics: False; from scratch there are no stored statistics worth freezing.
+        blocks: residual blocks of each stage; the first two stages halve the resolution, the third
+            keeps it.
     """
 
     stride = 8
     stage_strides = (2, 4, 8, 8)
     frozen_statistics = False
 
-    def __init__(self, widths: tuple[int, int, int, int] = (32, 48, 64, 96), blocks: tuple[int, int, int] = (2, 1, 1)):
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (32, 48, 64, 96),
+        blocks: tuple[int, int, int] = (2, 1, 1),
+    ):
         super().__init__()
         self.out_channels = widths[-1]
-        self.stage_channels = {"stem": widths[0], **{f"layer{i}": width for i, width in enumerate(widths[1:], 1)}}
+        self.stage_channels = {
+            "stem": widths[0],
+            **{f"layer{i}": width for i, width in enumerate(widths[1:], 1)},
+        }
         self.conv1 = nn.Conv2d(3, widths[0], 3, 2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU(inplace=True)
         channels = widths[0]
-        for i, (width, count, stride) in enumerate(zip(widths[1:], blocks, (2, 2, 1), strict=True), 1):
-            stage = [SmallBlock(channels if j == 0 else width, width, stride if j == 0 else 1) for j in range(count)]
+        for i, (width, count, stride) in enumerate(
+            zip(widths[1:], blocks, (2, 2, 1), strict=True), 1
+        ):
+            stage = [
+                SmallBlock(channels if j == 0 else width, width, stride if j == 0 else 1)
+                for j in range(count)
+            ]
             setattr(self, f"layer{i}", nn.Sequential(*stage))
             channels = width
         for module in self.modules():

@@ -1,4 +1,4 @@
-"""Weights from our own files, torchvision's and the public checkpoints'; strict, and never unpickled."""
+"""Weights from this package's files, torchvision and public checkpoints; strict, no unpickling."""
 
 from __future__ import annotations
 
@@ -7,73 +7,110 @@ import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD
+from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.nets import mxnet
 from wsss_fast.nets.names import from_mxnet, from_public
 from wsss_fast.nets.resnet import CaffeResNet101
-from wsss_fast.run import atomic_write
+
+Net = TypeVar("Net", bound=nn.Module)
+
+_LOAD_ERRORS = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    pickle.UnpicklingError,
+)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """Write the state dict of `net`, atomically, readable with `weights_only=True`."""
-    content = io.BytesIO()  # by path torch would put the temporary name inside, and a full disk would be an odd RuntimeError
+    """Write the state dict of `net` atomically; it can be read with `weights_only=True`."""
+    # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
+    content = io.BytesIO()
     torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, content)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_weights(net: nn.Module, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False) -> nn.Module:
+def load_weights(
+    net: Net, source: str | Path | Mapping[str, torch.Tensor], *, complete: bool = False
+) -> Net:
     """Fill `net` in place from a file or state dict and return it.
 
-    Understood: this package's own files; the public `res50_cam`, `res50_amn`, `res50_irn`, DeepLabV2 ResNet-101, and
-    ResNet-38 of EPS and of its classifier (with or without their repeated names and a DataParallel "module." prefix). These
-    fill the backbone and leave the head as it is: torchvision's ResNet-50 and ResNet-101, DeepLab's COCO-initialised
-    ResNet-101, ImageNet's ResNet-38 in MXNet's format, a network for another task. torchvision's ResNet-101 expects RGB
-    images with another normalisation than DeepLabV2; its first convolution is converted, exactly but for the image's border.
+    Complete networks: files of this package; the public `res50_cam`, `res50_amn`, `res50_irn`,
+    DeepLabV2 ResNet-101, and ResNet-38 of EPS and of its classifier, with or without their repeated
+    names and DataParallel's "module." prefix.
+
+    Backbones only, which leave the head as it is: torchvision's ResNet-50 and ResNet-101, DeepLab's
+    COCO-initialised ResNet-101, ImageNet's ResNet-38 in MXNet's format, a network for another task.
+    torchvision's ResNet-101 expects RGB images with another normalisation than DeepLabV2; its first
+    convolution is converted, which is exact except at the image's border.
 
     Args:
-        net: as `nets` makes it.
-        source: a file that `torch.load` opens with weights_only, MXNet's `.params`, or a state dict.
-        complete: refuse weights that leave the head as it is; inference wants this.
+        net: a network of this package.
+        source: a file that `torch.load` can read with weights_only, MXNet's `.params`, or a state
+            dict.
+        complete: raise an error for weights that leave the head as it is, as inference needs.
 
     Raises:
-        InputError: the file is missing or no state dict, or names or shapes do not fit; they are named.
+        InputError: the file is missing or holds no state dict, or names or shapes do not match the
+            network; the message lists them.
     """
     name, state = _read(source)
     own = net.state_dict()
     try:
-        given, headless = _to_own_names({k.removeprefix("module."): v for k, v in state.items()}, net)
+        given, headless = _to_own_names(
+            {k.removeprefix("module."): v for k, v in state.items()}, net
+        )
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     wanted = list(own)
-    if not complete and (headless or _of_another_task(given, own)):
+    if not complete and (headless or _is_of_another_task(given, own)):
         given = {k: v for k, v in given.items() if k.startswith("backbone.")}
         wanted = [k for k in own if k.startswith("backbone.")]
-    # torch < 0.4 files lack this counter, and nothing here reads it
+    # Files of torch < 0.4 lack this counter, which is not used here.
     missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
-    wrong = [f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
-             for k in given if k in own and given[k].shape != own[k].shape]
-    problems = [f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-                for what, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong)) if names]
+    wrong = [
+        f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
+        for k in given
+        if k in own and given[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", wrong),
+        )
+        if names
+    ]
     if problems:
-        raise InputError(f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})")
+        raise InputError(
+            f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})"
+        )
     net.load_state_dict({**own, **given})
     return net
 
 
-def _of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
-    """Whether nothing of what is given beside the backbone has a place in the network."""
+def _is_of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
+    """Whether there are parameters outside of the backbone, and none of them is in the network."""
     heads = [{k for k in names if not k.startswith("backbone.")} for names in (given, own)]
     return bool(heads[0]) and not heads[0] & heads[1]
 
 
-def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping[str, torch.Tensor]]:
+def _read(
+    source: str | Path | Mapping[str, torch.Tensor],
+) -> tuple[str, Mapping[str, torch.Tensor]]:
+    state: Any
     if isinstance(source, Mapping):
         name, state = "weights", source
     else:
@@ -84,24 +121,31 @@ def _read(source: str | Path | Mapping[str, torch.Tensor]) -> tuple[str, Mapping
             return name, mxnet.read_params(Path(source))
         try:
             state = torch.load(source, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{name}: not a file of weights only ({first[:160]})") from None
+        except _LOAD_ERRORS as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"{name}: not a file of weights only ({reason[:160]})") from None
         if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
             state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
-        raise InputError(f"{name}: holds no state dict (names with tensors)")
+    if (
+        not isinstance(state, Mapping)
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+        or not state
+    ):
+        raise InputError(f"{name}: holds no state dict (tensors by name)")
     return name, state
 
 
-def _to_own_names(state: Mapping[str, torch.Tensor], net: nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
-    """The state under our names, and whether it is of a kind that never has a head of ours."""
+def _to_own_names(
+    state: Mapping[str, torch.Tensor], net: nn.Module
+) -> tuple[dict[str, torch.Tensor], bool]:
+    """The state under this package's names, and whether it never has a head of this package."""
     if "layer1.0.conv1.weight" in state:  # torchvision
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         if isinstance(net.backbone, CaffeResNet101):
             state = _for_bgr(state)
         return {f"backbone.{k}": v for k, v in state.items()}, True
-    if "layer1.conv1.conv.weight" in state:  # DeepLab's initialisation from COCO, which is its `base` without a head
+    # DeepLab's initialisation from COCO, which is its `base` without a head.
+    if "layer1.conv1.conv.weight" in state:
         return from_public({f"base.{k}": v for k, v in state.items()}), True
     if any(k.startswith(("arg:", "aux:")) for k in state):  # MXNet's ImageNet classifier
         return from_mxnet(state), True
@@ -110,10 +154,14 @@ def _to_own_names(state: Mapping[str, torch.Tensor], net: nn.Module) -> tuple[di
 
 
 def _for_bgr(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A network of (RGB / 255 - MEAN) / STD made one of BGR - MEAN_BGR: what the first convolution takes in is rescaled, and
-    the constant that remains is taken off the mean of the batch-norm behind it."""
+    """Convert a network for images (RGB / 255 - MEAN) / STD to images BGR - MEAN_BGR.
+
+    The first convolution's input is rescaled, and the constant that remains is subtracted from the
+    mean of the batch-norm that follows.
+    """
     scale = 1 / (255 * torch.from_numpy(STD))
-    offset = torch.from_numpy(MEAN_BGR[::-1].copy()) - 255 * torch.from_numpy(MEAN)  # [3], RGB levels
+    mean_rgb = torch.from_numpy(MEAN_BGR[::-1].copy())
+    offset = mean_rgb - 255 * torch.from_numpy(MEAN)  # [3], RGB levels
     weight = state["conv1.weight"].double() * scale[:, None, None]  # [64, 3, 7, 7], RGB
     mean = state["bn1.running_mean"].double() - (weight.sum(dim=(2, 3)) * offset).sum(dim=1)
     dtype = state["conv1.weight"].dtype
@@ -127,7 +175,8 @@ def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str |
     digest = hashlib.sha256()
     if isinstance(source, Mapping):
         for name, value in source.items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            values = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(name.encode() + values.numpy().tobytes())
     else:
         if not Path(source).is_file():
             raise InputError(f"{source}: no such weights file")

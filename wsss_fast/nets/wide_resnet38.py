@@ -1,4 +1,4 @@
-"""Wide ResNet-38, model A1 (Wu, Shen and van den Hengel 2016), at output stride 8 as EPS, CCR and PSA use it."""
+"""Wide ResNet-38, model A1 (Wu, Shen and van den Hengel 2016), as used by EPS, CCR and PSA."""
 
 from __future__ import annotations
 
@@ -6,31 +6,55 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from wsss_fast.nets.backbone import Backbone
+
 STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7")
 FROZEN = ("conv1", "stage2")
 
 
 class Unit(nn.Module):
-    """Pre-activated residual unit: batch-norm and ReLU come before each convolution, the sum is left as it is.
+    """Pre-activated residual unit: batch-norm and ReLU before each convolution, none after the sum.
 
     Args:
-        widths: channels of the input and behind each convolution.
-        kernels: sides of the convolutions, 3 or 1.
-        stride: of the first convolution and of the shortcut.
-        dilations: of the convolutions.
+        widths: channels of the input and after each convolution.
+        kernels: kernel sizes of the convolutions, 3 or 1.
+        stride: stride of the first convolution and of the shortcut.
+        dilations: dilations of the convolutions.
         dropout: probability that a channel is dropped before the second and later convolutions.
     """
 
-    def __init__(self, widths: tuple[int, ...], kernels: tuple[int, ...], stride: int = 1,
-                 dilations: tuple[int, ...] = (1, 1), dropout: float = 0.0):
+    bn1: nn.BatchNorm2d
+    conv1: nn.Conv2d
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        kernels: tuple[int, ...],
+        stride: int = 1,
+        dilations: tuple[int, ...] = (1, 1),
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.count = len(kernels)
-        for i, (channels, width, kernel, dilation) in enumerate(zip(widths, widths[1:], kernels, dilations, strict=False), 1):
+        for i, (channels, width, kernel, dilation) in enumerate(
+            zip(widths, widths[1:], kernels, dilations, strict=False), 1
+        ):
             setattr(self, f"bn{i}", nn.BatchNorm2d(channels))
-            setattr(self, f"conv{i}", nn.Conv2d(channels, width, kernel, stride if i == 1 else 1, bias=False,
-                                                padding=dilation * (kernel // 2), dilation=dilation))
+            setattr(
+                self,
+                f"conv{i}",
+                nn.Conv2d(
+                    channels,
+                    width,
+                    kernel,
+                    stride if i == 1 else 1,
+                    bias=False,
+                    padding=dilation * (kernel // 2),
+                    dilation=dilation,
+                ),
+            )
         self.dropout = nn.Dropout2d(dropout)
-        self.shortcut = None
+        self.shortcut: nn.Conv2d | None = None
         if stride != 1 or widths[0] != widths[-1]:
             self.shortcut = nn.Conv2d(widths[0], widths[-1], 1, stride, bias=False)
 
@@ -44,15 +68,11 @@ class Unit(nn.Module):
         return shortcut + x
 
 
-class WideResNet38(nn.Module):
-    """Wide ResNet-38 without its classifier; batch-norm runs on stored statistics and is not trained.
+class WideResNet38(Backbone):
+    """Wide ResNet-38 without its classifier, of output stride 8.
 
-    The first convolution and stage 2 are not trained either, as published.
-
-    Attributes:
-        out_channels: channels of the features, 4096.
-        stride: output stride, 8.
-        frozen_statistics: batch-norm never uses batch statistics.
+    Batch-norm uses its stored statistics. It is not trained, and neither are the first convolution
+    and stage 2, as published.
     """
 
     out_channels = 4096
@@ -82,10 +102,18 @@ class WideResNet38(nn.Module):
         return self.relu(self.bn(x))
 
 
-def _stage(count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1) -> nn.Sequential:
-    """Units of two 3x3 convolutions; the first convolution of the first unit strides and is not dilated."""
+def _stage(
+    count: int, widths: tuple[int, int, int], stride: int, dilation: int = 1
+) -> nn.Sequential:
+    """Units of two 3x3 convolutions; the first convolution has the stride and no dilation."""
     first = Unit(widths, (3, 3), stride, (1, dilation))
-    return nn.Sequential(first, *(Unit((widths[2], *widths[1:]), (3, 3), 1, (dilation, dilation)) for _ in range(count - 1)))
+    return nn.Sequential(
+        first,
+        *(
+            Unit((widths[2], *widths[1:]), (3, 3), 1, (dilation, dilation))
+            for _ in range(count - 1)
+        ),
+    )
 
 
 def _bottleneck(channels: int, width: int, dropout: float) -> Unit:

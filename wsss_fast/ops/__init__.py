@@ -1,4 +1,4 @@
-"""Operators on torch tensors; each has a native kernel or falls back to `ops.reference`."""
+"""Operators on torch tensors; each has native kernels, and falls back to `ops.reference`."""
 
 from . import reference
 from .aamr_loss import aamr_loss
@@ -11,7 +11,19 @@ from .saliency_loss import SaliencyLoss, saliency_loss
 from .unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
-    "BilateralLattice", "PermutohedralLattice", "SaliencyLoss", "aamr_loss", "dense_crf", "label_conditioned_activation",
-    "label_conditioned_logits", "permutohedral_filter", "pixel_bce", "pixel_cross_entropy", "random_walk", "reference",
-    "saliency_loss", "unary_from_labels", "unary_from_probabilities",
+    "BilateralLattice",
+    "PermutohedralLattice",
+    "SaliencyLoss",
+    "aamr_loss",
+    "dense_crf",
+    "label_conditioned_activation",
+    "label_conditioned_logits",
+    "permutohedral_filter",
+    "pixel_bce",
+    "pixel_cross_entropy",
+    "random_walk",
+    "reference",
+    "saliency_loss",
+    "unary_from_labels",
+    "unary_from_probabilities",
 ]

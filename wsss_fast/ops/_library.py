@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -18,14 +19,21 @@ def define(
     backward: Callable | None = None,
     setup_context: Callable | None = None,
     gradient_op: bool = False,
-):
+) -> torch._ops.OpOverload:
     """Define an op and return its default overload.
 
-    `reference` becomes the default kernel of every backend. Its first call builds and loads the native library: at run
-    time, so a compiled graph never traces a build. From then on the dispatcher prefers the native kernels for the
-    devices that have one. `backward` and `setup_context` go to `torch.library.register_autograd`; without them the op
-    refuses inputs that require a gradient. A `gradient_op` is only called by a backward: it gets no autograd formula,
-    so that its reference may itself use autograd (a formula would switch that off below it).
+    `reference` becomes the default kernel of every backend. Its first call builds and loads the
+    native library: at run time, so that a compiled graph never traces a build. From then on the
+    dispatcher prefers the native kernels on the devices that have one.
+
+    Args:
+        schema: the op in torch's schema language, without the library's name.
+        reference: the op in plain PyTorch.
+        fake: shapes and dtypes of the results, for torch.compile.
+        backward, setup_context: as for `torch.library.register_autograd`; without them the op
+            raises NotImplementedError for inputs that require a gradient.
+        gradient_op: the op is only called by the backward pass of another one. It gets no autograd
+            formula, which would disable autograd inside its reference.
     """
     name = schema[: schema.index("(")]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -50,8 +58,11 @@ def define(
     return overload
 
 
-def call(overload, *args):
-    """Call an op; an input that its native kernel refuses is a ValueError, as everywhere."""
+def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
+    """Call an op; an argument that its native kernel rejects is a ValueError, as everywhere.
+
+    In a compiled graph such errors stay RuntimeErrors: torch raises them at run time.
+    """
     if torch.compiler.is_compiling():
         return overload(*args)
     try:
@@ -64,25 +75,28 @@ def call(overload, *args):
         raise
 
 
-def values_at_hand(tensor: torch.Tensor) -> bool:
-    """Whether a look at the values costs nothing: it waits for no device, breaks no graph, and there are values."""
-    return holds_values(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+def can_inspect_values(tensor: torch.Tensor) -> bool:
+    """Whether reading the values is free: no device sync, no graph break, and there are values."""
+    return has_data(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def holds_values(tensor: torch.Tensor) -> bool:
-    """Whether there are values at all: a FakeTensor has a shape only."""
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter)
+def has_data(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has values: a FakeTensor and one on "meta" have only a shape."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    return plain and tensor.device.type != "meta"
 
 
 def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """`gradient`, made by the forward pass, times the scalar `by` that backward got.
+    """`gradient`, computed by the forward pass, times the scalar `by` that backward received.
 
-    Not copied where `by` is seen to be 1, the usual case.
+    Where `by` is known to be 1, the usual case, nothing is copied.
     """
-    return gradient if values_at_hand(by) and by.item() == 1 else gradient * by
+    return gradient if can_inspect_values(by) and by.item() == 1 else gradient * by
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:
     """Whether the loaded native library implements the op `name` for `device`."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device.type)
-    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"wsss_fast::{name}", key)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"wsss_fast::{name}", key
+    )

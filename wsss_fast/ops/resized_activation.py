@@ -1,10 +1,10 @@
-"""Logits resized bilinearly, then softmax or sigmoid, without an array of the result's size but the result."""
+"""Logits resized bilinearly, then softmax or sigmoid, with no other array of the result's size."""
 
 import torch
 from torch import Tensor
 
 from . import reference
-from ._library import define
+from ._library import call, define
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
@@ -20,17 +20,22 @@ def _fake(logits, size, softmax):
 def _reference_backward(grad, result, size, softmax):
     of_activation = grad - (grad * result).sum(1, keepdim=True) if softmax else grad * (1 - result)
     shape = *result.shape[:2], *size
-    return torch.ops.aten.upsample_bilinear2d_backward(of_activation * result, result.shape[2:], shape, False).contiguous()
+    return torch.ops.aten.upsample_bilinear2d_backward(
+        of_activation * result, result.shape[2:], shape, False
+    ).contiguous()
 
 
 def _fake_backward(grad, result, size, softmax):
     return result.new_empty(*result.shape[:2], *size)
 
 
-# Inference is what the op is for: on the CPU its gradient stays in PyTorch. CUDA has a kernel, because torch's own
-# upsample_bilinear2d_backward adds with float atomics there: two runs would differ.
-_backward_op = define("resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
-                      reference=_reference_backward, fake=_fake_backward)
+# The op is for inference, so its gradient on the CPU is left to PyTorch. CUDA has a kernel, since
+# torch's own upsample_bilinear2d_backward adds with float atomics: two runs would differ.
+_backward_op = define(
+    "resized_activation_backward(Tensor grad, Tensor result, int[] size, bool softmax) -> Tensor",
+    reference=_reference_backward,
+    fake=_fake_backward,
+)
 
 
 def _setup_context(ctx, inputs, output):
@@ -44,13 +49,26 @@ def _backward(ctx, grad):
 
 
 # logits [B, K, h, w] -> [B, K, H, W]
-_op = define("resized_activation(Tensor logits, int[] size, bool softmax) -> Tensor", reference=_reference, fake=_fake,
-             backward=_backward, setup_context=_setup_context)
+_op = define(
+    "resized_activation(Tensor logits, int[] size, bool softmax) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
 
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
-    """softmax over K, or sigmoid, of logits [B, K, h, w] resized bilinearly (align_corners False) to `size`, (H, W).
+    """Softmax over K, or sigmoid, of logits resized bilinearly with align_corners False.
 
-    Returns [B, K, H, W] of the logits' dtype. Differentiable, once. The caller checks the arguments.
+    Differentiable, once. The caller checks the arguments.
+
+    Args:
+        logits: [B, K, h, w] floating point.
+        size: (H, W) of the result.
+        activation: one of `ACTIVATIONS`.
+
+    Returns:
+        [B, K, H, W] of the logits' dtype.
     """
-    return _op(logits, list(size), activation == "softmax")
+    return call(_op, logits, list(size), activation == "softmax")

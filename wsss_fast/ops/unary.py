@@ -5,23 +5,37 @@ import math
 import torch
 from torch import Tensor
 
+from ._arguments import (
+    FLOATING,
+    argument_error,
+    is_dense,
+    is_floating,
+    is_integer,
+    is_number,
+)
 
-def unary_from_labels(labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unsure_label: int | None = None) -> Tensor:
+
+def unary_from_labels(
+    labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unsure_label: int | None = None
+) -> Tensor:
     """Energies of a label map that is right with probability `gt_prob`.
 
-    -log(gt_prob) for a pixel's own label, -log((1 - gt_prob) / (L - 1)) for the others; log(L) for every label where
-    the pixel is `unsure_label`. With one label there are no others, and the energy is 0.
+    -log(gt_prob) for a pixel's own label, -log((1 - gt_prob) / (L - 1)) for the others; log(L) for
+    every label where the pixel is `unsure_label`. With one label there are no others, and the
+    energy is 0.
 
     Args:
-        labels: [..., H, W] integers in 0..num_labels-1, or `unsure_label` (which wins over a label of that value).
+        labels: [..., H, W] integers in 0..num_labels-1, or `unsure_label` (which takes precedence
+            over a label of that value).
         num_labels: L >= 1; every value 0..L-1 is a label.
-        gt_prob: strictly between 0 and 1.
-        unsure_label: value that says "could be anything", usually 255; None: there is none.
+        gt_prob: probability that a pixel's label is right, strictly between 0 and 1.
+        unsure_label: value of pixels whose label is unknown, usually 255; None: there is none.
 
     Returns:
         [..., L, H, W] float32 energies on the device of `labels`.
 
-    Raises ValueError, naming the argument and what it got.
+    Raises:
+        ValueError: a wrong argument, with its name and value.
 
     >>> unary_from_labels(torch.tensor([[0, 1]]), 3, gt_prob=0.5).exp().reciprocal()
     tensor([[[0.5000, 0.2500]],
@@ -30,23 +44,19 @@ def unary_from_labels(labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, 
     <BLANKLINE>
             [[0.2500, 0.2500]]])
     """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"unary_from_labels: labels is {labels.dtype}; must be integers")
-    if labels.dim() < 2:
-        raise ValueError(f"unary_from_labels: labels is {list(labels.shape)}; must be [..., H, W]")
-    if num_labels < 1:
-        raise ValueError(f"unary_from_labels: num_labels is {num_labels}; must be >= 1")
-    if not 0.0 < gt_prob < 1.0:
-        raise ValueError(f"unary_from_labels: gt_prob is {gt_prob}; must be strictly between 0 and 1")
+    _check_labels(labels, num_labels, gt_prob, unsure_label)
     labels = labels.long()
-    unsure = labels == unsure_label if unsure_label is not None else torch.zeros_like(labels, dtype=torch.bool)
+    if unsure_label is None:
+        unsure = torch.zeros_like(labels, dtype=torch.bool)
+    else:
+        unsure = labels == unsure_label
     wrong = ~unsure & ((labels < 0) | (labels >= num_labels))
-    if wrong.any():
-        value = labels[wrong][0].item()
-        raise ValueError(
-            f"unary_from_labels: labels holds {value}; must be 0..{num_labels - 1}"
-            + (f" or unsure_label={unsure_label}" if unsure_label is not None else "")
-        )
+    if labels.device.type != "meta" and wrong.any():
+        allowed = f"0..{num_labels - 1}"
+        if unsure_label is not None:
+            allowed += f" or unsure_label={unsure_label}"
+        found = labels[wrong][0].item()
+        raise ValueError(f"unary_from_labels: labels holds {found}; must be {allowed}")
     own = labels.masked_fill(unsure, 0).unsqueeze(-3)  # [..., 1, H, W]
     other = -math.log((1.0 - gt_prob) / (num_labels - 1)) if num_labels > 1 else 0.0
     shape = (*labels.shape[:-2], num_labels, *labels.shape[-2:])
@@ -55,23 +65,47 @@ def unary_from_labels(labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, 
     return energies.masked_fill_(unsure.unsqueeze(-3), math.log(num_labels))
 
 
+def _check_labels(
+    labels: Tensor, num_labels: int, gt_prob: float, unsure_label: int | None
+) -> None:
+    op = "unary_from_labels"
+    if (
+        not is_dense(labels)
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or labels.dtype == torch.bool
+        or labels.dim() < 2
+    ):
+        raise argument_error(op, "labels", labels, "integers [..., H, W]")
+    if not is_integer(num_labels) or num_labels < 1:
+        raise argument_error(op, "num_labels", num_labels, "an integer >= 1")
+    if not is_number(gt_prob) or not 0.0 < gt_prob < 1.0:
+        raise argument_error(op, "gt_prob", gt_prob, "a number strictly between 0 and 1")
+    if unsure_label is not None and not is_integer(unsure_label):
+        raise argument_error(op, "unsure_label", unsure_label, "an integer or None")
+
+
 def unary_from_probabilities(probabilities: Tensor, *, clip: float = 1e-5) -> Tensor:
     """Energies -log(clamp(p, clip, 1)).
 
+    Differentiable in `probabilities`.
+
     Args:
-        probabilities: [..., L, H, W] floating; need not sum to 1.
+        probabilities: [..., L, H, W] floating point; need not sum to 1.
         clip: smallest probability, in (0, 1]; keeps the energy finite where p is 0.
 
     Returns:
-        The same shape, float32. Differentiable in `probabilities`.
+        The same shape, float32.
 
-    Raises ValueError, naming the argument and what it got.
+    Raises:
+        ValueError: a wrong argument, with its name and value.
 
     >>> unary_from_probabilities(torch.tensor([[[0.5]], [[0.0]]])).flatten()
     tensor([ 0.6931, 11.5129])
     """
-    if not probabilities.is_floating_point():
-        raise ValueError(f"unary_from_probabilities: probabilities is {probabilities.dtype}; must be floating")
-    if not 0.0 < clip <= 1.0:
-        raise ValueError(f"unary_from_probabilities: clip is {clip}; must be in (0, 1]")
+    op = "unary_from_probabilities"
+    if not is_floating(probabilities):
+        raise argument_error(op, "probabilities", probabilities, f"{FLOATING} [..., L, H, W]")
+    if not is_number(clip) or not 0.0 < clip <= 1.0:
+        raise argument_error(op, "clip", clip, "a number in (0, 1]")
     return -probabilities.to(torch.float32).clamp(clip, 1.0).log()

@@ -1,1 +1,5 @@
-"""Stages: plain functions from artefacts to artefacts, shared by the methods."""
+"""Stages that several methods share: functions from artefacts to artefacts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

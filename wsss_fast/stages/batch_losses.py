@@ -1,34 +1,74 @@
-"""Losses that are means over the pixels of a batch, such that several processes train as one would on the whole batch."""
+"""Losses that are means over the pixels of the whole batch, over all processes.
+
+Several processes then train as one process would on the whole batch.
+"""
 
 from __future__ import annotations
 
 import torch
 
-from wsss_fast import ranks
 from wsss_fast.data.images import IGNORE
+from wsss_fast.engine import distributed
+from wsss_fast.engine.ddp import global_mean
 from wsss_fast.ops import aamr_loss, pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
-from wsss_fast.parallel import mean_over_batch
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: float = 0.0, balance: bool = False,
-                  resize: str = "labels") -> torch.Tensor:
-    """`ops.pixel_cross_entropy` over the batches of all processes; arguments and errors as there."""
-    options = {"smoothing": smoothing, "resize": resize}
-    if ranks.count() == 1:
-        return pixel_cross_entropy(logits, labels, balance=balance, **options)
-    counted = nearest(labels, *logits.shape[-2:]) if resize == "labels" else labels
-    known, background = counted != IGNORE, counted == 0
+def cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    resize: str = "labels",
+) -> torch.Tensor:
+    """`ops.pixel_cross_entropy` over the whole batch, with its arguments and errors.
+
+    Collective.
+    """
+    if distributed.world_size() == 1:
+        return pixel_cross_entropy(
+            logits, labels, smoothing=smoothing, balance=balance, resize=resize
+        )
+
+    def mean(selected: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The mean loss of the selected labels, of which `pixels` remain after resizing."""
+        loss = pixel_cross_entropy(logits, selected, smoothing=smoothing, resize=resize)
+        return global_mean(loss, pixels.sum())
+
+    resized = nearest(labels, *logits.shape[-2:]) if resize == "labels" else labels
+    known, background = resized != IGNORE, resized == 0
     if not balance:
-        return mean_over_batch(pixel_cross_entropy(logits, labels, **options), known.sum())
-    groups = ((labels == 0, background), (labels != 0, known & ~background))
-    return sum(mean_over_batch(pixel_cross_entropy(logits, torch.where(own, labels, IGNORE), **options), there.sum())
-               for own, there in groups) / 2
+        return mean(labels, known)
+    of_background = mean(torch.where(labels == 0, labels, IGNORE), background)
+    of_classes = mean(torch.where(labels != 0, labels, IGNORE), known & ~background)
+    return (of_background + of_classes) / 2
 
 
-def aamr(logits: torch.Tensor, saliency: torch.Tensor, response: torch.Tensor, **options: float) -> torch.Tensor:
-    """`ops.aamr_loss` over the batches of all processes; arguments and errors as there."""
-    if ranks.count() == 1:
-        return aamr_loss(logits, saliency, response, **options)
-    loss, region = aamr_loss(logits, saliency, response, return_region=True, **options)
-    return mean_over_batch(loss, region.sum())
+def aamr(
+    logits: torch.Tensor,
+    saliency: torch.Tensor,
+    response: torch.Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
+) -> torch.Tensor:
+    """`ops.aamr_loss` over the whole batch, with its arguments and errors.
+
+    Collective.
+    """
+    alone = distributed.world_size() == 1
+    result = aamr_loss(
+        logits,
+        saliency,
+        response,
+        salient=salient,
+        active=active,
+        overlap=overlap,
+        return_region=not alone,
+    )
+    if isinstance(result, torch.Tensor):
+        return result
+    loss, region = result
+    return global_mean(loss, region.sum())

@@ -1,199 +1,78 @@
-"""Dense CRF over files that are already there: label maps or probabilities of any other tool, one file or a folder."""
+"""The dense CRF of the stages: its parameters as data, and the one call of the op on photos."""
 
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from wsss_fast import ranks
-from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
-from wsss_fast.errors import InputError, RunError
-from wsss_fast.ops import dense_crf, unary_from_labels, unary_from_probabilities
-from wsss_fast.progress import Bar, say
-from wsss_fast.run import atomic_write, runtime
-from wsss_fast.stages.seeds import Crf
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_LABELS = (".png", ".npy")
+from wsss_fast.ops import dense_crf, unary_from_labels
 
 
 @dataclasses.dataclass(frozen=True)
-class CrfResult:
-    """What was written where, how many were finished by an earlier call, and the files that had no partner."""
+class DenseCrf:
+    """Pairwise terms of a dense CRF; the defaults are the published ones for 500x375 photos.
 
-    out: Path
-    written: int
-    skipped: int
-    unmatched: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        rest = [f"{count} {what}" for count, what in ((self.skipped, "there already (--overwrite repeats them)"),
-                                                      (len(self.unmatched), "without a partner")) if count]
-        return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
-
-
-def refine(image: str | Path, labels: str | Path, out: str | Path, *, unsure: int | None = IGNORE, crf: Crf = Crf(),
-           clip: float = 1e-5, probabilities: bool = False, overwrite: bool = False, device: str = "cpu") -> CrfResult:
-    """Refine a label map or class probabilities with a dense CRF of the image; files or folders.
-
-    Only labels that a map holds can appear in its refined map, and the others cost nothing. In folders, images and maps
-    belong together when they have the same name without its ending; what is finished already is skipped, and a file that
-    cannot be used is named at the end, after all others were done.
-
-    Args:
-        image: photo, or a folder of photos; 8-bit. EXIF rotation is applied, alpha dropped, gray is RGB of equal channels.
-        labels: palette or gray PNG, whose palette is kept, or probabilities .npy [L, H, W] in 0..1; or a folder of either.
-        out: PNG to write, or a folder.
-        unsure: label of pixels that may be anything; none of them stays. None: there is no such label.
-        crf: its parameters; gt_prob is for label maps.
-        clip: smallest probability, for .npy.
-        probabilities: also write Q beside the PNG, as .npy float16 [L, H, W]; L are the labels of the map in order.
-        overwrite: refine again what is finished already.
-        device: where the CRF runs: auto, cpu, cuda or cuda:N.
-
-    Raises:
-        InputError: a parameter out of range; a single file is missing, broken or of another size than its image; folders
-            without a common name; a result that would replace what it is made from.
-        RunError: some files of a folder could not be used; the others are done.
+    Attributes:
+        gaussian: spatial kernel: standard deviation in pixels, and weight.
+        bilateral: appearance kernel: standard deviation in pixels, standard deviation in levels
+            0..255, and weight.
+        iterations: number of mean-field iterations.
     """
-    image, labels, out = Path(image), Path(labels), Path(out)
-    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
-    _check_parameters(crf, clip)
-    if image.is_dir() != labels.is_dir():
-        raise InputError(f"{image} and {labels}: give two files or two folders")
 
-    def finished(target: Path) -> bool:
-        return target.exists() and (not probabilities or target.with_suffix(".npy").exists()) and not overwrite
+    gaussian: tuple[float, float] = (3.0, 3.0)
+    bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
+    iterations: int = 10
 
-    def one(photo: Path, map_: Path, target: Path) -> None:
-        names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
-        if probabilities:
-            with atomic_write(target.with_suffix(".npy")) as temporary:
-                np.save(temporary, q.astype(np.float16))
-        write_labels(target, names[q.argmax(0)], palette)  # last: where it is, everything of this image is
+    def apply(self, images: np.ndarray, unary: torch.Tensor) -> torch.Tensor:
+        """Mean-field inference on photos.
 
-    if image.is_dir():
-        return _folders(image, labels, out, finished, one)
-    if out.is_dir() or out.suffix.lower() != ".png":
-        raise InputError(f"{out}: the refined map of one image must be named *.png")
-    for given in (image, labels):
-        if given.resolve() in (out.resolve(), *([out.with_suffix(".npy").resolve()] if probabilities else [])):
-            raise InputError(f"{out}: would replace {given}, which it is made from; choose another name")
-    if finished(out):
-        return CrfResult(out, 0, 1)
-    one(image, labels, out)
-    return CrfResult(out, 1, 0)
+        Args:
+            images: uint8 RGB [B, H, W, 3].
+            unary: energies [B, L, H, W] or [B, S, L, H, W], on the device to compute on.
 
+        Returns:
+            Marginals Q, float32 of `unary`'s shape; they sum to 1 over L.
 
-def _folders(images: Path, labels: Path, out: Path, finished: Callable[[Path], bool],
-             one: Callable[[Path, Path, Path], None]) -> CrfResult:
-    if out.is_file():
-        raise InputError(f"{out}: is a file, but the maps of a folder need a folder")
-    if out.resolve() in (images.resolve(), labels.resolve()):
-        raise InputError(f"{out}: would mix the refined maps with what they are made from; choose another folder")
-    pairs, unmatched = _pairs(images, labels)
-    if unmatched:
-        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        say(f"crf: {len(unmatched)} without a partner: {', '.join(map(str, unmatched[:3]))}{more}")
-    own = [(photo, map_, out / f"{map_.stem}.png") for photo, map_ in ranks.share(pairs)]
-    todo = [(photo, map_, target) for photo, map_, target in own if not finished(target)]
-    problems = []
-    with Bar("crf", len(todo)) as bar:
-        for photo, map_, target in todo:
-            try:
-                one(photo, map_, target)
-            except InputError as error:
-                problems.append(str(error))
-                say(f"crf: {error}", every=True)
-            bar.advance()
-    problems = [problem for part in ranks.gathered(problems) for problem in part]
-    done = sum(ranks.gathered(len(todo)))
-    if problems:
-        raise RunError(f"{len(problems)} of {done} maps could not be refined (the others are in {out}); first: {problems[0]}")
-    return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
+        Raises:
+            ValueError: a parameter is out of range, or the shapes do not match.
+        """
+        photos = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        return dense_crf(
+            photos.to(unary.device),
+            unary,
+            gaussian=self.gaussian,
+            bilateral=self.bilateral,
+            iterations=self.iterations,
+        )
 
 
-def _pairs(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(image, map) of equal stems, sorted; and the files that have no partner."""
-    found = []
-    for folder, endings in ((images, _IMAGES), (labels, _LABELS)):
-        by_stem: dict[str, Path] = {}
-        for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith(".")):
-            if path.stem in by_stem:
-                raise InputError(f"{path} and {by_stem[path.stem].name}: two files of one name in a folder")
-            by_stem[path.stem] = path
-        found.append(by_stem)
-    common = sorted(found[0].keys() & found[1].keys())
-    if not common:
-        raise InputError(f"{images} ({len(found[0])} images) and {labels} ({len(found[1])} PNG or .npy maps) "
-                         "have no name in common")
-    unmatched = [path for by_stem in found for stem, path in by_stem.items() if stem not in common]
-    return [(found[0][stem], found[1][stem]) for stem in common], unmatched
+@dataclasses.dataclass(frozen=True)
+class Crf(DenseCrf):
+    """Dense CRF over hard labels; see `DenseCrf`.
 
+    Attributes:
+        gt_prob: probability that a given label is right, in the open interval (0, 1).
+    """
 
-def _check_parameters(crf: Crf, clip: float) -> None:
-    """Refuse, before any file is read, what would be refused for each of them."""
-    try:
-        unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
-        unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
-        dense_crf(torch.zeros(1, 3, 1, 1), unary, gaussian=crf.gaussian, bilateral=crf.bilateral, iterations=crf.iterations)
-    except ValueError as error:
-        raise InputError(f"crf: {error}") from None
+    gt_prob: float = 0.7
 
+    def refine_labels(
+        self, images: np.ndarray, labels: np.ndarray, num_labels: int, device: str = "cpu"
+    ) -> np.ndarray:
+        """Most probable labels after mean-field inference on label maps.
 
-def _mean_field(image: Path, labels: Path, unsure: int | None, crf: Crf, clip: float,
-                device: torch.device) -> tuple[np.ndarray, np.ndarray, bytes | None]:
-    """uint8 [L] labels of the map, float32 Q [L, H, W], and the palette to write."""
-    photo = torch.from_numpy(read_image(image)).permute(2, 0, 1)  # [3, H, W]
-    if labels.suffix.lower() == ".npy":
-        unary, names, palette = *_from_probabilities(labels, clip), None
-    else:
-        unary, names, palette = _from_labels(labels, unsure, crf.gt_prob)
-    size = tuple(photo.shape[1:])
-    if unary.shape[1:] != size:
-        turned = "; it looks like [H, W, L], give [L, H, W]" if tuple(unary.shape[:2]) == size else ""
-        raise InputError(f"{labels}: is {unary.shape[1]}x{unary.shape[2]} pixels (HxW), "
-                         f"its image {image} {size[0]}x{size[1]}{turned}")
-    try:
-        q = dense_crf(photo[None].to(device), unary[None].to(device), gaussian=crf.gaussian, bilateral=crf.bilateral,
-                      iterations=crf.iterations)
-    except ValueError as error:
-        raise InputError(f"{labels}: {error}") from None
-    return names, q[0].cpu().numpy(), palette
+        Args:
+            images: uint8 RGB [B, H, W, 3].
+            labels: S label maps per image, [B, S, H, W] of 0..num_labels-1.
+            num_labels: number of labels L.
+            device: device to compute on.
 
-
-def _from_labels(path: Path, unsure: int | None, gt_prob: float) -> tuple[torch.Tensor, np.ndarray, bytes | None]:
-    """Unary [L, H, W] of the L labels that the map holds, those labels, and the map's palette (b'': gray)."""
-    values = read_labels(path)
-    known = np.ones(values.shape, bool) if unsure is None else values != unsure
-    names = np.unique(values[known])
-    if not names.size:
-        raise InputError(f"{path}: every pixel is {unsure} (unsure); nothing says what could be where")
-    compact = np.where(known, np.searchsorted(names, values), len(names))
-    unary = unary_from_labels(torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names))
-    with Image.open(path) as image:
-        palette = bytes(image.getpalette()) if image.mode == "P" else b""
-    return unary, names.astype(np.uint8), palette
-
-
-def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarray]:
-    """Unary [L, H, W] of stored probabilities, and the labels 0..L-1."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as an array ({error})") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
-        got = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "an archive"
-        raise InputError(f"{path}: is {got}; must be floating probabilities [L, H, W]")
-    if not 1 <= values.shape[0] <= 256:
-        raise InputError(f"{path}: is {list(values.shape)}; must be [L, H, W] with 1 to 256 labels first")
-    if values.size and not (values.min() >= 0 and values.max() <= 1 + 1e-3):
-        raise InputError(f"{path}: spans {values.min():g}..{values.max():g}; probabilities are within 0..1")
-    unary = unary_from_probabilities(torch.from_numpy(values.astype(np.float32)), clip=clip)
-    return unary, np.arange(values.shape[0], dtype=np.uint8)
+        Returns:
+            Labels, int64 [B, S, H, W].
+        """
+        given = torch.from_numpy(labels).to(device)
+        unary = unary_from_labels(given, num_labels, gt_prob=self.gt_prob)  # [B, S, L, H, W]
+        q = self.apply(images, unary)
+        return q.max(dim=2).indices.cpu().numpy()  # ten times faster than argmax on a CPU

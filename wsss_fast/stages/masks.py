@@ -7,33 +7,51 @@ from pathlib import Path
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.images import write_labels
+from wsss_fast.engine.progress import Bar
+from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps
-from wsss_fast.progress import Bar
-from wsss_fast.run import provenance, stage
-from wsss_fast.stages.seeds import Crf, refined_labels, share_of_labels
+from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.seeds import refined_labels, share_of_labels
 
 
 @dataclasses.dataclass(frozen=True)
 class MasksResult:
-    """Where the pseudo-masks are."""
+    """Result of `make`.
+
+    Attributes:
+        folder: folder of the pseudo-masks, `<id>.png`.
+    """
 
     folder: Path
 
 
-def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, crf: Crf | None = Crf(),
-         name: str = "masks", batch_size: int = 16, device: str = "cpu") -> MasksResult:
-    """Write `<out>/<name>/<id>.png`: the argmax of the maps against a constant background score, behind a dense CRF.
+def make(
+    data: Source,
+    maps: str | Path,
+    out: str | Path,
+    *,
+    threshold: float,
+    crf: Crf | None = Crf(),
+    name: str = "masks",
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> MasksResult:
+    """Write pseudo-masks `<out>/<name>/<id>.png`.
+
+    They are the argmax of the maps and a constant background score, refined by a dense CRF.
+
+    Collective: each process computes its shard of the images.
 
     Args:
-        data: images and tags; a data set, or what `data.load` opens.
+        data: images and tags: a data set, or an argument of `data.load`.
         maps: folder of maps; a background row in them is not used.
         out: run folder.
-        threshold: the background's score, 0..1.
-        crf: its parameters, or None for the argmax as it is.
+        threshold: score of the background, 0..1.
+        crf: parameters of the dense CRF, or None for the argmax without refinement.
         name: sub-folder of `out`.
-        batch_size: images that share a CRF call.
-        device: where the CRF runs.
+        batch_size: number of images that share a CRF call.
+        device: device of the CRF.
 
     Raises:
         InputError: the threshold is out of range, or maps are missing.
@@ -52,5 +70,11 @@ def make(data: Source, maps: str | Path, out: str | Path, *, threshold: float, c
                 bar.advance(len(ids))
         return {}
 
-    stage(out, name, {"data": data.fingerprint(), "maps": provenance(folder), "threshold": threshold, "crf": crf}, work)
+    arguments = {
+        "data": data.fingerprint(),
+        "maps": provenance(folder),
+        "threshold": threshold,
+        "crf": crf,
+    }
+    stage(out, name, arguments, work)
     return MasksResult(out / name)

@@ -1,4 +1,7 @@
-"""Seeds: confident labels from class maps by a dense CRF at two thresholds (IRN, CVPR 2019; AMN, CVPR 2022)."""
+"""Seeds: confident labels from class maps, by a dense CRF at two thresholds.
+
+Source: IRN, CVPR 2019; AMN, CVPR 2022.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +11,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from wsss_fast import ranks
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.images import IGNORE, read_labels, write_labels
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import Bar
+from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
-from wsss_fast.ops import dense_crf, unary_from_labels
-from wsss_fast.progress import Bar
-from wsss_fast.run import provenance, stage
-
-
-@dataclasses.dataclass(frozen=True)
-class Crf:
-    """Dense CRF over hard labels; the defaults are the published ones for 500x375 photos.
-
-    Attributes:
-        gaussian: spatial kernel: standard deviation px, weight.
-        bilateral: appearance kernel: standard deviation px, standard deviation in 0..255 levels, weight.
-        iterations: of mean field.
-        gt_prob: probability that a given label is right, in (0, 1).
-    """
-
-    gaussian: tuple[float, float] = (3.0, 3.0)
-    bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
-    iterations: int = 10
-    gt_prob: float = 0.7
+from wsss_fast.stages.crf import Crf
 
 
 @dataclasses.dataclass(frozen=True)
 class SeedsResult:
-    """Where the seeds are, and the share of pixels that got a class, background, or 255."""
+    """Result of `make`.
+
+    Attributes:
+        folder: folder of the seeds, `<id>.png`.
+        foreground: share of the pixels that are labelled with a class, 0..1.
+        background: share of the pixels that are labelled as background, 0..1.
+        ignored: share of the pixels that are 255, 0..1.
+    """
 
     folder: Path
     foreground: float
@@ -48,117 +40,144 @@ class SeedsResult:
     ignored: float
 
 
-def make(data: Source, maps: str | Path, out: str | Path, *, fg_threshold: float = 0.30, bg_threshold: float = 0.05,
-         crf: Crf | None = Crf(), name: str = "seeds", batch_size: int = 16, device: str = "cpu") -> SeedsResult:
-    """Turn class maps into seed labels: `<out>/<name>/<id>.png` with 0 background, 1..C classes, 255 unsure.
+def make(
+    data: Source,
+    maps: str | Path,
+    out: str | Path,
+    *,
+    fg_threshold: float = 0.30,
+    bg_threshold: float = 0.05,
+    crf: Crf | None = Crf(),
+    name: str = "seeds",
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> SeedsResult:
+    """Turn class maps into seeds `<out>/<name>/<id>.png`: 0 background, 1..C classes, 255 unsure.
 
-    Two label maps are the argmax of the maps against a constant background score of `fg_threshold` and of
-    `bg_threshold`; both go through one dense CRF of the image. Foreground comes from the first; where the first says
-    background the pixel is 255, and 0 where both do.
+    Two label maps are the argmax of the class maps and a constant background score, `fg_threshold`
+    and `bg_threshold`; both are refined by a dense CRF of the image. A pixel gets the class of the
+    first map where that is not background, else 0 where the second map is background too, else 255.
+
+    Collective: each process computes its shard of the images.
 
     Args:
-        data: images and tags; a data set, or what `data.load` opens.
-        maps: folder of maps as `cam.infer` and `amn.infer` leave them; a background row in them is not used.
+        data: images and tags: a data set, or an argument of `data.load`.
+        maps: folder of maps, as `cam.infer` and `amn.infer` write them; a background row in them is
+            not used.
         out: run folder.
-        fg_threshold: background score of the first map, 0..1; published: 0.30 for CAM, 0.45 for AMN maps.
-        bg_threshold: background score of the second, at most the first; published: 0.05 for CAM, 0.15 for AMN maps.
-        crf: its parameters, or None to combine the two argmax maps as they are.
+        fg_threshold: background score of the first map, 0..1; published: 0.30 for CAM, 0.45 for AMN
+            maps.
+        bg_threshold: background score of the second map, at most `fg_threshold`; published: 0.05
+            for CAM, 0.15 for AMN maps.
+        crf: parameters of the dense CRF, or None to combine the two argmax maps without refinement.
         name: sub-folder of `out`.
-        batch_size: images of equal size and class count that share a CRF call.
-        device: where the CRF runs.
+        batch_size: number of images of equal size and class count that share a CRF call.
+        device: device of the CRF.
 
     Raises:
-        InputError: thresholds out of order or range, or maps that are missing or of another size.
+        InputError: a threshold is out of order or range, or maps are missing or of another size.
 
     Source: IRN's `cam_to_ir_label`, as AMN uses it.
     """
     if not 0 <= bg_threshold <= fg_threshold <= 1:
-        raise InputError("seeds: needs 0 <= bg_threshold <= fg_threshold <= 1, "
-                         f"got bg_threshold={bg_threshold} and fg_threshold={fg_threshold}")
+        raise InputError(
+            "seeds: needs 0 <= bg_threshold <= fg_threshold <= 1, "
+            f"got bg_threshold={bg_threshold} and fg_threshold={fg_threshold}"
+        )
     data, folder, out = opened(data), Path(maps), Path(out)
     check_maps(folder, data)
-    arguments = {"data": data.fingerprint(), "maps": provenance(folder), "fg_threshold": fg_threshold,
-                 "bg_threshold": bg_threshold, "crf": crf}
+    arguments = {
+        "data": data.fingerprint(),
+        "maps": provenance(folder),
+        "fg_threshold": fg_threshold,
+        "bg_threshold": bg_threshold,
+        "crf": crf,
+    }
 
     def work() -> dict[str, float]:
         own, todo = share_of_labels(data, out / name)
-        there = [id for id in own.ids if id not in todo.images]
-        counts = sum((_counts(read_labels(out / name / f"{id}.png")) for id in there), np.zeros(3))
+        finished = [out / name / f"{id}.png" for id in own.ids if id not in todo.images]
+        counts = sum((_counts(read_labels(path)) for path in finished), np.zeros(3))
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
-            for ids, labels in refined_labels(todo, folder, (fg_threshold, bg_threshold), crf, batch_size, device):
+            for ids, labels in refined_labels(
+                todo, folder, (fg_threshold, bg_threshold), crf, batch_size, device
+            ):
                 for id, (confident, loose) in zip(ids, labels, strict=True):
                     seed = combine(confident, loose)
                     write_labels(out / name / f"{id}.png", seed)
                     counts += _counts(seed)
                 bar.advance(len(ids))
-        counts = ranks.summed(counts)
-        return dict(zip(("foreground", "background", "ignored"), (counts / counts.sum()).round(4), strict=True))
+        counts = distributed.all_reduce_sum(counts)
+        shares = (counts / counts.sum()).round(4)
+        return dict(zip(("foreground", "background", "ignored"), shares, strict=True))
 
     notes = stage(out, name, arguments, work)
     return SeedsResult(out / name, notes["foreground"], notes["background"], notes["ignored"])
 
 
 def _counts(seed: np.ndarray) -> np.ndarray:
-    """Pixels of a class, of background, and unsure ones."""
-    return np.array([(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()], np.float64)
+    """Number of pixels of a class, of background, and of 255, float64 [3]."""
+    return np.array(
+        [(seed % IGNORE > 0).sum(), (seed == 0).sum(), (seed == IGNORE).sum()], np.float64
+    )
 
 
 def share_of_labels(data: Dataset, folder: Path) -> tuple[Dataset, Dataset]:
-    """This process' share of `data`, and what of it has no label PNG in `folder` yet: what a killed stage has left to do."""
-    own = data.only(ranks.share(data.ids))
+    """This process' shard of `data`, and the part of it without a label PNG in `folder` yet.
+
+    The latter is what an interrupted stage still has to do.
+    """
+    own = data.only(distributed.shard(data.ids))
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     return own, own.only([id for id in own.ids if f"{id}.png" not in present])
 
 
 def combine(confident: np.ndarray, loose: np.ndarray) -> np.ndarray:
-    """Seed of the label maps at the high and the low threshold, uint8 [H, W] each."""
+    """Seed, uint8 [H, W], from the label maps [H, W] at the high and at the low threshold."""
     return np.where(confident > 0, confident, np.where(loose > 0, IGNORE, 0)).astype(np.uint8)
 
 
-def refined_labels(data: Dataset, folder: Path, thresholds: Sequence[float], crf: Crf | None, batch_size: int,
-                   device: str) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield (ids, uint8 [B, S, H, W] labels): the argmax at each of S thresholds, behind the CRF where one is given.
+def refined_labels(
+    data: Dataset,
+    folder: Path,
+    thresholds: Sequence[float],
+    crf: Crf | None,
+    batch_size: int,
+    device: str,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield ids and labels, uint8 [B, S, H, W]: the argmax at S thresholds, after `crf` if given.
 
-    Images of one size and class count share a CRF call, and the thresholds of an image share its lattice.
+    Images of one size and class count share a CRF call; the thresholds of an image share its
+    lattice.
     """
+
     def kind(id: str) -> tuple[tuple[int, int], int]:
         return data.size(id), int(data.tags_of(id).sum())
 
     for (size, count), run in itertools.groupby(sorted(data.ids, key=kind), key=kind):
         same = list(run)
         for start in range(0, len(same), batch_size):
-            ids = same[start:start + batch_size]
+            ids = same[start : start + batch_size]
             loaded = [tagged_maps(data, folder, i) for i in ids]
-            index = np.stack([[label_index(m.at_size(*size), t) for t in thresholds] for m in loaded])  # [B, S, H, W]
+            scores = (m.at_size(*size) for m in loaded)
+            # [B, S, H, W]
+            index = np.stack([[label_index(s, t) for t in thresholds] for s in scores])
             if crf is not None and count > 0:
                 images = np.stack([data.image(i) for i in ids])
-                index = refine(images, index, count + 1, crf, device)
+                index = crf.refine_labels(images, index, count + 1, device)
             yield ids, np.stack([to_labels(i, m.keys) for m, i in zip(loaded, index, strict=True)])
 
 
 def tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
-    """The maps of an image without a background row; InputError unless they are those of its tags."""
+    """The maps of an image, without a background row.
+
+    Raises:
+        InputError: they cannot be read, or their labels are not the image's tags.
+    """
     maps, present = load_maps(folder, id).foreground(), np.flatnonzero(data.tags_of(id)) + 1
     if not np.array_equal(maps.keys, present):
-        raise InputError(f"{maps_path(folder, id)}: maps of labels {maps.keys.tolist()}, "
-                         f"but the image's tags are {present.tolist()}")
+        raise InputError(
+            f"{maps_path(folder, id)}: has maps of labels {maps.keys.tolist()}, "
+            f"but the image's tags are {present.tolist()}"
+        )
     return maps
-
-
-def refine(images: np.ndarray, labels: np.ndarray, num_labels: int, crf: Crf, device: str = "cpu") -> np.ndarray:
-    """Dense CRF over hard labels.
-
-    Args:
-        images: uint8 RGB [B, H, W, 3].
-        labels: [B, S, H, W] of 0..num_labels-1: S label maps an image.
-        num_labels: L.
-        crf: parameters.
-        device: where it runs.
-
-    Returns:
-        int64 [B, S, H, W], the argmax of the mean field.
-    """
-    unary = unary_from_labels(torch.from_numpy(labels).to(device), num_labels, gt_prob=crf.gt_prob)  # [B, S, L, H, W]
-    photos = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
-    q = dense_crf(photos, unary, gaussian=crf.gaussian, bilateral=crf.bilateral, iterations=crf.iterations)
-    return q.max(dim=2).indices.cpu().numpy()  # as argmax, which is ten times slower on a CPU

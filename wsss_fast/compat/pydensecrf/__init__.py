@@ -1,4 +1,4 @@
-"""pydensecrf's interface over this package's operators: existing code runs with only its import changed.
+"""pydensecrf's interface over this package's operators; existing code changes only its import.
 
     from wsss_fast.compat.pydensecrf import densecrf, utils
 

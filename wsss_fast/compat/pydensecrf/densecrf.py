@@ -1,19 +1,24 @@
 """pydensecrf.densecrf: fully connected CRFs over numpy arrays.
 
-The model: minimise KL(Q) = sum_i sum_l Q_il (log Q_il + U_il + sum_m P^m_il) over Q, the mean field, by repeating
-Q = softmax_l(-U - sum_m P^m) from Q = softmax_l(-U); P^m = mu_m (F_m Q) with F_m the normalised Gaussian filter of
-term m and mu_m its label compatibility: -w (Potts), diag(w), or (W + W^T) / 2.
+The model: minimise KL(Q) = sum_i sum_l Q_il (log Q_il + U_il + sum_m P^m_il) over Q, the mean
+field, by repeating Q = softmax_l(-U - sum_m P^m) from Q = softmax_l(-U); P^m = mu_m (F_m Q) with
+F_m the normalised Gaussian filter of term m and mu_m its label compatibility: -w (Potts), diag(w),
+or (W + W^T) / 2.
 
-Differences: wrong shapes that pydensecrf reads past the end of memory are ValueErrors here; arrays need not be
-contiguous; matrices are numpy arrays. Its kernel parameters are all ones until they are learned, which its interface
-does not offer, so the kernel types give equal numbers there and here.
+Differences to pydensecrf: wrong shapes, for which it reads past the end of arrays, are ValueErrors;
+arrays need not be contiguous; matrices are numpy arrays. Its kernel parameters are all ones until
+they are learned, which its interface does not offer, so all kernel types give equal results in
+both.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from numbers import Number
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +41,9 @@ class NormalizationType(IntEnum):
     NORMALIZE_AFTER = 2
     NORMALIZE_SYMMETRIC = 3
 
+
+Sigmas = float | tuple[float, ...] | np.ndarray
+Compatibility = float | np.ndarray  # a number (Potts), [nlabels] or [nlabels, nlabels] float32
 
 CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
 NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
@@ -61,7 +69,10 @@ class LogisticUnary(Unary):
     def __init__(self, L: np.ndarray, f: np.ndarray):
         weights, features = _float32("LogisticUnary: L", L, 2), _float32("LogisticUnary: f", f, 2)
         if weights.shape[1] != features.shape[0]:
-            raise ValueError(f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; must multiply")
+            raise ValueError(
+                f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; "
+                "the number of features must match"
+            )
         super().__init__(weights @ features)
 
 
@@ -77,44 +88,73 @@ class DenseCRF:
         self._terms: list[_Term] = []
 
     def setUnary(self, unary: Unary) -> None:
-        """Take the energies of a `ConstUnary` or `LogisticUnary`; ValueError where they are not [nlabels, N]."""
+        """Set the energies [nlabels, N], those of a `ConstUnary` or a `LogisticUnary`."""
         if not isinstance(unary, Unary):
-            raise ValueError(f"setUnary: got {type(unary).__name__}; must be a ConstUnary or a LogisticUnary")
+            raise ValueError(
+                f"setUnary: got {type(unary).__name__}; must be a ConstUnary or a LogisticUnary"
+            )
         needed = (self._labels, self._points)
         if unary.energies.shape != needed:
-            raise ValueError(f"setUnary: energies are {list(unary.energies.shape)}; must be {list(needed)}")
+            raise ValueError(
+                f"setUnary: energies are {list(unary.energies.shape)}; must be {list(needed)}"
+            )
         if np.isnan(unary.energies).any():
             raise ValueError("setUnary: energies have NaN values")
         self._energies = unary.energies
 
     def setUnaryEnergy(self, u: np.ndarray, f: np.ndarray | None = None) -> None:
-        """Energies -log p: `u` [nlabels, N] float32; with features `f`, those of `LogisticUnary(u, f)`."""
+        """Set energies -log p: `u` [nlabels, N] float32, or those of `LogisticUnary(u, f)`."""
         self.setUnary(ConstUnary(u) if f is None else LogisticUnary(u, f))
 
     def addPairwiseEnergy(
-        self, features: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+        self,
+        features: np.ndarray,
+        compat: Compatibility,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the term of exp(-|f_i - f_j|^2 / 2): `features` [d, N] float32, divided by the standard deviations.
+        """Add the term of the kernel exp(-|f_i - f_j|^2 / 2).
 
-        `compat`: a number (Potts), [nlabels] (diagonal) or [nlabels, nlabels] float32. ValueError for other shapes.
+        Args:
+            features: [d, N] float32, divided by the standard deviations.
+            compat: a number (Potts), [nlabels] (diagonal) or [nlabels, nlabels] float32.
+            kernel: a `KernelType`.
+            normalization: a `NormalizationType`.
         """
         features = _float32("addPairwiseEnergy: features", features, 2)
         if features.shape[1] != self._points:
-            raise ValueError(f"addPairwiseEnergy: features is {list(features.shape)}; must be [d, {self._points}]")
+            raise ValueError(
+                f"addPairwiseEnergy: features is {list(features.shape)}; "
+                f"must be [d, {self._points}]"
+            )
         if not np.isfinite(features).all():
             raise ValueError("addPairwiseEnergy: features has NaN or infinite values")
         columns = torch.from_numpy(features.T.copy())  # [N, d]
         self._add("addPairwiseEnergy", lambda: columns, compat, kernel, normalization, None)
 
-    def _add(self, method: str, features: Callable, compat, kernel, normalization, image_term) -> None:
-        for name, kind, value in (("kernel", KernelType, kernel), ("normalization", NormalizationType, normalization)):
+    def _add(
+        self,
+        method: str,
+        features: Callable[[], Tensor],
+        compat: Compatibility,
+        kernel: int,
+        normalization: int,
+        image_term: _ImageTerm | None,
+    ) -> None:
+        for name, kind, value in (
+            ("kernel", KernelType, kernel),
+            ("normalization", NormalizationType, normalization),
+        ):
             if value not in tuple(kind):
-                raise ValueError(f"{method}: {name} is {value!r}; must be one of {', '.join(k.name for k in kind)}")
+                names = ", ".join(member.name for member in kind)
+                raise ValueError(f"{method}: {name} is {value!r}; must be one of {names}")
         compatibility = _compatibility(method, compat, self._labels)
-        self._terms.append(_Term(features, compatibility, NormalizationType(normalization), image_term))
+        self._terms.append(
+            _Term(features, compatibility, NormalizationType(normalization), image_term)
+        )
 
     def inference(self, niter: int, /) -> np.ndarray:
-        """Q [nlabels, N] after `niter` >= 0 steps of mean field."""
+        """Q [nlabels, N] after `niter` >= 0 mean field steps."""
         if int(niter) < 0:
             raise ValueError(f"inference: niter is {niter}; must be >= 0")
         q = self._start()
@@ -123,16 +163,16 @@ class DenseCRF:
         return q.numpy()
 
     def startInference(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Q of step 0, and two arrays that `stepInference` takes for pydensecrf's sake."""
+        """Q of step 0, and two unused arrays, which pydensecrf's `stepInference` needs."""
         return self._start().numpy(), np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
 
     def stepInference(self, Q: np.ndarray, tmp1: np.ndarray, tmp2: np.ndarray, /) -> None:
-        """One step of mean field, in place on `Q`; the other two are not used."""
+        """One mean field step, in place on `Q`; the other two arrays are not used."""
         self._check_q("stepInference", Q)
         Q[...] = self._step(_planes(Q)).numpy()
 
     def klDivergence(self, Q: np.ndarray, /) -> float:
-        """KL(Q) of the module's description, short of the model's partition function, which nobody knows."""
+        """KL(Q) as in the module's docstring: without the model's unknown partition function."""
         self._check_q("klDivergence", Q)
         q = _planes(Q)
         energies = _planes(self._energies)
@@ -140,10 +180,11 @@ class DenseCRF:
             energies = energies + sum(term(q) for term in self._terms)
         q, energies = q.double(), energies.double()
         inner = q * (q.clamp(min=1e-20).log() + energies)
-        return float(inner.where(q > 0, 0.0).sum())  # an infinite energy costs nothing where Q is 0
+        return float(inner.where(q > 0, 0.0).sum())  # infinite energies count 0 where Q is 0
 
     def _start(self) -> Tensor:
-        return torch.softmax(-_planes(self._energies), 0)  # [L, N]: torch is slow along a short last dimension
+        # [L, N], since torch is slow along a short last dimension.
+        return torch.softmax(-_planes(self._energies), 0)
 
     def _step(self, q: Tensor) -> Tensor:
         score = -_planes(self._energies)
@@ -169,65 +210,97 @@ class DenseCRF2D(DenseCRF):
         self._width, self._height = int(w), int(h)
 
     def addPairwiseGaussian(
-        self, sxy, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+        self,
+        sxy: Sigmas,
+        compat: Compatibility,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the spatial term; `sxy`: standard deviation in pixels, or (along x, along y)."""
-        sxy = _sigmas("addPairwiseGaussian: sxy", sxy, 2)
-        self._add("addPairwiseGaussian", lambda: self._features(sxy), compat, kernel, normalization, _ImageTerm(sxy))
+        """Add the spatial term.
+
+        Args:
+            sxy: standard deviation in pixels, or (along x, along y).
+            compat, kernel, normalization: as for `addPairwiseEnergy`.
+        """
+        method = "addPairwiseGaussian"
+        term = _ImageTerm(_sigmas(f"{method}: sxy", sxy, 2))
+        self._add(method, lambda: self._features(term), compat, kernel, normalization, term)
 
     def addPairwiseBilateral(
-        self, sxy, srgb, rgbim: np.ndarray, compat, kernel: int = DIAG_KERNEL, normalization: int = NORMALIZE_SYMMETRIC
+        self,
+        sxy: Sigmas,
+        srgb: Sigmas,
+        rgbim: np.ndarray,
+        compat: Compatibility,
+        kernel: int = DIAG_KERNEL,
+        normalization: int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add the appearance term; `srgb`: standard deviation in levels, or three; `rgbim` [h, w, 3] uint8."""
+        """Add the appearance term.
+
+        Args:
+            sxy: standard deviation in pixels, or (along x, along y).
+            srgb: standard deviation in levels, or one for each of the three channels.
+            rgbim: [h, w, 3] uint8.
+            compat, kernel, normalization: as for `addPairwiseEnergy`.
+        """
         method = "addPairwiseBilateral"
-        sxy, srgb = _sigmas(f"{method}: sxy", sxy, 2), _sigmas(f"{method}: srgb", srgb, 3)
+        positions, levels = _sigmas(f"{method}: sxy", sxy, 2), _sigmas(f"{method}: srgb", srgb, 3)
         rgbim = np.asarray(rgbim)
         if rgbim.ndim != 3 or rgbim.shape[2] != 3:
             raise ValueError(
-                f"{method}: rgbim is {list(rgbim.shape)}; must be [h, w, 3]. For other images make features with "
-                "utils.create_pairwise_bilateral and add them by addPairwiseEnergy"
+                f"{method}: rgbim is {list(rgbim.shape)}; must be [h, w, 3]. For other images, "
+                "pass the features of utils.create_pairwise_bilateral to addPairwiseEnergy"
             )
         needed = (self._height, self._width, 3)
         if rgbim.shape != needed or rgbim.dtype != np.uint8:
-            raise ValueError(f"{method}: rgbim is {rgbim.dtype} {list(rgbim.shape)}; must be uint8 {list(needed)}")
+            raise ValueError(
+                f"{method}: rgbim is {rgbim.dtype} {list(rgbim.shape)}; "
+                f"must be uint8 {list(needed)}"
+            )
         image = torch.from_numpy(rgbim.transpose(2, 0, 1).copy())  # [3, h, w]
-        image_term = _ImageTerm(sxy, srgb, image)
-        self._add(method, lambda: self._features(sxy, srgb, image), compat, kernel, normalization, image_term)
+        term = _ImageTerm(positions, levels, image)
+        self._add(method, lambda: self._features(term), compat, kernel, normalization, term)
 
     def inference(self, niter: int, /) -> np.ndarray:
-        """Q [nlabels, N] after `niter` >= 0 steps of mean field; by `ops.dense_crf` where the model is its own."""
+        """Q [nlabels, N] after `niter` >= 0 mean field steps, by `ops.dense_crf` where possible."""
         parameters = self._dense_crf_parameters()
         if parameters is None or int(niter) < 0 or not np.isfinite(self._energies).all():
             return super().inference(niter)
         image, gaussian, bilateral = parameters
         unary = torch.from_numpy(self._energies).reshape(1, self._labels, self._height, self._width)
-        q = ops.dense_crf(image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter))
+        q = ops.dense_crf(
+            image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter)
+        )
         return q.reshape(self._labels, self._points).numpy()
 
     def _dense_crf_parameters(self) -> tuple | None:
-        """image, gaussian, bilateral of `ops.dense_crf`; None where that is another model."""
-        spatial = [t for t in self._terms if t.image_term and t.image_term.image is None]
-        appearance = [t for t in self._terms if t.image_term and t.image_term.image is not None]
-        if len(spatial) > 1 or len(appearance) > 1 or len(spatial) + len(appearance) < len(self._terms):
-            return None
+        """image, gaussian and bilateral for `ops.dense_crf`; None if that has another model."""
         if self._labels > MAX_LABELS or not all(t.is_symmetric_potts() for t in self._terms):
             return None
-        gaussian = bilateral = image = None
-        for term in spatial:
-            gaussian = (term.image_term.sxy, term.compatibility)
-        for term in appearance:
-            image = term.image_term.image[None]
-            bilateral = (term.image_term.sxy, term.image_term.srgb, term.compatibility)
+        gaussian: tuple | None = None
+        bilateral: tuple | None = None
+        image = None
+        for term in self._terms:
+            if term.image_term is None:
+                return None
+            if term.image_term.image is None and gaussian is None:
+                gaussian = (term.image_term.sxy, term.compatibility)
+            elif term.image_term.image is not None and bilateral is None:
+                image = term.image_term.image[None]
+                bilateral = (term.image_term.sxy, term.image_term.srgb, term.compatibility)
+            else:  # a second term of a kind
+                return None
         return image, gaussian, bilateral
 
-    def _features(self, sxy, srgb=(), image=None) -> Tensor:
-        levels = torch.empty(0, self._height, self._width) if image is None else image.float()
-        return pixel_features(self._height, self._width, sxy, levels, srgb)
+    def _features(self, term: _ImageTerm) -> Tensor:
+        height, width = self._height, self._width
+        levels = torch.empty(0, height, width) if term.image is None else term.image.float()
+        return pixel_features(height, width, term.sxy, levels, term.srgb)
 
 
 @dataclass(frozen=True)
 class _ImageTerm:
-    """What `ops.dense_crf` needs to know of a term."""
+    """A term over the pixels of an image, which `ops.dense_crf` may compute."""
 
     sxy: tuple[float, ...]
     srgb: tuple[float, ...] = ()
@@ -236,7 +309,7 @@ class _ImageTerm:
 
 @dataclass(frozen=True)
 class _Term:
-    """P = mu(F Q) for Q [L, N]; its lattice is built at the first use."""
+    """P = mu(F Q) for Q [L, N]; its lattice is built at first use."""
 
     features: Callable[[], Tensor]  # -> [N, d]
     compatibility: float | Tensor  # Potts w, diagonal [L] or symmetric matrix [L, L]
@@ -249,7 +322,7 @@ class _Term:
 
     @cached_property
     def _lattice(self) -> tuple[ops.PermutohedralLattice, Tensor | None, Tensor | None]:
-        """The lattice, and the factors [N] of what goes into its filter and of what comes out, None for 1."""
+        """The lattice, and the factors [N] before and after its filter, None for 1."""
         features = self.features()
         lattice = ops.PermutohedralLattice(features)
         if self.normalization == NO_NORMALIZATION:
@@ -258,35 +331,44 @@ class _Term:
         if self.normalization == NORMALIZE_SYMMETRIC:
             return lattice, total.rsqrt(), total.rsqrt()
         norm = total.reciprocal()
-        return (lattice, norm, None) if self.normalization == NORMALIZE_BEFORE else (lattice, None, norm)
+        if self.normalization == NORMALIZE_BEFORE:
+            return lattice, norm, None
+        return lattice, None, norm
 
     def __call__(self, q: Tensor) -> Tensor:
         lattice, before, after = self._lattice
-        message = lattice.filter((q if before is None else q * before).t()).t().contiguous()  # [L, N]
+        columns = (q if before is None else q * before).t()
+        message = lattice.filter(columns).t().contiguous()  # [L, N]
         if after is not None:
             message *= after
         if isinstance(self.compatibility, float):
             return -self.compatibility * message
-        return message * self.compatibility[:, None] if self.compatibility.dim() == 1 else self.compatibility @ message
+        if self.compatibility.dim() == 1:
+            return message * self.compatibility[:, None]
+        return self.compatibility @ message
 
 
-def _compatibility(method: str, compat, labels: int) -> float | Tensor:
-    if isinstance(compat, Number):
-        if not np.isfinite(compat):
+def _compatibility(method: str, compat: Compatibility, labels: int) -> float | Tensor:
+    if isinstance(compat, Real):
+        number = float(compat)
+        if not np.isfinite(number):
             raise ValueError(f"{method}: compat is {compat}; must be finite")
-        return float(compat)
-    compat = _float32(f"{method}: compat", compat, None)
-    if compat.shape not in ((labels,), (labels, labels)):
-        raise ValueError(f"{method}: compat is {list(compat.shape)}; must be a number, [{labels}] or [{labels}, {labels}]")
-    weights = torch.from_numpy(compat.copy())
+        return number
+    array = _float32(f"{method}: compat", compat, None)
+    if array.shape not in ((labels,), (labels, labels)):
+        raise ValueError(
+            f"{method}: compat is {list(array.shape)}; "
+            f"must be a number, [{labels}] or [{labels}, {labels}]"
+        )
+    weights = torch.from_numpy(array.copy())
     return weights if weights.dim() == 1 else (weights + weights.t()) / 2
 
 
-def _sigmas(name: str, value, count: int) -> tuple[float, ...]:
+def _sigmas(name: str, value: Sigmas, count: int) -> tuple[float, ...]:
     return check_sigmas(name, value.tolist() if isinstance(value, np.ndarray) else value, count)
 
 
-def _float32(name: str, value, dimensions: int | None) -> np.ndarray:
+def _float32(name: str, value: Any, dimensions: int | None) -> np.ndarray:
     value = np.asarray(value)
     if value.dtype != np.float32:
         raise ValueError(f"{name} is {value.dtype}; must be float32")
@@ -296,5 +378,5 @@ def _float32(name: str, value, dimensions: int | None) -> np.ndarray:
 
 
 def _planes(rows: np.ndarray) -> Tensor:
-    """[L, N] as torch, not copied if contiguous."""
+    """[L, N] as a tensor, not copied if contiguous."""
     return torch.from_numpy(np.ascontiguousarray(rows))

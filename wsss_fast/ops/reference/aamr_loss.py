@@ -5,47 +5,83 @@ from torch import Tensor
 
 from .nearest import resized
 
+__all__ = ["aamr_loss", "aamr_loss_grad"]
+
 
 def aamr_loss(
-    logits: Tensor, saliency: Tensor, response: Tensor, *, salient: float = 0.5, active: float = 0.2, overlap: float = 0.1,
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
     return_region: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The definition of `wsss_fast.ops.aamr_loss`: same arguments, float64-capable; NaN where that refuses the values."""
-    shown, region, wrong = _region(logits, saliency, response, salient, active, overlap)
-    odds = logits[:, 1:].logsumexp(1) - logits[:, 0]  # sigmoid of it is 1 - softmax(logits)[0]
-    each = torch.nn.functional.binary_cross_entropy_with_logits(odds, shown, reduction="none")
-    total = torch.where(region, each, 0.0).sum() / region.sum().clamp(min=1)
-    loss = total.masked_fill(wrong, torch.nan)
+    """The definition of `wsss_fast.ops.aamr_loss`: same arguments, any floating point dtype.
+
+    NaN for values of saliency or response that the op rejects.
+    """
+    target, region, wrong = _region(logits, saliency, response, salient, active, overlap)
+    odds = logits[:, 1:].logsumexp(1) - logits[:, 0]  # its sigmoid is 1 - softmax(logits)[0]
+    each = torch.nn.functional.binary_cross_entropy_with_logits(odds, target, reduction="none")
+    mean = torch.where(region, each, 0.0).sum() / region.sum().clamp(min=1)
+    loss = mean.masked_fill(wrong, torch.nan)
     return (loss, region) if return_region else loss
 
 
 def aamr_loss_grad(
-    logits: Tensor, saliency: Tensor, response: Tensor, *, salient: float = 0.5, active: float = 0.2, overlap: float = 0.1,
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    *,
+    salient: float = 0.5,
+    active: float = 0.2,
+    overlap: float = 0.1,
 ) -> Tensor:
-    """d loss / d logits in closed form: an op's default kernel runs below autograd, so it cannot ask autograd for this."""
-    shown, region, _ = _region(logits, saliency, response, salient, active, overlap)
+    """d loss / d logits in closed form: an op's default kernel runs below autograd."""
+    target, region, _ = _region(logits, saliency, response, salient, active, overlap)
     foreground = logits[:, 1:]
-    pull = (foreground.logsumexp(1) - logits[:, 0]).sigmoid() - shown  # d loss of a pixel / d odds
-    grad = torch.cat([-pull[:, None], pull[:, None] * foreground.softmax(1)], 1) / region.sum().clamp(min=1)
+    # d loss of a pixel / d odds
+    slope = (foreground.logsumexp(1) - logits[:, 0]).sigmoid() - target
+    grad = torch.cat(
+        [-slope[:, None], slope[:, None] * foreground.softmax(1)], 1
+    ) / region.sum().clamp(min=1)
     return torch.where(region[:, None], grad, 0.0)
 
 
-def _region(logits, saliency, response, salient, active, overlap) -> tuple[Tensor, Tensor, Tensor]:
-    """The saliency at the logits' size, where the loss is taken, both [B, h, w], and whether a value is wrong."""
-    shown, answer = resized(saliency, logits), resized(response.amax(1) if response.dim() == 4 else response, logits)
-    wrong = ~((shown >= 0) & (shown <= 1) & ~answer.isnan()).all()
-    is_salient, is_active = shown >= salient, answer >= active
+def _region(
+    logits: Tensor,
+    saliency: Tensor,
+    response: Tensor,
+    salient: float,
+    active: float,
+    overlap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The target, the region of the loss, both [B, h, w], and whether a value is out of range.
+
+    The target is the saliency at the logits' size.
+    """
+    target = resized(saliency, logits)
+    largest = resized(response.amax(1) if response.dim() == 4 else response, logits)
+    wrong = ~((target >= 0) & (target <= 1) & ~largest.isnan()).all()
+    is_salient, is_active = target >= salient, largest >= active
     names, area = _regions(is_salient).unique(return_inverse=True, return_counts=True)[1:]
-    share = torch.zeros_like(area).index_add_(0, names.flatten(), is_active.flatten().to(area.dtype)).double() / area
-    return shown, torch.where(is_salient, (share >= overlap)[names], ~is_active), wrong
+    active_pixels = torch.zeros_like(area).index_add_(
+        0, names.flatten(), is_active.flatten().to(area.dtype)
+    )
+    share = active_pixels.double() / area
+    return target, torch.where(is_salient, (share >= overlap)[names], ~is_active), wrong
 
 
 def _regions(mask: Tensor) -> Tensor:
-    """8-connected regions of a mask [B, h, w], each by its highest pixel number from 1 on; 0 outside.
+    """The 8-connected regions of a mask [B, h, w], numbered by their highest pixel; 0 outside.
 
-    Every pixel takes the highest number around it, until none changes.
+    Pixels are numbered from 1 on. Every pixel takes the highest number among its neighbours, until
+    none changes.
     """
-    names = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float64).view(mask.shape) * mask
+    numbers = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float64)
+    names = numbers.view(mask.shape) * mask
     while True:
         spread = torch.nn.functional.max_pool2d(names, 3, stride=1, padding=1) * mask
         if torch.equal(spread, names):

@@ -5,17 +5,25 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["lattice_filter", "permutohedral_filter", "permutohedral_lattice"]
+
 Lattice = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
-    """The lattice that filters N points: row, weight, entry, first, next, previous of `ops.lattice`, in that order.
+    """The lattice of N points: row, weight, entry, first, next, previous, as in `ops.lattice`.
 
-    `features` [N, d], any floating dtype, already divided by the standard deviations. Only vertices that a point
-    touches exist, numbered by their coordinates; `weight` has the features' dtype.
+    Only vertices of simplices that hold a point exist; they are numbered by their coordinates.
 
-    pydensecrf fills its last block of four points with zero features, and these create vertices; vertices decide
-    where the blur can pass, so for equal numbers the origin's vertices exist here too when 4 does not divide N.
+    pydensecrf fills its last block of four points with zero features, which create vertices too.
+    Vertices decide where the blur can pass, so for equal results the origin's vertices exist here
+    as well when 4 does not divide N.
+
+    Args:
+        features: [N, d], any floating point dtype, divided by the standard deviations.
+
+    Returns:
+        The tensors described in `ops.lattice`; `weight` has the features' dtype.
     """
     points, d = features.shape
     if points % 4:
@@ -25,7 +33,9 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     remainder = torch.arange(d + 1, device=features.device)
     wraps = rank[:, None, :d] > d - remainder[:, None]  # [N, d+1, d]
     a = quotient[:, None, :d] - wraps.long()
-    corners = torch.cat([a, remainder.expand(len(features), d + 1)[..., None]], -1).reshape(-1, d + 1)
+    corners = torch.cat([a, remainder.expand(len(features), d + 1)[..., None]], -1).reshape(
+        -1, d + 1
+    )
     table = _RowTable(corners)
     vertices = corners.new_zeros(table.count, d + 1)  # [M, d+1]
     vertices[table.number] = corners
@@ -33,9 +43,12 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     here = torch.arange(table.count, device=features.device, dtype=torch.int32)
     next_ = here.new_full((d + 1, table.count), -1)
     previous = next_.clone()
-    # One step along direction j: -1 on every coordinate, then +(d+1) on coordinate j (none for the last).
+    # One step along direction j: -1 on every coordinate, then +(d+1) on coordinate j (the last
+    # direction has none).
     wrapped = vertices[:, d] == 0
-    step = torch.cat([-wrapped.long()[:, None].expand(-1, d), torch.where(wrapped, d, -1)[:, None]], 1)
+    step = torch.cat(
+        [-wrapped.long()[:, None].expand(-1, d), torch.where(wrapped, d, -1)[:, None]], 1
+    )
     for j in range(d + 1):
         target = vertices + step
         if j < d:
@@ -53,11 +66,19 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
 
 
 def lattice_filter(
-    row: Tensor, weight: Tensor, entry: Tensor, first: Tensor, next: Tensor, previous: Tensor, values: Tensor, reverse: bool
+    row: Tensor,
+    weight: Tensor,
+    entry: Tensor,
+    first: Tensor,
+    next: Tensor,
+    previous: Tensor,
+    values: Tensor,
+    reverse: bool,
 ) -> Tensor:
-    """Splat `values` [N, c] on the lattice, blur along its directions 0..d (d..0 if `reverse`), slice: [N, c].
+    """Splat `values` [N, c] onto the lattice, blur along its directions, slice: [N, c].
 
-    Computes in the dtype of `values` and is differentiable in them.
+    The directions are 0..d, or d..0 if `reverse`. Computes in the dtype of `values` and is
+    differentiable in them.
     """
     d = row.shape[1] - 1
     count = first.numel() - 1
@@ -66,10 +87,10 @@ def lattice_filter(
     for r in range(d + 1):
         lattice = lattice.index_add(0, row[:, r], values * weight[:, r, None])
     # A missing neighbour, -1, is the row of zeros after the M vertices.
-    nothing = values.new_zeros(1, values.shape[1])
+    zeros = values.new_zeros(1, values.shape[1])
     directions = range(d, -1, -1) if reverse else range(d + 1)
     for j in directions:
-        padded = torch.cat([lattice, nothing])  # [M+1, c]
+        padded = torch.cat([lattice, zeros])  # [M+1, c]
         ahead, behind = (torch.where(n[j] < 0, count, n[j]) for n in (next, previous))
         lattice = lattice + 0.5 * (padded.index_select(0, ahead) + padded.index_select(0, behind))
     out = torch.zeros_like(values)
@@ -79,19 +100,21 @@ def lattice_filter(
 
 
 def permutohedral_filter(features: Tensor, values: Tensor) -> Tensor:
-    """The definition of `wsss_fast.ops.permutohedral_filter`: same arguments, no checks, any floating dtypes."""
+    """The definition of `wsss_fast.ops.permutohedral_filter`: same arguments, without checks."""
     return lattice_filter(*permutohedral_lattice(features), values, False)
 
 
 class _RowTable:
-    """Numbers the different rows of an integer matrix; finds the number of other rows.
+    """Numbers the distinct rows of an integer matrix, and looks rows up.
 
-    Coordinates are packed into one int64; before a coordinate that does not fit, what is packed so far is replaced by
-    its number among the different prefixes, so that any count of coordinates goes.
+    The coordinates of a row are packed into one int64 key. Before a coordinate that no longer fits,
+    the key so far is replaced by its number among the distinct keys, so that rows may have any
+    number of coordinates.
     """
 
     def __init__(self, rows: Tensor):
-        self.columns = []  # per column: lowest value, number of values, prefixes numbered before it (or None)
+        # For each column: lowest value, number of values, distinct keys replaced before it or None.
+        self.columns: list[tuple[int, int, Tensor | None]] = []
         key = rows.new_zeros(len(rows))
         size = 1
         for column in rows.unbind(1):
@@ -107,7 +130,7 @@ class _RowTable:
         self.count = len(self.keys)
 
     def find(self, rows: Tensor) -> Tensor:
-        """The number of each row, int32, -1 where it is not in the table."""
+        """The number of each row, int32; -1 for rows that are not in the table."""
         key = rows.new_zeros(len(rows))
         known = torch.ones_like(key, dtype=torch.bool)
         for column, (low, extent, prefixes) in zip(rows.unbind(1), self.columns, strict=True):
@@ -121,7 +144,7 @@ class _RowTable:
 
     @staticmethod
     def _place(ascending: Tensor, key: Tensor, known: Tensor) -> Tensor:
-        """Positions of `key` in `ascending`; `known` becomes False where it is not there."""
+        """Positions of `key` in `ascending`; `known` becomes False where it is missing."""
         place = torch.searchsorted(ascending, key).clamp_(max=max(len(ascending) - 1, 0))
         if len(ascending):
             known &= ascending[place] == key
@@ -129,9 +152,13 @@ class _RowTable:
 
 
 def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per point: the remainder-0 vertex divided by d+1, the rank of each coordinate, barycentric weights (page 5)."""
+    """The remainder-0 vertex divided by d+1, the coordinates' ranks and the barycentric weights.
+
+    One row for each point; page 5 of Adams, Baek and Davis 2010.
+    """
     points, d = features.shape
-    # Rounded where pydensecrf rounds: 8-bit images often lie on a simplex boundary, where one ulp picks the vertices.
+    # Rounded where pydensecrf rounds: pixels of 8-bit images often lie on a simplex boundary, where
+    # one unit in the last place decides between vertices.
     deviation = features.new_tensor(math.sqrt(2.0 / 3.0) * (d + 1)).item()
     scale = [deviation * (1.0 / math.sqrt((i + 1) * (i + 2))) for i in range(d)]
     scaled = features * features.new_tensor(scale)  # [N, d]
@@ -150,7 +177,7 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             below = (delta[:, i] < delta[:, j]).long()
             rank[:, i] += below
             rank[:, j] += 1 - below
-    # Rounding may leave the plane sum(x) = 0; move the coordinates that were rounded the furthest.
+    # Rounding may leave the plane sum(x) = 0; move the coordinates that were rounded furthest.
     rank = rank + excess[:, None]
     quotient = rounded.long() + (rank < 0).long() - (rank > d).long()
     rank = rank % (d + 1)

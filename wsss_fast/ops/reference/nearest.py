@@ -1,11 +1,14 @@
-"""Maps at the logits' size, for the losses that compare the two."""
+"""Nearest resizing of maps to the logits' size, for the losses that compare the two."""
 
 import torch
 from torch import Tensor
 
 
 def resized(maps: Tensor, logits: Tensor) -> Tensor:
-    """[B, h, w] of the logits' size and dtype from [B, 1, H, W] or [B, H, W]: PyTorch's nearest, indices rounded down."""
+    """Maps [B, 1, H, W] or [B, H, W] -> [B, h, w] of the logits' size and dtype.
+
+    PyTorch's nearest, which rounds indices down.
+    """
     planes = maps.reshape(logits.shape[0], *maps.shape[-2:]).to(logits.dtype)
     if not logits.numel():
         return planes.new_empty(logits.shape[0], *logits.shape[2:])

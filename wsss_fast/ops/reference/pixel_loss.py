@@ -3,45 +3,65 @@
 import torch
 from torch import Tensor
 
+__all__ = ["pixel_bce", "pixel_bce_grad", "pixel_cross_entropy", "pixel_cross_entropy_grad"]
+
 
 def nearest(labels: Tensor, height: int, width: int) -> Tensor:
-    """Nearest resize of [..., H, W] as Pillow does it: the pixel under the centre of each new cell."""
+    """Nearest resizing of [..., H, W] as in Pillow: the pixel under the centre of each new cell."""
     rows, columns = (
-        ((torch.arange(new, device=labels.device, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1)
+        ((torch.arange(new, device=labels.device, dtype=torch.float64) + 0.5) * (old / new))
+        .long()
+        .clamp_(max=old - 1)
         for old, new in zip(labels.shape[-2:], (height, width), strict=True)
     )
     return labels[..., rows[:, None], columns]
 
 
 def pixel_cross_entropy(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
-    """The definition of `wsss_fast.ops.pixel_cross_entropy`: same arguments, no checks, float64-capable."""
+    """The definition of `wsss_fast.ops.pixel_cross_entropy`: same arguments, without checks."""
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
     return -(weight * (target * logits.log_softmax(1)).sum(1)).sum()
 
 
 def pixel_cross_entropy_grad(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
-    """d loss / d logits in closed form: weight * (softmax - target), taken back through the upsampling where there was one.
+    """d loss / d logits in closed form: weight * (softmax - target), through the upsampling if any.
 
-    An op's default kernel runs below autograd, so it cannot ask autograd for this.
+    An op's default kernel runs below autograd.
     """
     size = logits.shape
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
-    return _taken_back(weight[:, None] * (logits.softmax(1) - target), size)
+    return _resize_backward(weight[:, None] * (logits.softmax(1) - target), size)
 
 
 def pixel_bce(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
-    resize: str = "labels", present: Tensor | None = None,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
+    resize: str = "labels",
+    present: Tensor | None = None,
 ) -> Tensor:
-    """The definition of `wsss_fast.ops.pixel_bce`: same arguments, no checks, float64-capable."""
+    """The definition of `wsss_fast.ops.pixel_bce`: same arguments, without checks."""
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -50,28 +70,40 @@ def pixel_bce(
 
 
 def pixel_bce_grad(
-    logits: Tensor, labels: Tensor, *, smoothing: float = 0.0, balance: bool = False, ignore_index: int = 255,
-    resize: str = "labels", present: Tensor | None = None,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smoothing: float = 0.0,
+    balance: bool = False,
+    ignore_index: int = 255,
+    resize: str = "labels",
+    present: Tensor | None = None,
 ) -> Tensor:
-    """d loss / d logits in closed form: weight * (sigmoid - target) / number of classes that count."""
+    """d loss / d logits in closed form: weight * (sigmoid - target) / number of counted classes."""
     size = logits.shape
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
     counts = _class_shares(logits, present)
-    return _taken_back(weight[:, None] * counts * (logits.sigmoid() - target).masked_fill(counts == 0, 0.0), size)
+    return _resize_backward(
+        weight[:, None] * counts * (logits.sigmoid() - target).masked_fill(counts == 0, 0.0), size
+    )
 
 
 def _class_shares(logits: Tensor, present: Tensor | None) -> Tensor:
-    """[B, K, 1, 1]: each class' share of a pixel's loss, 0 for those that do not count."""
-    counted = logits.new_ones(logits.shape[:2]) if present is None else (present != 0).to(logits.dtype)
+    """Each class's share of a pixel's loss [B, K, 1, 1], 0 for classes that do not count."""
+    counted = (
+        logits.new_ones(logits.shape[:2]) if present is None else (present != 0).to(logits.dtype)
+    )
     return (counted / counted.sum(1, keepdim=True).clamp(min=1))[..., None, None]
 
 
-def _taken_back(grad: Tensor, size: torch.Size) -> Tensor:
-    """Through the upsampling, where there was one."""
+def _resize_backward(grad: Tensor, size: torch.Size) -> Tensor:
+    """The gradient for logits of `size`, through the upsampling if there was one."""
     if grad.shape == size:
         return grad
-    return torch.ops.aten.upsample_bilinear2d_backward(grad, list(grad.shape[-2:]), list(size), False)
+    return torch.ops.aten.upsample_bilinear2d_backward(
+        grad, list(grad.shape[-2:]), list(size), False
+    )
 
 
 def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Tensor]:
@@ -79,18 +111,23 @@ def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Ten
         return logits, labels
     if resize == "labels":
         return logits, nearest(labels, *logits.shape[-2:])
-    return torch.nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False), labels
+    size = labels.shape[-2:]
+    logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return logits, labels
 
 
 def _target_and_weight(
     labels: Tensor, logits: Tensor, smoothing: float, balance: bool, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """Smoothed labels [B, K, h, w], which sum to 1 over K, and each pixel's share of the loss [B, h, w]."""
+    """Smoothed labels [B, K, h, w], which sum to 1 over K, and pixels' weights [B, h, w]."""
     num_labels = logits.shape[1]
+    labels = labels.long()  # or torch would wrap an `ignore_index` above 255 for uint8 labels
     known = labels != ignore_index
-    own = labels.long().masked_fill(~known, 0)[:, None]
+    own = labels.masked_fill(~known, 0)[:, None]
     others = smoothing / (num_labels - 1) if num_labels > 1 else 0.0
-    target = torch.full_like(logits, others).scatter_(1, own, 1.0 - smoothing if num_labels > 1 else 1.0)
+    target = torch.full_like(logits, others).scatter_(
+        1, own, 1.0 - smoothing if num_labels > 1 else 1.0
+    )
     if not balance:
         return target, _share(known, logits.dtype)
     background, foreground = known & (labels == 0), known & (labels != 0)

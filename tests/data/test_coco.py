@@ -1,0 +1,265 @@
+"""The COCO14 layout: what is read from it, and one line that names the file for every error."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from layouts import COCO_CATEGORIES, COCO_LABELS, coco_id, make_coco, masked, tagged
+
+from wsss_fast import InputError, cli, data
+from wsss_fast.data import write_labels
+
+INSTANCES = "annotations/instances_train2014.json"
+
+
+@pytest.fixture(scope="module")
+def coco_root(tmp_path_factory):
+    return make_coco(tmp_path_factory.mktemp("layouts") / "coco14")
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return make_coco(tmp_path / "coco14")
+
+
+def test_categories_of_the_helper_are_cocos():
+    assert len(COCO_CATEGORIES) == 80 and COCO_CATEGORIES[-1] == (90, "toothbrush")
+    assert dict(COCO_CATEGORIES)[44] == "bottle" and dict(COCO_CATEGORIES)[62] == "chair"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_coco_layout(coco_root, split):
+    loaded = data.load(coco_root, split=split).check_masks()
+    images = COCO_LABELS[split]
+    assert loaded.ids == tuple(coco_id(n, split) for n in sorted(images)) and loaded.split == split
+    assert loaded.classes == tuple(name for _, name in COCO_CATEGORIES)
+    assert loaded.tags.shape == (len(images), 80) and loaded.tags.dtype == np.uint8
+    assert len(loaded.masks) == len(loaded.saliencies) == len(images)
+    for number, labels in images.items():
+        id = coco_id(number, split)
+        # Labels are 1..80, though the category ids have gaps.
+        assert tagged(loaded, id) == masked(loaded, id) == sorted(labels)
+        assert loaded.image(id).shape == (*loaded.size(id), 3)  # also of the gray image
+        assert loaded.saliency(id).shape == loaded.size(id)
+
+
+def test_coco_images_below_jpegimages(coco):
+    (coco / "JPEGImages").mkdir()
+    (coco / "masks").rename(coco / "SegmentationClass")
+    for folder in ("train2014", "val2014"):
+        (coco / folder).rename(coco / "JPEGImages" / folder)
+    for path in (coco / "annotations").iterdir():
+        path.rename(coco / path.name)
+    loaded = data.load(coco)
+    assert len(loaded.check_masks()) == 8
+    assert loaded.images[loaded.ids[0]].parent == coco / "JPEGImages" / "train2014"
+
+
+def test_coco_masks_named_by_number(coco):
+    masks = coco / "masks/train2014"
+    for number in COCO_LABELS["train"]:
+        (masks / f"{coco_id(number)}.png").rename(masks / f"{number:012d}.png")
+    loaded = data.load(coco)
+    assert len(loaded.masks) == 8 and masked(loaded, coco_id(25)) == [24]
+    assert data.load(coco, split="val").masks.keys() == set(data.load(coco, split="val").ids)
+    # In a folder of both splits, a number does not tell the split: such masks are not used.
+    for path in masks.iterdir():
+        path.rename(coco / "masks" / path.name)
+    masks.rmdir()
+    assert not data.load(coco).masks
+
+
+def test_coco_id_lists(coco_root, tmp_path):
+    """Entries are numbers, padded numbers, file names or paths, in the list's order."""
+    listed = tmp_path / "train14.txt"
+    listed.write_text(
+        f"\n36\n000000000009\n  \n{coco_id(25)}\ntrain2014/{coco_id(61)}.jpg masks/x.png\n\n"
+    )
+    expected = tuple(coco_id(n) for n in (36, 9, 25, 61))
+    loaded = data.load(coco_root, ids=listed)
+    assert loaded.ids == expected and tagged(loaded, coco_id(25)) == [24]
+    assert loaded.split == f"train: {listed}"  # part of the fingerprint
+    assert data.load(coco_root, ids=[36, 9, "25", "61"]).ids == expected
+    assert data.load(coco_root, split="val", ids=["42"]).ids == (coco_id(42, "val"),)
+
+
+WRONG_LISTS = [
+    (
+        "9\n\n000000000009\n",
+        r"list\.txt, line 3: id '9' is listed more than once, first at .*list\.txt, line 1",
+    ),
+    (
+        "9\n42\n",
+        r"list\.txt, line 2: image 42 is not in .*\.json; does it belong to the other split",
+    ),
+    (
+        f"{coco_id(42, 'val')}\n",
+        r"list\.txt, line 1: '\w+_000000000042' belongs to val2014, but .* is train2014's",
+    ),
+    ("2007_000032\n", r"list\.txt, line 1: '2007_000032' is not a COCO14 image"),
+    (" \n\n", r"list\.txt: the id list is empty"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_LISTS)
+def test_wrong_coco_id_lists(coco_root, tmp_path, text, message):
+    path = tmp_path / "list.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        data.load(coco_root, ids=path)
+
+
+def edit(root, change):
+    path = root / INSTANCES
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def damage_no_categories(root):
+    edit(root, lambda c: c.pop("categories"))
+
+
+def damage_empty_categories(root):
+    edit(root, lambda c: c.update(categories=[]))
+
+
+def damage_no_images(root):
+    edit(root, lambda c: c.pop("images"))
+
+
+def damage_truncated(root):
+    path = root / INSTANCES
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def damage_empty_file(root):
+    (root / INSTANCES).write_bytes(b"")
+
+
+def damage_binary(root):
+    (root / INSTANCES).write_bytes(b"\x89PNG\xff\xfe")
+
+
+def damage_a_list(root):
+    (root / INSTANCES).write_text("[1, 2]")
+
+
+def damage_missing_json(root):
+    (root / INSTANCES).unlink()
+
+
+def damage_unknown_category(root):
+    edit(root, lambda c: c["annotations"][0].update(category_id=91))
+
+
+def damage_unknown_image(root):
+    edit(root, lambda c: c["annotations"][0].update(image_id=77))
+
+
+def damage_two_categories(root):
+    edit(root, lambda c: c["categories"][0].update(id=c["categories"][1]["id"]))
+
+
+def damage_repeated_image(root):
+    edit(root, lambda c: c["images"].append(c["images"][0]))
+
+
+def damage_text_for_a_number(root):
+    edit(root, lambda c: c["annotations"][2].update(category_id="17"))
+
+
+def damage_escaping_name(root):
+    edit(
+        root, lambda c: c["images"][1].update(file_name="../val2014/COCO_val2014_000000000042.jpg")
+    )
+
+
+def damage_missing_photo(root):
+    (root / "train2014" / f"{coco_id(25)}.jpg").unlink()
+
+
+def damage_broken_photo(root):
+    path = root / "train2014" / f"{coco_id(25)}.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+COCO_DAMAGE = [  # (damage, message after the name of the instances file)
+    (damage_no_categories, r": has no categories; expected COCO's instances JSON"),
+    (damage_empty_categories, r": has no categories"),
+    (damage_no_images, r": has no images"),
+    (damage_truncated, r": not a valid JSON file, perhaps truncated"),
+    (damage_empty_file, r": not a valid JSON file"),
+    (damage_binary, r": not a readable UTF-8 text"),
+    (damage_a_list, r": has no images"),
+    (damage_missing_json, r": no such file; image tags are read from it"),
+    (
+        damage_unknown_category,
+        r": annotation \d+ refers to category 91, which is not in the file",
+    ),
+    (damage_unknown_image, r": annotation \d+ refers to image 77, which is not in the file"),
+    (damage_two_categories, r": two categories have the same id"),
+    (damage_repeated_image, r": image 64 is listed more than once"),
+    (damage_text_for_a_number, r": annotations\[2\] needs 'category_id' \(int\)"),
+    (damage_escaping_name, r": image 61 has file name '\.\./val2014/"),
+]
+PHOTO_DAMAGE = [
+    (damage_missing_photo, r": no such image \(1 of the 8 listed by .*json are missing\)"),
+    (damage_broken_photo, r": truncated JPEG"),
+]
+DAMAGE = [(d, rf"instances_train2014\.json{message}") for d, message in COCO_DAMAGE]
+DAMAGE += [(d, rf"COCO_train2014_000000000025\.jpg{message}") for d, message in PHOTO_DAMAGE]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=[d.__name__ for d, _ in DAMAGE])
+def test_damage_is_reported_in_one_line_and_nothing_is_written(
+    coco, tmp_path, capfd, damage, message
+):
+    damage(coco)
+    out = tmp_path / "run"
+    code = cli.run(
+        ["cam", "train", "--data", str(coco), "--out", str(out), "--backbone", "small", "--strict"]
+    )
+    err = capfd.readouterr().err
+    assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_coco_splits(coco, tmp_path):
+    with pytest.raises(
+        InputError,
+        match="has COCO14's layout, whose splits are train and val; got split 'train_aug'",
+    ):
+        data.load(coco, split="train_aug")
+    (coco / "val2014").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="has no folder val2014 for split 'val'"):
+        data.load(coco, split="val")
+
+
+def test_every_reader_reports_a_mask_larger_than_its_image(coco, tmp_path, capfd):
+    loaded, id = data.load(coco), coco_id(30)
+    height, width = loaded.size(id)
+    write_labels(coco / "masks/train2014" / f"{id}.png", np.zeros((height + 4, width)))
+    message = (
+        rf"{id}\.png: is \({height + 4}, {width}\), "
+        rf"but its image .*{id}\.jpg is \({height}, {width}\)"
+    )
+    with pytest.raises(InputError, match=message):
+        loaded.check_masks()
+    for other in loaded.ids:
+        size = loaded.size(other) if other != id else (height + 4, width)
+        write_labels(tmp_path / "predictions" / f"{other}.png", np.zeros(size))
+    code = cli.run(["eval", "--data", str(coco), "--predictions", str(tmp_path / "predictions")])
+    err = capfd.readouterr().err
+    assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1
+
+
+def test_label_81_is_not_a_coco_class(coco):
+    path = coco / "masks/train2014" / f"{coco_id(9)}.png"
+    mask = np.full(data.load(coco).size(coco_id(9)), 81)
+    write_labels(path, mask)
+    with pytest.raises(
+        InputError, match=r"000000000009\.png: label 81 is impossible; allowed are 0\.\.80 and 255"
+    ):
+        data.load(coco).check_masks()

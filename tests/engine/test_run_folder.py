@@ -1,0 +1,110 @@
+"""The run folder: finished and interrupted stages, provenance, records, config.json."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from wsss_fast import InputError, cam
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.run_folder import provenance, read_records, record, stage, write_config
+from wsss_fast.engine.schedules import Constant, Poly
+
+
+def test_finished_stage_is_skipped_and_other_arguments_raise(tmp_path):
+    calls = []
+
+    def work():
+        calls.append(1)
+        return {"loss": 0.5}
+
+    first = stage(tmp_path, "cam", {"lr": 0.1, "epochs": 5}, work)
+    again = stage(tmp_path, "cam", {"lr": 0.1, "epochs": 5}, work)
+    assert first == again and first["loss"] == 0.5 and len(calls) == 1
+    with pytest.raises(
+        InputError, match=r"cam: finished or started with other arguments \(lr was 0.1, now 0.2\)"
+    ):
+        stage(tmp_path, "cam", {"lr": 0.2, "epochs": 5}, work)
+
+
+def test_stage_with_another_schedule_raises(tmp_path):
+    def run(schedule):
+        recipe = dataclasses.replace(cam.Recipe(), schedule=schedule)
+        return stage(tmp_path, "cam", {"recipe": recipe}, dict)
+
+    run(Poly())
+    run(Poly(power=0.9))
+    with pytest.raises(InputError, match=r"\(recipe\.schedule\.power was 0\.9, now 1\.0\)"):
+        run(Poly(power=1.0))
+    with pytest.raises(
+        InputError,
+        match=r"recipe\.schedule\.class was 'wsss_fast\.engine\.schedules\.Poly', now '.*Constant'",
+    ):
+        run(Constant())
+
+
+def test_stage_of_the_version_before_raises(tmp_path):
+    """It had no format, and wrote the same name for every schedule."""
+    arguments = {"recipe": {"schedule": "poly.<locals>.factor"}}
+    write_json(tmp_path / "cam/done.json", {"arguments": arguments, "notes": {}})
+    with pytest.raises(
+        InputError,
+        match=r"cam: written by another version of wsss-fast \(run-folder format 1, this version "
+        r"has 2\); use another --out, or remove that folder",
+    ):
+        stage(tmp_path, "cam", arguments, dict)
+
+
+def test_interrupted_stage_resumes_with_the_same_arguments_only(tmp_path):
+    def interrupted():
+        (tmp_path / "cam/first.npz").write_bytes(b"a result")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, "cam", {"lr": 0.1}, interrupted)
+    with pytest.raises(InputError, match="lr was 0.1, now 0.3"):
+        stage(tmp_path, "cam", {"lr": 0.3}, dict)
+    (tmp_path / "cam/.a.123.tmp.npz").write_bytes(b"half")
+    assert "seconds" in stage(tmp_path, "cam", {"lr": 0.1}, dict)
+    assert {p.name for p in (tmp_path / "cam").iterdir()} == {"done.json", "first.npz"}
+
+
+def test_stage_without_results_may_be_repeated_with_other_arguments(tmp_path):
+    def fails():
+        raise InputError("epochs")
+
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="epochs"):
+        stage(out, "cam", {"epochs": 0}, fails)
+    assert not out.exists()
+    # As a killed process leaves it.
+    write_json(out / "cam/begun.json", {"arguments": {"epochs": 0}})
+    stage(out, "cam", {"epochs": 1}, dict)
+    assert (out / "cam/done.json").exists()
+
+
+def test_provenance_depends_on_the_arguments_of_the_stage(tmp_path):
+    stage(tmp_path, "cam", {"lr": 0.1}, dict)
+    stage(tmp_path, "other", {"lr": 0.2}, dict)
+    stage(tmp_path / "elsewhere", "cam", {"lr": 0.1}, dict)
+    own = provenance(tmp_path / "cam")
+    assert own == provenance(tmp_path / "elsewhere/cam") != provenance(tmp_path / "other")
+    assert provenance(tmp_path / "no") == str((tmp_path / "no").resolve())
+
+
+def test_records_keep_their_order_and_are_replaced(tmp_path):
+    record(tmp_path, "cam", {"miou": 0.4})
+    record(tmp_path, "amn", {"miou": 0.5})
+    record(tmp_path, "cam", {"miou": 0.45})
+    assert list(read_records(tmp_path).items()) == [("cam", {"miou": 0.45}), ("amn", {"miou": 0.5})]
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(InputError, match=r"metrics\.json: not a metrics file"):
+        read_records(tmp_path)
+
+
+def test_config_has_the_command_its_arguments_and_versions(tmp_path):
+    write_config(tmp_path, "amn run", {"seed": 3})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["command"] == "amn run" and config["arguments"] == {"seed": 3}
+    assert config["format"] == 2 and config["versions"]["torch"] == torch.__version__

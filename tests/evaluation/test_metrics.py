@@ -1,0 +1,75 @@
+"""Metrics against counting by hand."""
+
+import numpy as np
+import pytest
+from counting import miou_by_hand
+
+from wsss_fast import InputError, evaluate
+from wsss_fast.data import write_labels
+from wsss_fast.evaluation.metrics import (
+    average_precision,
+    confusion_matrix,
+    evaluate_seeds,
+    metrics_of,
+)
+
+
+def write_all(folder, shapes, label_of):
+    for id in shapes.ids:
+        write_labels(folder / f"{id}.png", label_of(id))
+    return folder
+
+
+def test_perfect_and_random_predictions(shapes, tmp_path):
+    def right(id):
+        return np.where(shapes.mask(id) == 255, 0, shapes.mask(id))
+
+    perfect = evaluate(write_all(tmp_path / "p", shapes, right), shapes)
+    assert perfect.miou == 1.0 and perfect.images == 24
+    rng = np.random.default_rng(0)
+    random = {i: rng.integers(0, 9, shapes.size(i)).astype(np.uint8) for i in shapes.ids}
+    metrics = evaluate(write_all(tmp_path / "r", shapes, random.get), shapes)
+    pairs = [(shapes.mask(i), random[i]) for i in shapes.ids]
+    assert metrics.miou == pytest.approx(miou_by_hand(pairs, 9))
+    assert metrics.confusion.sum() == sum((shapes.mask(i) != 255).sum() for i in shapes.ids)
+
+
+def test_absent_classes_are_left_out_but_wrongly_predicted_ones_count():
+    truth, prediction = np.array([[0, 0, 1, 255]]), np.array([[0, 2, 1, 1]])
+    metrics = metrics_of(confusion_matrix(truth, prediction, 4), ("a", "b", "c"), 1)
+    assert metrics.miou == pytest.approx(np.mean([0.5, 1.0, 0.0])) and np.isnan(metrics.iou["c"])
+    assert metrics.precision["background"] == 1.0 and metrics.recall["background"] == 0.5
+
+
+def test_bad_predictions_are_reported(shapes, tmp_path):
+    folder = write_all(tmp_path, shapes, lambda i: np.zeros(shapes.size(i), np.uint8))
+    path = folder / f"{shapes.ids[3]}.png"
+    for labels, message in (
+        (np.zeros((64, 63)), "is .64, 63., but its mask"),
+        (np.full((64, 64), 255), "has pixels of 255"),
+        (np.full((64, 64), 9), "label 9 is impossible"),
+    ):
+        write_labels(path, labels)
+        with pytest.raises(InputError, match=f"{path.name}: {message}"):
+            evaluate(folder, shapes)
+    path.unlink()
+    with pytest.raises(InputError, match=f"has no PNG for 1 of 24 ids, first '{shapes.ids[3]}'"):
+        evaluate(folder, shapes)
+
+
+def test_seed_quality(shapes, tmp_path):
+    def half(id):
+        seed = np.where(shapes.mask(id) == 255, 0, shapes.mask(id))
+        seed[:, 32:] = 255
+        return seed
+
+    quality = evaluate_seeds(write_all(tmp_path, shapes, half), shapes)
+    assert quality == {"miou": 1.0, "coverage": 0.5}
+
+
+def test_average_precision():
+    scores = np.array([[0.9], [0.8], [0.7], [0.6]])
+    first_and_third = average_precision(scores, np.array([[1], [0], [1], [0]]))
+    assert first_and_third == pytest.approx([(1 + 2 / 3) / 2])
+    assert average_precision(scores, np.array([[1], [1], [0], [0]])) == pytest.approx([1.0])
+    assert np.isnan(average_precision(scores, np.zeros((4, 1), int)))

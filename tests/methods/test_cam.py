@@ -1,0 +1,58 @@
+"""The CAM classifier: its maps, its networks, and its training on a small data set."""
+
+import numpy as np
+import pytest
+import torch
+from brief import brief
+
+from wsss_fast import InputError, cam, data
+from wsss_fast.maps import load_maps
+
+BRIEF = brief(cam.RECIPES["small"], 64, epochs=1)
+
+
+def test_training_and_inference(shapes, tmp_path):
+    options = {"backbone": "small", "recipe": BRIEF, "precision": "fp32"}
+    trained = cam.train(shapes, tmp_path, val=data.load(shapes.root, split="val"), **options)
+    assert len(trained.losses) == 1 and 0 < trained.mean_ap <= 1
+    result = cam.infer(shapes, trained.weights, tmp_path, **options)
+    for id in shapes.ids:
+        maps = load_maps(result.maps, id)
+        np.testing.assert_array_equal(maps.keys, np.flatnonzero(shapes.tags_of(id)) + 1)
+        assert maps.high_res.shape[1:] == shapes.size(id)
+
+
+def test_updates_replace_epochs(shapes, tmp_path):
+    recipe = brief(cam.RECIPES["small"], 64, epochs=100, updates=4)
+    trained = cam.train(shapes, tmp_path, backbone="small", recipe=recipe, precision="fp32")
+    assert len(trained.losses) == 2  # of three updates, and of one
+    assert trained.mean_ap is None
+
+
+def test_merged_maps_are_summed_and_divided_by_their_maximum():
+    views = [torch.rand(3, 4, 5), torch.rand(3, 8, 10)]
+    maps = cam.merge_maps(views, torch.tensor([1.0, 0.0, 1.0]), (8, 10))
+    np.testing.assert_array_equal(maps.keys, [1, 3])
+    resized = torch.nn.functional.interpolate(views[0][None], (8, 10), mode="bilinear")[0]
+    summed = (resized + views[1])[[0, 2]]
+    expected = summed / (summed.amax(dim=(1, 2), keepdim=True) + 1e-5)
+    np.testing.assert_allclose(maps.high_res, expected, rtol=1e-5)
+
+
+def test_aligned_maps_are_resized_to_a_multiple_and_cropped():
+    view = torch.rand(1, 2, 2)
+    maps = cam.merge_maps([view], torch.ones(1), (13, 17), align=16)
+    resized = torch.nn.functional.interpolate(view[None], (16, 32), mode="bilinear")[0]
+    expected = resized[:, :13, :17] / (resized[:, :13, :17].amax() + 1e-5)
+    np.testing.assert_allclose(maps.high_res, expected, rtol=1e-5)
+    assert maps.strided.shape == (1, 4, 5)
+
+
+def test_maps_without_tags_are_empty():
+    maps = cam.merge_maps([torch.rand(2, 4, 4)], torch.zeros(2), (16, 16))
+    assert maps.high_res.shape == (0, 16, 16) and maps.strided.shape == (0, 4, 4)
+
+
+def test_unknown_backbone_raises(shapes):
+    with pytest.raises(InputError, match="backbone: got 'vgg', must be one of resnet50, resnet38"):
+        cam.network(shapes, "vgg")

@@ -1,0 +1,42 @@
+"""Fixtures of the native builds: one cold build per test run, and a fast compiler."""
+
+import fcntl
+import os
+import shutil
+
+import pytest
+from native_builds import finish, start
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A warm cache, and what its build printed; all pytest-xdist workers share one build."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    cache, printed = base / "native-build", base / "native-build.txt"
+    with open(base / "native-build.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.is_file():
+            shutil.rmtree(cache, ignore_errors=True)  # of a build that failed in another worker
+            fields, err = finish(start(cache))
+            assert fields == ["native", "True", "built at first use"]
+            printed.write_text(err)
+    return cache, printed.read_text()
+
+
+@pytest.fixture
+def quick_compiler(tmp_path):
+    """A script for CXX that compiles without optimization, which takes half the time."""
+    real = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    script = tmp_path / "quick-compiler" / "g++"
+    script.parent.mkdir()
+    script.write_text(f"""#!/bin/bash
+for word; do
+  [[ $word == -O3 ]] && word=-O0
+  words+=("$word")
+done
+exec '{real}' "${{words[@]}}"
+""")
+    script.chmod(0o755)
+    return str(script)

@@ -1,0 +1,356 @@
+"""label_conditioned_logits: values by a loop over taps, errors, gradients, wrong input."""
+
+import pytest
+import torch
+from op_testing import each_device, threads, wrong_values
+
+from wsss_fast import _native
+from wsss_fast.nets import amn_resnet50
+from wsss_fast.ops import (
+    _library,
+    label_conditioned_activation,
+    label_conditioned_logits,
+    reference,
+)
+
+# name: (B, C, h, w), K, k, dilations, scaled
+CASES = {
+    "amn": ((2, 5, 9, 11), 4, 3, (1, 2, 4), True),
+    # Except for the centres, only a few taps stay on the map.
+    "deeplab": ((1, 3, 8, 7), 21, 3, (6, 12, 18, 24), False),
+    "plain_head": ((2, 4, 5, 5), 3, 1, (1,), False),
+    "summed_plain_heads": ((2, 4, 5, 5), 3, 1, (1, 2), True),
+    "equal_dilations": ((2, 3, 5, 6), 2, 3, (2, 2, 1), True),
+    "one_class_one_pixel": ((1, 1, 1, 1), 1, 3, (2,), True),
+    "coco": ((1, 2, 6, 4), 81, 3, (1, 6), True),
+    "one_row": ((2, 2, 1, 9), 2, 3, (1, 3), True),
+    "one_column": ((2, 2, 9, 1), 2, 3, (1, 3), False),
+    "empty_batch": ((0, 3, 4, 4), 2, 3, (1,), True),
+    "huge_dilation": ((1, 2, 4, 4), 2, 3, (1000,), True),
+}
+each_case = pytest.mark.parametrize("name", CASES)
+# Real sizes, several bands of rows; the labels of the second are processed in two parts.
+LARGE = {
+    "amn": ((2, 384, 32, 32), 21, 3, (6, 12, 18, 24), True),
+    "coco": ((2, 1024, 20, 24), 81, 3, (1, 2, 6), True),
+    "deeplab": ((2, 256, 41, 41), 21, 3, (6, 12, 18, 24), False),
+    "plain_head": ((2, 512, 32, 32), 20, 1, (1,), True),
+}
+# Of the largest value: about one rounding.
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+
+
+def make(case, dtype=torch.float64, device="cpu", requires_grad=False):
+    shape, num_labels, k, dilations, scaled = case
+    generator = torch.Generator().manual_seed(0)
+    sizes = [
+        shape,
+        shape[:2],
+        (len(dilations), num_labels, shape[1], k, k),
+        (len(dilations), num_labels),
+    ]
+    tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    tensors = [t.to(device=device, dtype=dtype).requires_grad_(requires_grad) for t in tensors]
+    if not scaled:
+        tensors[1] = None
+    return (*tensors, dilations)
+
+
+def by_taps(features, scale, weight, bias, dilations):
+    """The definition, one tap at a time."""
+    b, _, h, w = features.shape
+    out = torch.zeros(b, weight.shape[1], h, w, dtype=features.dtype)
+    out += bias.sum(0)[None, :, None, None]
+    scaled = features if scale is None else features * scale[:, :, None, None]
+    reach = weight.shape[-1] // 2
+    for r, dilation in enumerate(dilations):
+        for dy in range(-reach, reach + 1):
+            for dx in range(-reach, reach + 1):
+                for y in range(h):
+                    for x in range(w):
+                        sy, sx = y + dy * dilation, x + dx * dilation
+                        if 0 <= sy < h and 0 <= sx < w:
+                            out[:, :, y, x] += (
+                                scaled[:, :, sy, sx] @ weight[r, :, :, dy + reach, dx + reach].T
+                            )
+    return out
+
+
+def step(function, tensors, dilations, upstream):
+    """The logits and the gradients of all given tensors, for an upstream gradient."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    out = function(*leaves, dilations)
+    out.backward(upstream.to(out))
+    return [out.detach(), *(t.grad for t in leaves if t is not None)]
+
+
+@each_device
+@each_case
+def test_values(name, device):
+    expected = by_taps(*make(CASES[name]))
+    torch.testing.assert_close(
+        label_conditioned_logits(*make(CASES[name], device=device)).cpu(), expected
+    )
+
+
+@each_device
+@each_case
+def test_gradients(name, device):
+    tensors = make(CASES[name], device=device, requires_grad=True)
+    if name == "empty_batch":
+        label_conditioned_logits(*tensors).sum().backward()
+        assert all((t.grad == 0).all() and t.grad.shape == t.shape for t in tensors[:-1])
+        return
+    given = [t for t in tensors[:-1] if t is not None]
+
+    def function(*given):
+        given = iter(given)
+        return label_conditioned_logits(
+            *(None if t is None else next(given) for t in tensors[:-1]), tensors[-1]
+        )
+
+    assert torch.autograd.gradcheck(function, given)
+
+
+@each_device
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize("name", LARGE)
+def test_error_is_at_most_twice_eagers(name, dtype, device):
+    """Against float64 on the same rounded inputs, in the maximum norm, logits and all gradients."""
+    if dtype != torch.float32 and (name != "amn" and device == "cpu"):
+        pytest.skip("half precisions share the float32 kernel on the CPU; one case is enough")
+    *tensors, dilations = make(LARGE[name], dtype, device)
+    generator = torch.Generator().manual_seed(1)
+    shape = tensors[0].shape
+    upstream = torch.randn(shape[0], tensors[2].shape[1], *shape[2:], generator=generator)
+    upstream = upstream.to(dtype).to(device)
+    exact = step(
+        reference.label_conditioned_logits,
+        [None if t is None else t.double() for t in tensors],
+        dilations,
+        upstream,
+    )
+    eager = step(reference.label_conditioned_logits, tensors, dilations, upstream)
+    ours = step(label_conditioned_logits, tensors, dilations, upstream)
+    for truth, theirs, mine in zip(exact, eager, ours, strict=True):
+        assert mine.dtype == dtype
+        allowed = 2 * (theirs.double() - truth).abs().max() + ROUNDING[dtype] * truth.abs().max()
+        assert (mine.double() - truth).abs().max() <= allowed
+
+
+@each_device
+@each_case
+def test_opcheck(name, device):
+    args = make(CASES[name], torch.float32, device, requires_grad=True)
+    torch.library.opcheck(
+        torch.ops.wsss_fast.label_conditioned_logits.default, (*args[:-1], list(args[-1]))
+    )
+
+
+@each_device
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("name", ["amn", "deeplab"])
+def test_opcheck_backward(name, needs, device):
+    *tensors, dilations = make(CASES[name], torch.float32, device)
+    grad = torch.ones_like(label_conditioned_logits(*tensors, dilations))
+    backward = torch.ops.wsss_fast.label_conditioned_logits_backward.default
+    torch.library.opcheck(backward, (grad, *tensors, list(dilations), *needs))
+
+
+@each_device
+@pytest.mark.parametrize("wanted", [0, 1, 2, 3])
+def test_gradient_of_one_argument(wanted, device):
+    """Tensors that need no gradient get none, and the other gradients do not change."""
+    *tensors, dilations = make(CASES["amn"], device=device)
+    upstream = torch.ones_like(label_conditioned_logits(*tensors, dilations))
+    every = step(label_conditioned_logits, tensors, dilations, upstream)[1:]
+    tensors[wanted].requires_grad_()
+    label_conditioned_logits(*tensors, dilations).backward(upstream)
+    torch.testing.assert_close(tensors[wanted].grad, every[wanted])
+    assert all(t.grad is None for i, t in enumerate(tensors) if i != wanted)
+
+
+@each_device
+def test_a_training_step_compiles_whole(device):
+    """Forward, loss and backward of the head between two layers, in one graph."""
+    *tensors, dilations = make(CASES["amn"], torch.float32, device)
+
+    def loss(features, scale, weight, bias):
+        logits = label_conditioned_logits(features.relu(), scale + 1, weight, bias, dilations)
+        return torch.nn.functional.cross_entropy(
+            logits, torch.zeros_like(logits[:, 0], dtype=torch.int64)
+        )
+
+    def gradients(function):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        value = function(*leaves)
+        value.backward()
+        return [value.detach(), *(t.grad for t in leaves)]
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients(compiled), gradients(loss))
+
+
+@each_device
+def test_autocast_compiles_whole(device):
+    """One compiled function, called with and without autocast, and on "meta", which has none."""
+    features, scale, weight, bias, dilations = make(CASES["amn"], torch.float32, device)
+    compiled = torch.compile(label_conditioned_logits, fullgraph=True, backend="aot_eager")
+    with torch.autocast(device, torch.bfloat16):
+        expected = label_conditioned_logits(features, scale, weight, bias, dilations)
+        found = compiled(features, scale, weight, bias, dilations)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected)
+    assert compiled(features, scale, weight, bias, dilations).dtype == torch.float32
+    meta = [t.to("meta") for t in (features, scale, weight, bias)]
+    with torch.autocast(device, torch.bfloat16):
+        for function in (compiled, label_conditioned_logits):
+            assert function(*meta, dilations).dtype == torch.float32
+
+
+@each_device
+def test_layouts_and_present_classes(device):
+    features, scale, weight, bias, dilations = make(CASES["amn"], device=device)
+    expected = label_conditioned_logits(features, scale, weight, bias, dilations)
+    last = features.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        label_conditioned_logits(last, scale, weight, bias, dilations), expected
+    )
+    strided = features.repeat_interleave(2, dim=3)[..., ::2]
+    turned = weight.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0)
+    torch.testing.assert_close(
+        label_conditioned_logits(strided, scale.T.contiguous().T, turned, bias, dilations), expected
+    )
+    classes = torch.tensor([3, 0], device=device)
+    torch.testing.assert_close(
+        label_conditioned_logits(features, scale, weight, bias, dilations, classes=classes),
+        expected[:, classes],
+    )
+    torch.testing.assert_close(
+        reference.label_conditioned_logits(
+            features, scale, weight, bias, dilations, classes=classes
+        ),
+        expected[:, classes],
+    )
+
+
+@each_device
+def test_gradients_of_other_layouts(device):
+    """A channels-last map and the strided gradient of a sum."""
+    *tensors, dilations = make(CASES["amn"], device=device)
+    expected = step(label_conditioned_logits, tensors, dilations, torch.ones(2, 4, 9, 11))
+    tensors[0] = tensors[0].to(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        step(label_conditioned_logits, tensors, dilations, torch.ones(1).expand(2, 4, 9, 11)),
+        expected,
+    )
+
+
+@each_device
+def test_autocast_computes_in_bf16(device):
+    features, scale, weight, bias, dilations = make(
+        CASES["amn"], torch.float32, device, requires_grad=True
+    )
+    with torch.autocast(device, torch.bfloat16):
+        out = label_conditioned_logits(features, scale, weight, bias, dilations)
+    assert out.dtype == torch.bfloat16
+    exact = label_conditioned_logits(features, scale, weight, bias, dilations)
+    torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.3)
+    out.float().sum().backward()
+    assert features.grad.dtype == torch.float32 and weight.grad.dtype == torch.float32
+
+
+@each_device
+def test_repeatable_to_the_bit(device):
+    *tensors, dilations = make(LARGE["coco"], torch.float32, device)
+    upstream = torch.ones(2, 81, 20, 24)
+    first, second = (step(label_conditioned_logits, tensors, dilations, upstream) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", ["amn", "deeplab", "summed_plain_heads", "coco"])
+def test_any_number_of_threads(name):
+    """Small maps are shared out by images: equal up to rounding, to the bit at a fixed number."""
+    *tensors, dilations = make(((5, *CASES[name][0][1:]), *CASES[name][1:]))
+    upstream = torch.randn_like(label_conditioned_logits(*tensors, dilations))
+    expected = step(label_conditioned_logits, tensors, dilations, upstream)
+    for count in (1, 2, 3, 8):
+        with threads(count):
+            first, second = (
+                step(label_conditioned_logits, tensors, dilations, upstream) for _ in range(2)
+            )
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        torch.testing.assert_close(first, expected)
+
+
+def test_the_amn_head_is_this_op():
+    net = amn_resnet50(3, backbone="small").eval()
+    images, labels = torch.rand(2, 3, 64, 64), torch.tensor([[1.0, 0, 0], [0, 1, 1]])
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        out = net(images, labels)
+        expected = reference.label_conditioned_logits(
+            net.backbone(images), net.label_scale(labels), net.weight, net.bias, net.dilations
+        )
+    assert "wsss_fast::label_conditioned_logits" in {event.key for event in profile.key_averages()}
+    torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graph_replays_on_new_features():
+    tensors = make(CASES["amn"], torch.float32, "cuda")
+    for _ in range(2):  # the libraries of matrix products initialise outside of the capture
+        label_conditioned_logits(*tensors)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = label_conditioned_logits(*tensors)
+    tensors[0].mul_(-2).add_(1)
+    graph.replay()
+    torch.testing.assert_close(out, label_conditioned_logits(*tensors))
+
+
+def test_the_native_kernel_is_used_where_it_can_be_built():
+    if not _native.load():
+        pytest.skip("native library not available")
+    for name in ("label_conditioned_logits", "label_conditioned_logits_backward"):
+        assert _library.has_native_kernel(name, torch.device("cpu"))
+
+
+def arguments():
+    names = ("features", "scale", "weight", "bias", "dilations")
+    return dict(zip(names, make(CASES["amn"], torch.float32), strict=True))
+
+
+@pytest.mark.parametrize("op", [label_conditioned_logits, label_conditioned_activation])
+@pytest.mark.parametrize(("name", "value"), wrong_values(arguments(), optional=("scale",)))
+def test_wrong_arguments_of_any_kind(op, name, value):
+    with pytest.raises(ValueError, match=f"^{op.__name__}: .*{name}"):
+        op(**{**arguments(), name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(2, 6, 9, 11)}, "C must match"),
+        ({"features": torch.zeros(2, 5, 0, 11)}, "h and w >= 1"),
+        ({"features": torch.zeros(2, 5, 9, 11, dtype=torch.int32)}, "features is torch.int32"),
+        ({"scale": torch.zeros(2, 4)}, r"scale is \[2, 4\]; must be \[B, C\]"),
+        ({"scale": torch.zeros(2, 5, dtype=torch.float64)}, "scale is torch.float64"),
+        ({"scale": torch.zeros(2, 5, device="meta")}, "features is on cpu but scale is on meta"),
+        ({"weight": torch.zeros(3, 4, 5, 2, 2)}, "k = 1 or 3"),
+        ({"weight": torch.zeros(3, 0, 5, 3, 3)}, "R, K and C >= 1"),
+        ({"weight": torch.zeros(3, 4, 5, 3, 3, dtype=torch.float16)}, "weight is torch.float16"),
+        ({"bias": torch.zeros(2, 4)}, r"bias is \[2, 4\]; must be \[R, K\]"),
+        ({"dilations": (1, 2)}, r"dilations is \(1, 2\); must be R=3 integers >= 1"),
+        ({"dilations": (1, 2, 0)}, "dilations is"),
+        ({"dilations": (1, 2, 0.5)}, "dilations is"),
+        ({"classes": torch.tensor([0.5])}, "classes is torch.float32"),
+        ({"classes": torch.tensor([[0]])}, r"classes is torch.int64 \[1, 1\]; must be int64 \[P\]"),
+        ({"classes": torch.tensor([4])}, r"classes is in 4\.\.4; must be in 0\.\.3"),
+        ({"classes": torch.tensor([-1])}, r"classes is in -1\.\.-1"),
+        ({"classes": torch.zeros(0, dtype=torch.int64)}, "P >= 1"),
+    ],
+)
+def test_wrong_arguments(change, message):
+    with pytest.raises(ValueError, match=f"^label_conditioned_logits: .*{message}"):
+        label_conditioned_logits(**{**arguments(), **change})

@@ -1,0 +1,217 @@
+"""Targets of `fuzz.py`: readers of files, each given a valid file with random damage."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss_fast.data import coco, folder, listing, voc
+from wsss_fast.data.images import check_image, read_image, read_labels, read_saliency, write_labels
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.run_folder import read_records
+from wsss_fast.maps import ClassMaps, load_maps, save_maps
+from wsss_fast.nets import cam_resnet50, load_weights, mxnet, save_weights
+
+Case = Callable[[random.Random, Path], None]  # (random numbers, folder for files)
+
+
+def damaged(rng: random.Random, content: bytes) -> bytes:
+    """A few random changes: bits and bytes changed, parts removed or repeated, numbers, text."""
+    data = bytearray(content)
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 4, 16))):
+        at = rng.randrange(len(data) + 1)
+        kind = rng.randrange(7)
+        if kind == 0 and data:
+            data[at % len(data)] ^= 1 << rng.randrange(8)
+        elif kind == 1 and data:
+            data[at % len(data)] = rng.randrange(256)
+        elif kind == 2:
+            del data[at : at + rng.choice((1, 8, 64, len(data)))]
+        elif kind == 3:
+            data[at:at] = data[at : at + rng.choice((1, 16, 256))]
+        elif kind == 4:
+            data[at : at + 8] = struct.pack(
+                rng.choice(("<Q", ">Q")), rng.choice((0, 1, 2**31 - 1, 2**63, 2**64 - 1))
+            )
+        elif kind == 5:
+            data[at:at] = rng.choice(INSERTED)
+        else:
+            data[at:at] = rng.randbytes(rng.choice((1, 4, 32)))
+    return bytes(data)
+
+
+INSERTED = (
+    b"../",
+    b"\0",
+    b"\n",
+    b'"',
+    b"'",
+    b"<!DOCTYPE x [<!ENTITY a 'b'>]>&a;",
+    b"&#0;",
+    b"]]>",
+    b"{",
+    b"]",
+    b"null",
+    b"-1",
+    b"1e999",
+    b"99999999999999999999",
+    b"NaN",
+    b"\xff\xfe",
+    "\u202e\u2028é".encode(),
+    b";",
+    b",",
+    b"/etc/passwd",
+    b"..\\",
+)
+
+
+def _file(write: Callable[[Path], object], name: str, read: Callable[[Path], object]) -> Case:
+    """A target: damage the file that `write` creates, and read it."""
+    valid: list[bytes] = []
+
+    def case(rng: random.Random, work: Path) -> None:
+        path = work / name
+        if not valid:
+            write(path)
+            valid.append(path.read_bytes())
+        path.write_bytes(damaged(rng, valid[0]))
+        read(path)
+
+    return case
+
+
+_XML = """<annotation><folder>VOC2012</folder><filename>a.jpg</filename>
+<size><width>8</width><height>8</height></size>
+<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>
+<object><name>dog</name></object></annotation>"""
+_COCO: dict[str, list[dict]] = {
+    "images": [
+        {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "height": 8, "width": 8},
+        {"id": 25, "file_name": "COCO_train2014_000000000025.jpg", "height": 8, "width": 8},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 9, "category_id": 17, "bbox": [1, 1, 2, 2], "iscrowd": 0}
+    ],
+    "categories": [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}],
+}
+
+
+def _photo(kind: str) -> Callable[[Path], None]:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
+    return lambda path: Image.fromarray(pixels).save(path, kind)
+
+
+def _labels(path: Path) -> None:
+    write_labels(path, np.random.default_rng(0).integers(0, 9, (24, 31)).astype(np.uint8))
+
+
+def _params(path: Path) -> None:
+    """Two dense arrays in MXNet's format."""
+    parts = [struct.pack("<QQQ", 0x112, 0, 2)]
+    for shape in ((2, 3), (4,)):
+        values = np.arange(np.prod(shape), dtype="<f4")
+        parts += [
+            struct.pack("<IiI", 0xF993FAC9, 0, len(shape)),
+            struct.pack(f"<{len(shape)}q", *shape),
+            struct.pack("<iii", 1, 0, 0),
+            values.tobytes(),
+        ]
+    parts += [
+        struct.pack("<Q", 2),
+        *(struct.pack("<Q", len(n)) + n for n in (b"arg:conv1a_weight", b"aux:bn_moving_mean")),
+    ]
+    path.write_bytes(b"".join(parts))
+    mxnet.read_params(path)
+
+
+def _weights(path: Path) -> None:
+    save_weights(cam_resnet50(2, backbone="small"), path)
+
+
+def _maps(path: Path) -> None:
+    rng = np.random.default_rng(0)
+    save_maps(
+        path.parent,
+        path.stem,
+        ClassMaps(
+            np.array([1, 3], np.int16),
+            rng.random((2, 6, 8), np.float32),
+            rng.random((2, 24, 31), np.float32),
+        ),
+    )
+
+
+def _text(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
+def _csv(rng: random.Random, work: Path) -> None:
+    root = work / "photos"
+    root.mkdir(exist_ok=True)
+    for name in ("a.jpg", "b c.jpg"):
+        (root / name).touch()
+    (root / "labels.csv").write_bytes(damaged(rng, b'file,class\na.jpg,cat;dog\n"b c.jpg",dog\n'))
+    found = folder.load_folder(root, "train", None, None)
+    _check_inside(found.images.values(), root)
+
+
+def _coco(rng: random.Random, work: Path) -> None:
+    root = work / "coco"
+    (root / "train2014").mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    for image in _COCO["images"]:
+        (root / "train2014" / image["file_name"]).touch()
+    (root / "annotations/instances_train2014.json").write_bytes(
+        damaged(rng, json.dumps(_COCO).encode())
+    )
+    found = coco.load_coco(root, "train", None, None)
+    _check_inside(found.images.values(), root)
+
+
+def _check_inside(paths: Iterable[Path], root: Path) -> None:
+    for path in paths:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise AssertionError(f"{path} is outside of the folder")
+
+
+def _ids(path: Path) -> None:
+    for id in listing.read_ids(path).ids:
+        if Path("run").joinpath(f"{id}.png").parent != Path("run"):
+            raise AssertionError(f"{id!r} is outside of the run folder")
+
+
+def _metrics(path: Path) -> None:
+    read_records(path.parent)
+
+
+def _records(path: Path) -> None:
+    write_json(
+        path,
+        {"stages": [{"stage": "cam", "miou": 0.5, "curve": {"thresholds": [0.1], "miou": [0.5]}}]},
+    )
+
+
+READERS: dict[str, Case] = {
+    "voc annotation": _file(
+        _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"))
+    ),
+    "coco instances": _coco,
+    "labels.csv": _csv,
+    "id list": _file(_text("2007_000032\n/JPEGImages/a.jpg /S/a.png\n\nx y\n"), "ids.txt", _ids),
+    "jpeg": _file(_photo("JPEG"), "a.jpg", lambda path: (check_image(path), read_image(path))),
+    "png": _file(_photo("PNG"), "a.png", lambda path: (check_image(path), read_image(path))),
+    "palette png": _file(_labels, "a.png", lambda path: read_labels(path, 20)),
+    "saliency": _file(_photo("PNG"), "a.png", read_saliency),
+    "params": _file(_params, "a.params", mxnet.read_params),
+    "weights": _file(
+        _weights, "a.pth", lambda path: load_weights(cam_resnet50(2, backbone="small"), path)
+    ),
+    "maps": _file(_maps, "a.npz", lambda path: load_maps(path.parent, path.stem)),
+    "metrics.json": _file(_records, "metrics.json", _metrics),
+}

@@ -1,0 +1,168 @@
+"""Kill the AMN pipeline at random moments and resume it: does every run end with the same files?
+
+python tools/kill.py [--times 20] [--kills 1] [--processes 1] [--out bench-kill]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from wsss_fast import data  # noqa: E402
+from wsss_fast.engine.files import write_json  # noqa: E402
+
+ARTEFACTS = (".npz", ".png", ".pth")
+MEASURED = ("seconds", "images_per_second", "samples_per_second")  # in metrics.json, not compared
+QUICK = {"cam.epochs": 6, "amn.epochs": 4, "refine.irn.epochs": 3, "seg.updates": 24}
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+}
+
+
+def kill(
+    out: Path = Path("bench-kill"),
+    *,
+    times: int = 20,
+    kills: int = 1,
+    train: int = 64,
+    size: int = 64,
+    processes: int = 1,
+    seed: int = 0,
+) -> None:
+    """Run the whole pipeline once undisturbed, then `times` times with SIGKILL.
+
+    Prints one line per run and writes `<out>/kill.json`; exit code 1 if a result differs.
+
+    Args:
+        out: folder of the runs; must not contain runs.
+        times: number of runs that are killed.
+        kills: kills of each run, at moments drawn uniformly from the undisturbed run's duration.
+        train: number of training images of the benchmark.
+        size: side of the images, in pixels.
+        processes: processes of each run, all killed at once; more than one are run by torchrun.
+        seed: seed of the moments.
+    """
+    shapes = data.make_shapes(out / "shapes", train=train, val=16, size=size)
+    start = time.monotonic()
+    command = _command(shapes, out / "alone", processes)
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    subprocess.run(command, check=True, env=ENVIRONMENT, **quiet)
+    expected, seconds = result(out / "alone"), time.monotonic() - start
+    print(f"undisturbed: {len(expected) - 1} files, {seconds:.1f} s")
+    moments, rows = random.Random(seed), []
+    for n in range(times):
+        folder = out / f"killed{n:02d}"
+        chosen = [moments.uniform(0, seconds) for _ in range(kills)]
+        rows.append(one_run(_command(shapes, folder, processes), folder, chosen, expected))
+        print(f"{n + 1}/{times}: {rows[-1]}", flush=True)
+        shutil.rmtree(folder)
+    same = sum(row["same"] for row in rows)
+    write_json(
+        out / "kill.json",
+        {
+            "date": time.strftime("%Y-%m-%d"),
+            "seconds_alone": seconds,
+            "files": len(expected) - 1,
+            "same": same,
+            "runs": rows,
+        },
+    )
+    print(f"{same} of {times} runs ended with the files and metrics of the undisturbed run")
+    if same < times:
+        sys.exit(1)
+
+
+def one_run(
+    command: list[str], folder: Path, moments: list[float], expected: dict[str, Any]
+) -> dict[str, Any]:
+    """Start a run, kill it after each of `moments` seconds and restart it.
+
+    Returns the stages in which it was killed, and whether its result is the expected one.
+    """
+    stages = []
+    for moment in moments:
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(moment)
+            stages.append("finished")
+        except subprocess.TimeoutExpired:
+            # torchrun puts its workers in sessions of their own.
+            for id in (process.pid, *_children(process.pid)):
+                os.kill(id, signal.SIGKILL)
+            process.wait()
+            begun = sorted(folder.rglob("begun.json"))
+            stages.append(str(begun[0].parent.relative_to(folder)) if begun else "between stages")
+    done = subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    left = [
+        str(p.relative_to(folder))
+        for name in ("*.tmp*", "begun.json", "checkpoint-*")
+        for p in folder.rglob(name)
+    ]
+    found = result(folder) if done.returncode == 0 else {}
+    different = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+    return {
+        "killed_after": [round(m, 1) for m in moments],
+        "in": stages,
+        "code": done.returncode,
+        "left": left,
+        "different": different[:5],
+        "same": not different and not left,
+    }
+
+
+def _children(parent: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """The bytes of every artefact by name, and metrics.json without measured times."""
+    files: dict[str, Any] = {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in ARTEFACTS
+    }
+    stages = json.loads((folder / "metrics.json").read_text())["stages"]
+    files["metrics.json"] = [
+        {k: v for k, v in stage.items() if k not in MEASURED} for stage in stages
+    ]
+    return files
+
+
+def _command(shapes: Path, out: Path, processes: int) -> list[str]:
+    launcher = []
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    numbers = [word for key, value in QUICK.items() for word in (f"--pipeline.{key}", str(value))]
+    options = ["--preset", "shapes", "--data", str(shapes), "--val-split", "val", "--out", str(out)]
+    return [sys.executable, *launcher, "-m", "wsss_fast", "amn", "run", *options, *numbers]
+
+
+if __name__ == "__main__":
+    tyro.cli(kill, description=__doc__)

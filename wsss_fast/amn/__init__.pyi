@@ -1,0 +1,13 @@
+from .inference import infer as infer
+from .inference import merge_logits as merge_logits
+from .inference import views_to_maps as views_to_maps
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import RunResult as RunResult
+from .pipeline import panels as panels
+from .pipeline import run as run
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .training import parameter_groups as parameter_groups
+from .training import train as train

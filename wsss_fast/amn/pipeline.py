@@ -1,0 +1,278 @@
+"""The AMN pipeline: classifier, seeds, AMN, refinement, pseudo-masks, segmentation network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from wsss_fast import cam, irn, nets, seg
+from wsss_fast.amn.inference import infer
+from wsss_fast.amn.recipe import RECIPES, Recipe
+from wsss_fast.amn.training import train
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.pipeline import (
+    Compute,
+    Preset,
+    RefineOptions,
+    RunResult,
+    refine_maps,
+    resolve_preset,
+    segment,
+    write_run_config,
+)
+from wsss_fast.stages import seeds as seed_stage
+from wsss_fast.stages.crf import Crf
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
+
+    Attributes:
+        cam: recipe of the classifier.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
+        fg_threshold: foreground threshold of the seeds before CRF refinement: score above which a
+            pixel is labelled with its class, 0..1.
+        bg_threshold: background threshold of the seeds before CRF refinement: score up to which a
+            pixel is background, 0..1; pixels between both thresholds are ignored.
+        crf: dense CRF of the seeds.
+        amn: recipe of the AMN.
+        amn_threshold: background threshold at which the mIoU of AMN maps is reported, in addition
+            to their best threshold, 0..1.
+        refine: options of the refinement of AMN maps to pseudo-masks.
+        seg: recipe of the segmentation network.
+    """
+
+    cam: cam.Recipe = cam.RECIPES["resnet50"]
+    cam_threshold: float = 0.25
+    cam_crf_threshold: float = 0.25
+    fg_threshold: float = 0.30
+    bg_threshold: float = 0.05
+    crf: Crf = Crf()
+    amn: Recipe = RECIPES["resnet50"]
+    amn_threshold: float = 0.25
+    refine: RefineOptions = RefineOptions()
+    seg: seg.Recipe = seg.RECIPES["resnet101"]
+
+
+# For 128-pixel images: the appearance kernel scales with the image, and tolerates more noise.
+_SMALL_CRF = Crf(bilateral=(25.0, 13.0, 10.0))
+
+PIPELINES = {
+    "resnet50": Pipeline(),
+    "small": Pipeline(
+        cam=cam.RECIPES["small"],
+        cam_threshold=0.42,
+        cam_crf_threshold=0.30,
+        fg_threshold=0.40,
+        bg_threshold=0.12,
+        crf=_SMALL_CRF,
+        amn=RECIPES["small"],
+        amn_threshold=0.56,
+        refine=RefineOptions(
+            kind="irn+crf",
+            fg_threshold=0.55,
+            bg_threshold=0.30,
+            irn=irn.RECIPES["small"],
+            crf=_SMALL_CRF,
+            crf_threshold=0.50,
+            irn_crf_threshold=0.30,
+        ),
+        seg=seg.RECIPES["small"],
+    ),
+}
+
+
+_COCO_IRN = dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)
+
+PRESETS = {
+    "voc": Preset("resnet50", PIPELINES["resnet50"]),
+    "coco": Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN))),
+    "shapes": Preset("small", PIPELINES["small"]),
+}
+
+
+def run(
+    data: Source,
+    out: str | Path,
+    *,
+    preset: Literal["voc", "coco", "shapes"] | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    seg_weights: str | Path | None = None,
+    pipeline: Pipeline | None = None,
+    until: Literal["masks", "seg"] = "seg",
+    val: Source | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> RunResult:
+    """Run the AMN pipeline: from image tags to pseudo-masks and a segmentation network.
+
+    The stages are classifier, CAM, seeds, AMN, AMN maps, IRN, pseudo-masks and DeepLabV2. Every
+    stage is scored where true masks exist. Finished stages are skipped: a second call only reads
+    the true masks and writes the report again, and an interrupted run resumes in the stage it was
+    in. Collective.
+
+    Args:
+        data: images and tags: a data set, or an argument of `data.load`. Its masks are only used to
+            score.
+        out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
+            config.json, metrics.json and report.html.
+        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
+            which sets `backbone` and `pipeline`.
+        backbone: "resnet50" (the published recipe) or "small" (trained from scratch, for laptops
+            and small images); default: the preset's, or "resnet50".
+        weights: initial weights of classifier, AMN and IRN: ImageNet's ResNet-50, as published;
+            without them, AMN and IRN start from the classifier.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
+            published; without them, "small" starts from the classifier.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        val: tagged images on which the classifier's mean average precision is measured, and which
+            the segmentation network predicts; without them, it predicts `data`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: seed of initialisation, shuffling, augmentation and dropout.
+        workers: number of loader processes; 0 loads in the training process.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file cannot be used, or `out` holds stages that were run with
+            other arguments.
+        RunError: a loss is not finite.
+
+    Source: Lee, Kim and Shim, CVPR 2022.
+    """
+    data, out = opened(data), Path(out)
+    unseen = None if val is None else opened(val)
+    backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    nets.check(backbone, weights)
+    data.check_masks()
+    compute = Compute(backbone, device, seed, workers, precision)
+    compute.resolved_device()  # raises for an unknown device before anything is written
+    write_run_config(
+        out,
+        "amn run",
+        data,
+        unseen,
+        compute,
+        {
+            "weights": weights,
+            "seg_weights": seg_weights,
+            "pipeline": numbers,
+            "until": until,
+        },
+    )
+    start, seeds = _make_seeds(data, out, numbers, weights, unseen, compute)
+    maps = _make_maps(data, out, numbers, start, seeds, compute)
+    masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
+    predictions = seg_metrics = None
+    if until == "seg":
+        predictions, seg_metrics = segment(
+            data,
+            out,
+            masks,
+            data if unseen is None else unseen,
+            numbers.seg,
+            weights=seg_weights or (start if backbone == "small" else None),
+            compute=compute,
+        )
+    curves = {"CAM": "cam", "AMN": "amn"}
+    if numbers.refine.kind != "crf":
+        curves["IRN"] = "irn"
+    page = report.write(
+        out, data, panels(data, out, masks), title="AMN: from image tags to masks", curves=curves
+    )
+    return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _make_seeds(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> tuple[str | Path, Path]:
+    """Initial weights of the next networks, and the folder of the seeds from CAM."""
+    classifier = cam.train(
+        data, out, weights=weights, recipe=numbers.cam, val=val, **compute.train()
+    )
+    cams = cam.infer(data, classifier.weights, out, recipe=numbers.cam, **compute.infer())
+    device = compute.resolved_device()
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        crf=numbers.crf,
+        fixed_crf=numbers.cam_crf_threshold,
+        device=device,
+        extra={"mean_ap": classifier.mean_ap},
+    )
+    seeds = seed_stage.make(
+        data,
+        cams.maps,
+        out,
+        fg_threshold=numbers.fg_threshold,
+        bg_threshold=numbers.bg_threshold,
+        crf=numbers.crf,
+        device=device,
+    )
+    run_scores.seeds(out, "seeds", data, seeds.folder)
+    return weights or classifier.weights, seeds.folder
+
+
+def _make_maps(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path,
+    seeds: Path,
+    compute: Compute,
+) -> Path:
+    """Folder of the AMN maps."""
+    recipe = numbers.amn
+    trained = train(data, out, seeds=seeds, weights=weights, recipe=recipe, **compute.train())
+    inferred = infer(data, trained.weights, out, seeds=seeds, recipe=recipe, **compute.infer())
+    run_scores.maps(
+        out,
+        "amn",
+        data,
+        inferred.maps,
+        fixed=numbers.amn_threshold,
+        crf=numbers.refine.crf,
+        fixed_crf=numbers.refine.crf_threshold,
+        device=compute.resolved_device(),
+    )
+    return inferred.maps
+
+
+def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
+    refined = {}
+    if (out / "irn/maps/done.json").is_file():
+        refined = {"IRN map": report.heat(data, out / "irn/maps")}
+    return {
+        "image": report.photo(data),
+        "truth": report.truth(data),
+        "CAM": report.heat(data, out / "cam/maps"),
+        "seed": report.labels(data, out / "seeds"),
+        "AMN map": report.heat(data, out / "amn/maps"),
+        **refined,
+        "mask": report.labels(data, masks),
+    }

@@ -1,0 +1,35 @@
+"""Commands of the command line: one per benchmark, found by its file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from wsss_fast import bench
+from wsss_fast.command import Command
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchCommand(Command):
+    """`bench NAME`; its function has the benchmark's own options and those of every benchmark."""
+
+    def load(self) -> Callable[..., Any]:
+        """The function; imports the benchmark."""
+        return bench.command(self.name.partition(" ")[2])
+
+    def summary(self) -> str:
+        """First line of the benchmark's docstring."""
+        return bench.summaries()[self.name.partition(" ")[2]]
+
+
+COMMANDS = (
+    Command("bench", "wsss_fast.bench:contents", main_process_only=True),
+    Command("bench all", "wsss_fast.bench:run_all", flat=True, main_process_only=True),
+    *(
+        BenchCommand(
+            f"bench {name}", f"wsss_fast.bench.{name}:suite", flat=True, main_process_only=True
+        )
+        for name in bench.summaries()
+    ),
+)

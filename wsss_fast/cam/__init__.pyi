@@ -1,0 +1,9 @@
+from .inference import MapsResult as MapsResult
+from .inference import infer as infer
+from .inference import merge_maps as merge_maps
+from .inference import views_to_maps as views_to_maps
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .recipe import network as network
+from .training import mean_ap as mean_ap
+from .training import train as train

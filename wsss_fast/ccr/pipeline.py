@@ -1,0 +1,247 @@
+"""The CCR pipeline: classifier, response maps, refinement, pseudo-masks, segmentation network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+from wsss_fast import cam, irn, nets
+from wsss_fast.ccr.inference import infer
+from wsss_fast.ccr.recipe import RECIPES, REFINEMENTS, Recipe, Refinement
+from wsss_fast.ccr.training import train
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.pipeline import (
+    Compute,
+    Preset,
+    RefineOptions,
+    RunResult,
+    refine_maps,
+    resolve_preset,
+    segment,
+    write_run_config,
+)
+from wsss_fast.stages import saliency
+from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.training import TrainResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Hyper-parameters of all stages; the defaults are published for VOC, except IRN for PSA.
+
+    Attributes:
+        cam: recipe of the classifier's maps, and of its training if no weights are given.
+        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
+            best threshold, 0..1.
+        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
+            it is reported, in addition to its best threshold, 0..1.
+        ccr: recipe of the response maps.
+        ccr_threshold: background threshold at which the mIoU of the response maps is reported, in
+            addition to their best threshold, 0..1.
+        refine: options of the refinement of response maps to pseudo-masks.
+        seg: recipe of the segmentation network and of its saliency loss.
+    """
+
+    cam: cam.Recipe = cam.RECIPES["resnet38"]
+    cam_threshold: float = 0.20
+    cam_crf_threshold: float = 0.25
+    ccr: Recipe = RECIPES["resnet38"]
+    ccr_threshold: float = 0.25
+    refine: RefineOptions = RefineOptions()
+    seg: Refinement = REFINEMENTS["resnet101"]
+
+
+PIPELINES = {
+    "resnet38": Pipeline(),
+    "resnet50": Pipeline(cam=cam.RECIPES["resnet50"], ccr=RECIPES["resnet50"]),
+    "small": Pipeline(
+        cam=cam.RECIPES["small"],
+        cam_threshold=0.42,
+        cam_crf_threshold=0.30,
+        ccr=RECIPES["small"],
+        ccr_threshold=0.74,
+        refine=RefineOptions(
+            kind="irn+crf",
+            fg_threshold=0.80,
+            bg_threshold=0.50,
+            irn=irn.RECIPES["small"],
+            crf=Crf(bilateral=(25.0, 13.0, 10.0)),  # for 128-pixel images
+            crf_threshold=0.62,
+            irn_crf_threshold=0.30,
+        ),
+        seg=REFINEMENTS["small"],
+    ),
+}
+PRESETS = {
+    "voc": Preset("resnet38", PIPELINES["resnet38"]),
+    "shapes": Preset("small", PIPELINES["small"]),
+}
+
+
+def run(
+    data: Source,
+    out: str | Path,
+    *,
+    preset: Literal["voc", "shapes"] | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    irn_weights: str | Path | None = None,
+    seg_weights: str | Path | None = None,
+    pipeline: Pipeline | None = None,
+    until: Literal["masks", "seg"] = "seg",
+    val: Source | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> RunResult:
+    """Run the CCR pipeline: from a classifier to pseudo-masks and a segmentation network.
+
+    The stages are CAM, response maps, IRN, pseudo-masks and DeepLabV2 with a saliency loss. Every
+    stage is scored where true masks exist. Finished stages are skipped, and an interrupted run
+    resumes in the stage it was in. Collective.
+
+    Args:
+        data: images, tags and, unless `pipeline.seg.weight` is 0 or `until` is "masks", a saliency
+            map for every id: a data set, or an argument of `data.load`. Its masks are only used to
+            score.
+        out: run folder; gets cam/, ccr/, irn/, masks/ (after CRF refinement), seg/, config.json,
+            metrics.json and report.html.
+        preset: name of a published setting, "voc" or "shapes" (the built-in benchmark), which sets
+            `backbone` and `pipeline`.
+        backbone: backbone of the classifier: "resnet38" (published), "resnet50" or "small";
+            default: the preset's, or "resnet38".
+        weights: weights of a trained classifier; without them, one is trained from random weights.
+        irn_weights: weights of IRN's backbone: ImageNet's ResNet-50; without them, "resnet50" and
+            "small" start from the classifier.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation;
+            without them, "small" starts from the classifier.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        val: images that the segmentation network predicts; without them, it predicts `data`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: seed of initialisation, shuffling and augmentation.
+        workers: number of loader processes; 0 loads in the training process.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file cannot be used, a saliency map is missing, or `out` holds
+            stages that were run with other arguments.
+        RunError: a loss is not finite.
+
+    Source: Sun, Zhang and Barnes, WACV 2022.
+    """
+    data, out = opened(data), Path(out)
+    unseen = None if val is None else opened(val)
+    backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
+    data.check_masks()
+    if until == "seg" and numbers.seg.weight:
+        saliency.check(data)
+    compute = Compute(backbone, device, seed, workers, precision)
+    compute.resolved_device()  # raises for an unknown device before anything is written
+    write_run_config(
+        out,
+        "ccr run",
+        data,
+        unseen,
+        compute,
+        {
+            "weights": weights,
+            "irn_weights": irn_weights,
+            "seg_weights": seg_weights,
+            "pipeline": numbers,
+            "until": until,
+        },
+        saliency=True,
+    )
+    classifier, maps = _make_maps(data, out, numbers, weights, unseen, compute)
+    start = irn_weights or (None if backbone == "resnet38" else classifier)
+    masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
+    predictions = seg_metrics = None
+    if until == "seg":
+        predictions, seg_metrics = segment(
+            data,
+            out,
+            masks,
+            data if unseen is None else unseen,
+            numbers.seg.seg,
+            weights=seg_weights or (classifier if backbone == "small" else None),
+            compute=compute,
+            train=functools.partial(_train_refined, numbers.seg, maps),
+        )
+    curves = {"CAM": "cam", "CCR": "ccr"}
+    if numbers.refine.kind != "crf":
+        curves["IRN"] = "irn"
+    page = report.write(
+        out, data, panels(data, out, masks), title="CCR: from a classifier to masks", curves=curves
+    )
+    return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _make_maps(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> tuple[str | Path, Path]:
+    """Weights of the classifier, which is trained if None is given, and folder of response maps."""
+    crf: dict[str, Any] = {"crf": numbers.refine.crf, "device": compute.resolved_device()}
+    extra = {}
+    if weights is None:
+        trained = cam.train(data, out, recipe=numbers.cam, val=val, **compute.train())
+        weights, extra = trained.weights, {"mean_ap": trained.mean_ap}
+    cams = cam.infer(data, weights, out, recipe=numbers.cam, **compute.infer())
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        fixed_crf=numbers.cam_crf_threshold,
+        extra=extra,
+        **crf,
+    )
+    responses = infer(data, weights, out, recipe=numbers.ccr, **compute.infer())
+    run_scores.maps(
+        out,
+        "ccr",
+        data,
+        responses.maps,
+        fixed=numbers.ccr_threshold,
+        fixed_crf=numbers.refine.crf_threshold,
+        **crf,
+    )
+    return weights, responses.maps
+
+
+def _train_refined(refinement: Refinement, maps: Path, *args: Any, **options: Any) -> TrainResult:
+    """`ccr.train` with the arguments of `seg.train`."""
+    return train(*args, **{**options, "recipe": refinement}, maps=maps)
+
+
+def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
+    saliency_column = {}
+    if all(i in data.saliencies for i in data.ids):
+        saliency_column = {"saliency": report.salient(data)}
+    return {
+        "image": report.photo(data),
+        "truth": report.truth(data),
+        **saliency_column,
+        "CAM": report.heat(data, out / "cam/maps"),
+        "CCR map": report.heat(data, out / "ccr/maps"),
+        "mask": report.labels(data, masks),
+    }

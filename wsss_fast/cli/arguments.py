@@ -1,0 +1,247 @@
+"""From words to the arguments of a function: its signature as options, a configuration file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from wsss_fast import data
+from wsss_fast.command import Command
+from wsss_fast.engine import distributed
+from wsss_fast.engine.config_file import read_config
+from wsss_fast.engine.serialize import check_keys, from_config
+from wsss_fast.errors import InputError
+
+_REQUIRED = inspect.Parameter.empty
+# A parameter `data: Source` is these options; `open_data` passes them to `data.load`.
+_DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "data": (
+        str,
+        _REQUIRED,
+        "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / "
+        "shapes-sparse:SEED, the built-in benchmark",
+    ),
+    "split": (
+        str,
+        "train",
+        "name of an id list in ImageSets/Segmentation or next to labels.csv, without .txt; "
+        "COCO14: train or val",
+    ),
+    "ids": (
+        Path | tuple[str, ...] | None,
+        None,
+        "text file with one id per line, instead of a split",
+    ),
+    "strict": (
+        bool,
+        False,
+        "stop at the first broken image; otherwise broken images are left out and listed at the "
+        "end",
+    ),
+}
+_SALIENCY_OPTION = (
+    Path | None,
+    None,
+    "folder of <id>.png saliency maps; default: saliency/ in the data's folder",
+)
+_VAL_OPTION = (str | None, None, "split of the validation images")
+_CONFIG_OPTION = (
+    Path | None,
+    None,
+    "arguments from a file: config.json of a run, or YAML or JSON; other options override it",
+)
+
+
+def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
+    """Arguments of a command's function, or the exit code 0 after printing its help.
+
+    Raises:
+        InputError: an unknown option or a value of the wrong type, on the command line or in the
+            configuration file.
+    """
+    errors, muted = io.StringIO(), io.StringIO()
+    function = _signature(command, argv)
+    try:
+        with (
+            contextlib.redirect_stderr(errors),
+            contextlib.redirect_stdout(sys.stdout if distributed.is_main_process() else muted),
+        ):
+            return tyro.cli(
+                function,
+                args=list(argv),
+                prog=f"wsss-fast {command.name}",
+                config=(tyro.conf.SuppressFixed,),  # functions cannot be typed
+            )
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            return 0
+        # Without the title and the frame of the box that tyro draws.
+        lines = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]
+        raise InputError(" ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())) from None
+
+
+def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
+    """A function with the command's options that returns them: what tyro parses into."""
+    function = command.load()
+    path = _value(argv, "--config")
+    given = {} if path is None else read_config(Path(path), command.name)
+    parameters = _options(command, function, argv, given)
+    names = [p.name for p in parameters]
+    if path is not None:
+        check_keys(given, names, path)
+        parameters = [_with_config(p, given, path) for p in parameters]
+    parameters.append(_option("config", *_CONFIG_OPTION))
+
+    def collect(**arguments: Any) -> dict[str, Any]:
+        return {name: value for name, value in arguments.items() if name != "config"}
+
+    parameters.sort(key=lambda p: p.default is not _REQUIRED)
+    shown = [p.replace(annotation=_on_command_line(command, p)) for p in parameters]
+    collect.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    collect.__annotations__ = {p.name: p.annotation for p in shown}
+    # What concerns callers of the function in several processes says nothing here.
+    collect.__doc__ = re.sub(r"\s*\bCollective\.", "", inspect.getdoc(function) or "")
+    return collect
+
+
+def _options(
+    command: Command, function: Callable[..., Any], argv: Sequence[str], given: dict[str, Any]
+) -> list[inspect.Parameter]:
+    """The function's parameters; data sets as the options that open them."""
+    hints = get_type_hints(function)
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        parameter = parameter.replace(
+            annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY
+        )
+        if parameter.annotation == data.Source:
+            parameters += [_option(name, *option) for name, option in _DATA_OPTIONS.items()]
+            if command.saliency:
+                parameters.append(_option("saliency", *_SALIENCY_OPTION))
+        elif parameter.annotation == data.Source | None:
+            parameters.append(_option("val_split", *_VAL_OPTION))
+        elif parameter.name == command.numbers:
+            default = _default_numbers(command, function, argv, given)
+            parameters.append(parameter.replace(annotation=type(default), default=default))
+        else:
+            parameters.append(parameter)
+    return parameters
+
+
+def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, tyro.conf.arg(help=text)],
+    )
+
+
+def _default_numbers(
+    command: Command, function: Callable[..., Any], argv: Sequence[str], given: dict[str, Any]
+) -> Any:
+    """The recipe or pipeline of the preset or backbone that is given, so that help shows it."""
+    chosen: dict[str, str | None] = {}
+    for name in ("preset", "backbone"):
+        option = _value(argv, f"--{name}")
+        if option is not None and command.numbers in given and option != given.get(name):
+            raise InputError(
+                f"--{name}: the file given by --config already sets {command.numbers}; "
+                f"remove {command.numbers} from it, or leave out --{name}"
+            )
+        chosen[name] = option or given.get(name)
+    defaults, presets = command.table(command.defaults), command.table(command.presets)
+    preset = chosen["preset"]
+    if preset is not None and preset in presets:
+        return presets[preset].pipeline
+    usual = inspect.signature(function).parameters["backbone"].default or next(iter(defaults))
+    return defaults.get(chosen["backbone"] or usual, defaults[usual])
+
+
+def _with_config(
+    parameter: inspect.Parameter, given: dict[str, Any], path: str
+) -> inspect.Parameter:
+    """The parameter with the value of the configuration file as its default."""
+    if parameter.name not in given:
+        return parameter
+    default = None if parameter.default is _REQUIRED else parameter.default
+    kind = _plain(parameter.annotation)
+    value = from_config(given[parameter.name], kind, f"{path}: {parameter.name}", default)
+    return parameter.replace(default=value)
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without `Annotated`."""
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+
+
+def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
+    """The annotation with what tyro needs to know."""
+    annotation, marks = (
+        parameter.annotation,
+        list(getattr(parameter.annotation, "__metadata__", ())),
+    )
+    kind = _plain(annotation)
+    # `str | Path` is a path on a command line; only a configuration file can list ids.
+    kind = {str | Path: Path, str | Path | None: Path | None}.get(kind, kind)
+    if parameter.name == "ids" and not isinstance(parameter.default, tuple):
+        kind = Path | None
+    if command.flat and dataclasses.is_dataclass(kind):
+        marks.append(tyro.conf.OmitArgPrefixes)
+    elif kind is not bool:
+        # Either value may be a recipe's default, so nested switches are written out
+        # (`--recipe.balance False`).
+        marks.append(tyro.conf.FlagConversionOff)
+    if parameter.name == command.numbers:
+        # A configuration file chooses the class of a schedule or an optimizer.
+        marks.append(tyro.conf.AvoidSubcommands)
+    if parameter.name in command.positional:
+        marks += [tyro.conf.Positional, tyro.conf.arg(metavar=parameter.name.upper())]
+    if short := command.short.get(parameter.name):
+        marks.append(tyro.conf.arg(aliases=[short]))
+    for mark in marks:
+        kind = _marked(kind, mark)
+    return kind
+
+
+def _marked(kind: Any, mark: Any) -> Any:
+    """tyro's markers are subscripted with a type, its `arg` annotates one."""
+    return mark[kind] if hasattr(mark, "__getitem__") else Annotated[kind, mark]
+
+
+def _value(argv: Sequence[str], option: str) -> str | None:
+    """The value of an option, given as `--option VALUE` or `--option=VALUE`."""
+    for place, word in enumerate(argv):
+        if word == option and place + 1 < len(argv):
+            return argv[place + 1]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def open_data(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Replace the options of a data set by the opened data set."""
+    if "split" not in arguments:
+        return arguments
+    options = {name: arguments.pop(name) for name in _DATA_OPTIONS}
+    val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)
+    strict = options["strict"]
+    opened = data.load(
+        options["data"],
+        split=options["split"],
+        ids=options["ids"],
+        saliency=saliency,
+        strict=strict,
+    )
+    if val_split is not None:
+        arguments["val"] = data.load(options["data"], split=val_split, strict=strict)
+    return {**arguments, "data": opened}

@@ -1,0 +1,46 @@
+"""The one list of commands: what each package declares in its `commands.py`, and shared stages."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from wsss_fast.command import Command
+
+_PACKAGE = Path(__file__).parents[1]
+
+_SHARED = (
+    Command("seeds", "wsss_fast.stages.seeds:make"),
+    Command("saliency", "wsss_fast.stages.saliency:make"),
+    Command(
+        "crf",
+        "wsss_fast.stages.crf_files:refine_files",
+        positional=("image", "labels"),
+        short={"out": "-o"},
+    ),
+    Command(
+        "convert from-pickles",
+        "wsss_fast.convert:maps_from_pickles",
+        positional=("source", "out"),
+        main_process_only=True,
+    ),
+    Command(
+        "convert to-pickles",
+        "wsss_fast.convert:maps_to_pickles",
+        positional=("source", "out"),
+        main_process_only=True,
+    ),
+    Command("eval", "wsss_fast.cli.functions:evaluate"),
+    Command("shapes", "wsss_fast.cli.functions:shapes", main_process_only=True),
+    Command("info", "wsss_fast.cli.functions:info", main_process_only=True),
+)
+
+
+def _commands() -> dict[str, Command]:
+    found = [Command("demo", "wsss_fast.cli.functions:demo")]
+    for path in sorted(_PACKAGE.glob("*/commands.py")):
+        found += importlib.import_module(f"wsss_fast.{path.parent.name}.commands").COMMANDS
+    return {command.name: command for command in [*found, *_SHARED]}
+
+
+COMMANDS: dict[str, Command] = _commands()

@@ -1,0 +1,105 @@
+"""Running a command: arguments, result, one-line errors, exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.cli.arguments import open_data, parse
+from wsss_fast.cli.output import show
+from wsss_fast.command import Command
+from wsss_fast.data import Dataset
+from wsss_fast.engine import distributed, signals
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.progress import say
+from wsss_fast.errors import InputError, RunError
+
+_LISTED = 20  # broken images are listed one by one up to this many
+
+
+def execute(command: Command, argv: Sequence[str]) -> int:
+    """Run a command with its arguments; print its result or one line of error; the exit code."""
+    if command.main_process_only and not distributed.is_main_process():
+        return 0
+    try:
+        arguments = parse(command, argv)
+        if isinstance(arguments, int):
+            return arguments
+        arguments = open_data(arguments)
+        result = command.load()(**arguments)
+        if distributed.is_main_process():
+            show(result)
+        code = _report_broken(arguments)
+        distributed.leave_group()
+        return code
+    except InputError as error:
+        return fail(2, f"error: {error}", every=True)
+    except RunError as error:
+        return fail(1, f"failed: {error}", every=True)
+    except KeyboardInterrupt as error:
+        return _stopped(command, error)
+    except BrokenPipeError:
+        # The reader of stdout, `head` for instance, has exited; nothing is left to print to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # every command ends with one line; the variable shows the rest
+        if os.environ.get("WSSS_FAST_TRACEBACK"):
+            raise
+        if isinstance(error, OSError) and error.filename is not None:
+            # a full disk, a read-only folder
+            return fail(
+                1,
+                f"failed: {_printable(error.filename)}: {error.strerror}; once this is fixed, the "
+                "same command resumes where it stopped",
+                every=True,
+            )
+        kind = type(error).__name__
+        return fail(
+            1, f"failed: {kind}: {error} (WSSS_FAST_TRACEBACK=1 shows the traceback)", every=True
+        )
+
+
+def fail(code: int, message: str, *, every: bool = False) -> int:
+    """Print a message as one line, in every process or in the main one; returns the exit code."""
+    say(" ".join(message.split()), every=every)
+    return code
+
+
+def _stopped(command: Command, error: KeyboardInterrupt) -> int:
+    stopped, code = "interrupted", 130
+    if isinstance(error, signals.Stopped):
+        stopped, code = str(error), 128 + error.number
+    if command.name.startswith("bench"):
+        return fail(code, f"{stopped}; the finished rows are in the JSON file")
+    return fail(code, f"{stopped}; the same command resumes where it stopped")
+
+
+def _report_broken(arguments: dict[str, Any]) -> int:
+    """List the images that were left out, write `<out>/broken.json`, return the exit code."""
+    broken = {
+        id: why
+        for value in arguments.values()
+        if isinstance(value, Dataset)
+        for id, why in value.broken.items()
+    }
+    if not broken:
+        return 0
+    out = arguments.get("out")
+    if out is not None and distributed.is_main_process():
+        write_json(Path(out) / "broken.json", broken)
+    for why in list(broken.values())[:_LISTED]:
+        say(f"left out: {why}")
+    more = f", {len(broken) - _LISTED} of them not listed here" if len(broken) > _LISTED else ""
+    listed = f"; all are in {Path(out) / 'broken.json'}" if out is not None else ""
+    return fail(1, f"{len(broken)} broken images were left out{more}{listed}")
+
+
+def _printable(name: Any) -> str:
+    """A file name with the bytes that are not text escaped."""
+    if not isinstance(name, (str, bytes)):
+        return str(name)
+    return os.fsdecode(name).encode(errors="backslashreplace").decode()

@@ -1,0 +1,90 @@
+"""What a command prints on stdout: tables and the paths of what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wsss_fast.bench.harness.run import Report
+from wsss_fast.bench.harness.show import parts
+from wsss_fast.engine.progress import CONSOLE
+from wsss_fast.errors import RunError
+from wsss_fast.evaluation import report, summary
+from wsss_fast.pipeline import AnalysesResult, RunResult
+
+OUTPUT = Console(highlight=False)
+WIDE = Console(highlight=False, width=200)  # tables whose figures must not be cut
+
+
+def show(result: Any) -> None:
+    """Print the result of a command on stdout."""
+    if isinstance(result, RunResult):
+        OUTPUT.print(report.text_table(result.out))
+        predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
+        OUTPUT.print(
+            f"masks: {result.masks}{predicted}\nreport: {result.report}",
+            soft_wrap=True,
+            markup=False,
+        )
+    elif isinstance(result, AnalysesResult):
+        OUTPUT.print(report.text_table(result.out))
+        OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
+    elif isinstance(result, summary.Evaluation):
+        _show_evaluation(result)
+    elif isinstance(result, Report):
+        _show_benchmarks([result])
+    elif isinstance(result, Iterator):
+        _show_benchmarks(result)
+    elif result is not None:
+        OUTPUT.print(str(result), soft_wrap=True, markup=False)
+
+
+def _show_benchmarks(reports: Iterable[Report]) -> None:
+    """Print each report when it is finished; wrong rows fail the command at the end."""
+    wrong = []
+    for shown in reports:
+        for part in parts(shown):
+            (OUTPUT if isinstance(part, str) else WIDE).print(part, markup=False)
+        OUTPUT.print(f"{shown.json}\n{shown.plot}\n", soft_wrap=True, markup=False)
+        wrong += shown.wrong()
+    if wrong:
+        raise RunError(f"{len(wrong)} rows were wrong, first {wrong[0]}")
+
+
+def _show_evaluation(found: summary.Evaluation) -> None:
+    metrics, curve = found.metrics, found.curve
+    at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
+    table = Table(
+        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}",
+        title_justify="left",
+    )
+    for column in ("class", "IoU", "precision", "recall"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name in metrics.iou:
+        table.add_row(
+            Text(name),
+            *(
+                f"{100 * values[name]:.2f}"
+                for values in (metrics.iou, metrics.precision, metrics.recall)
+            ),
+        )
+    OUTPUT.print(table)
+    if curve is not None:
+        table = Table(title="mIoU (%) over the threshold", title_justify="left")
+        steps = range(0, len(curve.thresholds), 5)  # all of them are in the JSON file
+        for step in steps:
+            table.add_column(f"{curve.thresholds[step]:.2f}", justify="right")
+        table.add_row(*(f"{100 * curve.miou[step]:.1f}" for step in steps))
+        OUTPUT.print(table)
+    for pair, ratio in found.confusion_ratios.items():
+        OUTPUT.print(f"confusion ratio {pair}: {ratio:.3f}", markup=False)
+    for path in found.files:
+        OUTPUT.print(str(path), soft_wrap=True, markup=False)
+
+
+if CONSOLE.is_dumb_terminal:
+    CONSOLE.no_color = True

@@ -1,0 +1,1 @@
+"""What every run needs: devices and seeds, files and run folders, processes, the training loop."""

@@ -1,0 +1,40 @@
+"""Atomic writes: a file that exists under its final name is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.engine.serialize import jsonable
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, renamed to `path` if the block ends without an error.
+
+    The suffix is kept, since writers choose the format by it.
+
+    Raises:
+        OSError: the disk is full, for instance; always with `path` as its file name.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):  # a file that could not be created cannot be removed
+            temporary.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; see `serialize.jsonable`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")

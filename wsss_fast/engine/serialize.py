@@ -1,0 +1,233 @@
+"""Arguments of a run as JSON, and back: dataclasses, paths, arrays, callables.
+
+`jsonable` writes them, for fingerprints and for `config.json`; `from_config` reads them back as the
+types that a function's annotations name.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import functools
+import importlib
+import math
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from wsss_fast.errors import InputError
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def jsonable(value: Any, name: str = "") -> Any:
+    """`value` with dataclasses as dicts, paths as strings, arrays as lists, NaN as None.
+
+    A function becomes its qualified name, a callable dataclass its class and fields, a
+    `functools.partial` its function and arguments, so that callables with different results have
+    different fingerprints.
+
+    Args:
+        value: what to convert.
+        name: of the value, for errors.
+
+    Raises:
+        InputError: a callable that cannot be distinguished from another one: a lambda, a function
+            inside a function, an object with state.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = jsonable({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, name)
+        return (
+            {"class": _qualified_name(type(value), name), **fields} if callable(value) else fields
+        )
+    if isinstance(value, dict):
+        return {str(k): jsonable(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v, f"{name}[{n}]") for n, v in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist(), name)
+    if isinstance(value, np.generic):
+        return jsonable(value.item(), name)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, functools.partial):
+        return {
+            "partial": jsonable(value.func, name),
+            "args": jsonable(value.args, name),
+            "keywords": jsonable(value.keywords, name),
+        }
+    if callable(value):
+        return _qualified_name(value, name)
+    return value
+
+
+def _qualified_name(value: Any, name: str) -> str:
+    """`module.qualname` of a function or class; InputError if that name finds something else."""
+    module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    found: Any = sys.modules.get(module) if isinstance(module, str) else None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
+        raise InputError(
+            f"{name or 'callable'}: {value!r} cannot be distinguished from another callable, so a "
+            "stage would count as finished after it changed; use a function at the top level of a "
+            "module, functools.partial of one, or a frozen dataclass with __call__"
+        )
+    return f"{module}.{path}"
+
+
+class Plain(str):
+    """An unquoted scalar of a configuration file: a number, or a word in YAML."""
+
+
+def from_config(value: Any, annotation: Any, name: str, default: Any = None) -> Any:
+    """A value of a configuration file as the type that an annotation names.
+
+    Args:
+        value: mapping, list, quoted `str`, `Plain` text, bool or None.
+        annotation: resolved type hint.
+        name: of the value, for errors.
+        default: where a mapping sets some fields of a dataclass, the others come from here.
+
+    Raises:
+        InputError: an unknown key or a value of another type, naming it.
+    """
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return _from_union(value, get_args(annotation), name, default)
+    if origin is Literal:
+        return _from_literal(value, get_args(annotation), name)
+    if origin is tuple:
+        return _from_tuple(value, get_args(annotation), name)
+    if origin is collections.abc.Sequence:
+        return _from_tuple(value, (get_args(annotation)[0], ...), name)
+    if dataclasses.is_dataclass(annotation):
+        return _from_mapping(value, annotation, name, default)
+    if origin is collections.abc.Callable:
+        return _from_callable(value, name)
+    if annotation in (None, type(None)):
+        return _expect(value is None, None, value, name, "null")
+    if annotation is bool:
+        return _expect(isinstance(value, bool), value, value, name, "true or false")
+    if annotation is int:
+        whole = isinstance(value, Plain) and re.fullmatch(r"[-+]?\d+", value)
+        return _expect(bool(whole), int(value) if whole else 0, value, name, "a whole number")
+    if annotation is float:
+        number = _number(value)
+        return _expect(number is not None, number, value, name, "a number")
+    if annotation in (str, Path):
+        text = str(value) if isinstance(value, str) else ""
+        return _expect(isinstance(value, str), annotation(text), value, name, "text")
+    raise InputError(f"{name}: cannot be set in a configuration file")
+
+
+def _expect(right: bool, result: Any, value: Any, name: str, wanted: str) -> Any:
+    if not right:
+        kind = "the text " if isinstance(value, str) and not isinstance(value, Plain) else ""
+        shown = str(value) if isinstance(value, Plain) else repr(value)
+        raise InputError(f"{name}: is {kind}{shown}, must be {wanted}")
+    return result
+
+
+def _number(value: Any) -> float | None:
+    if not isinstance(value, Plain) or "_" in value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _from_union(value: Any, options: tuple[Any, ...], name: str, default: Any) -> Any:
+    if value is None and type(None) in options:
+        return None
+    rest = [option for option in options if option is not type(None)]
+    classes = [option for option in rest if dataclasses.is_dataclass(option)]
+    if isinstance(value, dict) and classes:
+        given = value.get("class")
+        named = {f"{c.__module__}.{c.__qualname__}": c for c in classes}  # type: ignore[union-attr]
+        short = {full.rpartition(".")[2]: c for full, c in named.items()}
+        if given is None and type(default) in classes:
+            return _from_mapping(value, type(default), name, default)
+        chosen = named.get(str(given)) or short.get(str(given))
+        if chosen is None:
+            raise InputError(f"{name}.class: is {given!r}, must be one of {', '.join(short)}")
+        same = default if type(default) is chosen else None
+        return _from_mapping(value, chosen, name, same)
+    errors = []
+    for option in rest:
+        try:
+            return from_config(value, option, name, default)
+        except InputError as error:
+            errors.append(str(error))
+    raise InputError(errors[0])
+
+
+def _from_literal(value: Any, options: tuple[Any, ...], name: str) -> Any:
+    for option in options:
+        if value == option and isinstance(value, str) == isinstance(option, str):
+            return option
+    wanted = " or ".join(map(str, options))
+    return _expect(False, None, value, name, wanted)
+
+
+def _from_tuple(value: Any, items: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        _expect(False, None, value, name, "a list")
+    if len(items) == 2 and items[1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(value) != len(items):
+        raise InputError(f"{name}: has {len(value)} values, must have {len(items)}")
+    return tuple(
+        from_config(v, item, f"{name}[{n}]")
+        for n, (v, item) in enumerate(zip(value, items, strict=True))
+    )
+
+
+def _from_mapping(value: Any, kind: Any, name: str, default: Any) -> Any:
+    """A dataclass from the fields that a mapping sets; the others are the default's or its own."""
+    if not isinstance(value, dict):
+        _expect(False, None, value, name, "a mapping of " + ", ".join(_field_names(kind)))
+    hints = get_type_hints(kind)
+    given = {key: v for key, v in value.items() if key != "class"}
+    check_keys(given, _field_names(kind), name)
+    base = default if isinstance(default, kind) else None
+    fields = {
+        key: from_config(v, hints[key], f"{name}.{key}", getattr(base, key, None))
+        for key, v in given.items()
+    }
+    return dataclasses.replace(base, **fields) if base is not None else kind(**fields)
+
+
+def _field_names(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def check_keys(given: dict[str, Any], known: collections.abc.Sequence[str], name: str) -> None:
+    """Raise InputError for a key that is not among `known`, with the nearest ones."""
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 3, 0.6)
+            hint = f"did you mean {' or '.join(near)}" if near else f"known: {', '.join(known)}"
+            raise InputError(f"{name}: unknown key {key!r}; {hint}")
+
+
+def _from_callable(value: Any, name: str) -> Any:
+    """A function of this package by its qualified name."""
+    module, _, function = str(value).rpartition(".")
+    if isinstance(value, str) and module.partition(".")[0] == _PACKAGE:
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError):
+            found = None
+        if callable(found):
+            return found
+    raise InputError(f"{name}: is {value!r}, must be the full name of a function of {_PACKAGE}")

@@ -1,0 +1,15 @@
+from .analyses import AnalysesResult as AnalysesResult
+from .analyses import analyse as analyse
+from .inference import InferResult as InferResult
+from .inference import infer as infer
+from .inference import views_to_maps as views_to_maps
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import RunResult as RunResult
+from .pipeline import run as run
+from .recipe import COCO as COCO
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .training import losses as losses
+from .training import train as train

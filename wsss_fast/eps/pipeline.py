@@ -1,0 +1,261 @@
+"""The EPS pipeline: classifier baseline, EPS, pseudo-masks, segmentation network."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from wsss_fast import cam, nets, seg
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.eps.inference import infer, pseudo_masks
+from wsss_fast.eps.recipe import COCO, RECIPES, Recipe
+from wsss_fast.eps.training import train
+from wsss_fast.errors import InputError
+from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.confusion_ratio import named_pairs
+from wsss_fast.pipeline import (
+    Compute,
+    Preset,
+    RunResult,
+    resolve_preset,
+    segment,
+    write_run_config,
+)
+from wsss_fast.stages import saliency
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
+
+    Attributes:
+        baseline: whether the paper's baseline, a classifier without saliency, is trained, too. Its
+            maps show the gain of EPS and reveal inverted saliency maps; it takes as long as EPS.
+        cam: recipe of the baseline.
+        cam_threshold: background threshold at which the mIoU of the baseline's maps is reported, in
+            addition to their best threshold, 0..1.
+        eps: recipe of EPS; its `threshold` gives the pseudo-masks.
+        crf: whether a dense CRF refines the pseudo-masks; the published ones are not refined.
+        pairs: pairs "target/coincident" of class names whose confusion ratio is recorded where true
+            masks exist, for maps at `eps.threshold` and for pseudo-masks; see `confusion_ratios`.
+        seg: recipe of the segmentation network.
+    """
+
+    baseline: bool = True
+    cam: cam.Recipe = cam.RECIPES["resnet38"]
+    cam_threshold: float = 0.20
+    eps: Recipe = RECIPES["resnet38"]
+    crf: bool = False
+    pairs: tuple[str, ...] = ()
+    seg: seg.Recipe = seg.RECIPES["resnet101"]
+
+
+PIPELINES = {
+    "resnet38": Pipeline(),
+    "small": Pipeline(
+        cam=cam.RECIPES["small"],
+        cam_threshold=0.42,
+        eps=RECIPES["small"],
+        crf=True,
+        pairs=("train/rails", "boat/water"),
+        seg=seg.RECIPES["small"],
+    ),
+}
+PRESETS = {
+    "voc": Preset("resnet38", PIPELINES["resnet38"]),
+    "coco": Preset(
+        "resnet38",
+        Pipeline(
+            eps=COCO,
+            cam=dataclasses.replace(
+                cam.RECIPES["resnet38"],
+                updates=COCO.updates,
+                batch_size=COCO.batch_size,
+                augment=COCO.augment,
+            ),
+        ),
+    ),
+    "shapes": Preset("small", PIPELINES["small"]),
+}
+
+
+def run(
+    data: Source,
+    out: str | Path,
+    *,
+    preset: Literal["voc", "coco", "shapes"] | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    seg_weights: str | Path | None = None,
+    pipeline: Pipeline | None = None,
+    until: Literal["masks", "seg"] = "seg",
+    val: Source | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int = 0,
+    precision: str = "auto",
+) -> RunResult:
+    """Run the EPS pipeline: from tags and saliency to pseudo-masks and a segmentation network.
+
+    The stages are classifier baseline, EPS, EPS maps, pseudo-masks and DeepLabV2. Every stage is
+    scored where true masks exist. Finished stages are skipped, and an interrupted run resumes in
+    the stage it was in. Collective.
+
+    Args:
+        data: images, tags and a saliency map for every id: a data set, or an argument of
+            `data.load`. Its masks are only used to score.
+        out: run folder; gets cam/, eps/, seg/, config.json, metrics.json and report.html.
+        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
+            which sets `backbone` and `pipeline`.
+        backbone: "resnet38" (the published recipe) or "small" (trained from scratch, for laptops
+            and small images); default: the preset's, or "resnet38".
+        weights: initial weights of EPS and of its baseline: ImageNet's ResNet-38, as published.
+        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
+            published; without them, "small" starts from EPS.
+        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        val: images that the segmentation network predicts; without them, it predicts `data`.
+        device: auto, cpu, cuda or cuda:N.
+        seed: seed of initialisation, shuffling, augmentation and dropout.
+        workers: number of loader processes; 0 loads in the training process.
+        precision: fp32, bf16 (autocast), or auto.
+
+    Raises:
+        InputError: an argument or file cannot be used, a saliency map is missing, or `out` holds
+            stages that were run with other arguments.
+        RunError: a loss is not finite.
+
+    Source: Lee, Lee, Lee and Shim, CVPR 2021.
+    """
+    data, out = opened(data), Path(out)
+    unseen = None if val is None else opened(val)
+    backbone, numbers = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
+    numbers = with_known_pairs(data, numbers)
+    data.check_masks()
+    compute = Compute(backbone, device, seed, workers, precision)
+    compute.resolved_device()  # raises for an unknown device before anything is written
+    saliency.check(data)
+    write_run_config(
+        out,
+        "eps run",
+        data,
+        unseen,
+        compute,
+        {
+            "weights": weights,
+            "seg_weights": seg_weights,
+            "pipeline": numbers,
+            "until": until,
+        },
+        saliency=True,
+    )
+    cams = None
+    if numbers.baseline:
+        cams = _make_baseline(data, out, numbers, weights, unseen, compute)
+    trained = train(data, out, maps=cams, weights=weights, recipe=numbers.eps, **compute.train())
+    result = infer(
+        data, trained.weights, out, recipe=numbers.eps, crf=numbers.crf, **compute.infer()
+    )
+    threshold, pairs = numbers.eps.threshold, numbers.pairs
+    run_scores.maps(out, "eps", data, result.maps, fixed=threshold, crf=None, pairs=pairs)
+    metrics = run_scores.masks(out, "masks", data, result.masks, pairs=pairs)
+    predictions = seg_metrics = None
+    if until == "seg":
+        predictions, seg_metrics = segment(
+            data,
+            out,
+            result.masks,
+            data if unseen is None else unseen,
+            numbers.seg,
+            weights=seg_weights or (trained.weights if backbone == "small" else None),
+            compute=compute,
+        )
+    page = report.write(
+        out,
+        data,
+        panels(data, out, result.masks),
+        title="EPS: from image tags and saliency to masks",
+        curves={**({"CAM": "cam"} if numbers.baseline else {}), "EPS": "eps"},
+    )
+    return RunResult(out, result.masks, metrics, page, predictions, seg_metrics)
+
+
+def _make_baseline(
+    data: Dataset,
+    out: Path,
+    numbers: Pipeline,
+    weights: str | Path | None,
+    val: Dataset | None,
+    compute: Compute,
+) -> Path:
+    """Folder of the maps of the classifier without saliency; scored, with its pseudo-masks."""
+    classifier = cam.train(
+        data, out, weights=weights, recipe=numbers.cam, val=val, **compute.train()
+    )
+    cams = cam.infer(data, classifier.weights, out, recipe=numbers.cam, **compute.infer())
+    run_scores.maps(
+        out,
+        "cam",
+        data,
+        cams.maps,
+        fixed=numbers.cam_threshold,
+        crf=None,
+        extra={"mean_ap": classifier.mean_ap},
+        pairs=numbers.pairs,
+        pairs_at=numbers.eps.threshold,
+    )
+    folder = pseudo_masks(
+        data,
+        cams.maps,
+        out,
+        recipe=numbers.eps,
+        crf=numbers.crf,
+        name="cam",
+        device=compute.resolved_device(),
+    )
+    run_scores.masks(out, "cam masks", data, folder, pairs=numbers.pairs)
+    return cams.maps
+
+
+def with_known_pairs(data: Dataset, numbers: Pipeline) -> Pipeline:
+    """`numbers`, without the pairs of the Shapes benchmark if the data set does not know them.
+
+    Args:
+        data: the data set.
+        numbers: hyper-parameters of the pipeline.
+
+    Raises:
+        InputError: other pairs of which the data set has no class or context.
+    """
+    try:
+        named_pairs(data, numbers.pairs)
+    except InputError:
+        # The defaults of "small" are a new object if they come from a command line.
+        if numbers.pairs != PIPELINES["small"].pairs:
+            raise
+        return dataclasses.replace(numbers, pairs=())
+    return numbers
+
+
+def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
+    """Columns of the report's grid of pictures: title -> function from an id to its picture.
+
+    Args:
+        data: images and tags.
+        out: run folder.
+        masks: folder of the pseudo-masks.
+    """
+    baseline = {}
+    if (out / "cam/maps/done.json").is_file():
+        baseline = {"CAM": report.heat(data, out / "cam/maps")}
+    return {
+        "image": report.photo(data),
+        "truth": report.truth(data),
+        "saliency": report.salient(data),
+        **baseline,
+        "EPS map": report.heat(data, out / "eps/maps"),
+        "mask": report.labels(data, masks),
+    }

@@ -1,0 +1,10 @@
+from . import confusion_ratio as confusion_ratio
+from . import report as report
+from . import run_scores as run_scores
+from . import trimap as trimap
+from .curves import Curve as Curve
+from .curves import threshold_curve as threshold_curve
+from .metrics import Metrics as Metrics
+from .metrics import evaluate as evaluate
+from .summary import Evaluation as Evaluation
+from .summary import summarize as summarize

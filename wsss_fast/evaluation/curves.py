@@ -1,0 +1,151 @@
+"""mIoU over the background threshold, with and without a dense CRF."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.images import IGNORE
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import Bar, track
+from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of
+from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
+from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.seeds import refined_labels
+
+THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(46))  # 0.00 .. 0.90
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """mIoU over the constant background score.
+
+    Attributes:
+        thresholds: background scores, ascending.
+        miou: mIoU in 0..1 at each threshold.
+        best: threshold of the highest mIoU.
+        metrics: metrics at the best threshold.
+    """
+
+    thresholds: tuple[float, ...]
+    miou: tuple[float, ...]
+    best: float
+    metrics: Metrics
+
+    def at(self, threshold: float) -> float:
+        """mIoU at the threshold of the curve that is nearest to the given one."""
+        return self.miou[int(np.abs(np.array(self.thresholds) - threshold).argmin())]
+
+
+def threshold_curve(
+    maps: str | Path, data: Source, *, thresholds: Sequence[float] = THRESHOLDS
+) -> Curve:
+    """mIoU of the argmax of class maps, over the constant background score.
+
+    One pass serves all thresholds, since a pixel's best class and its score decide its label at
+    each.
+
+    Collective: each process reads its shard of the maps.
+
+    Args:
+        maps: folder of maps.
+        data: data set with masks; ids without a mask are not counted.
+        thresholds: background scores to evaluate, ascending, 0..1.
+
+    Raises:
+        InputError: there are no masks, or maps are missing or of another size.
+    """
+    folder, data = Path(maps), opened(data).with_masks()
+    num_labels, steps = len(data.classes) + 1, len(thresholds)
+    check_maps(folder, data)
+    bounds = np.asarray(thresholds, np.float32)
+    # passed[t, g, p]: number of pixels of truth g whose best class p exceeds exactly t thresholds
+    passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
+    for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
+        truth = data.mask(id)
+        loaded = load_maps(folder, id).foreground()
+        best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
+        valid = truth != IGNORE
+        # Number of thresholds < score: background wins ties.
+        above = np.searchsorted(bounds, score[valid], side="left")
+        index = (above * num_labels + truth[valid]) * num_labels + best[valid]
+        passed += np.bincount(index, minlength=passed.size)
+    counts = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
+    total, matrices = counts.sum(axis=0), []
+    below = np.cumsum(counts, axis=0)
+    for t in range(steps):
+        confusion = total - below[t]  # foreground: exceeds more than t thresholds
+        confusion[:, 0] += below[t].sum(axis=1)
+        matrices.append(confusion)
+    return _curve(thresholds, matrices, data.classes, len(data))
+
+
+def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], np.ndarray]:
+    """Function from an id to labels uint8 [H, W]: the argmax of its maps and a background score."""
+
+    def labels(id: str) -> np.ndarray:
+        loaded = load_maps(folder, id).foreground()
+        return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
+
+    return labels
+
+
+def _best(scores: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label of each pixel's best class, and its score; (0, -1) without any class."""
+    if not len(keys):
+        return np.zeros(scores.shape[1:], np.int64), np.full(scores.shape[1:], -1, np.float32)
+    return keys.astype(np.int64)[scores.argmax(axis=0)], scores.max(axis=0)
+
+
+def crf_curve(
+    maps: str | Path,
+    data: Dataset,
+    crf: Crf,
+    *,
+    thresholds: Sequence[float],
+    batch_size: int = 16,
+    device: str = "cpu",
+    label: str = "CRF curve",
+) -> Curve:
+    """As `threshold_curve`, after CRF refinement of the argmax at each threshold.
+
+    These are the rows "+ dCRF" of the papers.
+
+    Collective: each process refines its shard of the images.
+
+    Args:
+        maps: folder of maps.
+        data: data set with masks; ids without a mask are not counted.
+        crf: parameters of the dense CRF.
+        thresholds: background scores to evaluate, ascending, 0..1.
+        batch_size: number of images of equal size and class count that share a CRF call.
+        device: device of the CRF.
+        label: text of the progress bar.
+
+    Raises:
+        InputError: there are no masks, or maps are missing or of another size.
+    """
+    folder, num_labels, data = Path(maps), len(data.classes) + 1, data.with_masks()
+    check_maps(folder, data)
+    matrices = np.zeros((len(thresholds), num_labels, num_labels), np.int64)
+    own = data.only(distributed.shard(data.ids))
+    with Bar(label, len(own)) as bar:
+        for ids, stack in refined_labels(own, folder, thresholds, crf, batch_size, device):
+            for id, labels in zip(ids, stack, strict=True):
+                truth = data.mask(id)
+                matrices += np.stack([confusion_matrix(truth, one, num_labels) for one in labels])
+            bar.advance(len(ids))
+    return _curve(thresholds, list(distributed.all_reduce_sum(matrices)), data.classes, len(data))
+
+
+def _curve(
+    thresholds: Sequence[float], matrices: list[np.ndarray], classes: Sequence[str], images: int
+) -> Curve:
+    metrics = [metrics_of(m, classes, images) for m in matrices]
+    best = int(np.argmax([m.miou for m in metrics]))
+    return Curve(tuple(thresholds), tuple(m.miou for m in metrics), thresholds[best], metrics[best])

@@ -1,0 +1,152 @@
+"""Metrics: one confusion matrix over all images, and average precision of tags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsss_fast.data import Source, opened
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.images import IGNORE, read_labels
+from wsss_fast.data.label_folder import check_label_folder
+from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import track
+from wsss_fast.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Metrics of a confusion matrix.
+
+    Attributes:
+        miou: mean IoU in 0..1 over the classes that occur, background included.
+        iou: IoU in 0..1 by class name; NaN for a class absent from truth and prediction.
+        precision: precision in 0..1 by class name; NaN for a class that was never predicted.
+        recall: recall in 0..1 by class name; NaN for a class absent from the truth.
+        confusion: number of pixels, int64 [C+1, C+1]; rows are the truth, columns the prediction.
+        images: number of images with a mask, which were counted.
+    """
+
+    miou: float
+    iou: dict[str, float]
+    precision: dict[str, float]
+    recall: dict[str, float]
+    confusion: np.ndarray
+    images: int
+
+    def summary(self) -> dict[str, object]:
+        """What metrics.json records."""
+        return {
+            "miou": self.miou,
+            "iou": self.iou,
+            "precision": self.precision,
+            "recall": self.recall,
+            "images": self.images,
+        }
+
+
+def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
+    """Confusion matrix, int64 [L, L]: rows are the truth, columns the prediction.
+
+    Pixels whose truth is 255 are left out.
+    """
+    valid = truth != IGNORE
+    pairs = truth[valid].astype(np.int64) * num_labels + prediction[valid]
+    return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+def metrics_of(confusion: np.ndarray, classes: Sequence[str], images: int) -> Metrics:
+    """Metrics of a confusion matrix [C+1, C+1].
+
+    A class absent from truth and prediction is left out of the mean IoU.
+    """
+    hits = np.diag(confusion).astype(float)
+    truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, precision, recall = hits / (truth + predicted - hits), hits / predicted, hits / truth
+    names = ("background", *classes)
+
+    def by_name(values: np.ndarray) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    miou = float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+    return Metrics(miou, by_name(iou), by_name(precision), by_name(recall), confusion, images)
+
+
+def evaluate(predictions: str | Path, data: Source) -> Metrics:
+    """Score label PNGs against the masks of a data set.
+
+    Collective: each process reads its shard of the images.
+
+    Args:
+        predictions: folder of `<id>.png` with labels 0..C; 255 is an error, since it would exclude
+            pixels from the score.
+        data: data set with masks; ids without a mask are not counted.
+
+    Returns:
+        Metrics by the VOC protocol: one confusion matrix over all images, pixels of truth 255
+        ignored.
+
+    Raises:
+        InputError: there are no masks, or a prediction is missing, has another size than its mask
+            or an impossible label.
+    """
+    data = opened(data).with_masks()
+    folder = check_label_folder(Path(predictions), data, "predictions")
+    num_labels = len(data.classes) + 1
+    confusion = np.zeros((num_labels, num_labels), np.int64)
+    for id in track(distributed.shard(data.ids), f"evaluate {folder.name}"):
+        path = folder / f"{id}.png"
+        prediction, truth = read_labels(path, len(data.classes)), data.mask(id)
+        if prediction.shape != truth.shape:
+            raise InputError(
+                f"{path}: is {prediction.shape}, but its mask {data.masks[id]} is {truth.shape}"
+            )
+        if (prediction == IGNORE).any():
+            raise InputError(
+                f"{path}: has pixels of {IGNORE} (ignore); a prediction must label every pixel"
+            )
+        confusion += confusion_matrix(truth, prediction, num_labels)
+    return metrics_of(distributed.all_reduce_sum(confusion), data.classes, len(data))
+
+
+def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
+    """Quality of seeds: mIoU of the pixels that are not 255, and the share of such pixels.
+
+    Collective: each process reads its shard of the images.
+    """
+    num_labels, data = len(data.classes) + 1, data.with_masks()
+    confusion = np.zeros((num_labels, num_labels), np.int64)
+    labelled = np.zeros(2, np.int64)  # labelled pixels, all pixels
+    for id in distributed.shard(data.ids):
+        seed, truth = read_labels(Path(seeds) / f"{id}.png", len(data.classes)), data.mask(id)
+        known = seed != IGNORE
+        confusion += confusion_matrix(
+            np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels
+        )
+        labelled += known.sum(), known.size
+    labelled = distributed.all_reduce_sum(labelled)
+    return {
+        "miou": metrics_of(distributed.all_reduce_sum(confusion), data.classes, len(data)).miou,
+        "coverage": labelled[0] / labelled[1],
+    }
+
+
+def average_precision(scores: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Average precision of each class: the mean precision at the ranks of its positive images.
+
+    Args:
+        scores: float [N, C]; higher means that the class is present.
+        tags: multi-hot tags, [N, C] of 0 and 1.
+
+    Returns:
+        float64 [C] in 0..1; NaN for a class without a positive image.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    hits = np.take_along_axis(tags, order, axis=0).astype(float)
+    precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]
+    with np.errstate(invalid="ignore"):
+        return (precision * hits).sum(axis=0) / hits.sum(axis=0)

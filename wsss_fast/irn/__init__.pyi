@@ -1,0 +1,10 @@
+from .inference import RefineResult as RefineResult
+from .inference import boundaries as boundaries
+from .inference import infer as infer
+from .inference import views_to_maps as views_to_maps
+from .inference import walk_maps as walk_maps
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .training import mean_displacement as mean_displacement
+from .training import parameter_groups as parameter_groups
+from .training import train as train

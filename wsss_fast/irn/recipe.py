@@ -1,0 +1,75 @@
+"""Recipes of IRN."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of IRN's training and of the refinement; the defaults are published for VOC.
+
+    Attributes:
+        epochs: number of passes over the training images.
+        batch_size: number of images per update.
+        lr: peak learning rate of the boundary branch.
+        displacement_lr_scale: learning rate of the displacement branch, as a multiple of `lr`.
+        radius: distance below which two cells form a training pair, in cells of 4 pixels.
+        augment: augmentation of the training images and seeds.
+        power: exponent of the class maps before the random walk.
+        walk_radius: distance below which two cells are neighbours in the random walk, in cells of
+            4 pixels.
+        beta: exponent of the affinities.
+        steps: number of steps of the random walk.
+        pad: size multiple in pixels: at inference, images are padded with the mean colour at the
+            bottom and on the right to multiples of it. The padding is part of the statistics of
+            group normalisation. Published: 512 for VOC, 1 (no padding) for COCO.
+        threshold: background threshold of the pseudo-masks: score above which a pixel is labelled
+            with its class, 0..1; published: 0.25 for VOC, 0.22 for COCO.
+        infer_batch: number of images of equal size that share a forward pass at inference.
+        optimizer: optimizer of both branches.
+        schedule: schedule of the learning rates.
+        prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    lr: float = 0.1
+    displacement_lr_scale: float = 10.0
+    radius: int = 10
+    augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
+    power: float = 1.3
+    walk_radius: int = 5
+    beta: float = 10.0
+    steps: int = 256
+    pad: int = 512
+    threshold: float = 0.25
+    infer_batch: int = 1
+    optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
+    schedule: Schedule = Poly()
+    prefer_bf16: bool = False
+
+
+RECIPES = {
+    "resnet50": Recipe(),
+    "small": Recipe(
+        epochs=6,
+        batch_size=16,
+        lr=3e-3,
+        displacement_lr_scale=1.0,
+        radius=5,
+        augment=Augment(crop=128, scale=(0.8, 1.3)),
+        beta=20.0,
+        steps=64,  # on 32x32 cells, 256 steps would cross the whole map
+        pad=1,
+        threshold=0.4,
+        infer_batch=16,
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
+        prefer_bf16=True,
+    ),
+}

@@ -1,0 +1,11 @@
+from .inference import PredictResult as PredictResult
+from .inference import infer as infer
+from .inference import predict as predict
+from .inference import to_probabilities as to_probabilities
+from .recipe import RECIPES as RECIPES
+from .recipe import Recipe as Recipe
+from .recipe import network as network
+from .training import Extension as Extension
+from .training import ExtraLoss as ExtraLoss
+from .training import train as train
+from .training import train_extended as train_extended

@@ -1,0 +1,88 @@
+"""Networks and recipes of the segmentation network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from wsss_fast import nets
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.transforms import Augment, subtract_mean
+from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
+from wsss_fast.stages.crf import Crf
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of the training and of the predictions; the defaults are published.
+
+    Attributes:
+        updates: number of weight updates.
+        batch_size: number of images per update.
+        accumulate: number of parts of a batch whose gradients are accumulated, to save memory.
+        lr: peak learning rate of the backbone's convolutions.
+        head_lr_scale: learning rate of all other parameters, as a multiple of `lr`.
+        augment: augmentation of the training images and pseudo-masks; its `to_input` also prepares
+            the images at inference.
+        scales: scales of an image that are used in addition to its own size, in training and at
+            inference.
+        resize: what is resized to compute the loss: "labels", to the size of the logits, as
+            published, or "logits", to the size of the labels.
+        flip: whether the logits of an image and of its mirror image are averaged at inference.
+        crf: dense CRF that refines the predictions at inference; `gt_prob` is not used.
+        infer_batch: number of images of equal size that share a forward pass at inference.
+        optimizer: optimizer of all parameters.
+        schedule: schedule of the learning rates.
+        prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
+    """
+
+    updates: int = 20_000
+    batch_size: int = 10
+    accumulate: int = 2
+    lr: float = 2.5e-4
+    head_lr_scale: float = 10.0
+    augment: Augment = Augment(
+        crop=321,
+        factors=(0.5, 0.75, 1.0, 1.25, 1.5),
+        linear=True,
+        corner=True,
+        to_input=subtract_mean,
+    )
+    scales: tuple[float, ...] = (0.5, 0.75)
+    resize: Literal["labels", "logits"] = "labels"
+    flip: bool = False
+    crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
+    infer_batch: int = 1
+    optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=0.9, caffe_biases=True)
+    schedule: Schedule = Poly(stairs=2000)  # the rate changes every 10 updates
+    prefer_bf16: bool = False
+
+
+RECIPES = {
+    "resnet101": Recipe(),
+    "small": Recipe(
+        updates=800,
+        batch_size=16,
+        accumulate=1,
+        lr=3e-3,
+        head_lr_scale=1.0,
+        augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
+        flip=True,
+        crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)),
+        infer_batch=16,
+        optimizer=AdamW(weight_decay=1e-2),
+        schedule=OneCycle(),
+        prefer_bf16=True,
+        resize="logits",
+    ),
+}
+
+
+def network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLabV2:
+    """The network for the classes of a data set, with random weights.
+
+    Raises:
+        InputError: an unknown backbone, or a scale that is not positive.
+    """
+    return nets.deeplabv2_resnet101(len(data.classes), backbone=backbone, scales=recipe.scales)

@@ -1,0 +1,273 @@
+"""The dense CRF on existing files: label maps or probabilities of any tool, a file or a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
+from wsss_fast.engine import distributed
+from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.progress import Bar, say
+from wsss_fast.engine.runtime import runtime
+from wsss_fast.errors import InputError, RunError
+from wsss_fast.ops import unary_from_labels, unary_from_probabilities
+from wsss_fast.stages.crf import Crf
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_LABELS = (".png", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class CrfResult:
+    """Result of `refine_files`.
+
+    Attributes:
+        out: file or folder of the refined maps.
+        written: number of maps that this call refined.
+        skipped: number of maps that an earlier call had refined.
+        unmatched: images without a map of the same name, and maps without an image.
+    """
+
+    out: Path
+    written: int
+    skipped: int
+    unmatched: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        rest = [
+            f"{count} {what}"
+            for count, what in (
+                (self.skipped, "already present (--overwrite repeats them)"),
+                (len(self.unmatched), "without a matching file"),
+            )
+            if count
+        ]
+        return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
+
+
+def refine_files(
+    image: str | Path,
+    labels: str | Path,
+    out: str | Path,
+    *,
+    unsure: int | None = IGNORE,
+    crf: Crf = Crf(),
+    clip: float = 1e-5,
+    probabilities: bool = False,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> CrfResult:
+    """Refine a label map or class probabilities with a dense CRF of the image; files or folders.
+
+    Only labels that a map has can appear in its refined map; other labels cost no time. In folders,
+    images and maps with the same name without extension belong together; what is already refined is
+    skipped, and files that cannot be used are reported after all others are done.
+
+    Collective for folders: each process refines its shard of the maps.
+
+    Args:
+        image: 8-bit photo, or folder of photos. EXIF rotation is applied, alpha is dropped, gray
+            becomes RGB with equal channels.
+        labels: palette or gray PNG, whose palette is kept, or probabilities .npy [L, H, W] in 0..1;
+            or folder of either.
+        out: PNG to write, or folder to write to.
+        unsure: label of pixels that may have any label; none of them remains. None: there is no
+            such label.
+        crf: parameters of the dense CRF; gt_prob applies to label maps.
+        clip: smallest probability, for .npy.
+        probabilities: whether to write Q too, next to the PNG, as .npy float16 [L, H, W]; its rows
+            are the labels of the map in ascending order.
+        overwrite: whether to refine again what is already refined.
+        device: device of the CRF: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        What was written and what was not.
+
+    Raises:
+        InputError: a parameter is out of range; a single file is missing, broken or of another size
+            than its image; folders have no name in common; or a result would replace one of its
+            inputs.
+        RunError: some files of a folder could not be used; the others are refined.
+    """
+    image, labels, out = Path(image), Path(labels), Path(out)
+    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
+    _check_parameters(crf, clip)
+    if image.is_dir() != labels.is_dir():
+        raise InputError(f"{image} and {labels}: give two files or two folders")
+
+    def is_finished(target: Path) -> bool:
+        written = [target, *([target.with_suffix(".npy")] if probabilities else [])]
+        return not overwrite and all(path.exists() for path in written)
+
+    def refine(photo: Path, map_: Path, target: Path) -> None:
+        names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
+        if probabilities:
+            with atomic_write(target.with_suffix(".npy")) as temporary:
+                np.save(temporary, q.astype(np.float16))
+        write_labels(target, names[q.argmax(0)], palette)  # last: it marks the image as finished
+
+    if image.is_dir():
+        return _refine_folders(image, labels, out, is_finished, refine)
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise InputError(f"{out}: the refined map of one image must be named *.png")
+    targets = [out.resolve()]
+    if probabilities:
+        targets.append(out.with_suffix(".npy").resolve())
+    for given in (image, labels):
+        if given.resolve() in targets:
+            raise InputError(f"{out}: would replace its own input {given}; choose another name")
+    if is_finished(out):
+        return CrfResult(out, 0, 1)
+    refine(image, labels, out)
+    return CrfResult(out, 1, 0)
+
+
+def _refine_folders(
+    images: Path,
+    labels: Path,
+    out: Path,
+    is_finished: Callable[[Path], bool],
+    refine: Callable[[Path, Path, Path], None],
+) -> CrfResult:
+    if out.is_file():
+        raise InputError(f"{out}: is a file, but the maps of a folder are written to a folder")
+    if out.resolve() in (images.resolve(), labels.resolve()):
+        raise InputError(
+            f"{out}: would mix the refined maps with their inputs; choose another folder"
+        )
+    pairs, unmatched = _match_files(images, labels)
+    if unmatched:
+        shown = ", ".join(map(str, unmatched[:3]))
+        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
+        say(f"crf: {len(unmatched)} without a matching file: {shown}{more}")
+    own = [(photo, map_, out / f"{map_.stem}.png") for photo, map_ in distributed.shard(pairs)]
+    todo = [(photo, map_, target) for photo, map_, target in own if not is_finished(target)]
+    problems = []
+    with Bar("crf", len(todo)) as bar:
+        for photo, map_, target in todo:
+            try:
+                refine(photo, map_, target)
+            except InputError as error:
+                problems.append(str(error))
+                say(f"crf: {error}", every=True)
+            bar.advance()
+    problems = [problem for part in distributed.all_gather_objects(problems) for problem in part]
+    done = sum(distributed.all_gather_objects(len(todo)))
+    if problems:
+        raise RunError(
+            f"{len(problems)} of {done} maps could not be refined (the others are in {out}); "
+            f"first: {problems[0]}"
+        )
+    return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
+
+
+def _files_by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in extensions or path.name.startswith("."):
+            continue
+        if path.stem in by_stem:
+            raise InputError(
+                f"{path} and {by_stem[path.stem].name}: differ only in the extension; keep one"
+            )
+        by_stem[path.stem] = path
+    return by_stem
+
+
+def _match_files(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """Pairs (image, map) of equal stems, sorted, and the files without a matching one."""
+    found = [_files_by_stem(images, _IMAGES), _files_by_stem(labels, _LABELS)]
+    common = sorted(found[0].keys() & found[1].keys())
+    if not common:
+        raise InputError(
+            f"{images} ({len(found[0])} images) and {labels} ({len(found[1])} PNG or .npy maps) "
+            "have no name in common"
+        )
+    unmatched = [path for by_stem in found for stem, path in by_stem.items() if stem not in common]
+    return [(found[0][stem], found[1][stem]) for stem in common], unmatched
+
+
+def _check_parameters(crf: Crf, clip: float) -> None:
+    """Check, before any file is read, the parameters that all files share."""
+    try:
+        unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
+        unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
+        crf.apply(np.zeros((1, 1, 1, 3), np.uint8), unary)
+    except ValueError as error:
+        raise InputError(f"crf: {error}") from None
+
+
+def _mean_field(
+    image: Path, labels: Path, unsure: int | None, crf: Crf, clip: float, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, bytes | None]:
+    """The map's labels, uint8 [L], Q, float32 [L, H, W], and the palette to write."""
+    photo = read_image(image)  # [H, W, 3]
+    if labels.suffix.lower() == ".npy":
+        unary, names, palette = *_from_probabilities(labels, clip), None
+    else:
+        unary, names, palette = _from_labels(labels, unsure, crf.gt_prob)
+    size = photo.shape[:2]
+    if unary.shape[1:] != size:
+        transposed = tuple(unary.shape[:2]) == size
+        hint = "; it looks like [H, W, L], but must be [L, H, W]" if transposed else ""
+        raise InputError(
+            f"{labels}: is {unary.shape[1]}x{unary.shape[2]} pixels (HxW), "
+            f"but its image {image} is {size[0]}x{size[1]}{hint}"
+        )
+    try:
+        q = crf.apply(photo[None], unary[None].to(device))
+    except ValueError as error:
+        raise InputError(f"{labels}: {error}") from None
+    return names, q[0].cpu().numpy(), palette
+
+
+def _from_labels(
+    path: Path, unsure: int | None, gt_prob: float
+) -> tuple[torch.Tensor, np.ndarray, bytes | None]:
+    """Unary [L, H, W] of the map's L labels, those labels, and its palette (b"" for gray)."""
+    values = read_labels(path)
+    known = np.ones(values.shape, bool) if unsure is None else values != unsure
+    names = np.unique(values[known])
+    if not names.size:
+        raise InputError(
+            f"{path}: every pixel is {unsure} (unsure); at least one must have a label"
+        )
+    compact = np.where(known, np.searchsorted(names, values), len(names))
+    unary = unary_from_labels(
+        torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
+    )
+    with Image.open(path) as image:
+        palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
+    return unary, names.astype(np.uint8), palette
+
+
+def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarray]:
+    """Unary [L, H, W] from stored probabilities, and the labels 0..L-1."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as an array ({error})") from None
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{path}: is an archive; must be floating-point probabilities [L, H, W]")
+    if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+        raise InputError(
+            f"{path}: is {values.dtype} {list(values.shape)}; "
+            "must be floating-point probabilities [L, H, W]"
+        )
+    if not 1 <= values.shape[0] <= 256:
+        raise InputError(
+            f"{path}: is {list(values.shape)}; must be [L, H, W] with 1 to 256 labels first"
+        )
+    if values.size and not (values.min() >= 0 and values.max() <= 1 + 1e-3):
+        raise InputError(
+            f"{path}: spans {values.min():g}..{values.max():g}; probabilities are within 0..1"
+        )
+    unary = unary_from_probabilities(torch.from_numpy(values.astype(np.float32)), clip=clip)
+    return unary, np.arange(values.shape[0], dtype=np.uint8)
