@@ -1,5 +1,5 @@
-// What a library of ops says of itself: two C functions, which bind/module.cpp reads. Included by
-// one file of a library.
+// Information about a library of ops: two C functions, which bind/module.cpp reads. Included by one
+// source file of each library.
 #pragma once
 
 #include "stable_abi.h"
@@ -18,15 +18,14 @@
 
 #define WSSS_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Lines of name, tab, value.
+// Lines of a name, a tab and a value.
 WSSS_EXPORT const char* wsss_fast_build_info() {
   return "part\t" WSSS_PART "\nsource_hash\t" WSSS_SOURCE_HASH "\ncompiler\t" WSSS_COMPILER
          "\nflags\t" WSSS_FLAGS "\nsimd\t" WSSS_SIMD "\ncuda\t" WSSS_CUDA
          "\ncuda_archs\t" WSSS_CUDA_ARCHS "\n";
 }
 
-// Lines of op, device, argument types and result type of each kernel, separated by tabs, in schema
-// words.
+// One line per kernel: op, device, argument types and result type as in schemas, separated by tabs.
 WSSS_EXPORT const char* wsss_fast_signatures() {
   static const std::string text = [] {
     std::string all;

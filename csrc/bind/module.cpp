@@ -1,5 +1,5 @@
-// The Python module `_C`: what the loaded libraries of ops say of themselves (library_info.h). No
-// op depends on it.
+// The Python module `_C`: information about loaded libraries of ops (library_info.h). No op depends
+// on it.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,12 +12,12 @@
 
 namespace {
 
-// The text that the function `name` of a loaded library returns, as fields of lines.
+// The tab-separated fields of each line that the function `name` of a loaded library returns.
 std::vector<std::vector<std::string>> table(const std::string& library, const char* name) {
   void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
   if (handle == nullptr) throw std::invalid_argument(library + " is not loaded");
   const auto text = reinterpret_cast<const char* (*)()>(dlsym(handle, name));
-  dlclose(handle);  // the count of references; it stays loaded
+  dlclose(handle);  // only drops the reference; the library stays loaded
   if (text == nullptr) throw std::invalid_argument(library + " has no " + name);
   std::vector<std::vector<std::string>> lines;
   std::istringstream stream(text());

@@ -1,7 +1,7 @@
-// Just enough of CUDA to run the kernels and the host code of csrc/cuda as C++ on the CPU, where
-// sanitizers see every access: blocks one after the other; in a cooperating launch the threads of a
-// block are fibers that switch at barriers and shuffles. What it cannot show: races between blocks
-// or warps, and the memory model.
+// An emulator of the parts of CUDA that csrc/cuda uses: its kernels and host code run as C++ on the
+// CPU, where sanitizers check every access. Blocks run one after another; with launch_with_barriers
+// the threads of a block are fibers that switch at barriers and shuffles. It cannot detect races
+// between blocks or warps, nor errors of memory ordering.
 #pragma once
 
 #include <setjmp.h>
@@ -21,8 +21,8 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-// Jumps switch ten times as fast as contexts, which call the kernel, but neither the sanitizer nor
-// glibc's hardened longjmp allows them between stacks.
+// Jumps switch fibers ten times as fast as ucontext, which makes system calls, but neither the
+// address sanitizer nor glibc's hardened longjmp allows jumps between stacks.
 #if !defined(__SANITIZE_ADDRESS__) && !(defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
 #define WSSS_SWITCH_BY_JUMPS
 #endif
@@ -68,7 +68,7 @@ class __half {
     if (!(size == size)) {
       bits_ = 0x7fff;
     } else if (size >= 65520.0f) {
-      // the middle between the largest number and the next power of two
+      // The middle between the largest number and the next power of two.
       bits_ = sign | 0x7c00;
     } else if (size < 0.00006103515625f) {  // subnormal: multiples of 2^-24
       bits_ = sign | static_cast<uint16_t>(std::nearbyint(size * 16777216.0f));
@@ -106,15 +106,15 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
 
 namespace cuda_on_cpu {
 
-// The threads of one block. Each runs until it waits; when all that are left wait for the same,
-// they go on.
+// The threads of one block. Each runs until it has to wait; when all remaining threads wait at the
+// same place, they resume.
 class Block {
  public:
   static constexpr unsigned kWarp = 32;
 
   Block(dim3 block, const std::function<void()>& kernel) : kernel_(kernel) {
     const size_t threads = size_t{block.x} * block.y * block.z;
-    // Fibers serve one block after the other: a stack is expensive.
+    // Fibers are reused by the next block, because stacks are expensive.
     while (pool().size() < threads) pool().push_back(std::make_unique<Fiber>());
     for (unsigned z = 0; z < block.z; ++z) {
       for (unsigned y = 0; y < block.y; ++y) {
@@ -132,8 +132,8 @@ class Block {
     for (Fiber* fiber : fibers_) resume(*fiber);
     for (bool left = true; left;) {
       left = false;
-      // A warp goes on when all its live threads wait at a shuffle, the block when all wait at the
-      // barrier.
+      // A warp resumes when all its running threads wait at a shuffle, the block when all wait at
+      // the barrier.
       bool moved = false, all_at_barrier = true;
       for (size_t first = 0; first < fibers_.size(); first += kWarp) {
         const size_t last = std::min<size_t>(first + kWarp, fibers_.size());
@@ -167,7 +167,7 @@ class Block {
 
   void barrier() { wait(kBarrier); }
 
-  // `mask` must name all threads of a full warp.
+  // `mask` must contain all threads of a full warp.
   float shuffle_xor(unsigned mask, float value, int offset) {
     Fiber& own = *current_;
     if (mask != 0xffffffffu) fail("a shuffle of part of a warp");
@@ -184,7 +184,7 @@ class Block {
     dim3 index;
     std::unique_ptr<char[]> stack{new char[kStack]};
     bool started = false;
-    ucontext_t context;
+    ucontext_t context{};
     jmp_buf place;
     void* fake_stack = nullptr;  // of AddressSanitizer
     State state = kReady;
@@ -226,7 +226,7 @@ class Block {
 #endif
   }
 
-  // What a fiber does: the kernel, of one block after the other.
+  // The code of a fiber: runs the kernel for one block after another.
   static void enter() {
     running_->after_switch(nullptr, &running_->stack_bottom_, &running_->stack_size_);
     while (true) {
@@ -243,7 +243,7 @@ class Block {
 #else
     before_switch(&own.fake_stack, stack_bottom_, stack_size_);
     swapcontext(&own.context, &scheduler_);
-    // Perhaps for another block.
+    // This may be another block.
     running_->after_switch(own.fake_stack, &running_->stack_bottom_, &running_->stack_size_);
 #endif
   }
@@ -283,7 +283,7 @@ class Block {
   size_t stack_size_ = 0;
 };
 
-inline bool reversed = false;  // the order of blocks, and of threads that run one after the other
+inline bool reversed = false;  // reverses the order of blocks, and of threads in launch()
 
 template <class Work>
 void each_index(dim3 size, const Work& work) {
@@ -303,7 +303,7 @@ inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
 
 namespace wsss {
 
-// kernel() for every thread of the grid, one after the other; without barriers and shuffles.
+// Calls kernel() for every thread of the grid, one after another; without barriers and shuffles.
 template <class Kernel>
 void launch(dim3 grid, dim3 block, const Kernel& kernel) {
   blockDim = block, gridDim = grid;
@@ -316,7 +316,7 @@ void launch(dim3 grid, dim3 block, const Kernel& kernel) {
   });
 }
 
-// The same with a fiber for every thread of a block.
+// The same with one fiber per thread of a block.
 template <class Kernel>
 void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
   blockDim = block, gridDim = grid;
@@ -328,7 +328,7 @@ void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
 
 }  // namespace wsss
 
-// What csrc/cuda/launch.cuh and sorting.cu bring with nvcc.
+// What csrc/cuda/launch.cuh and sorting.cu define with nvcc.
 namespace wsss::cuda {
 
 struct Stream {};

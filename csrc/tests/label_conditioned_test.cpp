@@ -1,11 +1,12 @@
-// C++-only checks of the label-conditioned head's torch-free parts, for sanitizers: taps, packing,
-// shifted addition and their transposes, on the CPU and of CUDA, against the definition, on whole
-// numbers, so that every sum is exact.
+// The parts of the label-conditioned logits: taps, packing, shifted addition and their transposes,
+// on the CPU and on CUDA, compared with the definition on small integers, so that every sum is
+// exact.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
 #include "cuda_on_cpu.h"
+#include "testing.h"
 
 #include "../cpu/label_conditioned_kernel.h"
 #include "../cuda/label_conditioned.cuh"
@@ -15,11 +16,11 @@ namespace {
 using wsss::HeadShape;
 using wsss::LabelShare;
 
-uint32_t state = 1;
-float whole() { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 29) - 3.0f; }
-std::vector<float> wholes(int64_t count) {
+using wsss::testing::small_integer;
+
+std::vector<float> small_integers(int64_t count) {
   std::vector<float> all(count);
-  for (float& x : all) x = whole();
+  for (float& x : all) x = small_integer();
   return all;
 }
 
@@ -53,8 +54,8 @@ struct Result {
   std::vector<float> logits, grad_features, grad_weight;
 };
 
-// Forward of `features` and backward of `grad`, the way cpu/label_conditioned.cpp drives the
-// kernels, with loops for matrix products and labels in shares of `share_size`.
+// Forward of `features` and backward of `grad`, calling the kernels as cpu/label_conditioned.cpp
+// does, with loops for matrix products and labels in shares of `share_size`.
 Result by_kernels(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k,
                   int64_t band_rows, int64_t share_size, const std::vector<float>& features,
                   const std::vector<float>& weight, const std::vector<float>& grad) {
@@ -105,28 +106,29 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
   return sum;
 }
 
-// The logits are the definition's; the gradients are its transposes: <grad, logits(f + d, w)> is
-// linear in d, and so for the weights.
-bool good(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
-  const auto features = wholes(s.channels * s.pixels()),
-             weight = wholes(s.branches * s.labels * s.channels * s.cells);
-  const auto grad = wholes(s.labels * s.pixels());
-  const auto direction = wholes(static_cast<int64_t>(features.size()));
-  const auto turn = wholes(static_cast<int64_t>(weight.size()));
+// Compares logits with the definition, and gradients with its transpose: <grad, logits(f + d, w)>
+// is linear in d, and the same for the weights.
+bool is_correct(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
+  const auto features = small_integers(s.channels * s.pixels()),
+             weight = small_integers(s.branches * s.labels * s.channels * s.cells);
+  const auto grad = small_integers(s.labels * s.pixels());
+  const auto direction = small_integers(static_cast<int64_t>(features.size()));
+  const auto turn = small_integers(static_cast<int64_t>(weight.size()));
   const auto logits = by_definition(s, dilations, k, features, weight);
-  bool fine = true;
+  bool passed = true;
   for (int64_t rows : {int64_t{1}, int64_t{3}, s.height}) {
     for (int64_t share : {int64_t{1}, int64_t{2}, s.labels}) {
       const Result result = by_kernels(s, dilations, k, rows, share, features, weight, grad);
-      fine = fine && result.logits == logits;
-      fine = fine && dot(result.grad_features, direction) ==
-                         dot(grad, by_definition(s, dilations, k, direction, weight));
-      fine = fine && dot(result.grad_weight, turn) ==
-                         dot(grad, by_definition(s, dilations, k, features, turn));
+      passed = passed && result.logits == logits;
+      passed = passed && dot(result.grad_features, direction) ==
+                             dot(grad, by_definition(s, dilations, k, direction, weight));
+      passed = passed && dot(result.grad_weight, turn) ==
+                             dot(grad, by_definition(s, dilations, k, features, turn));
     }
   }
-  if (!fine) std::printf("failed: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
-  return fine;
+  if (!passed)
+    std::printf("failed: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
+  return passed;
 }
 
 // Rows of a times columns of b: [rows, inner] x [inner, columns], both row-major.
@@ -148,9 +150,9 @@ std::vector<float> turned(const float* a, int64_t rows, int64_t columns) {
   return out;
 }
 
-// The CUDA kernels, driven as in cuda/label_conditioned.cu: two images of different scale, labels
+// The CUDA kernels, called as in cuda/label_conditioned.cu: two images of different scale, labels
 // in two shares.
-bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
+bool is_correct_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
   constexpr int64_t images = 2;
   const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);
   std::vector<int32_t> table;
@@ -170,10 +172,10 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
     return dim3{static_cast<unsigned>((threads + block - 1) / block)};
   };
 
-  const auto features = wholes(images * c * n),
-             weight = wholes(s.branches * s.labels * c * s.cells);
-  const auto bias = wholes(s.branches * s.labels), scale = wholes(images * c),
-             grad = wholes(images * s.labels * n);
+  const auto features = small_integers(images * c * n),
+             weight = small_integers(s.branches * s.labels * c * s.cells);
+  const auto bias = small_integers(s.branches * s.labels), scale = small_integers(images * c),
+             grad = small_integers(images * s.labels * n);
   std::vector<float> logits(images * s.labels * n, -1e9f);
   for (const LabelShare& share :
        {LabelShare{0, s.labels / 2}, LabelShare{s.labels / 2, s.labels}}) {
@@ -212,7 +214,7 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
     const auto product = times(gradient, turned(feature, c, n).data(), rows, n, c);
     products.insert(products.end(), product.begin(), product.end());
   }
-  // One image after the other, so that the sum is started and continued.
+  // One image after another, so that the sum is started and continued.
   std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()),
       grad_bias(bias.size());
   for (int64_t b = 0; b < images; ++b) {
@@ -235,7 +237,7 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   });
 
   // Against the definition: logits, and the gradients along a direction of each argument.
-  bool fine = true;
+  bool passed = true;
   auto of = [&](const std::vector<float>& f, const std::vector<float>& w,
                 const std::vector<float>& z) {
     std::vector<float> all;
@@ -251,68 +253,67 @@ bool good_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, i
   for (int64_t i = 0; i < images * s.labels * n; ++i) {
     float constant = 0;
     for (int64_t r = 0; r < s.branches; ++r) constant += bias[r * s.labels + i / n % s.labels];
-    fine = fine && logits[i] == exact[i] + constant;
+    passed = passed && logits[i] == exact[i] + constant;
   }
-  const auto df = wholes(static_cast<int64_t>(features.size())),
-             dw = wholes(static_cast<int64_t>(weight.size()));
-  const auto dz = wholes(static_cast<int64_t>(scale.size()));
-  fine = fine && dot(grad_features, df) == dot(grad, of(df, weight, scale));
-  fine = fine && dot(grad_weight, dw) == dot(grad, of(features, dw, scale));
-  fine = fine && dot(grad_scale, dz) == dot(grad, of(features, weight, dz));
+  const auto df = small_integers(static_cast<int64_t>(features.size())),
+             dw = small_integers(static_cast<int64_t>(weight.size()));
+  const auto dz = small_integers(static_cast<int64_t>(scale.size()));
+  passed = passed && dot(grad_features, df) == dot(grad, of(df, weight, scale));
+  passed = passed && dot(grad_weight, dw) == dot(grad, of(features, dw, scale));
+  passed = passed && dot(grad_scale, dz) == dot(grad, of(features, weight, dz));
   for (int64_t i = 0; i < s.branches * s.labels; ++i) {
     double total = 0;
     for (int64_t j = 0; j < images * n; ++j) {
       total += grad[(j / n * s.labels + i % s.labels) * n + j % n];
     }
-    fine = fine && grad_bias[i] == total;
+    passed = passed && grad_bias[i] == total;
   }
-  if (!fine) {
+  if (!passed) {
     std::printf("failed on device: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
   }
-  return fine;
+  return passed;
 }
 
-// add_products on any split of the channels: sums of whole numbers, so exact.
-bool good_products(int64_t rows, int64_t channels) {
-  const auto packed = wholes(rows * channels), product = wholes(rows * channels),
-             scale = wholes(channels);
+// add_products with the channels split in two; sums of integers are exact.
+bool add_products_is_correct(int64_t rows, int64_t channels) {
+  const auto packed = small_integers(rows * channels), product = small_integers(rows * channels),
+             scale = small_integers(channels);
   std::vector<float> sum(rows * channels, 1.0f), grad_scale(channels, 2.0f);
   const int64_t middle = channels / 3;
   for (auto [c0, c1] : {std::pair{int64_t{0}, middle}, std::pair{middle, channels}}) {
     wsss::add_products(rows, channels, c0, c1, packed.data(), product.data(), scale.data(),
                        sum.data(), grad_scale.data());
   }
-  bool fine = true;
+  bool passed = true;
   for (int64_t c = 0; c < channels; ++c) {
     float expected = 2.0f;
     for (int64_t row = 0; row < rows; ++row) {
       expected += packed[row * channels + c] * product[row * channels + c];
-      fine = fine && sum[row * channels + c] == 1.0f + product[row * channels + c] * scale[c];
+      passed = passed && sum[row * channels + c] == 1.0f + product[row * channels + c] * scale[c];
     }
-    fine = fine && grad_scale[c] == expected;
+    passed = passed && grad_scale[c] == expected;
   }
-  if (!fine) std::printf("failed: products of %d rows\n", static_cast<int>(rows));
-  return fine;
+  if (!passed) std::printf("failed: products of %d rows\n", static_cast<int>(rows));
+  return passed;
 }
 
 }  // namespace
 
 int main() {
-  bool fine = true;
+  bool passed = true;
   const std::vector<int64_t> amn{6, 12, 18, 24}, mixed{1, 2, 2, 5};
   for (int64_t height : {1, 2, 7, 13}) {
     for (int64_t width : {1, 3, 8}) {
-      fine &= good({3, 2, height, width, 4, 9}, mixed, 3);
-      fine &= good({3, 2, height, width, 4, 9}, amn, 3);
-      fine &= good({2, 3, height, width, 1, 1}, {1}, 1);
-      fine &= good_on_device({3, 35, height, width, 4, 9}, mixed, 3);
-      fine &= good_on_device({2, 3, height, width, 4, 9}, amn, 3);
-      fine &= good_on_device({2, 3, height, width, 1, 1}, {1}, 1);
-      // more than one block of channels
-      fine &= good({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);
+      passed &= is_correct({3, 2, height, width, 4, 9}, mixed, 3);
+      passed &= is_correct({3, 2, height, width, 4, 9}, amn, 3);
+      passed &= is_correct({2, 3, height, width, 1, 1}, {1}, 1);
+      passed &= is_correct_on_device({3, 35, height, width, 4, 9}, mixed, 3);
+      passed &= is_correct_on_device({2, 3, height, width, 4, 9}, amn, 3);
+      passed &= is_correct_on_device({2, 3, height, width, 1, 1}, {1}, 1);
+      // More than one block of channels.
+      passed &= is_correct({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);
     }
   }
-  for (int64_t rows : {1, 31, 32, 33, 100}) fine &= good_products(rows, 150);
-  std::puts(fine ? "ok" : "FAILED");
-  return fine ? 0 : 1;
+  for (int64_t rows : {1, 31, 32, 33, 100}) passed &= add_products_is_correct(rows, 150);
+  return wsss::testing::report(passed);
 }

@@ -1,23 +1,21 @@
-// C++-only checks of the random walk, for sanitizers: small maps against dense double matrices,
-// thread counts that agree, and the CUDA kernels, which give the CPU's bits.
+// The random walk: the CPU and CUDA kernels compared with dense matrices in double on small maps
+// and, bit for bit, with each other, and independence of the number of threads.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
 #include "cuda_on_cpu.h"
+#include "testing.h"
 
 #include "../cpu/random_walk.cpp"
 #include "../cuda/random_walk.cuh"
 
 namespace {
 
-uint32_t state = 1;
-double uniform() {
-  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
-}
+using wsss::testing::uniform;
 
-// One map of one image, with a matrix entry for every pair of cells.
+// The walk on one map of one image, with a matrix entry for every pair of cells.
 std::vector<double> by_definition(const wsss::WalkShape& s, const float* map, const float* edge,
                                   double beta, int64_t steps) {
   const int64_t n = s.height * s.width;
@@ -83,26 +81,26 @@ std::vector<float> on_device(const wsss::WalkShape& s, int64_t batch, int64_t ma
   return out;
 }
 
-bool good(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, int64_t steps) {
+bool is_correct(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, int64_t steps) {
   const int64_t n = s.height * s.width;
   std::vector<float> map(batch * maps * n), edge(batch * n);
   for (float& x : map) x = static_cast<float>(uniform());
   for (float& x : edge) x = uniform() < 0.1 ? 1.0f : static_cast<float>(0.3 * uniform());
   std::vector<float> one(map.size(), -1.0f), many(map.size(), -1.0f);
   wsss::cpu::random_walk(map.data(), edge.data(), batch, maps, s, beta, steps, 1, one.data());
-  bool fine = true;
+  bool passed = true;
   for (int threads : {2, 3}) {
-    wsss::RandomWalk walk(s, maps, beta);  // a team inside one image, however small
+    wsss::RandomWalk walk(s, maps, beta);  // with a team inside one image, however small
     wsss::Team::run(threads, [&](wsss::Team& team, int rank) {
       for (int64_t b = 0; b < batch; ++b) {
         walk.run(team, rank, map.data() + b * maps * n, edge.data() + b * n, steps,
                  many.data() + b * maps * n);
       }
     });
-    fine = fine && many == one;
+    passed = passed && many == one;
     wsss::cpu::random_walk(
         map.data(), edge.data(), batch, maps, s, beta, steps, threads, many.data());
-    fine = fine && many == one;
+    passed = passed && many == one;
   }
   const bool whole = beta == std::floor(beta);
   const auto device = on_device(s, batch, maps, map, edge, beta, steps);
@@ -111,29 +109,28 @@ bool good(const wsss::WalkShape& s, int64_t batch, int64_t maps, double beta, in
         by_definition(s, map.data() + plane * n, edge.data() + plane / maps * n, beta, steps);
     for (int64_t i = 0; i < n; ++i) {
       const float ours = one[plane * n + i], theirs = device[plane * n + i];
-      fine = fine && std::fabs(ours - exact[i]) < 2e-6 &&
-             (whole ? theirs == ours : std::fabs(theirs - exact[i]) < 2e-6);
+      passed = passed && std::fabs(ours - exact[i]) < 2e-6 &&
+               (whole ? theirs == ours : std::fabs(theirs - exact[i]) < 2e-6);
     }
   }
-  if (!fine) {
+  if (!passed) {
     std::printf("failed: %dx%d, radius %d, %d maps, beta %g\n", static_cast<int>(s.height),
                 static_cast<int>(s.width), s.radius, static_cast<int>(maps), beta);
   }
-  return fine;
+  return passed;
 }
 
 }  // namespace
 
 int main() {
-  bool fine = true;
+  bool passed = true;
   for (int radius : {1, 2, 3, 5, 10}) {
-    fine &= good({9, 11, radius}, 1, 3, 10, 20);
-    fine &= good({1, 1, radius}, 2, 1, 8, 3);
-    fine &= good({1, 17, radius}, 1, 2, 2.5, 9);
-    fine &= good({12, 1, radius}, 3, 5, 1, 8);
+    passed &= is_correct({9, 11, radius}, 1, 3, 10, 20);
+    passed &= is_correct({1, 1, radius}, 2, 1, 8, 3);
+    passed &= is_correct({1, 17, radius}, 1, 2, 2.5, 9);
+    passed &= is_correct({12, 1, radius}, 3, 5, 1, 8);
   }
-  for (int64_t maps : {1, 2, 4, 6, 7}) fine &= good({7, 33, 5}, 2, maps, 10, 8);
-  fine &= good({5, 4, 5}, 2, 2, 10, 0);
-  std::puts(fine ? "ok" : "FAILED");
-  return fine ? 0 : 1;
+  for (int64_t maps : {1, 2, 4, 6, 7}) passed &= is_correct({7, 33, 5}, 2, maps, 10, 8);
+  passed &= is_correct({5, 4, 5}, 2, 2, 10, 0);
+  return wsss::testing::report(passed);
 }

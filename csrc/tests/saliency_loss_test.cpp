@@ -1,21 +1,19 @@
-// C++-only checks of the saliency loss, for sanitizers: odd sizes against the definition in double,
-// task orders that agree, and the CUDA kernels.
+// The saliency loss: the CPU and CUDA kernels compared with the definition in double, for odd
+// sizes, and independence of the order of tasks.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
 #include "cuda_on_cpu.h"
+#include "testing.h"
 
 #include "../cpu/saliency_loss_kernel.h"
 #include "../cuda/saliency_loss.cuh"
 
 namespace {
 
-uint32_t state = 1;
-double uniform() {
-  return static_cast<double>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0;
-}
+using wsss::testing::uniform;
 
 template <class Real>
 struct Problem {
@@ -141,22 +139,22 @@ Result<Real> on_device(const Problem<Real>& p) {
 }
 
 template <class Real>
-bool near(const Result<Real>& a, const Result<double>& b, double tolerance) {
-  bool fine = std::fabs(a.loss - b.loss) <= tolerance;
+bool is_close(const Result<Real>& a, const Result<double>& b, double tolerance) {
+  bool passed = std::fabs(a.loss - b.loss) <= tolerance;
   for (int m = 0; m < 3; ++m) {
     for (size_t i = 0; i < a.maps[m].size(); ++i) {
-      fine = fine && std::fabs(a.maps[m][i] - b.maps[m][i]) <= tolerance;
+      passed = passed && std::fabs(a.maps[m][i] - b.maps[m][i]) <= tolerance;
     }
   }
   for (size_t i = 0; i < a.grad.size(); ++i) {
-    fine = fine && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
+    passed = passed && std::fabs(a.grad[i] - b.grad[i]) <= tolerance;
   }
-  return fine;
+  return passed;
 }
 
 template <class Real>
-bool good(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> always,
-          double tolerance) {
+bool is_correct(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> always,
+                double tolerance) {
   Problem<Real> p{s, 0.4, 0.3, adaptive, std::move(always), {}, {}, {}};
   for (int64_t i = 0; i < s.images * s.channels * s.pixels(); ++i) {
     p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
@@ -167,23 +165,25 @@ bool good(const wsss::SaliencyShape& s, bool adaptive, std::vector<int64_t> alwa
   for (int64_t i = 0; i < s.images * (s.channels - 1); ++i) p.present.push_back(uniform() < 0.5);
   const auto exact = by_definition(p);
   const auto one = on_cpu(p, 0), device = on_device(p);
-  bool fine = one == on_cpu(p, 1) && near(one, exact, tolerance) && near(device, exact, tolerance);
+  bool passed =
+      one == on_cpu(p, 1) && is_close(one, exact, tolerance) && is_close(device, exact, tolerance);
+  if (!wsss::testing::kCompareResults) return passed;
   cuda_on_cpu::reversed = true;
-  fine = fine && on_device(p) == device;
+  passed = passed && on_device(p) == device;
   cuda_on_cpu::reversed = false;
-  p.saliency[0] = Real(1.5);  // the first pixel's
-  fine = fine && std::isnan(on_cpu(p, 0).loss) && std::isnan(on_device(p).loss);
-  if (!fine) {
+  p.saliency[0] = Real(1.5);  // out of range
+  passed = passed && std::isnan(on_cpu(p, 0).loss) && std::isnan(on_device(p).loss);
+  if (!passed) {
     std::printf("failed: %d channels, %dx%d, adaptive %d\n", static_cast<int>(s.channels),
                 static_cast<int>(s.height), static_cast<int>(s.width), adaptive);
   }
-  return fine;
+  return passed;
 }
 
 }  // namespace
 
 int main() {
-  bool fine = true;
+  bool passed = true;
   for (int64_t channels : {1, 2, 21}) {
     for (bool adaptive : {true, false}) {
       const std::vector<int64_t> always =
@@ -193,11 +193,10 @@ int main() {
             {1, channels, 1, 1, 4, 4},
             {3, channels, 33, 35, 33, 35},
             {1, channels, 8, 8, 4, 4}}) {
-        fine &= good<float>(s, adaptive, always, 2e-6);
-        fine &= good<double>(s, adaptive, always, 1e-13);
+        passed &= is_correct<float>(s, adaptive, always, 2e-6);
+        passed &= is_correct<double>(s, adaptive, always, 1e-13);
       }
     }
   }
-  std::puts(fine ? "ok" : "FAILED");
-  return fine ? 0 : 1;
+  return wsss::testing::report(passed);
 }

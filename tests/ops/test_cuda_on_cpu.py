@@ -1,7 +1,6 @@
-"""The C++ tests of the kernels, and the CUDA backend emulated on the CPU (cuda_on_cpu.h).
+"""The ops' Python tests on the CUDA backend, emulated on the CPU (csrc/tests/cuda_on_cpu.h).
 
-Kernels are compared with naive definitions in C++; then the ops' own Python tests run on the
-emulated backend's host code and kernels.
+The kernels' C++ tests are run by tests/cpp.
 """
 
 import os
@@ -17,7 +16,6 @@ import pytest
 from wsss_fast import _native
 
 TESTS = Path(__file__).resolve().parent
-NAMES = sorted(path.stem for path in (emulated_cuda.CSRC / "tests").glob("*_test.cpp"))
 COMPILER = shutil.which("g++") or shutil.which("c++")
 
 pytestmark = [
@@ -56,17 +54,6 @@ EXCLUDED = {
     # A product of half-precision matrices takes seconds on the CPU.
     "twice_eagers and float16 and amn",
 }
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_kernels_in_cpp(name, tmp_path):
-    program = tmp_path / name
-    source = emulated_cuda.CSRC / "tests" / f"{name}.cpp"
-    command = [COMPILER, *emulated_cuda.CXX_FLAGS, "-Werror", "-pthread", source, "-o", program]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert built.returncode == 0, built.stderr
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout) == (0, "ok\n")
 
 
 @pytest.fixture(scope="session")

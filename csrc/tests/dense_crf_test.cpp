@@ -1,0 +1,325 @@
+// The dense CRF: on the CPU, thread counts and row widths; on both backends, comparisons with a
+// mean field on naive lattices.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "cuda_on_cpu.h"
+#include "cuda_workspace.h"
+#include "testing.h"
+
+#include "../cpu/dense_crf.cpp"
+#include "../cuda/dense_crf.cuh"
+
+#include "naive_lattice.h"  // after cpu/simd.h, see math/scalar.h
+
+namespace {
+
+using namespace wsss;
+using testing::arenas;
+using testing::NaiveLattice;
+using testing::raises;
+using testing::uniform_float;
+
+// ---- CPU
+
+std::vector<float> on_cpu(const std::vector<float>& image, const std::vector<float>& unary,
+                          int64_t batch, const CrfShape& shape, const CrfParameters& parameters,
+                          int threads) {
+  std::vector<float> q(unary.size(), -1.0f);
+  if (batch > 1 || threads == 1) {
+    cpu::dense_crf(image.data(), unary.data(), q.data(), batch, shape, parameters, threads);
+  } else {  // a team inside one image, however small
+    MeanField field(shape, parameters, threads);
+    Team::run(threads, [&](Team& team, int rank) {
+      field.run(team, rank, image.data(), unary.data(), q.data());
+    });
+  }
+  return q;
+}
+
+// Q sums to 1; repeated runs and any number of threads give exactly the same.
+bool cpu_is_consistent(int64_t batch, const CrfShape& shape, const CrfParameters& parameters) {
+  std::vector<float> image(batch * shape.image_channels * shape.pixels()),
+      unary(batch * shape.sets * shape.labels * shape.pixels());
+  for (float& x : image) x = std::floor(uniform_float() * 256.0f);
+  for (float& x : unary) x = uniform_float() * 4.0f;
+  if (shape.labels > 3) {  // two labels with the same energies
+    for (int64_t i = 0; i < shape.pixels(); ++i) unary[2 * shape.pixels() + i] = unary[i];
+  }
+  const auto one = on_cpu(image, unary, batch, shape, parameters, 1);
+  bool passed = one == on_cpu(image, unary, batch, shape, parameters, 1);
+  for (int threads : {2, 3}) {
+    const auto many = on_cpu(image, unary, batch, shape, parameters, threads);
+    passed = passed && many == one;
+  }
+  const int64_t n = shape.pixels();
+  for (int64_t plane = 0; plane < batch * shape.sets; ++plane) {
+    for (int64_t p = 0; p < n; ++p) {
+      float sum = 0.0f;
+      for (int k = 0; k < shape.labels; ++k) sum += one[(plane * shape.labels + k) * n + p];
+      passed = passed && std::fabs(sum - 1.0f) < 1e-5f;
+    }
+  }
+  if (!passed) {
+    std::printf(
+        "failed: batch %d, %dx%d, %d sets, %d labels\n", static_cast<int>(batch),
+        static_cast<int>(shape.height), static_cast<int>(shape.width), shape.sets, shape.labels);
+  }
+  return passed;
+}
+
+CrfParameters parameters_of(float sxy, float weight, float bxy, float level, float bilateral,
+                            int channels) {
+  return {
+      weight, sxy, sxy + 1, bilateral, bxy, bxy, std::vector<float>(channels, level), 0, 255, 3};
+}
+
+bool all_cpu() {
+  bool passed = true;
+  for (int labels : {1, 2, 3, 4, 5, 6, 9, 10, 17, 25, 34, 82}) {
+    passed &= cpu_is_consistent(1, {13, 21, 3, 1, labels}, parameters_of(3, 3, 50, 5, 10, 3));
+    passed &= cpu_is_consistent(3, {9, 7, 3, 2, labels}, parameters_of(1, 0, 20, 0.5f, 4, 3));
+  }
+  for (int channels : {1, 2, 4, 6}) {
+    passed &=
+        cpu_is_consistent(2, {11, 17, channels, 1, 3}, parameters_of(3, 3, 20, 20, 4, channels));
+  }
+  for (int64_t side : {1, 2, 3, 5, 16, 17}) {
+    passed &= cpu_is_consistent(1, {side, 1, 3, 1, 3}, parameters_of(3, 3, 50, 5, 10, 3));
+    passed &= cpu_is_consistent(2, {1, side, 0, 3, 2}, parameters_of(1, 3, 1, 1, 0, 0));
+  }
+  passed &=
+      cpu_is_consistent(1, {260, 257, 3, 1, 3}, parameters_of(3, 3, 50, 5, 10, 3));  // two bands
+  return passed;
+}
+
+// ---- the naive mean field
+
+struct Problem {
+  int64_t batch, height, width;
+  int image_channels, sets, labels;
+  double gaussian[3], bilateral[3];  // sx, sy, weight
+  double sigma, lowest, highest;     // of all image channels
+  int64_t iterations;
+  std::vector<float> image, unary;
+  int64_t pixels() const { return height * width; }
+};
+
+std::vector<float> by_definition(const Problem& p, int64_t b, int64_t set) {
+  const int64_t n = p.pixels(), labels = p.labels;
+  std::vector<std::vector<double>> q(labels, std::vector<double>(n));
+  struct Filter {
+    NaiveLattice lattice;
+    std::vector<double> norm;
+    double weight;
+  };
+  std::vector<Filter> filters;
+  for (int term = 0; term < 2; ++term) {
+    const double* t = term ? p.bilateral : p.gaussian;
+    if (t[2] <= 0) continue;
+    const int d = term ? 2 + p.image_channels : 2;
+    std::vector<float> features;
+    for (int64_t i = 0; i < n; ++i) {
+      features.push_back(static_cast<float>(i % p.width) / static_cast<float>(t[0]));
+      features.push_back(static_cast<float>(i / p.width) / static_cast<float>(t[1]));
+      for (int c = 2; c < d; ++c) {
+        const float level = p.image[(b * p.image_channels + c - 2) * n + i];
+        features.push_back(
+            std::clamp(level, static_cast<float>(p.lowest), static_cast<float>(p.highest)) /
+            static_cast<float>(p.sigma));
+      }
+    }
+    Filter f{NaiveLattice(features, d), {}, t[2] * lattice_gain(d)};
+    f.norm = f.lattice.filter(std::vector<double>(n, 1.0));
+    for (double& x : f.norm) x = 1.0 / std::sqrt(x * lattice_gain(d) + 1e-20);
+    filters.push_back(std::move(f));
+  }
+  const float* unary = p.unary.data() + (b * p.sets + set) * labels * n;
+  for (int64_t step = 0; step <= p.iterations; ++step) {
+    std::vector<std::vector<double>> z(labels, std::vector<double>(n));
+    for (int64_t k = 0; k < labels; ++k) {
+      for (int64_t i = 0; i < n; ++i) z[k][i] = -unary[k * n + i];
+      for (const Filter& f : filters) {
+        if (step == 0) break;
+        std::vector<double> weighted(n);
+        for (int64_t i = 0; i < n; ++i) weighted[i] = f.norm[i] * q[k][i];
+        const auto message = f.lattice.filter(weighted);
+        for (int64_t i = 0; i < n; ++i) z[k][i] += f.weight * f.norm[i] * message[i];
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      double top = z[0][i], sum = 0;
+      for (auto& plane : z) top = std::max(top, plane[i]);
+      for (auto& plane : z) sum += std::exp(plane[i] - top);
+      for (int64_t k = 0; k < labels; ++k) q[k][i] = std::exp(z[k][i] - top) / sum;
+    }
+  }
+  std::vector<float> all;
+  for (const auto& plane : q) all.insert(all.end(), plane.begin(), plane.end());
+  return all;
+}
+
+// ---- both backends
+
+// The CPU kernel raises for values outside of the levels, so they are clamped here.
+std::vector<float> on_cpu(const Problem& p) {
+  std::vector<float> image = p.image;
+  for (float& x : image) {
+    x = std::clamp(x, static_cast<float>(p.lowest), static_cast<float>(p.highest));
+  }
+  const auto as_float = [](double x) { return static_cast<float>(x); };
+  const CrfParameters parameters{
+      as_float(p.gaussian[2]),
+      as_float(p.gaussian[0]),
+      as_float(p.gaussian[1]),
+      as_float(p.bilateral[2]),
+      as_float(p.bilateral[0]),
+      as_float(p.bilateral[1]),
+      std::vector<float>(p.image_channels, as_float(p.sigma)),
+      p.lowest,
+      p.highest,
+      p.iterations};
+  const CrfShape shape{p.height, p.width, p.image_channels, p.sets, p.labels};
+  return on_cpu(image, p.unary, p.batch, shape, parameters, 1);
+}
+
+std::vector<float> on_device(const Problem& p, int64_t first, int64_t batch, bool separate,
+                             int64_t workspace) {
+  const int64_t n = p.pixels(), plane = static_cast<int64_t>(p.sets) * p.labels * n;
+  // Exactly as large as needed, so that the sanitizer detects reads past the end.
+  const std::vector<float> image(p.image.begin() + first * p.image_channels * n,
+                                 p.image.begin() + (first + batch) * p.image_channels * n);
+  const std::vector<float> unary(
+      p.unary.begin() + first * plane, p.unary.begin() + (first + batch) * plane);
+  std::vector<float> q(batch * plane, -1.0f);
+  cuda::CrfCall call{batch,          p.height,       p.width,        p.image_channels,
+                     p.sets,         p.labels,       image.data(),   unary.data(),
+                     q.data(),       p.gaussian[0],  p.gaussian[1],  p.gaussian[2],
+                     p.bilateral[0], p.bilateral[1], p.bilateral[2], {},
+                     p.lowest,       p.highest,      p.iterations};
+  std::fill_n(call.levels, p.image_channels, p.sigma);
+  cuda::dense_crf({}, call, arenas(separate), workspace);
+  return q;
+}
+
+bool is_correct(Problem p, const char* name) {
+  const int64_t n = p.pixels();
+  p.image.resize(p.batch * p.image_channels * n);
+  p.unary.resize(p.batch * p.sets * p.labels * n);
+  // Images of very different content: smooth with noise, constant, noise.
+  for (size_t i = 0; i < p.image.size(); ++i) {
+    const int64_t b = static_cast<int64_t>(i) / (p.image_channels * n);
+    p.image[i] = b % 3 == 0   ? std::floor(uniform_float() * 60.0f) +
+                                    static_cast<float>(i % n) / static_cast<float>(n) * 150.0f
+                 : b % 3 == 1 ? 255.0f
+                              : std::floor(uniform_float() * 256.0f);
+  }
+  for (float& x : p.unary) x = uniform_float() * 3.0f;
+  const int64_t large = cuda::kWorkspaceBytes;
+  const auto q = on_device(p, 0, p.batch, true, large);
+  const bool same_in_chunks = q == on_device(p, 0, p.batch, false, 1);
+  const auto cpu_q = on_cpu(p);
+  if (!testing::kCompareResults) return same_in_chunks;
+  const bool repeats = q == on_device(p, 0, p.batch, false, large);  // also with shared memory
+  std::vector<float> loop;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const auto one = on_device(p, b, 1, true, large);
+    loop.insert(loop.end(), one.begin(), one.end());
+  }
+  const bool same_as_loop = q == loop;
+  float worst = 0.0f, worst_on_cpu = 0.0f;
+  const auto compare = [](float& worst, float result, float expected) {
+    const float d = std::fabs(result - expected);
+    worst = d <= worst ? worst : d;  // keeps NaN
+  };
+  const int64_t plane = static_cast<int64_t>(p.labels) * n;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    for (int64_t s = 0; s < p.sets; ++s) {
+      const auto expected = by_definition(p, b, s);
+      for (int64_t i = 0; i < plane; ++i) {
+        compare(worst, q[(b * p.sets + s) * plane + i], expected[i]);
+        compare(worst_on_cpu, cpu_q[(b * p.sets + s) * plane + i], expected[i]);
+      }
+    }
+  }
+  const bool correct = worst <= 2e-5f && worst_on_cpu <= 2e-5f;
+  if (!(correct && repeats && same_as_loop && same_in_chunks)) {
+    std::printf("failed: %s: error %g, on the CPU %g, repeats %d, batch is loop %d, chunks %d\n",
+                name, worst, worst_on_cpu, repeats, same_as_loop, same_in_chunks);
+    return false;
+  }
+  return true;
+}
+
+Problem problem(int64_t batch, int64_t height, int64_t width, int channels, int sets, int labels,
+                int64_t iterations = 3) {
+  return {batch,       height, width, channels, sets,       labels, {3, 3, 3},
+          {20, 20, 5}, 13,     0,     255,      iterations, {},     {}};
+}
+
+bool all_correct() {
+  bool passed = true;
+  for (int labels : {1, 2, 3, 4, 5, 6, 9, 10, 17, 21, 25, 33, 34, 50, 65, 81, 98, 129, 256}) {
+    passed &=
+        is_correct(problem(2, 5, 7, 3, 1, labels, 2), ("labels " + std::to_string(labels)).c_str());
+  }
+  for (int sets : {2, 3}) {
+    for (int labels : {1, 2, 3, 4, 7}) {
+      passed &= is_correct(problem(2, 6, 5, 3, sets, labels, 2),
+                           ("sets of labels " + std::to_string(labels)).c_str());
+    }
+  }
+  passed &= is_correct(problem(1, 3, 3, 3, 2, 256, 1), "rows longer than a block's x");
+  for (int channels = 0; channels <= 6; ++channels) {
+    passed &= is_correct(
+        problem(3, 7, 9, channels, 1, 3), ("image channels " + std::to_string(channels)).c_str());
+  }
+  for (int64_t side : {1, 2, 3, 4, 5, 8, 17}) {
+    passed &= is_correct(problem(2, side, 1, 3, 1, 3), "one column");
+    passed &= is_correct(problem(2, 1, side, 1, 2, 2), "one row");
+  }
+  passed &= is_correct(problem(5, 31, 33, 3, 2, 3, 5), "five images, long lists");
+  Problem spatial = problem(3, 12, 11, 9, 1, 4);
+  spatial.bilateral[2] = 0;  // then any number of channels is valid
+  passed &= is_correct(spatial, "spatial only");
+  Problem bilateral = problem(3, 12, 11, 3, 2, 3);
+  bilateral.gaussian[2] = 0;
+  passed &= is_correct(bilateral, "bilateral only");
+  Problem none = problem(2, 6, 7, 3, 2, 3);
+  none.gaussian[2] = none.bilateral[2] = 0;
+  passed &= is_correct(none, "no terms");
+  passed &= is_correct(problem(2, 6, 7, 3, 1, 3, 0), "no iterations");
+  passed &= is_correct(problem(0, 6, 7, 3, 1, 3), "no images");
+  passed &= is_correct(problem(2, 0, 7, 3, 1, 3), "no pixels");
+  Problem anisotropic = problem(2, 14, 9, 3, 1, 3);
+  anisotropic.gaussian[1] = 1, anisotropic.bilateral[0] = 5, anisotropic.sigma = 2;
+  passed &= is_correct(anisotropic, "anisotropic, many vertices");
+  Problem clamped = problem(2, 9, 8, 3, 1, 3);
+  clamped.lowest = 20, clamped.highest = 90;
+  passed &= is_correct(clamped, "levels outside their range");
+  Problem wide = problem(2, 9, 8, 1, 1, 2);
+  wide.lowest = -3000, wide.highest = 70000;
+  passed &= is_correct(wide, "wide levels");
+  return passed;
+}
+
+bool crf_raises(Problem p, const char* message) {
+  p.image.resize(p.image_channels * p.pixels());
+  p.unary.resize(p.sets * p.labels * p.pixels());
+  return raises([&] { on_device(p, 0, 1, true, 1); }, message);
+}
+
+}  // namespace
+
+int main() {
+  bool passed = all_cpu();
+  passed &= all_correct();
+  passed &= crf_raises(problem(1, 4, 4, 7, 1, 2), "at most 8 dimensions, not 9");
+  Problem tiny = problem(1, 50, 50, 3, 1, 2);
+  tiny.sigma = 1e-3;
+  passed &= crf_raises(tiny, "bilateral sigmas are too small");
+  return testing::report(passed);
+}

@@ -1,0 +1,62 @@
+"""The C++ tests of the kernels (csrc/tests): built with CMake, with and without sanitizers."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = {path.stem for path in (ROOT / "csrc" / "tests").glob("*_test.cpp")}
+COMPILER = shutil.which("g++") or shutil.which("c++")
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake"),
+    pytest.mark.skipif(
+        platform.system() != "Linux", reason="the CUDA emulator needs glibc's ucontext"
+    ),
+]
+
+
+def run(*command: str | Path) -> str:
+    """The output of a command, which must succeed."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    return done.stdout
+
+
+def has_sanitizers(folder: Path, sanitizers: str) -> bool:
+    """Whether a program with these sanitizers can be linked and run here."""
+    (folder / "main.cpp").write_text("int main() {}\n")
+    command = [COMPILER, f"-fsanitize={sanitizers}", folder / "main.cpp", "-o", folder / "main"]
+    return all(
+        subprocess.run(c, capture_output=True, check=False).returncode == 0
+        for c in (command, [folder / "main"])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizers", ["", "address,undefined"], ids=["plain", "sanitized"])
+def test_kernels_in_cpp(sanitizers, tmp_path):
+    if sanitizers and not has_sanitizers(tmp_path, sanitizers):
+        pytest.skip(f"the compiler has no {sanitizers} sanitizers")
+    generator = ("-G", "Ninja") if shutil.which("ninja") else ()
+    # -Og compiles in half the time of -O2, most of all with sanitizers.
+    options = {
+        "CMAKE_CXX_COMPILER": COMPILER,
+        "CMAKE_CXX_FLAGS": "-Og -Werror",
+        "CMAKE_BUILD_TYPE": "None",
+        "WSSS_SANITIZE": sanitizers,
+    }
+    definitions = [f"-D{name}={value}" for name, value in options.items()]
+    run("cmake", *generator, *definitions, "-S", ROOT, "-B", tmp_path)
+    jobs = str(min(2, os.cpu_count() or 1))
+    run("cmake", "--build", tmp_path, "--parallel", jobs)
+    output = run("ctest", "--test-dir", tmp_path, "--output-on-failure", "--parallel", jobs)
+    assert {line.split()[3] for line in output.splitlines() if "Passed" in line} == TESTS
