@@ -9,6 +9,7 @@ import pytest
 from wsss_fast import InputError, amn, cam, cli, eps
 from wsss_fast.cli.arguments import parse
 from wsss_fast.cli.catalog import COMMANDS
+from wsss_fast.engine.optimizers import Adam, AdamW, Sgd
 from wsss_fast.engine.schedules import Constant, OneCycle, Poly
 
 # A run of one training, of its maps and of its masks.
@@ -211,6 +212,19 @@ def test_ids_of_a_file_select_the_images(shapes, tmp_path, capfd):
 def test_schedules_are_chosen_by_class(parsed, schedule, expected):
     text = f"{{data: x, out: y, backbone: resnet38, recipe: {{schedule: {schedule}}}}}"
     assert parsed("cam train", text)["recipe"].schedule == expected
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ("{class: Sgd, momentum: 0.9}", Sgd(momentum=0.9)),
+        ("{class: wsss_fast.engine.optimizers.Adam, weight_decay: 1e-4}", Adam(1e-4)),
+        ("{weight_decay: 0.5}", AdamW(0.5)),
+    ],
+)
+def test_optimizers_are_chosen_by_class(parsed, optimizer, expected):
+    text = f"{{data: x, out: y, backbone: small, recipe: {{optimizer: {optimizer}}}}}"
+    assert parsed("cam train", text)["recipe"].optimizer == expected
 
 
 def test_options_override_fields_of_a_chosen_schedule(parsed):
