@@ -1,11 +1,12 @@
 // The library of CUDA kernels: each header checks the arguments of an op, allocates its results,
 // calls its kernels in csrc/cuda and registers it with torch. The schemas are in wsss_fast/ops.
 //
-// With WSSS_EMULATE_CUDA the same code serves CPU tensors, and the kernels run in the emulator
-// (csrc/tests/cuda_on_cpu.h).
+// With WSSS_EMULATE_CUDA the same code serves CPU tensors, and the kernels run in the
+// emulator (csrc/tests/cuda_on_cpu.h).
 #ifdef WSSS_EMULATE_CUDA
 #define WSSS_DEVICE CPU
-// The CPU kernels of wsss_fast are this file's, so tests bring others (tests/emulated_cuda.py).
+// This library takes the place of the CPU kernels; inputs beyond the limits of the CUDA kernels go
+// to the references, which tests/helpers/emulated_cuda.py registers under this name.
 #define WSSS_CPU_OPS "wsss_fast_cpu::"
 #else
 #define WSSS_DEVICE CUDA

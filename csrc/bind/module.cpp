@@ -1,5 +1,5 @@
-// The Python module `_C`: information about loaded libraries of ops (library_info.h). No op depends
-// on it.
+// The Python module `_C`: information about loaded libraries of ops
+// (library_info.h). No op depends on it.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,5 +1,5 @@
-// Argument checks of pixel_cross_entropy and pixel_bce, and both ops as one function, pixel_loss,
-// which each backend defines.
+// Argument checks of pixel_cross_entropy and pixel_bce, and both ops as one function,
+// pixel_loss, which each backend defines.
 #pragma once
 
 #include <tuple>

@@ -1,6 +1,6 @@
 // Registration of kernels through torch's stable ABI, and a record of their C++ signatures:
-// TORCH_BOX does not compare a function with the op's schema, and a mismatch would read garbage, so
-// tests compare the two.
+// TORCH_BOX does not compare a function with the op's schema, and a mismatch would read
+// garbage, so tests compare the two.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

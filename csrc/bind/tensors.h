@@ -26,8 +26,8 @@ inline Sizes sizes_of(const Tensor& t) {
 inline Tensor allocate(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
   Tensor t = torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
 #ifdef WSSS_EMULATE_CUDA
-  // Makes values that a kernel fails to write visible: a large negative number, an index out of
-  // range.
+  // Makes values that a kernel fails to write visible: a large negative
+  // number, an index out of range.
   if (t.numel() > 0) std::memset(t.mutable_data_ptr(), 0xcd, t.numel() * t.element_size());
 #endif
   return t;

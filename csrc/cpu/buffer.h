@@ -101,8 +101,8 @@ class Buffer {
     block_ = Allocator::allocate(bytes);
   }
 
-  // The same for arrays of short calls, where clearing fresh pages would dominate: always a large,
-  // cached block.
+  // The same for arrays of short calls, where clearing fresh pages would dominate:
+  // always a large, cached block.
   void reserve_large(int64_t count) {
     reserve(std::max(count, static_cast<int64_t>(Allocator::kHugePage / sizeof(T))));
   }

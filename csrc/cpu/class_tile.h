@@ -104,8 +104,8 @@ struct ClassTile {
     }
   }
 
-  // Prefetches a tile that will be read or written. The hardware does not: each class is a stream
-  // of its own.
+  // Prefetches a tile that will be read or written. The hardware does not: each
+  // class is a stream of its own.
   void prefetch(const Real* from, int64_t plane, int64_t count) const {
     for (int64_t k = 0; k < classes; ++k) {
       for (int64_t x = 0; x < count; x += 64 / sizeof(Real)) {

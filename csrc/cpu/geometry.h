@@ -75,8 +75,8 @@ class AnyGeometry {
 
   explicit AnyGeometry(int d) : d_(d) { feature_scale(d, scale_); }
 
-  // `from`, `to` [d]: bounds of the features, not yet scaled. False when the coordinates need more
-  // than 127 bits.
+  // `from`, `to` [d]: bounds of the features, not yet scaled. False when the
+  // coordinates need more than 127 bits.
   bool fit(const double* from, const double* to) {
     double scaled_from[kMaxDimensions], scaled_to[kMaxDimensions];
     for (int i = 0; i < d_; ++i) {

@@ -1,7 +1,7 @@
-// Label-conditioned logits on the CPU, forward and backward: one matrix product of the taps with
-// each band of rows of an image's features, followed by its shifted addition while the product is
-// in cache. The scale is multiplied into the weights, image by image, so that the features need no
-// copy.
+// Label-conditioned logits on the CPU, forward and backward: one matrix product of the
+// taps with each band of rows of an image's features, followed by its shifted addition
+// while the product is in cache. The scale is multiplied into the weights, image by image,
+// so that the features need no copy.
 #include "label_conditioned.h"
 
 #include <memory>
@@ -12,13 +12,13 @@
 namespace wsss::cpu {
 namespace {
 
-// Large enough for the product to run at full speed, small enough to skip most taps whose shift
-// leaves the map.
+// Large enough for the product to run at full speed, small enough to skip most
+// taps whose shift leaves the map.
 constexpr int64_t kBandPixels = 256;
 // Labels are processed in shares whose working copies of the weights are at most this large.
 constexpr int64_t kShareBytes = int64_t{6} << 20;
-// Up to this size threads process different images, each with its own copies: such small products
-// do not occupy two threads.
+// Up to this size threads process different images, each with its own copies: such small
+// products do not occupy two threads.
 constexpr int64_t kPrivateBytes = int64_t{1} << 20;
 
 template <class Real>
@@ -163,8 +163,8 @@ class Head {
   }
   std::vector<Rows> same(const Rows& rows) const { return std::vector<Rows>(tasks_, rows); }
 
-  // Calls work(task, image) for each image: either one task, with threads inside, or one task per
-  // thread.
+  // Calls work(task, image) for each image: either one task, with threads
+  // inside, or one task per thread.
   template <class Work>
   void for_each_image(Work work) const {
     auto run = [&](int64_t task) {

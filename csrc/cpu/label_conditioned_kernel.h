@@ -36,8 +36,8 @@ void pack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t
   }
 }
 
-// The reverse, for gradients: merged taps have the same gradient. `grad` must be zero where a tap
-// leaves the map.
+// The reverse, for gradients: merged taps have the same gradient. `grad` must be
+// zero where a tap leaves the map.
 template <class Real>
 void unpack_weight(const HeadShape& s, const Taps& taps, LabelShare share, int64_t k,
                    const Real* packed, Real* grad) {
@@ -98,8 +98,8 @@ void for_each_shifted_row(const HeadShape& s, const Taps& taps, const Band& band
   }
 }
 
-// logits [h, w] of label `k` of the share += responses [rows of taps t0..t1, positions of the
-// band].
+// logits [h, w] of label `k` of the share += responses [rows of taps
+// t0..t1, positions of the band].
 template <class Real>
 void add_shifted(const HeadShape& s, const Taps& taps, const Band& band, LabelShare share,
                  int64_t k, const Real* responses, Real* logits) {

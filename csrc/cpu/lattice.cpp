@@ -63,8 +63,8 @@ class LatticeBuilder {
     int64_t owned = 0;
   };
 
-  // As in pydensecrf, which pads its last block of four pixels with zero features, whose vertices
-  // exist.
+  // As in pydensecrf, which pads its last block of four pixels with zero
+  // features, whose vertices exist.
   bool has_origin(int b) const {
     return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0;
   }
@@ -97,8 +97,8 @@ class LatticeBuilder {
       int32_t* row = lattice_.row.get() + t * corners * kLanes;
       float* weight = lattice_.weight.get() + t * corners * kLanes;
       for (int r = 0; r < corners; ++r) store<kLanes>(weight + r * kLanes, tile.weight[r]);
-      // Pixel by pixel: consecutive corners seldom have the same vertex, so that the sums do not
-      // wait for each other.
+      // Pixel by pixel: consecutive corners seldom have the same vertex, so that the
+      // sums do not wait for each other.
       for (int lane = 0; lane < kLanes; ++lane) {
         for (int r = 0; r < corners; ++r) {
           const int32_t number = insert(band, tile.key[r][lane]);
@@ -129,8 +129,8 @@ class LatticeBuilder {
 
   int part_of(Key key) const { return static_cast<int>(mix(key) >> 40 & (bands_.size() - 1)); }
 
-  // A vertex is owned by the first band that has it. Table q, filled by one thread, holds one part
-  // of all keys.
+  // A vertex is owned by the first band that has it. Table q, filled by one
+  // thread, holds one part of all keys.
   void claim_vertices(int q) {
     if (tables_.empty()) {
       bands_[0].owned = static_cast<int64_t>(bands_[0].keys.size());
@@ -205,8 +205,8 @@ class LatticeBuilder {
     std::sort(lattice_.ghosts.begin(), lattice_.ghosts.end());
   }
 
-  // In chunks: all look-ups of a chunk are prefetched before the first is made, because they rarely
-  // hit the L1 or L2 cache.
+  // In chunks: all look-ups of a chunk are prefetched before the first one, because they
+  // rarely hit the L1 or L2 cache.
   void find_neighbours(int b) {
     constexpr int kChunk = 16;
     const Band& band = bands_[b];

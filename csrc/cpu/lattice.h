@@ -19,8 +19,8 @@
 
 namespace wsss {
 
-// More bands let more threads work inside one image, but share more vertices (4 bands of 500x375:
-// 16 % ghosts).
+// More bands let more threads work inside one image, but share more vertices (4
+// bands of 500x375: 16 % ghosts).
 inline int band_count(int64_t pixels) {
   int bands = 1;
   while (bands < 16 && bands * 2 * int64_t{32768} <= pixels) bands *= 2;
@@ -60,8 +60,8 @@ struct Lattice {
   // [bands + 1] each: the rows that only band b splats into are [vertex_rows[b], vertex_rows[b+1])
   // and [ghost_rows[b], ghost_rows[b+1]).
   std::vector<int64_t> vertex_rows, ghost_rows;
-  // Ghost rows with their vertex, as (vertex << 32 | ghost), sorted: a vertex's ghosts are
-  // adjacent.
+  // Ghost rows with their vertex, as (vertex << 32 | ghost), sorted: a
+  // vertex's ghosts are adjacent.
   std::vector<uint64_t> ghosts;
   // [corners, vertices] neighbours per direction, kNone where there is none
   Buffer<int32_t> next, previous;

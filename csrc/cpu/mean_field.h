@@ -1,5 +1,5 @@
-// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) on lattices, for one
-// image and S unaries.
+// Mean field of the dense CRF (Kraehenbuehl and Koltun 2011, algorithm 1) on lattices,
+// for one image and S unaries.
 //
 // Labels with equal energies are merged into groups (merge.h). Of the G groups of a unary, only
 // K = G-1 are carried through the lattices, because Q sums to 1. A channel is Q - 1/L: then the
@@ -182,8 +182,8 @@ class MeanField {
     }
   }
 
-  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q takes the
-  // place of the energies.
+  // One tile. `lanes` [padded channels] hold messages, then Q - 1/L; on the last step Q
+  // takes the place of the energies.
   void pass(Lanes* lanes, int64_t tile, int64_t step, bool is_last) {
     std::fill(lanes, lanes + padded_, Lanes{});
     for (size_t i = 0; i < blocks_.size() && step > 0; ++i) {

@@ -1,6 +1,6 @@
-// Labels whose energies are equal everywhere have equal Q: the mean field computes one of them and
-// counts it several times. (With image-level labels most labels are absent, and all absent labels
-// get the same energy.)
+// Labels whose energies are equal everywhere have equal Q: the mean field computes one of them
+// and counts it several times. (With image-level labels most labels are absent, and all absent
+// labels get the same energy.)
 #pragma once
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// Maps [B, H, W] read as if they had been resized to [B, h, w] (nearest), in runs of consecutive
-// pixels.
+// Maps [B, H, W] read as if they had been resized to [B, h, w] (nearest),
+// in runs of consecutive pixels.
 #pragma once
 
 #include <algorithm>

@@ -26,7 +26,7 @@ void filter_points(const PointLattice& lattice, const Real* values, Real* out, i
       Team::run(threads, [&](Team& team, int rank) { filter.run(team, rank, reverse); });
     };
     if constexpr (c() == 0) return run(std::integral_constant<int, 0>());
-    switch (lattice.corners) {  // of positions alone, and with a color
+    switch (lattice.corners) {  // of pixels: positions alone, and with a colour
       case 3: return run(std::integral_constant<int, 3>());
       case 6: return run(std::integral_constant<int, 6>());
       default: return run(std::integral_constant<int, 0>());

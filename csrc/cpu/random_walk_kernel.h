@@ -1,5 +1,5 @@
-// IRN's random walk on the CPU: sparse steps over the neighbours within a radius, for 32 cells at a
-// time.
+// IRN's random walk on the CPU: sparse steps over the neighbours within a
+// radius, for 32 cells at a time.
 #pragma once
 
 #include <algorithm>
@@ -135,9 +135,9 @@ class RandomWalk {
     if (maps_ - k == 1) step_maps<1>(first, last, from, to);
   }
 
-  // Adds weighted differences to a cell instead of taking a weighted sum: that is exact where a map
-  // is constant, while the rounding errors of a sum repeat in every step and add up to 1e-3 in 256
-  // steps.
+  // Adds weighted differences to a cell instead of taking a weighted sum: that is exact
+  // where a map is constant, while the rounding errors of a sum repeat in every step and
+  // add up to 1e-3 in 256 steps.
   template <int K>
   void step_maps(int64_t first, int64_t last, const float* from, float* to) const {
     const float* weight = weights_.get() + first * neighbours_.size() * kUnit;

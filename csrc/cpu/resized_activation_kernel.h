@@ -59,8 +59,8 @@ class ResizedRows {
   }
   static void write(Real* p, V v) { std::memcpy(p, &v, sizeof(v)); }
 
-  // Returns source row `y` resized to the result's width, [K, padded]. Of the two cached rows,
-  // `keep` is not replaced.
+  // Returns source row `y` resized to the result's width, [K, padded]. Of the two cached
+  // rows, `keep` is not replaced.
   const Real* stretch(const Real* logits, int64_t y, int64_t keep) {
     for (int i : {0, 1}) {
       if (held_[i] == y) return stretched_[i].data();
@@ -97,8 +97,8 @@ class ResizedRows {
         top = top > z ? top : z;
         poison += z == z ? V{} : z;
       }
-      // exp_negative turns NaN into 0, but a pixel without a finite maximum must be NaN in all
-      // labels, as in PyTorch.
+      // exp_negative turns NaN into 0, but a pixel without a finite maximum must be NaN
+      // in all labels, as in PyTorch.
       V sum = (top - top) + poison;
       for (int64_t k = 0; k < shape_.labels; ++k) {
         const V e = exp_negative(read(&tile_[k * kTile + x]) - top);

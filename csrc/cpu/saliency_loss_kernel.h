@@ -1,6 +1,6 @@
-// EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in any order
-// on any thread: first probabilities and overlap counts, then, when an image's counts are complete,
-// the loss.
+// EPS' saliency loss and its gradient on the CPU. Two passes over tasks that may run in
+// any order on any thread: first probabilities and overlap counts, then, when an image's
+// counts are complete, the loss.
 #pragma once
 
 #include <vector>

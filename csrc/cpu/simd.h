@@ -67,8 +67,8 @@ inline bool all(IntLanes x) {
 
 // Transposes 16 rows of W floats (W a power of two) to W vectors of 16 lanes, and back.
 #if defined(__AVX512F__) && !defined(__clang__)
-// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the bits of their positions by
-// one.
+// Each step is a perfect (un)shuffle of all 16 W numbers: it rotates the
+// bits of their positions by one.
 template <int W>
 inline void to_lanes(const float* rows, Lanes* lanes) {
   constexpr IntLanes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30},

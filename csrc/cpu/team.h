@@ -1,9 +1,9 @@
 // A team of threads that run one function together and synchronise at barriers.
 //
-// Not OpenMP: its workers spin between regions, and on a machine shared with other processes the
-// hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then sleeps.
-// Threads live for one call: starting one costs about 30 us, none is idle afterwards, and fork()
-// stays safe.
+// Not OpenMP: its workers spin between regions, and on a machine shared with other processes
+// the hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then
+// sleeps. Threads live for one call: starting one costs about 30 us, none is idle
+// afterwards, and fork() stays safe.
 #pragma once
 
 #include <atomic>
@@ -52,8 +52,8 @@ class Team {
     return {count * rank / parts, count * (rank + 1) / parts};
   }
 
-  // Calls work(team, rank) on `size` threads, the caller being rank 0; raises the first failure
-  // again.
+  // Calls work(team, rank) on `size` threads, the caller being rank 0;
+  // raises the first failure again.
   template <class Work>
   static void run(int size, Work work) {
     Team team(size);
@@ -97,8 +97,8 @@ class Team {
 #endif
   }
 
-  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and one wheel
-  // must run with all of them.
+  // Not a std::exception_ptr: its functions differ between releases of libstdc++, and one
+  // wheel must run with all of them.
   enum class Failure { kNone, kOutOfMemory, kInvalidArgument, kOther };
 
   void fail(Failure failure, const std::string& error) {

@@ -30,7 +30,7 @@ void run(Context& context, const AamrLossCall& call) {
                        call.region, parts);
   launch_with_barriers(
       stream, 1, kSumThreads, sum_parts<double>, parts, blocks, 1.0, invalid, count);
-  launch_with_barriers(stream, blocks, kSumThreads, compare_in_region<T>, s, logits, saliency,
+  launch_with_barriers(stream, blocks, kSumThreads, compute_region_losses<T>, s, logits, saliency,
                        call.region, count, static_cast<Real*>(call.grad), parts);
   launch_with_barriers(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0, invalid,
                        static_cast<Real*>(call.loss));

@@ -1,6 +1,6 @@
 // The activation-aware mask refinement loss and its gradient: one thread per pixel. Regions of
-// salient pixels come from a union-find over pixels without locks, whose roots, a region's first
-// pixels, do not depend on the order of threads.
+// salient pixels are found by a lock-free union-find over pixels; the root of a region is its first
+// pixel, so that results do not depend on the order of threads.
 #pragma once
 
 #include <cmath>
@@ -33,8 +33,8 @@ __device__ __forceinline__ int first_of_region(const int* parent, int i) {
   return i;
 }
 
-// parent [B, h, w]: each salient pixel for itself; region [B, h, w]: for now, 1 where the response
-// is active.
+// parent [B, h, w]: each salient pixel for itself; region [B, h, w]: for now, 1
+// where the response is active.
 template <class Real>
 __global__ void mark_pixels(AamrShape s, Real salient, Real active, const Real* saliency,
                             const Real* response, int* parent, unsigned char* region,
@@ -43,10 +43,11 @@ __global__ void mark_pixels(AamrShape s, Real salient, Real active, const Real* 
   if (i >= s.images * plane) return;
   const int64_t image = i / plane, at = i % plane;
   const Real shown = nearest_value(saliency, s.saliency_height, s.saliency_width, s, image, at);
-  const Real answer = nearest_value(response, s.response_height, s.response_width, s, image, at);
-  if (!(shown >= 0 && shown <= 1 && answer == answer)) atomicAdd(invalid, 1);
+  const Real activation =
+      nearest_value(response, s.response_height, s.response_width, s, image, at);
+  if (!(shown >= 0 && shown <= 1 && activation == activation)) atomicAdd(invalid, 1);
   parent[i] = shown >= salient ? static_cast<int>(at) : kNotSalient;
-  region[i] = answer >= active;
+  region[i] = activation >= active;
 }
 
 // Joins a salient pixel with its salient neighbours to the left and above, corners included.
@@ -83,7 +84,8 @@ __global__ static void measure_regions(AamrShape s, const int* parents, const un
   if (active[i]) atomicAdd(size + 1, 1);
 }
 
-// region: 1 where the loss is taken. parts: how many those are, by block of kSumThreads threads.
+// region: 1 where the loss is taken; parts: the number of those pixels in each block.
+// kSumThreads threads per block.
 __global__ static void choose_region(AamrShape s, double overlap, const int* parents,
                                      const int* sizes, unsigned char* region, double* parts) {
   const int64_t i = thread_number(), plane = s.pixels();
@@ -102,12 +104,12 @@ __global__ static void choose_region(AamrShape s, double overlap, const int* par
   if (threadIdx.x == 0) parts[blockIdx.x] = count;
 }
 
-// Gradient and each block's share of the loss; `count` pixels have one; kSumThreads threads a
-// block.
+// The gradient, and the sum of each block's losses; `count`: pixels of the regions.
+// kSumThreads threads per block.
 template <class T>
-__global__ void compare_in_region(AamrShape s, const T* logits, const Wide<T>* saliency,
-                                  const unsigned char* region, const double* count, Wide<T>* grad,
-                                  double* parts) {
+__global__ void compute_region_losses(AamrShape s, const T* logits, const Wide<T>* saliency,
+                                      const unsigned char* region, const double* count,
+                                      Wide<T>* grad, double* parts) {
   using Real = Wide<T>;
   const int64_t i = thread_number(), plane = s.pixels();
   double part = 0;

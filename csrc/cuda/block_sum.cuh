@@ -1,5 +1,5 @@
-// Sums in a fixed order: within a block by halving, then of the blocks' results by one block. No
-// float atomics.
+// Sums in a fixed order: within a block by halving, then of the blocks' results by
+// one block. No float atomics.
 #pragma once
 
 #include <cstdint>

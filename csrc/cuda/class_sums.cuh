@@ -7,8 +7,8 @@
 
 namespace wsss::cuda {
 
-// The largest value, the first class that has it, and sum exp(z - top), which is NaN if any value
-// is, as in PyTorch.
+// The largest value, the first class that has it, and sum exp(z - top), which is NaN if
+// any value is, as in PyTorch.
 template <class Real>
 struct ClassSums {
   Real top, exponentials;

@@ -14,8 +14,8 @@ namespace wsss::cuda {
 
 enum class ElementType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-// `batch` matrices, one after the other, or `same` one for all. `transposed` matrices are stored as
-// [columns, rows].
+// `batch` matrices, one after the other, or `same` one for all. `transposed` matrices
+// are stored as [columns, rows].
 struct Matrices {
   const void* data;
   int64_t batch, rows, columns;  // as stored
@@ -42,8 +42,8 @@ class Context {
   T* allocate(int64_t count) {
     return static_cast<T*>(allocate((count > 0 ? count : 1) * static_cast<int64_t>(sizeof(T))));
   }
-  // Frees workspace allocated since mark(). Kernels that are queued already may still use it, later
-  // ones may not.
+  // Frees workspace allocated since mark(). Kernels that are queued already may
+  // still use it, later ones may not.
   virtual size_t mark() const = 0;
   virtual void release(size_t mark) = 0;
 

@@ -1,5 +1,5 @@
-// One dense_crf call on CUDA: cuts the batch into chunks whose workspace is bounded, lays the
-// workspace out, and queues all kernels. Nothing waits for the device.
+// One dense_crf call on CUDA: cuts the batch into chunks with bounded workspace, lays the workspace
+// out, and queues all kernels, without waiting for the device.
 #pragma once
 
 #include "dense_crf.h"
@@ -7,8 +7,8 @@
 
 namespace wsss::cuda {
 
-// Approximate workspace of one chunk: the batch is cut into chunks that need no more, or single
-// images.
+// Approximate workspace of one chunk: the batch is cut into chunks that
+// need no more, or single images.
 constexpr int64_t kWorkspaceBytes = int64_t{2} << 30;
 
 template <int D>

@@ -17,8 +17,8 @@ struct TermOf {
   int64_t points;   // of the lattice
   int64_t entries;
   int64_t copies;
-  // [copies * *count, width]: splat writes the first, each direction of the blur reads one and
-  // writes the other.
+  // [copies * *count, width]: splat writes the first, each direction of the blur
+  // reads one and writes the other.
   Real* values[2];
   Real* carry;  // [copies * windows, width]
 
@@ -48,8 +48,8 @@ struct TermsOf {
 using Term = TermOf<float>;
 using Terms = TermsOf<float>;
 
-// Contributions per window: longer windows need fewer carries, where rows are wide enough to occupy
-// all threads.
+// Contributions per window: longer windows need fewer carries, where rows are wide
+// enough to occupy all threads.
 inline int window_span(int packs) { return packs < 4 ? kGrain : kAlignment; }
 
 // Sums one window of sorted contributions per thread: sums that start in it are written to values,
@@ -105,8 +105,8 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
   }
 }
 
-// Adds the carries of the following windows to a vertex that began in an earlier one, in their
-// order.
+// Adds the carries of the following windows to a vertex that began in an
+// earlier one, in their order.
 template <int V>
 __global__ void add_carries(Terms terms, int width, int span) {
   const Term& t = terms.at[blockIdx.y];
@@ -184,8 +184,8 @@ void blur_all(Stream stream, const TermsOf<Real>& terms, int width, int pack, bo
   });
 }
 
-// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width` floats and are
-// aligned to a Pack.
+// Splats q (null: ones) and blurs; the results are in blurred(). Rows have `width`
+// floats and are aligned to a Pack.
 inline void splat_and_blur(Stream stream, const Terms& terms, const float* q, int width,
                            int64_t max_rows) {
   const int pack = pack_width(width), span = window_span(width / pack);

@@ -32,8 +32,8 @@ class DeviceHead {
     upload(plan_taps(call.dilations, shape_.cells == 1 ? 1 : 3, shape_.height, shape_.width));
   }
 
-  // logits [B, K, h, w]. Labels are processed in shares whose packed weights are no larger than the
-  // features of one image.
+  // logits [B, K, h, w]. Labels are processed in shares whose packed weights are no larger
+  // than the features of one image.
   void forward(const T* bias, T* logits) {
     const int64_t shares = std::clamp<int64_t>(
         (taps_.count * shape_.labels + pixels() - 1) / pixels(), 1, shape_.labels);
@@ -124,8 +124,8 @@ class DeviceHead {
     return packed;
   }
 
-  // The packed weights times the scale of each image, written to `scaled`; without scale the packed
-  // weights for every image.
+  // The packed weights times the scale of each image, written to `scaled`; without scale the
+  // packed weights for every image.
   Matrices scaled_weight(const T* packed, T* scaled, int64_t rows, int64_t first, int64_t images) {
     if (!scale_) return {packed, images, rows, channels(), true};
     launch(stream_, blocks_for(images * rows * channels()), kThreads, scale_weight<T>, images, rows,

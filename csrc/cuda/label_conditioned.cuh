@@ -94,8 +94,8 @@ __global__ void add_shifted(HeadShape s, DeviceTaps taps, LabelShare share, int6
   logits[(image * s.labels + share.first + k) * pixels + pixel] = static_cast<T>(sum);
 }
 
-// The transpose: grad [images, K, h, w] -> gradients [images, T * K, h*w], zero where the shift
-// leaves the map.
+// The transpose: grad [images, K, h, w] -> gradients [images, T * K, h*w], zero
+// where the shift leaves the map.
 template <class T>
 __global__ void gather_shifted(HeadShape s, DeviceTaps taps, int64_t images, const T* grad,
                                T* gradients) {

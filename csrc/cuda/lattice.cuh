@@ -22,8 +22,8 @@ struct alignas(8) Contribution {  // of a point to a vertex
   float weight;
 };
 constexpr uint32_t kFirst = 0x80000000u;
-// Sorted contributions are cut into windows of equal work; those of an image begin at a multiple of
-// every window's length.
+// Sorted contributions are cut into windows of equal work; those of an image begin at a
+// multiple of every window's length.
 constexpr int kGrain = 16, kAlignment = 32;
 
 struct LatticeSize {
@@ -31,8 +31,8 @@ struct LatticeSize {
   int corners = 0;
   int align = 1;  // an image's entries are padded to a multiple of it
 
-  // As in pydensecrf: when 4 does not divide the number of points, one more point at the origin
-  // creates its vertices.
+  // As in pydensecrf: when 4 does not divide the number of points, one more point at the
+  // origin creates its vertices.
   WSSS_HD bool has_origin() const { return points % 4 != 0; }
   WSSS_HD int64_t entries_per_image() const {
     return ((points + has_origin()) * corners + align - 1) / align * align;
@@ -46,8 +46,8 @@ struct Lattice {
   int32_t* count;              // [1] vertices
   Corner* corner;              // [images * points, corners]
   Contribution* contribution;  // [entries] sorted by vertex
-  // [entries / kGrain] the vertex of each kGrain-th contribution; ~vertex if it is not the vertex'
-  // first.
+  // [entries / kGrain] the vertex of each kGrain-th contribution; ~vertex if
+  // it is not the vertex' first.
   int32_t* window;
   int32_t* next;      // [corners, *count] -1: none
   int32_t* previous;  // [corners, *count] -1: none
@@ -120,8 +120,8 @@ struct AnyLayout {
   }
 };
 
-// Thread p of an image locates point p; the last one the origin and the padding. `source` fills a
-// point's scaled features.
+// Thread p of an image locates point p; the last one the origin and the padding. `source`
+// fills a point's scaled features.
 template <int D, class Source>
 __global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, uint64_t* key,
                               uint32_t* entry, Corner* corner) {
@@ -194,7 +194,7 @@ __global__ static void clear_slots(const int32_t* count, int32_t* slot) {
   for (int64_t i = thread_number(); i < slots; i += thread_count()) slot[i] = -1;
 }
 
-// Where a vertex lands depends on scheduling; what a look-up finds does not.
+// The slot of a vertex depends on scheduling, but not what a look-up returns.
 __global__ static void insert_vertices(Lattice l, BuildSpace s) {
   const int32_t count = *l.count;
   const uint32_t mask = hash_slots(static_cast<uint32_t>(count)) - 1;
@@ -234,7 +234,8 @@ inline int bits_for(int64_t values) {
   return bits;
 }
 
-// `size` images whose keys fit 64 bits. Entries must stay below entry_limit().
+// Builds the lattices of l.size.images images, whose keys must fit 64 bits; l.size.entries()
+// must be below entry_limit().
 template <int D, class Source>
 void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source,
                    const KeyLayout<D>& layout) {

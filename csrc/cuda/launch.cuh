@@ -79,8 +79,8 @@ inline void fill_bytes(Stream stream, void* to, int value, size_t bytes) {
   check_cuda(cudaMemsetAsync(to, value, bytes, stream.handle), stream.op);
 }
 
-// Enough blocks of kThreads to fill the device, for kernels whose amount of work only the device
-// knows.
+// Enough blocks of kThreads to fill the device, for kernels whose amount
+// of work only the device knows.
 inline unsigned resident_blocks(Stream stream) {
   int device = 0, multiprocessors = 0;
   check_cuda(cudaGetDevice(&device), stream.op);

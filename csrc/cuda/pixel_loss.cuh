@@ -107,8 +107,8 @@ __device__ __forceinline__ PixelTarget<Wide<T>> target_of(
           static_cast<Real>(t.other)};
 }
 
-// counts [blocks, 3]: background, foreground and invalid labels; any number of blocks of
-// kSumThreads.
+// counts [blocks, 3]: background, foreground and invalid labels; any
+// number of blocks of kSumThreads.
 template <class T, class Label>
 __global__ void count_labels(PixelLossInput<T, Label> in, double* counts) {
   const int64_t columns = in.s.columns(), plane = in.s.pixels();
@@ -146,8 +146,8 @@ __global__ static void total_labels(const double* counts, unsigned blocks, bool 
   totals->invalid = static_cast<int64_t>(all[2]);
 }
 
-// log sum exp of a pixel's logits in two parts, because adding a large maximum would round the
-// other part away.
+// log sum exp of a pixel's logits in two parts, because adding a large maximum
+// would round the other part away.
 template <class Real>
 struct LogSum {
   Real top, over;

@@ -11,8 +11,8 @@
 
 namespace wsss::cuda {
 
-// low, high [blocks, d]: bounds of the features of each block (x) in dimension y; infinite if a
-// feature is not finite.
+// low, high [blocks, d]: bounds of the features of each block (x) in dimension y;
+// infinite if a feature is not finite.
 __global__ static void feature_bounds(const float* features, int64_t points, int d, float* low,
                                       float* high) {
   __shared__ float lows[kThreads], highs[kThreads];
@@ -48,8 +48,8 @@ struct PointFeatures {
   }
 };
 
-// The positions [corners] of the origin's entries, which have the highest numbers, in the sorted
-// list.
+// The positions [corners] of the origin's entries, which have the highest
+// numbers, in the sorted list.
 __global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry,
                                    int32_t* position) {
   const int64_t i = thread_number(), real = size.points * size.corners;
@@ -200,8 +200,8 @@ __global__ void slice_points(PointLattice l, const Real* values, int width, Real
   }
 }
 
-// in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d (d..0 if
-// reverse), slice, gain.
+// in, out [N, width]; `l` with N > 0 points and width > 0. Splat, blur directions 0..d
+// (d..0 if reverse), slice, gain.
 template <class Real, class WithArena>
 void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width,
                    bool reverse, const WithArena& with_arena) {

@@ -20,8 +20,8 @@ struct PointLattice {
   int32_t* previous;  // [corners, M] -1: none
 };
 
-// features [points, d]; allocate(vertices) returns the arrays to fill. Waits for the device. Throws
-// BeyondLimits.
+// features [points, d]; allocate(vertices) returns the arrays to fill. Waits for the
+// device. Throws BeyondLimits.
 void permutohedral_lattice(Context& context, const float* features, int64_t points, int d,
                            const std::function<PointLattice(int64_t vertices)>& allocate);
 

@@ -22,8 +22,8 @@ struct WalkArrays {
   WSSS_HD int64_t plane() const { return 2 * shape.margin() + shape.cells(); }
 };
 
-// Copies maps [images, K, h, w] and edge [images, h, w] into planes; one thread per cell of each
-// plane of `wall`.
+// Copies maps [images, K, h, w] and edge [images, h, w] into planes; one thread per
+// cell of each plane of `wall`.
 __global__ static void walk_start(WalkArrays a, const float* maps, const float* edge) {
   const int64_t i = thread_number(), plane = a.plane();
   if (i >= a.images * plane) return;

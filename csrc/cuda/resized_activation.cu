@@ -30,8 +30,8 @@ void resized_activation_backward(Context& context, ElementType type, const Resiz
       launch(stream, blocks_for(images * pixels), kThreads, sum_products<T>, images, shape.labels,
              pixels, grad, result, inner);
     }
-    // Up to 4 times the size a cell is read by about a hundred pixels at most, few enough for one
-    // thread; beyond, by a block.
+    // Up to 4 times the size a cell is read by about a hundred pixels at most, few enough for
+    // one thread; beyond, by a block.
     if (pixels <= 16 * cells) {
       launch(stream, blocks_for(logits), kThreads, gather_cells<T>, shape, logits, grad, result,
              inner, grad_logits);

@@ -27,7 +27,7 @@ void run(Context& context, const SaliencyLossCall& call) {
   launch(stream, blocks_for(channels), kThreads, assign_roles, s, call.tau, call.adaptive,
          call.present, mask, counts, roles);
   launch_with_barriers(
-      stream, blocks, kSumThreads, compare_with_saliency<T>, s, call.lam, logits, saliency, roles,
+      stream, blocks, kSumThreads, compute_saliency_losses<T>, s, call.lam, logits, saliency, roles,
       static_cast<Real*>(call.foreground), static_cast<Real*>(call.background),
       static_cast<Real*>(call.estimate), static_cast<Real*>(call.grad), parts);
   launch_with_barriers(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks,

@@ -1,5 +1,5 @@
-// EPS' saliency loss and its gradient: one thread per pixel, which reads its channels twice instead
-// of storing them.
+// EPS' saliency loss and its gradient: one thread per pixel, which reads its channels
+// twice instead of storing them.
 #pragma once
 
 #include <cmath>
@@ -48,7 +48,7 @@ __global__ static void assign_roles(
 
 // Maps, gradient, and each block's sum of squared errors; kSumThreads threads per block.
 template <class T>
-__global__ void compare_with_saliency(
+__global__ void compute_saliency_losses(
     SaliencyShape s, double lam_, const T* logits, const Wide<T>* saliency, const Role* roles,
     Wide<T>* foreground, Wide<T>* background, Wide<T>* estimate, Wide<T>* grad, double* parts) {
   using Real = Wide<T>;
@@ -69,20 +69,20 @@ __global__ void compare_with_saliency(
       maps[role[k] == Role::kBackground] +=
           exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse;
     }
-    const Real guess = lam * maps[0] + rest * (1 - maps[1]);
-    const Real error = guess - saliency[(image * s.saliency_height + y) * s.saliency_width + x];
-    const Real pull = error * (2 / static_cast<Real>(s.images * plane)),
+    const Real estimated = lam * maps[0] + rest * (1 - maps[1]);
+    const Real error = estimated - saliency[(image * s.saliency_height + y) * s.saliency_width + x];
+    const Real slope_of_error = error * (2 / static_cast<Real>(s.images * plane)),
                level = lam * maps[0] - rest * maps[1];
     for (int64_t k = 0; k < s.channels; ++k) {
       const Real p = exponential(static_cast<Real>(z[k * plane]) - sums.top) * inverse;
       const Real slope = role[k] == Role::kNeither      ? Real(0)
                          : role[k] == Role::kForeground ? lam
                                                         : -rest;
-      grad[(image * s.channels + k) * plane + at] = p * (pull * (slope - level));
+      grad[(image * s.channels + k) * plane + at] = p * (slope_of_error * (slope - level));
     }
     foreground[i] = maps[0];
     background[i] = maps[1];
-    estimate[i] = guess;
+    estimate[i] = estimated;
     square = static_cast<double>(error) * static_cast<double>(error);
   }
   square = block_sum(square);

@@ -31,8 +31,8 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
 }
 
-// (1 - fraction) * low + fraction * high. At fraction 0 only `low` counts: 0 * infinity would be
-// NaN.
+// (1 - fraction) * low + fraction * high. At fraction 0 only `low`
+// counts: 0 * infinity would be NaN.
 template <class Real>
 WSSS_HD Real interpolate(Real low, Real high, Real fraction) {
   return fraction > 0 ? (1 - fraction) * low + fraction * high : low;

@@ -1,13 +1,13 @@
-// exp(x) for x <= 0, on vectors of floats; the polynomial of Cephes' expf, relative error below
-// 2e-7.
+// exp(x) for x <= 0, on vectors of floats; the polynomial of Cephes'
+// expf, relative error below 2e-7.
 #pragma once
 
 #include "scalar.h"
 
 namespace wsss {
 
-// Below this, exp_negative returns 0: the result would be under 1e-20, and zeros keep slow denormal
-// numbers out of the lattice.
+// Below this, exp_negative returns 0: the result would be under 1e-20, and zeros keep slow
+// denormal numbers out of the lattice.
 constexpr float kExpFloor = -46.0f;
 
 template <class T>

@@ -2,9 +2,9 @@
 // barycentric weights, and 64-bit keys of vertices. Shared by the CPU kernel (F = a vector of
 // pixels) and CUDA (F = float).
 //
-// Compiled without fused multiply-add, so that all backends and pydensecrf find exactly the same
-// vertices: 8-bit images often lie on a simplex boundary, where one rounding error decides whether
-// a vertex exists.
+// Compiled without fused multiply-add, so that all backends and pydensecrf find exactly the
+// same vertices: 8-bit images often lie on a simplex boundary, where one rounding error
+// decides whether a vertex exists.
 #pragma once
 
 #include <cmath>
@@ -22,8 +22,8 @@ inline void feature_scale(int d, float* scale) {
   }
 }
 
-// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) * (quotient[j] - [rank[j] > D - r])
-// + r.
+// A simplex has D+1 vertices; coordinate j of vertex r is (D+1) *
+// (quotient[j] - [rank[j] > D - r]) + r.
 template <int D, class F, class I>
 struct Simplex {
   I quotient[D + 1];
@@ -95,8 +95,8 @@ inline CoordinateRange coordinate_range(int d, int j, const double* from, const 
   above /= d + 1;
   // round_even needs |quotient| < 2^22, and floats represent every integer up to d+1 times that.
   if (!(below > -2097152.0 && above < 2097152.0)) return {0, 0, false};
-  // A margin of four cells: rounding, the rank correction, the vertex's own wrap, and one step to a
-  // neighbour.
+  // A margin of four cells: rounding, the rank correction, the vertex's own wrap,
+  // and one step to a neighbour.
   const int32_t low = static_cast<int32_t>(std::floor(below)) - 4;
   const double cells = std::ceil(above) + 4 - low + 1;
   int width = 1;
@@ -115,8 +115,8 @@ struct KeyLayout {
   uint64_t all_units;
   int bits;
 
-  // Chooses the layout for scaled features in [from[i], to[i]]. False when the coordinates need
-  // more than 63 bits.
+  // Chooses the layout for scaled features in [from[i], to[i]]. False when the
+  // coordinates need more than 63 bits.
   bool fit(const double* from, const double* to) {
     bits = kRemainderBits;
     all_units = 0;
@@ -149,8 +149,8 @@ WSSS_HD void vertex_keys(const KeyLayout<D>& layout, const int* quotient, const 
   for (int r = 1; r <= D; ++r) key[r] = k = k + 1 - unit_of_rank[D - r + 1];
 }
 
-// The key of the next vertex along direction j: -1 on every coordinate, then +(D+1) on coordinate
-// j.
+// The key of the next vertex along direction j: -1 on every coordinate,
+// then +(D+1) on coordinate j.
 template <int D>
 WSSS_HD uint64_t next_key(const KeyLayout<D>& layout, uint64_t key, int j) {
   constexpr uint64_t kRemainder = (1u << KeyLayout<D>::kRemainderBits) - 1;

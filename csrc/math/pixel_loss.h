@@ -44,8 +44,8 @@ WSSS_HD SmoothedTarget smoothed_target(int64_t classes, double smoothing) {
   return {1.0 - smoothing, smoothing / static_cast<double>(classes - 1)};
 }
 
-// The weight of a background and of a foreground pixel in the mean; an empty group contributes
-// nothing.
+// The weight of a background and of a foreground pixel in the mean; an
+// empty group contributes nothing.
 struct PixelWeights {
   double background, foreground;
 };

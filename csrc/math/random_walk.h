@@ -17,7 +17,7 @@ struct WalkShape {
   // Each row is followed by `reach` border cells, which also border the next row on its left.
   WSSS_HD int64_t stride() const { return width + reach(); }
   WSSS_HD int64_t cells() const { return height * stride(); }
-  // How far before the first cell and behind the last one neighbours may lie.
+  // The largest distance of a neighbour before the first cell or after the last one.
   WSSS_HD int64_t margin() const { return reach() * (stride() + 1); }
 };
 
@@ -34,8 +34,8 @@ WSSS_HD int neighbours(int radius) {
   return count;
 }
 
-// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is closer than 1 to the line
-// between these.
+// Whether (y, x), in the rectangle spanned by (0, 0) and (to_y, to_x), is closer than
+// 1 to the line between these.
 WSSS_HD bool on_path(int to_y, int to_x, int y, int x) {
   const int cross = to_y * x - to_x * y;
   return cross * cross < to_y * to_y + to_x * to_x;

@@ -19,7 +19,7 @@ struct SaliencyShape {
 enum class Role : unsigned char { kNeither, kForeground, kBackground };
 
 // Whether enough of a class' area is salient. `area`: number of pixels where its probability
-// exceeds 1/2; `both`: number of those that are salient.
+// exceeds 1/2; `both`: number of those pixels that are salient.
 WSSS_HD bool is_salient(int64_t area, int64_t both, int64_t pixels, double tau) {
   return static_cast<double>(both) /
              (static_cast<double>(area) + 1e-4 * static_cast<double>(pixels)) >

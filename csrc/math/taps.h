@@ -70,8 +70,8 @@ struct Band {
   int64_t y0, y1, t0, t1;
 };
 
-// Bands of `rows` rows that cover the map. A tap reads row y when the row it adds to, y - dy, is on
-// the map.
+// Bands of `rows` rows that cover the map. A tap reads row y when the row it
+// adds to, y - dy, is on the map.
 inline std::vector<Band> plan_bands(const Taps& taps, int64_t height, int64_t rows) {
   std::vector<Band> bands;
   for (int64_t y0 = 0; y0 < height; y0 += rows) {

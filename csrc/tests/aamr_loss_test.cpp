@@ -139,8 +139,8 @@ Result<Real> on_device(const Problem<Real>& p) {
     wsss::cuda::sum_parts<double>(parts.data(), blocks, 1.0, &invalid, &count);
   });
   wsss::launch_with_barriers(grid, block, [&] {
-    wsss::cuda::compare_in_region<Real>(p.s, p.logits.data(), p.saliency.data(), r.region.data(),
-                                        &count, r.grad.data(), parts.data());
+    wsss::cuda::compute_region_losses<Real>(p.s, p.logits.data(), p.saliency.data(),
+                                            r.region.data(), &count, r.grad.data(), parts.data());
   });
   wsss::launch_with_barriers(
       {1}, block, [&] { wsss::cuda::sum_parts<Real>(parts.data(), blocks, 1.0, &invalid, &loss); });

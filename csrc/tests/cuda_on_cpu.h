@@ -106,8 +106,8 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
 
 namespace cuda_on_cpu {
 
-// The threads of one block. Each runs until it has to wait; when all remaining threads wait at the
-// same place, they resume.
+// The threads of one block. Each runs until it has to wait; when all remaining threads wait at
+// the same place, they resume.
 class Block {
  public:
   static constexpr unsigned kWarp = 32;
@@ -132,8 +132,8 @@ class Block {
     for (Fiber* fiber : fibers_) resume(*fiber);
     for (bool left = true; left;) {
       left = false;
-      // A warp resumes when all its running threads wait at a shuffle, the block when all wait at
-      // the barrier.
+      // A warp resumes when all its running threads wait at a shuffle, the block
+      // when all wait at the barrier.
       bool moved = false, all_at_barrier = true;
       for (size_t first = 0; first < fibers_.size(); first += kWarp) {
         const size_t last = std::min<size_t>(first + kWarp, fibers_.size());

@@ -9,8 +9,8 @@
 
 namespace wsss::testing {
 
-// Memory that is not zero where it is not set: as float a large negative number, as integer an
-// index out of range.
+// Memory that is not zero where it is not set: as float a large negative number, as
+// integer an index out of range.
 struct Pieces {
   std::vector<std::unique_ptr<char[]>> held;
   char* allocate(int64_t bytes) {

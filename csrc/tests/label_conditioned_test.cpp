@@ -1,6 +1,6 @@
-// The parts of the label-conditioned logits: taps, packing, shifted addition and their transposes,
-// on the CPU and on CUDA, compared with the definition on small integers, so that every sum is
-// exact.
+// The parts of the label-conditioned logits: taps, packing, shifted addition and
+// their transposes, on the CPU and on CUDA, compared with the definition on small
+// integers, so that every sum is exact.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
@@ -150,8 +150,8 @@ std::vector<float> turned(const float* a, int64_t rows, int64_t columns) {
   return out;
 }
 
-// The CUDA kernels, called as in cuda/label_conditioned.cu: two images of different scale, labels
-// in two shares.
+// The CUDA kernels, called as in cuda/label_conditioned.cu: two images of different
+// scale, labels in two shares.
 bool is_correct_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
   constexpr int64_t images = 2;
   const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);

@@ -1,5 +1,5 @@
-// The parts of the CPU lattice: location of points in simplices, vertex keys, hash tables, and
-// transposition of rows.
+// The parts of the CPU lattice: location of points in simplices, vertex keys, hash
+// tables, and transposition of rows.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

@@ -62,8 +62,8 @@ bool is_correct(const wsss::ResizeShape& s, bool softmax, double tolerance) {
     wsss::cuda::resize_and_activate(s, 1, softmax, rounded.data(), on_device.data());
   });
   bool passed = whole == parts;
-  // The gradient is the transpose: <grad, J d> = <J^T grad, d>, with J d by central differences of
-  // the definition.
+  // The gradient is the transpose: <grad, J d> = <J^T grad, d>, with J d by central
+  // differences of the definition.
   std::vector<Real> grad(size), inner(s.out_height * s.out_width, Real(-9)),
       by_thread(logits.size(), Real(-9)), by_block(by_thread);
   for (Real& x : grad) x = static_cast<Real>(uniform() - 0.5);

@@ -125,7 +125,7 @@ Result<Real> on_device(const Problem<Real>& p) {
         p.s, p.tau, p.adaptive, p.present.data(), mask.data(), counts.data(), roles.data());
   });
   wsss::launch_with_barriers({blocks}, {wsss::cuda::kSumThreads}, [&] {
-    wsss::cuda::compare_with_saliency<Real>(
+    wsss::cuda::compute_saliency_losses<Real>(
         p.s, p.lam, p.logits.data(), p.saliency.data(), roles.data(), r.maps[0].data(),
         r.maps[1].data(), r.maps[2].data(), r.grad.data(), parts.data());
   });

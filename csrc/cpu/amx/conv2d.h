@@ -39,8 +39,8 @@ class OutputTiles {
     return {tile / tiles_per_image_, at / pitch_, at % pitch_};
   }
 
-  // Calls use(row, pixel) for each row of the tile that is part of the result; `pixel` counts over
-  // all images.
+  // Calls use(row, pixel) for each row of the tile that is part of the result;
+  // `pixel` counts over all images.
   template <class Use>
   void rows(int64_t tile, Use use) const {
     auto [image, y, x] = first(tile);
@@ -71,8 +71,8 @@ class AmxConv {
 
   SplitMap& map() { return map_; }
 
-  // The number of pieces of the result, the units of parallel work. Consecutive pieces use the same
-  // filters for other tiles.
+  // The number of pieces of the result, the units of parallel work. Consecutive pieces use the
+  // same filters for other tiles.
   int64_t pieces() const { return groups() * ((s_.blocks() + wide() - 1) / wide()); }
 
   // Computes pieces [first, last).
@@ -91,10 +91,10 @@ class AmxConv {
   }
 
  private:
-  // A piece's sums (512 KiB or 1 MiB), the filters of kPlanes planes (576 KiB with nine taps and
-  // two parts, 128 KiB with one tap) and the pixels of those planes (512 KiB) fit an L2 cache of 2
-  // MiB. A piece has many tiles, because it reads its filters from the L3 cache, at a fifth of the
-  // speed.
+  // A piece's sums (512 KiB or 1 MiB), the filters of kPlanes planes (576 KiB with nine
+  // taps and two parts, 128 KiB with one tap) and the pixels of those planes (512 KiB) fit
+  // an L2 cache of 2 MiB. A piece has many tiles, because it reads its filters from the L3
+  // cache, at a fifth of the speed.
   static constexpr int64_t kGroup = 64;                    // tiles of 16 neighbouring pixels
   static constexpr int64_t kPlanes = 4;                    // of 32 channels
   int64_t wide() const { return s_.kernel == 1 ? 8 : 4; }  // blocks of 32 filters

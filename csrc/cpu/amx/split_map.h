@@ -1,5 +1,5 @@
-// Maps as sums of two bfloat16 parts, with a border of zeros, so that each tap of a kernel is a
-// fixed offset in memory.
+// Maps as sums of two bfloat16 parts, with a border of zeros, so that each tap of a kernel
+// is a fixed offset in memory.
 //
 // A batch of maps [B, H, W, C] becomes planes of 32 channels, [C / 32][pixel][part][32], so that
 // the 16 pixels of a tile are adjacent. Lines are `pitch` pixels apart: the zeros after one line

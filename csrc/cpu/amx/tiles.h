@@ -39,9 +39,9 @@ inline bool has_amx() {
 #endif
 }
 
-// The operands of one call, which multiplies in steps of kTileDepth channels: two tiles on each
-// side, or four on the left with the first one on the right. Element (row, k) of part p of left
-// tile i is at
+// The operands of one call, which multiplies in steps of kTileDepth channels: two tiles
+// on each side, or four on the left with the first one on the right. Element (row, k)
+// of part p of left tile i is at
 //   left[i] + offsets[step] + row * stride + p * kTileDepth + k,
 // element (k, column) of part p of right tile i at
 //   right + (((step * Parts + p) * 2 + i) * 16 + k / 2) * 32 + 2 * column + k % 2.
@@ -100,8 +100,8 @@ constexpr int64_t kTileRow = 64;  // bytes
 // a configuration): without this barrier, earlier writes may be moved behind them or dropped.
 inline void finish_writes() { __asm__ volatile("" : : : "memory"); }
 
-// While an object exists, every tile has 16 rows of 64 bytes; other users of AMX, such as oneDNN,
-// configure tiles themselves.
+// While an object exists, every tile has 16 rows of 64 bytes; other users of AMX, such as
+// oneDNN, configure tiles themselves.
 class TileConfiguration {
  public:
   WSSS_TILE_CODE TileConfiguration() {
