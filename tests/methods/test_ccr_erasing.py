@@ -29,7 +29,7 @@ def test_maps_are_those_of_the_plain_loop(batch_size, amx, monkeypatch):
     assert max(rounds) > 2 and len(set(rounds)) > 1  # crops finish after different rounds
     for image, tags, maps in zip(images, TAGS, results, strict=True):
         np.testing.assert_array_equal(maps.keys, np.flatnonzero(tags) + 1)
-        expected = ccr_direct.maps(net, image, np.array(tags), scales=SCALES, masked_from=0.75)
+        expected = ccr_direct.maps(net, image, np.array(tags), scales=SCALES, mask_threshold=0.75)
         np.testing.assert_allclose(maps.high_res, expected, atol=1e-4)
 
 
