@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
         fg_threshold=0.75,
         bg_threshold=0.50,
         amn=dataclasses.replace(small.amn, epochs=10),
-        refine="crf",  # without IRN
+        refine=dataclasses.replace(small.refine, kind="crf"),  # without IRN
     )
     run = wf.amn.run(data, folder / "run", backbone="small", pipeline=pipeline, until="masks")
 

@@ -92,7 +92,11 @@ def test_all_runs_all(tmp_path, monkeypatch, tiny_rows):
         suite = (
             module.suite(dense_crf.Options(size=SIZE)) if module is dense_crf else module.suite()
         )
-        suite = dataclasses.replace(suite, quick=quick.get(module, suite.quick))
+        suite = dataclasses.replace(
+            suite,
+            quick=quick.get(module, suite.quick),
+            make=lambda key, which, tiny=suite.tiny: tiny(key),
+        )
         monkeypatch.setattr(module, "suite", lambda *_, suite=suite: suite)
     options = RunOptions(repeats=1, quick=True, threads=1, device="cpu")
     reports = list(bench.run_all(tmp_path, run=options))

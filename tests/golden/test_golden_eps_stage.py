@@ -161,7 +161,7 @@ def networks():
 @pytest.fixture(scope="module")
 def ready(networks):
     return {
-        kind: nets.optimize_for_inference(copy.deepcopy(net), CPU, split=kind == "eps")
+        kind: nets.optimize_for_inference(copy.deepcopy(net), CPU, amx=kind == "eps")
         for kind, net in networks.items()
     }
 

@@ -174,7 +174,7 @@ def _with_config(
     if parameter.name not in given:
         return parameter
     default = None if parameter.default is _REQUIRED else parameter.default
-    kind = _plain(parameter.annotation)
+    kind = _path(_plain(parameter.annotation))
     value = from_config(given[parameter.name], kind, f"{path}: {parameter.name}", default)
     return parameter.replace(default=value)
 
@@ -191,8 +191,8 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
         list(getattr(parameter.annotation, "__metadata__", ())),
     )
     kind = _plain(annotation)
-    # `str | Path` is a path on a command line; only a configuration file can list ids.
-    kind = {str | Path: Path, str | Path | None: Path | None}.get(kind, kind)
+    kind = _path(kind)
+    # Only a configuration file can list ids.
     if parameter.name == "ids" and not isinstance(parameter.default, tuple):
         kind = Path | None
     if command.flat and dataclasses.is_dataclass(kind):
@@ -211,6 +211,11 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
     for mark in marks:
         kind = _marked(kind, mark)
     return kind
+
+
+def _path(kind: Any) -> Any:
+    """`str | Path` is a path on a command line and in a configuration file."""
+    return {str | Path: Path, str | Path | None: Path | None}.get(kind, kind)
 
 
 def _marked(kind: Any, mark: Any) -> Any:

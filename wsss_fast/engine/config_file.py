@@ -34,17 +34,17 @@ def read_config(path: Path, command: str) -> dict[str, Any]:
     found = _parse_json(path, text) if path.suffix.lower() == ".json" else _parse_yaml(path, text)
     if not isinstance(found, dict):
         raise InputError(f"{path}: must hold a mapping of arguments")
+    version = str(found.get("format", 1))
+    if "arguments" in found and version != str(FORMAT):
+        raise InputError(
+            f"{path}: written by another version of wsss-fast (format {version}, this version "
+            f"reads {FORMAT}); repeat the command with its options instead"
+        )
     named = found.get("command")
     if named is not None and named != command:
         raise InputError(f"{path}: holds arguments of `{named}`, not of `{command}`")
     if "arguments" not in found:
         return {key: value for key, value in found.items() if key != "command"}
-    version = str(found.get("format", 1))
-    if version != str(FORMAT):
-        raise InputError(
-            f"{path}: written by another version of wsss-fast (format {version}, this version "
-            f"reads {FORMAT}); repeat the command with its options instead"
-        )
     if not isinstance(found["arguments"], dict):
         raise InputError(f"{path}: arguments must be a mapping")
     return found["arguments"]

@@ -196,6 +196,8 @@ def _from_mapping(value: Any, kind: Any, name: str, default: Any) -> Any:
     """A dataclass from the fields that a mapping sets; the others are the default's or its own."""
     if not isinstance(value, dict):
         _expect(False, None, value, name, "a mapping of " + ", ".join(_field_names(kind)))
+    if str(value.get("class", kind.__name__)).rpartition(".")[2] != kind.__name__:
+        raise InputError(f"{name}.class: is {str(value['class'])!r}, must be {kind.__name__}")
     hints = get_type_hints(kind)
     given = {key: v for key, v in value.items() if key != "class"}
     check_keys(given, _field_names(kind), name)
@@ -204,7 +206,10 @@ def _from_mapping(value: Any, kind: Any, name: str, default: Any) -> Any:
         key: from_config(v, hints[key], f"{name}.{key}", getattr(base, key, None))
         for key, v in given.items()
     }
-    return dataclasses.replace(base, **fields) if base is not None else kind(**fields)
+    try:
+        return dataclasses.replace(base, **fields) if base is not None else kind(**fields)
+    except InputError as error:  # of the class' own checks
+        raise InputError(f"{name}: {error}") from None
 
 
 def _field_names(kind: Any) -> list[str]:
