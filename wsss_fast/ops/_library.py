@@ -59,9 +59,10 @@ def define(
 
 
 def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
-    """Call an op; an argument that its native kernel rejects is a ValueError, as everywhere.
+    """Call an op; an argument that its native kernel rejects is a ValueError.
 
-    In a compiled graph such errors stay RuntimeErrors: torch raises them at run time.
+    The kernels raise that themselves, except where a CUDA op falls back to the CPU's kernel, whose
+    error reaches Python as a RuntimeError and is converted here.
     """
     if torch.compiler.is_compiling():
         return overload(*args)

@@ -211,8 +211,7 @@ def dense_crf(
 
     Raises:
         ValueError: a wrong argument, with its name and value. Inside torch.compile and CUDA graphs,
-            where values cannot be inspected, levels must be within 0..255, and values that the
-            kernel rejects are a RuntimeError.
+            where values cannot be inspected, levels must be within 0..255.
 
     Source: Kraehenbuehl and Koltun 2011; lattice: Adams, Baek and Davis 2010.
 

@@ -26,7 +26,7 @@ def shapes_folder(name: str) -> Path:
     `$XDG_CACHE_HOME/wsss_fast`, else in `~/.cache/wsss_fast`.
 
     Raises:
-        InputError: the seed is not a whole number, or there is no folder for the cache.
+        InputError: the seed is not a whole number, or the cache has no directory.
     """
     kind, _, seed = name.partition(":")
     if seed and not seed.isdigit():

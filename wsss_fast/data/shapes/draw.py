@@ -268,7 +268,7 @@ class Figure:
         part: function that draws the discriminative part.
         anchor: position of the part on the body.
         home: the context that the class usually stands on.
-        at_home: how often it stands there, 0..1.
+        at_home: probability that the object is drawn in that context, 0..1.
     """
 
     name: str
