@@ -13,7 +13,7 @@ from wsss_fast.cli.arguments import open_data, parse
 from wsss_fast.cli.output import show
 from wsss_fast.command import Command
 from wsss_fast.data import Dataset
-from wsss_fast.engine import distributed, signals
+from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError, RunError
@@ -29,10 +29,12 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
-        arguments = open_data(arguments)
-        result = command.load()(**arguments)
-        if distributed.is_main_process():
-            show(result)
+        with remarks.collected():
+            arguments = open_data(arguments)
+            result = command.load()(**arguments)
+            remarks.gather()
+            if distributed.is_main_process():
+                show(result)
         code = _report_broken(arguments)
         distributed.leave_group()
         return code
