@@ -157,7 +157,11 @@ def test_killed_process_ends_the_other(shapes_root, tmp_path):
         os.kill(children(process.pid)[1], signal.SIGKILL)
         assert process.wait(60) != 0
     assert not (tmp_path / "run/cam/weights.pth").exists()
-    assert "[process 0] failed: process 0 of 2 cannot reach the others" in log.read_text()
+    # Which comes first is a race: the lost connection, or the launcher's SIGTERM.
+    printed = log.read_text()
+    ends = ("[process 0] failed: process 0 of 2 cannot reach the others", "stopped by SIGTERM")
+    assert any(end in printed for end in ends), printed
+    assert "Traceback (most recent call last)" not in printed
 
 
 def test_stopped_launcher_keeps_an_update_and_the_command_resumes(shapes_root, tmp_path):
