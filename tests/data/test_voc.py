@@ -5,8 +5,8 @@ import pytest
 from layouts import VOC_LABELS, make_voc, masked, tagged
 
 from wsss_fast import InputError, data
-from wsss_fast.data import images
 from wsss_fast.engine import remarks
+from wsss_fast.readers import label_maps
 
 
 def first(root):
@@ -60,7 +60,7 @@ def test_default_classes_without_classes_txt(own_shapes):
 def test_masks_of_train_aug_are_preferred(own_shapes):
     aug = own_shapes / "SegmentationClassAug"
     aug.mkdir()
-    images.write_labels(aug / f"{first(own_shapes)}.png", np.full((64, 64), 2))
+    label_maps.write_labels(aug / f"{first(own_shapes)}.png", np.full((64, 64), 2))
     with remarks.collected():
         loaded = data.load(own_shapes)
         (line,) = remarks.lines()

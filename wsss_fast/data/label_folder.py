@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import read_labels
 
 
 def check_label_folder(folder: Path, data: Dataset, what: str) -> Path:

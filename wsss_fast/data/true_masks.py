@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE
 
 _Key = tuple[str, int, int]  # path, size and time of a mask file
 

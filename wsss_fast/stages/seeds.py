@@ -14,12 +14,12 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels, write_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
 from wsss_fast.stages.crf import Crf
 
 
