@@ -1,4 +1,4 @@
-"""State dicts from checkpoints: nests, wrappers, and files of other things, each told in one line."""
+"""State dicts from checkpoints: nests, wrappers, and files of other things."""
 
 import argparse
 import copy
