@@ -91,8 +91,6 @@ OWN_READERS = {
     "wsss_fast/bench/harness/photos.py",  # photos that scikit-image brings
     "wsss_fast/convert.py",
     "wsss_fast/engine/checkpoint.py",  # the package's own checkpoints
-    "wsss_fast/maps.py",
-    "wsss_fast/nets/weights.py",
 }
 READING = {
     "Image": {"open"},

@@ -68,7 +68,7 @@ def threshold_curve(
     passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
     for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
         truth = data.mask(id)
-        loaded = load_maps(folder, id).foreground()
+        loaded = load_maps(folder, id, data).foreground()
         best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
         valid = truth != IGNORE
         # Number of thresholds < score: background wins ties.
@@ -89,7 +89,7 @@ def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], 
     """Function from an id to labels uint8 [H, W]: the argmax of its maps and a background score."""
 
     def labels(id: str) -> np.ndarray:
-        loaded = load_maps(folder, id).foreground()
+        loaded = load_maps(folder, id, data).foreground()
         return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
 
     return labels
