@@ -83,7 +83,11 @@ def test_a_bad_mask_is_left_out_of_scoring(root, tmp_path, capfd, damage):
     if damage == "text":
         path.write_text("not found")
     else:
-        labels = {"label": BOX * 77, "size": BOX[:5], "colour": np.stack([BOX] * 3, axis=-1)}
+        labels = {
+            "label": BOX * 77,
+            "size": BOX[:5],
+            "colour": np.stack([BOX, BOX * 0, BOX], axis=-1),
+        }
         mask(path, labels[damage])
     with pytest.raises(InputError, match=r"masks/t1\.png: "):
         data.load(root).check_masks()

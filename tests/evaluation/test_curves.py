@@ -73,9 +73,7 @@ def rewrite(folder, shapes, keys_of):
 def test_maps_of_a_class_that_the_data_set_does_not_have(shapes, map_folder, tmp_path, label):
     folder = shutil.copytree(map_folder, tmp_path / "maps")
     rewrite(folder, shapes, lambda keys: [*keys[1:], label])
-    message = (
-        rf"{shapes.ids[0]}\.npz: has maps of labels .*, but the data set has the labels 1\.\.8"
-    )
+    message = rf"{shapes.ids[0]}\.npz: has maps of label {label}, but the data set has only 8"
     with pytest.raises(InputError, match=message):
         threshold_curve(folder, shapes, thresholds=(0.5,))
 
@@ -86,5 +84,5 @@ def test_maps_of_other_classes_than_the_tags_are_counted(shapes, map_folder, tmp
     rewrite(folder, shapes, lambda keys: [min(set(range(1, 9)) - tags)])
     with remarks.collected():
         threshold_curve(folder, shapes, thresholds=(0.5,))
-        (line,) = remarks.lines()
-    assert "maps have other labels than their image's tags: 1 of 24 files" in line
+        found = remarks.lines()
+    assert any("classes that are not among their image's tags: 1 of 24 files" in x for x in found)
