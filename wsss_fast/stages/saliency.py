@@ -14,7 +14,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import Bar, say, track
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.readers.label_maps import write_labels
@@ -273,8 +273,7 @@ def degrade(
             write_labels(folder / f"{id}.png", worse, palette=b"")
         return {"black": len(black)}
 
-    source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
-    arguments = {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}
+    arguments = {"data": data.fingerprint(saliency=True), "blur": blur, "missed": missed}
     stage(Path(out), name, arguments, work)
     return SaliencyResult(folder)
 
