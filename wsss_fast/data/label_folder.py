@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
+from wsss_fast.data.images import IGNORE, read_labels
+from wsss_fast.engine.files import write_json
 from wsss_fast.errors import InputError
+
+LABEL_NAMES = "classes.json"
 
 
 def check_label_folder(folder: Path, data: Dataset, what: str) -> Path:
@@ -29,6 +32,17 @@ def check_label_folder(folder: Path, data: Dataset, what: str) -> Path:
             f"first {missing[0]!r}"
         )
     return folder
+
+
+def label_files(data: Dataset) -> list[str]:
+    """Names of the label PNGs of a data set."""
+    return [f"{id}.png" for id in data.ids]
+
+
+def write_label_names(folder: Path, data: Dataset) -> None:
+    """Write which label means which class, as `LABEL_NAMES` beside the label PNGs."""
+    named = {0: "background", **dict(enumerate(data.classes, 1)), IGNORE: "ignore"}
+    write_json(folder / LABEL_NAMES, named)
 
 
 def read_label(folder: Path, data: Dataset, id: str) -> np.ndarray:
