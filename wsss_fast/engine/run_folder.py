@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -38,6 +39,14 @@ __all__ = [
     "versions",
     "write_config",
 ]
+
+
+# Files of a run folder and of a stage, which no folder may be called like.
+_OWN_FILES = (
+    *("config.json", "metrics.json", "report.html", "broken.json", "redo.json"),
+    *("begun.json", "done.json", "weights.pth"),
+)
+_LONGEST_NAME = 255  # bytes
 
 
 class _Begun:
@@ -174,18 +183,26 @@ def stage(
             origin, files are missing that cannot be made again, or `name` leads out of the run
             folder.
     """
-    check_name(name)
+    check_name(out, name)
     with exclusive(out):
         return _stage(Marker(out, name, exact(arguments), sorted(files)), work, remake)
 
 
-def check_name(name: str) -> None:
+def check_name(out: Path, name: str) -> None:
     """Raise InputError unless `name` is that of a folder below the run folder."""
     parts = name.split("/")
-    if not all(parts) or any(p.startswith(".") for p in parts) or "\0" in name or "\\" in name:
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or any(p in ("", *_OWN_FILES) or p.startswith(".") for p in parts)
+        or any(len(os.fsencode(p)) > _LONGEST_NAME for p in parts)
+    ):
         raise InputError(
             f"name: {name!r} must be that of a folder below the run folder, such as cam or cam/maps"
         )
+    for path in (out / name, *(out / name).parents[: len(parts) - 1]):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"name: {path} is not a directory; use another --name")
 
 
 def _stage(marker: Marker, work: Callable[[], dict[str, Any]], remake: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,13 +153,19 @@ def _acquire(out: Path, folder: Path) -> _Held:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+            "command": _command(),
         }
     )
     with contextlib.suppress(OSError):  # of a full disk; the lock holds without the text
         os.ftruncate(file, 0)
         os.pwrite(file, text.encode(errors="backslashreplace"), 0)
     return _Held(file, threading.get_ident(), missing)
+
+
+def _command() -> str:
+    """The words that started this process, shortened."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "wsss-fast")
+    return textwrap.shorten(" ".join([program, *sys.argv[1:]]), 80, placeholder=" ...")
 
 
 def _open_and_lock(path: Path) -> int:
