@@ -5,7 +5,7 @@ import pytest
 from layouts import VOC_LABELS, make_voc, masked, tagged
 
 from wsss_fast import InputError, data
-from wsss_fast.data import images
+from wsss_fast.readers import label_maps
 
 
 def first(root):
@@ -59,7 +59,7 @@ def test_default_classes_without_classes_txt(own_shapes):
 def test_masks_of_train_aug_are_preferred(own_shapes):
     aug = own_shapes / "SegmentationClassAug"
     aug.mkdir()
-    images.write_labels(aug / f"{first(own_shapes)}.png", np.full((64, 64), 2))
+    label_maps.write_labels(aug / f"{first(own_shapes)}.png", np.full((64, 64), 2))
     loaded = data.load(own_shapes)
     assert set(loaded.masks) == {first(own_shapes)} and (loaded.mask(first(own_shapes)) == 2).all()
     assert len(loaded.with_masks()) == 1

@@ -10,7 +10,6 @@ from golden import cases, filled, golden, needs_full_golden
 from wsss_fast import amn, cam, nets
 from wsss_fast.amn import training as amn_training
 from wsss_fast.cam import training as cam_training
-from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
@@ -19,6 +18,7 @@ from wsss_fast.engine.runtime import Runtime
 from wsss_fast.maps import label_index, to_labels
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.activate import Views
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import combine

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from wsss_fast import InputError, evaluate, nets, seg
-from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.fit import _update
 from wsss_fast.engine.runtime import runtime
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.training import _step
 
 SMALL = seg.RECIPES["small"]

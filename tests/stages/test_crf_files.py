@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from wsss_fast import cli
-from wsss_fast.data.images import read_labels, voc_palette, write_labels
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import dense_crf, unary_from_labels
+from wsss_fast.readers.label_maps import read_labels, voc_palette, write_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.crf_files import refine_files
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from wsss_fast.data.coco import is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
-from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
+from wsss_fast.readers.photos import read_image
 
 Source = Dataset | str | Path
 # The first that recognises the folder reads it: labels.csv first, since the user wrote it on

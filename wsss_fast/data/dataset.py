@@ -10,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.images import (
-    check_image,
-    image_size,
-    read_image,
-    read_labels,
-    read_saliency,
-    saliency_of,
-)
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import read_labels
+from wsss_fast.readers.photos import check_image, image_size, read_image
+from wsss_fast.readers.saliency_maps import read_saliency, saliency_of
 
 # Decoded images kept in memory: enough to decode a small set only once; a large one hardly gains.
 _CACHE_BYTES = 256 << 20

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.engine.files import write_json
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 LABEL_NAMES = "classes.json"
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, map_files, to_labels
 from wsss_fast.ops import unary_from_probabilities
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import DenseCrf
 from wsss_fast.stages.masks import MasksResult
 from wsss_fast.stages.seeds import label_stage, share_of_labels, tagged_maps

@@ -10,11 +10,11 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar, track
 from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of
 from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
+from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import refined_labels
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.data.label_folder import check_label_folder
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 
 @dataclasses.dataclass(frozen=True)

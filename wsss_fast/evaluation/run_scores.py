@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import provenance, read_records, record
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import Curve, crf_curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate, evaluate_seeds, metrics_of
+from wsss_fast.readers.label_maps import read_labels
 from wsss_fast.stages.crf import Crf
 
 # Thresholds tried with CRF refinement, relative to the best one without it. Most are lower, since

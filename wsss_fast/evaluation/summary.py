@@ -14,13 +14,13 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write, write_json
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios, named_pairs
 from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate
+from wsss_fast.readers.label_maps import read_labels
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
 _MAX_NAMES = 30  # more names along an axis of the confusion matrix would be illegible

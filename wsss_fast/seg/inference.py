@@ -13,7 +13,6 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar
@@ -22,6 +21,7 @@ from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_probabilities
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.recipe import RECIPES, Recipe, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf

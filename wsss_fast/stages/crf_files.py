@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
+from wsss_fast.readers.photos import read_image
 from wsss_fast.stages.crf import Crf
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 from wsss_fast.data import Source, opened
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, map_files
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import label_stage, refined_labels, share_of_labels
 

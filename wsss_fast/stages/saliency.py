@@ -11,7 +11,6 @@ from PIL import Image, ImageFilter
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import saliency_of, write_labels
 from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed
@@ -19,6 +18,8 @@ from wsss_fast.engine.progress import Bar, say, track
 from wsss_fast.engine.run_folder import check_out, provenance, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
+from wsss_fast.readers.label_maps import write_labels
+from wsss_fast.readers.saliency_maps import saliency_of
 from wsss_fast.stages.seeds import share_of_labels
 
 _INVERTED = 0.5  # see `Overlap.inverted`

@@ -15,7 +15,6 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels, write_labels
 from wsss_fast.data.label_folder import LABEL_NAMES, label_files, write_label_names
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar
@@ -30,6 +29,7 @@ from wsss_fast.maps import (
     maps_path,
     to_labels,
 )
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
 from wsss_fast.stages.crf import Crf
 
 
