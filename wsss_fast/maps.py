@@ -95,6 +95,11 @@ def maps_path(folder: Path, id: str) -> Path:
     return folder / f"{id}.npz"
 
 
+def map_files(data: Dataset) -> list[str]:
+    """Names of the files of the maps of a data set."""
+    return [f"{id}.npz" for id in data.ids]
+
+
 def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
     """Write `<folder>/<id>.npz` (keys int16, strided and high_res float16), atomically.
 

@@ -69,6 +69,8 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
             configuration file.
     """
     errors, muted = io.StringIO(), io.StringIO()
+    if _value(argv, "--out") == "":
+        raise InputError("--out: is empty; name a folder ('.' is the current one)")
     function = _signature(command, argv)
     try:
         with (
@@ -206,6 +208,8 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
         marks.append(tyro.conf.AvoidSubcommands)
     if parameter.name in command.positional:
         marks += [tyro.conf.Positional, tyro.conf.arg(metavar=parameter.name.upper())]
+    if parameter.name == "from_stage":  # `from` is a word of Python's
+        marks.append(tyro.conf.arg(name="from"))
     if short := command.short.get(parameter.name):
         marks.append(tyro.conf.arg(aliases=[short]))
     for mark in marks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import say
+from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
 _LISTED = 20  # broken files are listed one by one up to this many
@@ -29,7 +31,7 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
-        with remarks.collected():
+        with remarks.collected(), _locked(arguments):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()
@@ -63,6 +65,12 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(
             1, f"failed: {kind}: {error} (WSSS_FAST_TRACEBACK=1 shows the traceback)", every=True
         )
+
+
+def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run folder, for commands with stages, before a long check of the images."""
+    has_stages = "split" in arguments and ("name" in arguments or "pipeline" in arguments)
+    return exclusive(check_out(arguments["out"])) if has_stages else contextlib.nullcontext()
 
 
 def fail(code: int, message: str, *, every: bool = False) -> int:
