@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from wsss_fast.command import Command
 from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.progress import say
+from wsss_fast.engine.progress import OutputError, say
+from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
 _LISTED = 20  # broken files are listed one by one up to this many
@@ -29,7 +29,7 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
-        with remarks.collected():
+        with remarks.collected(), _locked(arguments):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()
@@ -44,10 +44,8 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(1, f"failed: {error}", every=True)
     except KeyboardInterrupt as error:
         return _stopped(command, error)
-    except BrokenPipeError:
-        # The reader of stdout, `head` for instance, has exited; nothing is left to print to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OutputError:
+        raise  # `streams.guarded` handles it
     except Exception as error:  # every command ends with one line; the variable shows the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
@@ -65,6 +63,12 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         )
 
 
+def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run folder, for commands with stages, before a long check of the images."""
+    has_stages = "split" in arguments and ("name" in arguments or "pipeline" in arguments)
+    return exclusive(check_out(arguments["out"])) if has_stages else contextlib.nullcontext()
+
+
 def fail(code: int, message: str, *, every: bool = False) -> int:
     """Print a message as one line, in every process or in the main one; returns the exit code."""
     say(" ".join(message.split()), every=every)
@@ -75,9 +79,8 @@ def _stopped(command: Command, error: KeyboardInterrupt) -> int:
     stopped, code = "interrupted", 130
     if isinstance(error, signals.Stopped):
         stopped, code = str(error), 128 + error.number
-    if command.name.startswith("bench"):
-        return fail(code, f"{stopped}; the finished rows are in the JSON file")
-    return fail(code, f"{stopped}; the same command resumes where it stopped")
+        signals.exit_on_signal()
+    return fail(code, f"{stopped}; {command.if_stopped}")
 
 
 def _report_broken(arguments: dict[str, Any]) -> int:
