@@ -169,7 +169,14 @@ class Dataset:
         return self
 
     def only(self, ids: Sequence[str]) -> Dataset:
-        """The same data set restricted to `ids`, in their order."""
+        """The same data set restricted to `ids`, in their order.
+
+        Raises:
+            InputError: an id that the data set does not have.
+        """
+        unknown = [i for i in ids if i not in self._index]
+        if unknown:
+            raise InputError(f"{self.root}: id {unknown[0]!r} is not in split {self.split!r}")
         return dataclasses.replace(
             self,
             source=None,

@@ -12,6 +12,7 @@ from wsss_fast.data.class_names import (
     class_list,
     ordered,
     read_classes,
+    remark_on_order,
     unknown_class,
 )
 from wsss_fast.data.dataset import Dataset
@@ -59,12 +60,15 @@ def load_folder(
     classes = given
     if classes is None:
         lines = {name: row.line for row in reversed(rows.values()) for name in row.classes}
-        names = ordered(lines, path)
+        names = ordered(lines)
         classes = check_classes(names, path, [f"{path}, line {lines[name]}" for name in names])
+        remark_on_order(classes, path)
     listing = _split_file(root, split, known) if ids is None else ids
     chosen, source = tuple(rows), split
     if listing is not None:
-        listed = read_ids(listing, known, lambda id: f"id {id!r} has no line in {path}")
+        files = {id: row.path for id, row in rows.items() if row.path is not None}
+        missing = "id {!r} has no line in " + str(path).replace("{", "{{").replace("}", "}}")
+        listed = read_ids(listing, known, missing.format, files=files)
         chosen, source = listed.ids, split if ids is None else listed.source
     column = {name: n for n, name in enumerate(classes)}
     images, tags = {}, np.zeros((len(chosen), len(classes)), np.uint8)
