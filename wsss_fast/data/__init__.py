@@ -93,9 +93,8 @@ def load(
             f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
-    maps = Path(saliency) if saliency is not None else None
     with remarks.collected():
-        loaded = load_layout(root, split, id_source, maps)
+        loaded = load_layout(root, split, id_source, None if saliency is None else Path(saliency))
     loaded.source = _source(path_or_name, split, saliency, ids, strict)
     loaded.strict = strict
     return loaded.check() if strict else loaded.without_broken()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,32 +85,37 @@ def load_coco(
     names = {number: Path(file).stem for number, file in files.items()}
     numbers = sorted(names) if ids is None else _image_numbers(ids, names, path, folder)
     source = path if ids is None else "ids"
-    number_of_id = {names[n]: n for n in numbers}
-    numbers_of_all = {name: n for n, name in names.items()}
-
-    def png_names(id: str, place: Path) -> list[str]:
-        """The PNG of an image is named like it or, as in public mask archives, by its number.
-
-        The number counts only in a folder of one split: it does not tell train from val.
-        """
-        plain = [f"{id}.png"]
-        return [*plain, f"{numbers_of_all[id]:012d}.png"] if place.name == folder else plain
-
-    def pngs(parents: Sequence[Path]) -> dict[str, Path]:
-        places = [place for parent in parents for place in (parent / folder, parent)]
-        return find_pngs(places, number_of_id, numbers_of_all, png_names)
-
+    chosen = {names[n]: n for n in numbers}
+    number_of = {name: n for n, name in names.items()}
     return Dataset(
         name=root.name,
         root=root,
         split=split if ids is None else f"{split}: {ids if isinstance(ids, Path) else 'ids'}",
         classes=classes,
-        ids=tuple(number_of_id),
+        ids=tuple(chosen),
         tags=np.stack([tags_by_number[n] for n in numbers]),
         images=_find_photos(photos, {names[n]: files[n] for n in numbers}, source),
-        masks=pngs([root / p for p in _MASK_PARENTS]),
-        saliencies=pngs([saliency_folder(root, saliency)]),
+        masks=_find_pngs([root / p for p in _MASK_PARENTS], folder, chosen, number_of),
+        saliencies=_find_pngs([saliency_folder(root, saliency)], folder, chosen, number_of),
     )
+
+
+def _find_pngs(
+    parents: Sequence[Path], folder: str, ids: Iterable[str], number_of: Mapping[str, int]
+) -> dict[str, Path]:
+    """PNG of each id in `parent/train2014`, or in `parent` itself.
+
+    A PNG is named like its image or, as in public mask archives, by the image's number with 12
+    digits. The latter counts only in a folder of one split: the number alone does not tell train
+    from val.
+    """
+
+    def names(id: str, place: Path) -> list[str]:
+        plain = [f"{id}.png"]
+        return [*plain, f"{number_of[id]:012d}.png"] if place.name == folder else plain
+
+    places = [place for parent in parents for place in (parent / folder, parent)]
+    return find_pngs(places, ids, number_of, names)
 
 
 def _photo_folders(root: Path, folder: str) -> list[Path]:
