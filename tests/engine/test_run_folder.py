@@ -2,14 +2,19 @@
 
 import dataclasses
 import json
+import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from wsss_fast import InputError, cam
+from wsss_fast.data import write_labels
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import provenance, read_records, record, stage, write_config
 from wsss_fast.engine.schedules import Constant, Poly
+from wsss_fast.maps import ClassMaps, save_maps
 
 
 def test_finished_stage_is_skipped_and_other_arguments_raise(tmp_path):
@@ -51,7 +56,7 @@ def test_stage_of_the_version_before_raises(tmp_path):
     with pytest.raises(
         InputError,
         match=r"cam: written by another version of wsss-fast \(run-folder format 1, this version "
-        r"has 2\); use another --out, or remove that folder",
+        r"has 3\); use another --out, or remove that folder",
     ):
         stage(tmp_path, "cam", arguments, dict)
 
@@ -84,13 +89,33 @@ def test_stage_without_results_may_be_repeated_with_other_arguments(tmp_path):
     assert (out / "cam/done.json").exists()
 
 
-def test_provenance_depends_on_the_arguments_of_the_stage(tmp_path):
-    stage(tmp_path, "cam", {"lr": 0.1}, dict)
-    stage(tmp_path, "other", {"lr": 0.2}, dict)
-    stage(tmp_path / "elsewhere", "cam", {"lr": 0.1}, dict)
-    own = provenance(tmp_path / "cam")
-    assert own == provenance(tmp_path / "elsewhere/cam") != provenance(tmp_path / "other")
-    assert provenance(tmp_path / "no") == str((tmp_path / "no").resolve())
+@pytest.mark.parametrize("suffix", [".npz", ".png"])
+def test_provenance_depends_on_the_content_of_the_files_that_are_used(tmp_path, suffix):
+    """Also where the size and the time stay; a copy is the same, whatever its times."""
+    folder, names = tmp_path / "maps", [f"a{suffix}", f"b{suffix}"]
+
+    def write(name, value):
+        if suffix == ".png":
+            write_labels(folder / name, np.full((40, 50), value))
+        else:
+            scores = np.full((1, 90, 90), value, np.float32)
+            save_maps(folder, name.removesuffix(suffix), ClassMaps(np.array([1]), scores))
+        os.utime(folder / name, (1e9, 1e9))
+
+    for name in names:
+        write(name, 1)
+    first, size = provenance(folder, names), (folder / names[1]).stat().st_size
+    write(names[1], 2)
+    assert (folder / names[1]).stat().st_size == size
+    assert provenance(folder, names) != first
+    write(names[1], 1)
+    assert provenance(folder, names) == first
+    write(f"unused{suffix}", 3)
+    assert provenance(folder, names) == first != provenance(folder)
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert provenance(tmp_path / "copy", names) == first
+    (folder / names[0]).unlink()
+    assert provenance(folder, names) != first
 
 
 def test_records_keep_their_order_and_are_replaced(tmp_path):
@@ -107,4 +132,4 @@ def test_config_has_the_command_its_arguments_and_versions(tmp_path):
     write_config(tmp_path, "amn run", {"seed": 3})
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["command"] == "amn run" and config["arguments"] == {"seed": 3}
-    assert config["format"] == 2 and config["versions"]["torch"] == torch.__version__
+    assert config["format"] == 3 and config["versions"]["torch"] == torch.__version__

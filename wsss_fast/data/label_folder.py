@@ -10,9 +10,12 @@ import numpy as np
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
+from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
-from wsss_fast.readers.label_maps import check_folder_values, check_size, read_labels
+from wsss_fast.readers.label_maps import IGNORE, check_folder_values, check_size, read_labels
+
+LABEL_NAMES = "classes.json"
 
 
 def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool = True) -> Path:
@@ -39,6 +42,17 @@ def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool =
     if values:
         check_folder_values(_labels_of_files(folder, data, what), what)
     return folder
+
+
+def label_files(data: Dataset) -> list[str]:
+    """Names of the label PNGs of a data set."""
+    return [f"{id}.png" for id in data.ids]
+
+
+def write_label_names(folder: Path, data: Dataset) -> None:
+    """Write which label means which class, as `LABEL_NAMES` beside the label PNGs."""
+    named = {0: "background", **dict(enumerate(data.classes, 1)), IGNORE: "ignore"}
+    write_json(folder / LABEL_NAMES, named)
 
 
 def read_label(folder: Path, data: Dataset, id: str) -> np.ndarray:

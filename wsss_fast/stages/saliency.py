@@ -11,10 +11,11 @@ from PIL import Image, ImageFilter
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import Bar, say, track
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import check_out, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.readers.label_maps import write_labels
@@ -212,7 +213,8 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     Source: the image boundary cue of Zhang et al., "Minimum Barrier Salient Object Detection at 80
     FPS", ICCV 2015.
     """
-    data, folder = opened(data), Path(out) / name
+    data, out = opened(data), check_out(out)
+    folder = out / name
 
     def work() -> dict[str, float]:
         own, todo = share_of_labels(data, folder)
@@ -227,7 +229,7 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
             speed = len(todo) / max(bar.seconds(), 1e-9)
         return {"images_per_second": sum(distributed.all_gather_objects(speed))}
 
-    stage(Path(out), name, {"data": data.fingerprint()}, work)
+    stage(out, name, {"data": data.fingerprint()}, work, files=label_files(data))
     return SaliencyResult(folder)
 
 
@@ -256,7 +258,8 @@ def degrade(
     """
     if not (blur >= 0 and 0 <= missed <= 1):
         raise InputError(f"saliency: blur must be >= 0 and missed in 0..1, got {blur} and {missed}")
-    data, folder = opened(data), Path(out) / name
+    data, out = opened(data), check_out(out)
+    folder = out / name
 
     def work() -> dict[str, int]:
         black = {
@@ -272,9 +275,8 @@ def degrade(
             write_labels(folder / f"{id}.png", worse, palette=b"")
         return {"black": len(black)}
 
-    source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
-    arguments = {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}
-    stage(Path(out), name, arguments, work)
+    arguments = {"data": data.fingerprint(saliency=True), "blur": blur, "missed": missed}
+    stage(out, name, arguments, work, files=label_files(data))
     return SaliencyResult(folder)
 
 

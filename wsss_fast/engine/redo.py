@@ -1,0 +1,134 @@
+"""Repeating stages of a finished run: --redo and --from, and what to do when an input changed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wsss_fast.engine import distributed
+from wsss_fast.engine.files import write_json
+from wsss_fast.engine.marker import Marker, describe, is_content
+from wsss_fast.engine.progress import say
+from wsss_fast.errors import InputError
+
+_REQUEST = "redo.json"  # in the run folder while stages are repeated
+
+
+class _State:
+    command = ""  # of the pipeline that runs, and the names of its stages
+    stages: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def repeated(
+    out: Path, command: str, stages: Sequence[str], redo: str | None, first: str | None
+) -> Iterator[None]:
+    """Around a pipeline: removes the results of the stages that are to be repeated. Collective.
+
+    Only files that the stages wrote are removed. If the pipeline is interrupted, the same call
+    continues without removing again.
+
+    Args:
+        out: run folder.
+        command: name of the pipeline's command.
+        stages: names of its stages, in order.
+        redo: stage to repeat; stages whose inputs change by that are repeated too.
+        first: repeat this stage and all later ones.
+
+    Raises:
+        InputError: there is no such stage, or both are given.
+    """
+    for option, name in (("redo", redo), ("from", first)):
+        if name is not None and name not in stages:
+            raise InputError(
+                f"{option}: {command} has no stage {name!r}; its stages are {', '.join(stages)}"
+            )
+    if redo is not None and first is not None:
+        raise InputError("give redo or from, not both")
+    names: Sequence[str] = [] if redo is None else [redo]
+    if first is not None:
+        names = stages[list(stages).index(first) :]
+    if names:
+        distributed.run_on_main(
+            lambda: _remove_requested(out, {"redo": redo, "from": first}, names)
+        )
+    before = _State.command, _State.stages
+    _State.command, _State.stages = command, tuple(stages)
+    try:
+        yield
+    finally:
+        _State.command, _State.stages = before
+    distributed.run_on_main(lambda: (out / _REQUEST).unlink(missing_ok=True))
+
+
+def _remove_requested(out: Path, request: dict[str, Any], names: Sequence[str]) -> None:
+    path = out / _REQUEST
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text()) == request:
+            say(f"{out}: goes on repeating {names[0]}, which was interrupted")
+            return
+    removed = [name for name in names if _remove(out, name)]
+    if removed:
+        say(f"{out}: removed the results of {', '.join(removed)}, which are made again")
+        write_json(path, request)
+
+
+def _remove(out: Path, name: str) -> bool:
+    """Remove what a stage wrote; whether there was anything."""
+    folder = out / name
+    markers = [p for p in (folder / "begun.json", folder / "done.json") if p.is_file()]
+    if not markers:
+        return False
+    if not folder.resolve().is_relative_to(out.resolve()):
+        raise InputError(
+            f"{folder}: is a link to {folder.resolve()}, outside of the run folder; remove its "
+            "files yourself to repeat the stage"
+        )
+    written = {name for marker in markers for name in Marker.read(marker)["files"]}
+    for path in [*folder.glob("checkpoint-*.pth"), *folder.glob(".*.tmp*")]:
+        path.unlink()
+    for file in sorted(written):
+        if Path(file).name == file:  # of this folder, whatever the marker says
+            (folder / file).unlink(missing_ok=True)
+    for marker in markers:  # last: files without a marker would be of unknown origin
+        marker.unlink()
+    return True
+
+
+def check_or_remove(marker: Marker, path: Path) -> None:
+    """Check that a stage was begun or finished with the same arguments.
+
+    If a stage before it was repeated, and what changed is what that stage wrote, its results are
+    removed.
+
+    Raises:
+        InputError: other arguments; with those that changed, and how to go on.
+    """
+    changes = marker.changes(path)
+    if not changes:
+        return
+    follows = all(
+        not name.startswith("data") and is_content(before, now) for name, before, now in changes
+    )
+    if follows and (marker.out / _REQUEST).is_file():
+        names = ", ".join(name for name, _, _ in changes)
+        say(f"{marker.name}: repeated, since its {names} changed")
+        _remove(marker.out, marker.name)
+        return
+    raise InputError(
+        f"{marker.folder}: finished or started with other arguments ({describe(changes)}); "
+        f"use another --out, or {cure(marker.name, marker.folder)}"
+    )
+
+
+def cure(name: str, folder: Path) -> str:
+    """How to repeat a stage, in words."""
+    if name in _State.stages:
+        return (
+            f"repeat it and what depends on it with `{_State.command} --redo {name}`, or it and "
+            f"all later stages with `--from {name}`"
+        )
+    return f"remove the folder {folder} to repeat the stage"
