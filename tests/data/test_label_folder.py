@@ -57,6 +57,19 @@ def test_single_maps_that_say_nothing_are_counted(shapes, tmp_path):
     assert any("seeds: no pixel of a class: 1 of 24 maps" in line for line in lines)
 
 
+def test_labels_that_are_no_tags_are_counted(shapes, tmp_path):
+    id = shapes.ids[2]
+    other = int(np.flatnonzero(shapes.tags_of(id) == 0)[0]) + 1
+    folder = folder_of(
+        shapes, tmp_path / "m", lambda i: np.full((64, 64), other) if i == id else shapes.mask(i)
+    )
+    with remarks.collected():
+        check_label_folder(folder, shapes, "masks")
+        (line,) = remarks.lines()
+    assert "masks: labels that are not among their image's tags: 1 of 24 maps" in line
+    assert f"{id}.png" in line
+
+
 def test_the_first_map_that_cannot_be_used_is_named(shapes, tmp_path):
     folder = folder_of(shapes, tmp_path / "masks", shapes.mask)
     third, fifth = (folder / f"{shapes.ids[n]}.png" for n in (2, 4))

@@ -135,9 +135,9 @@ REJECTED = {
     "cut.png": (png(LABELS, 8)[:-30], r"truncated label map \(its data end too early\)"),
     "cut and zeros.png": (png(LABELS, 8)[:-30] + bytes(90), "truncated label map"),
     "empty.png": (b"", "cannot be read as a label map: it is empty"),
-    "page.png": (b"\n<!DOCTYPE html><html>", "it is a web page or XML text"),
+    "page.png": (b"\n<!DOCTYPE html><html>", "it is a web page"),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid", "`git lfs pull`"),
-    "array.png": (b"\x93NUMPY\x01\0", "it is a NumPy array under an image's name"),
+    "array.png": (b"\x93NUMPY\x01\0", "it is an array of NumPy"),
 }
 
 

@@ -48,8 +48,8 @@ REJECTED = {
     "constant": (np.full((2, *SIZE), 0.5), "the same probabilities at every pixel"),
     "constant rows": (np.ones((2, *SIZE)) * [[[0.3]], [[0.7]]], "the same probabilities"),
     "zeros": (0 * GOOD, "the same probabilities at every pixel"),
-    "nan": (somewhere(np.nan), "1 values are not finite"),
-    "infinite": (somewhere(np.inf), r"spans 0\.2\.\.inf; .*1 values are not finite"),
+    "nan": (somewhere(np.nan), "1 of 4800 values that are NaN or infinite"),
+    "infinite": (somewhere(np.inf), "1 of 4800 values that are NaN or infinite"),
     "negative": (somewhere(-0.1), "softmax over L"),
     "logits": (np.log(GOOD) * 3 + 2, "apply the softmax over L to logits"),
     "percent": (GOOD * 100, "such as 100"),
@@ -65,9 +65,9 @@ REJECTED = {
     "other size": (GOOD[:, :20], "is 20x60 pixels .* but its image photo.jpg is 40x60"),
     "objects": (
         np.array([GOOD, None], object),
-        "it holds Python objects; must be floating|objects",
+        "Python objects",
     ),
-    "dictionary": (np.array({"cam": OBJECT}, object), "it holds Python objects"),
+    "dictionary": (np.array({"cam": OBJECT}, object), "Python objects"),
 }
 
 
@@ -91,9 +91,9 @@ def test_damaged_arrays_are_rejected(tmp_path):
         whole.replace(b"(2, 40, 60), }    ", b"(2,999999,99999),}", 1),
     ):
         (tmp_path / "p.npy").write_bytes(content)
-        with pytest.raises(InputError, match=r"p\.npy: cannot be read as an array \("):
+        with pytest.raises(InputError, match=r"p\.npy: cannot be read as probabilities: "):
             read_probabilities(tmp_path / "p.npy", PHOTO, SIZE)
-    with pytest.raises(InputError, match=r"q\.npy: no such array"):
+    with pytest.raises(InputError, match=r"q\.npy: no such file"):
         read_probabilities(tmp_path / "q.npy", PHOTO, SIZE)
 
 

@@ -68,10 +68,10 @@ def class_maps(shapes, tmp_path):
 def test_inverted_maps_are_reported(shapes, class_maps, tmp_path, capsys):
     right = saliency.overlap(with_saliency(shapes, tmp_path / "right", objects(shapes)), class_maps)
     assert right.inside > 0.5 > right.outside and not right.inverted
-    assert "inverted" not in capsys.readouterr().err
+    assert "look inverted" not in capsys.readouterr().err
     detector = saliency.overlap(shapes, class_maps)  # with missed objects and distractors
     assert detector.inside > detector.outside and not detector.inverted
-    assert "inverted" not in capsys.readouterr().err
+    assert "look inverted" not in capsys.readouterr().err
     dark = saliency.overlap(
         with_saliency(shapes, tmp_path / "dark", lambda id: 255 - objects(shapes)(id)), class_maps
     )
