@@ -88,3 +88,14 @@ def test_training_on_masks_of_0_and_255_stops_before_it_starts(shapes, tmp_path,
     assert cli.run(["seg", "train", *words, "--backbone", "small"]) == 2
     assert "hold 0 and 255 only" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_library_call_prints_one_line_for_a_kind(shapes, tmp_path, capsys):
+    folder = folder_of(
+        shapes,
+        tmp_path / "seeds",
+        lambda id: shapes.mask(id) if id == shapes.ids[0] else np.full((64, 64), 255),
+    )
+    check_label_folder(folder, shapes, "seeds")
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("remark:") == 1 and "all pixels are 255 (ignore): 23 of 24 maps" in err

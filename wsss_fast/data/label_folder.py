@@ -18,6 +18,7 @@ from wsss_fast.readers.label_maps import IGNORE, check_folder_values, check_size
 LABEL_NAMES = "classes.json"
 
 
+@remarks.collected()
 def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool = True) -> Path:
     """`folder`, after a check of the PNG of every id of `data`.
 

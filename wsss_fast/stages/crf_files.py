@@ -58,6 +58,7 @@ class CrfResult:
         return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
 
 
+@remarks.collected()
 def refine_files(
     image: str | Path,
     labels: str | Path,

@@ -42,6 +42,7 @@ class SaliencyResult:
     folder: Path
 
 
+@remarks.collected()
 def check(data: Dataset) -> int:
     """Read every saliency map of `data`, so that a wrong one is found before any training.
 
