@@ -152,7 +152,7 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
     maps = ClassMaps(
         _checked_keys(path, keys), np.ascontiguousarray(strided, np.float32), full, path
     )
-    _check_scores(path, maps)
+    check_scores(path, maps)
     if data is not None:
         _compare_with_tags(path, maps, id, data)
     return maps
@@ -173,7 +173,7 @@ def _checked_keys(path: Path, keys: np.ndarray) -> np.ndarray:
     return keys.astype(np.int16)
 
 
-def _check_scores(path: Path, maps: ClassMaps) -> None:
+def check_scores(path: Path, maps: ClassMaps) -> None:
     """Raise InputError for scores that are not within 0..1; remark constant ones."""
     finest = maps.strided if maps.high_res is None else maps.high_res
     for name, scores, largest in (
