@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wsss_fast"
 # A module imports from its own layer and from the layers before it. The only list of layers.
 LAYERS = [
-    {"_version", "errors", "command", "_build", "_native"},
+    {"_version", "errors", "command", "_process", "_build", "_native"},
     {"ops", "compat", "engine"},
     {"readers"},
     {"nets", "data", "maps"},

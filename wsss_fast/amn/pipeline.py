@@ -171,6 +171,8 @@ def run(
     backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     arguments = run_arguments(

@@ -152,6 +152,8 @@ def run(
     backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     if until == "seg" and numbers.seg.weight:
         saliency.check(data)
     compute = Compute(backbone, device, seed, workers, precision)

@@ -95,7 +95,7 @@ def train(
         loss=_extra_loss(recipe),
         arguments={
             "maps": provenance(folder, map_files(data)),
-            "saliency": provenance(data.saliencies[data.ids[0]].parent),
+            "saliency": data.fingerprint(saliency=True)["saliency"],
             "refinement": numbers,
         },
     )

@@ -20,7 +20,7 @@ from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
-_LISTED = 20  # broken images are listed one by one up to this many
+_LISTED = 20  # broken files are listed one by one up to this many
 
 
 def execute(command: Command, argv: Sequence[str]) -> int:
@@ -89,23 +89,29 @@ def _stopped(command: Command, error: KeyboardInterrupt) -> int:
 
 
 def _report_broken(arguments: dict[str, Any]) -> int:
-    """List the images that were left out, write `<out>/broken.json`, return the exit code."""
-    broken = {
-        id: why
-        for value in arguments.values()
-        if isinstance(value, Dataset)
-        for id, why in value.broken.items()
-    }
+    """List the images and the true masks that were left out; the exit code.
+
+    They are in `<out>/broken.json` and `<out>/broken_masks.json`.
+    """
+    data = [value for value in arguments.values() if isinstance(value, Dataset)]
+    images = {id: why for one in data for id, why in one.broken.items()}
+    masks = {id: why for one in data for id, why in one.broken_masks.items()}
+    out = arguments.get("out")
+    code = _report("broken images were left out", "broken.json", images, out)
+    return _report("broken true masks were not scored", "broken_masks.json", masks, out) or code
+
+
+def _report(text: str, file: str, broken: dict[str, str], out: Any) -> int:
+    """List what was left out, write it into the file of `out`; the exit code."""
     if not broken:
         return 0
-    out = arguments.get("out")
     if out is not None and distributed.is_main_process():
-        write_json(Path(out) / "broken.json", broken)
+        write_json(Path(out) / file, broken)
     for why in list(broken.values())[:_LISTED]:
         say(f"left out: {why}")
     more = f", {len(broken) - _LISTED} of them not listed here" if len(broken) > _LISTED else ""
-    listed = f"; all are in {Path(out) / 'broken.json'}" if out is not None else ""
-    return fail(1, f"{len(broken)} broken images were left out{more}{listed}")
+    listed = f"; all are in {Path(out) / file}" if out is not None else ""
+    return fail(1, f"{len(broken)} {text}{more}{listed}")
 
 
 def _printable(name: Any) -> str:

@@ -150,6 +150,8 @@ def run(
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     numbers = with_known_pairs(data, numbers)
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     saliency.check(data)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast.data.class_names import read_classes
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import read_classes
 from wsss_fast.engine import distributed
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, read_labels

@@ -2,13 +2,29 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from wsss_fast import _native
+from wsss_fast._process import shared
 
-LIBRARY = torch.library.Library("wsss_fast", "DEF")
+
+class _Functions(NamedTuple):
+    """What an op calls, as the newest import of the package defines it."""
+
+    schema: str
+    kernel: Callable
+    fake: Callable
+    backward: Callable
+    setup_context: Callable | None
+
+
+# A library can be registered with torch once in a process, but the package can be imported again.
+LIBRARY: torch.library.Library = shared(
+    "library", lambda: torch.library.Library("wsss_fast", "DEF")
+)
+_DEFINED: dict[str, _Functions] = shared("operators", dict)
 
 
 def define(
@@ -36,8 +52,6 @@ def define(
             formula, which would disable autograd inside its reference.
     """
     name = schema[: schema.index("(")]
-    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    overload = getattr(torch.ops.wsss_fast, name).default
 
     def default_kernel(*args):
         device = next(a.device for a in args if isinstance(a, torch.Tensor))
@@ -45,17 +59,42 @@ def define(
             return overload(*args)
         return reference(*args)
 
-    LIBRARY.impl(name, default_kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"wsss_fast::{name}", fake, lib=LIBRARY)
-
     def refuse(ctx, *grads):
         raise NotImplementedError(f"wsss_fast::{name} cannot be differentiated")
 
-    if not gradient_op:
-        torch.library.register_autograd(
-            f"wsss_fast::{name}", backward or refuse, setup_context=setup_context, lib=LIBRARY
+    known = _DEFINED.get(name)
+    if known is not None and known.schema != schema:
+        raise RuntimeError(
+            f"wsss_fast::{name} was registered with torch with another signature by an earlier "
+            "import of wsss_fast; start a new process"
         )
+    _DEFINED[name] = _Functions(schema, default_kernel, fake, backward or refuse, setup_context)
+    if known is None:
+        _register(name, differentiable=not gradient_op)
+    overload = getattr(torch.ops.wsss_fast, name).default
     return overload
+
+
+def _register(name: str, *, differentiable: bool) -> None:
+    """Register an op with torch; its functions are looked up when they are called."""
+    defined = _DEFINED[name]
+    LIBRARY.define(defined.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, lambda *args: _DEFINED[name].kernel(*args), "CompositeExplicitAutograd")
+    torch.library.register_fake(
+        f"wsss_fast::{name}", lambda *args: _DEFINED[name].fake(*args), lib=LIBRARY
+    )
+    if not differentiable:
+        return
+
+    def setup_context(ctx, inputs, output):
+        return _DEFINED[name].setup_context(ctx, inputs, output)
+
+    torch.library.register_autograd(
+        f"wsss_fast::{name}",
+        lambda ctx, *grads: _DEFINED[name].backward(ctx, *grads),
+        setup_context=setup_context if defined.setup_context else None,
+        lib=LIBRARY,
+    )
 
 
 def call(overload: torch._ops.OpOverload, *args: Any) -> Any:

@@ -15,7 +15,7 @@ from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar, say, track
-from wsss_fast.engine.run_folder import check_out, provenance, stage
+from wsss_fast.engine.run_folder import check_out, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.readers.label_maps import write_labels
@@ -226,8 +226,7 @@ def degrade(
             write_labels(folder / f"{id}.png", worse, palette=b"")
         return {"black": len(black)}
 
-    source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
-    arguments = {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}
+    arguments = {"data": data.fingerprint(saliency=True), "blur": blur, "missed": missed}
     stage(out, name, arguments, work, files=label_files(data))
     return SaliencyResult(folder)
 
