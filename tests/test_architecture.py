@@ -91,9 +91,6 @@ OWN_READERS = {
     "wsss_fast/bench/harness/photos.py",  # photos that scikit-image brings
     "wsss_fast/convert.py",
     "wsss_fast/engine/checkpoint.py",  # the package's own checkpoints
-    "wsss_fast/maps.py",
-    "wsss_fast/nets/weights.py",
-    "wsss_fast/stages/crf_files.py",
 }
 READING = {
     "Image": {"open"},
@@ -106,9 +103,10 @@ READING = {
 def calls_of_readers(tree):
     """`Image.open`, `np.load` and their like in a syntax tree, as (line, name)."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.attr in READING.get(node.value.id, ()):
-                yield node.lineno, f"{node.value.id}.{node.attr}"
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)):
+            continue
+        if node.attr in READING.get(node.value.id, ()):
+            yield node.lineno, f"{node.value.id}.{node.attr}"
 
 
 def test_files_of_users_are_read_by_the_readers_only():

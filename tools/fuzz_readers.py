@@ -15,7 +15,8 @@ from wsss_fast.data import coco, folder, listing, voc
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import ClassMaps, load_maps, save_maps
-from wsss_fast.nets import cam_resnet50, load_weights, mxnet, save_weights
+from wsss_fast.nets import cam_resnet50, load_weights, save_weights
+from wsss_fast.readers import mxnet
 from wsss_fast.readers.label_maps import read_labels, write_labels
 from wsss_fast.readers.photos import check_image, read_image
 from wsss_fast.readers.saliency_maps import read_saliency

@@ -222,7 +222,7 @@ def test_seeds_of_another_size_raise(shapes, tmp_path):
     for id in shapes.ids:
         data.write_labels(tmp_path / "seeds" / f"{id}.png", np.zeros((32, 64)))
     with pytest.raises(
-        InputError, match=r"train_\d+\.png: is \(32, 64\), but its image .* is \(64, 64\)"
+        InputError, match=r"train_\d+\.png: is 32x64 pixels .* but its image .* is 64x64"
     ):
         amn.train(shapes, tmp_path / "run", seeds=tmp_path / "seeds", backbone="small")
 

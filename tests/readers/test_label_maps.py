@@ -24,6 +24,6 @@ def test_impossible_labels_are_rejected(tmp_path):
         InputError, match=r"l\.png: label 57 is impossible; allowed are 0\.\.20 and 255"
     ):
         label_maps.read_labels(tmp_path / "l.png", 20)
-    Image.new("RGB", (3, 3)).save(tmp_path / "colour.png")
-    with pytest.raises(InputError, match=r"colour\.png: label maps are palette"):
+    Image.new("RGB", (3, 3), (9, 0, 0)).save(tmp_path / "colour.png")
+    with pytest.raises(InputError, match=r"colour\.png: is a colour image"):
         label_maps.read_labels(tmp_path / "colour.png", 20)

@@ -43,7 +43,7 @@ def test_black_maps(shapes, tmp_path, capsys):
     )
     assert saliency.check(dark) == 1
     err = capsys.readouterr().err
-    assert "1 of 24 maps are black" in err and shapes.ids[2] in err
+    assert "black saliency map" in err and "1 of 24 maps" in err and shapes.ids[2] in err
     with pytest.raises(InputError, match="all maps are black"):
         saliency.check(with_saliency(shapes, tmp_path / "all", objects(shapes, 0)))
     with pytest.raises(InputError, match="hold 0 and 1 only; write binary maps as 0 and 255"):

@@ -18,6 +18,7 @@ from wsss_fast import data
 from wsss_fast.command import Command
 from wsss_fast.engine import distributed
 from wsss_fast.engine.config_file import read_config
+from wsss_fast.engine.progress import OutputError
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
 
@@ -83,12 +84,20 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
                 prog=f"wsss-fast {command.name}",
                 config=(tyro.conf.SuppressFixed,),  # functions cannot be typed
             )
+    except OSError as error:  # of the help's output
+        raise OutputError(error.errno, error.strerror) from None
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0
-        # Without the title and the frame of the box that tyro draws.
-        lines = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]
-        raise InputError(" ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())) from None
+        raise InputError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's error without the title and the frame that it draws, and without the help."""
+    lines = [line for line in box.splitlines() if not line.startswith("╭")]
+    text = " ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())
+    text = re.sub(r"For full helptext, (run|see):? (.*) --help$", r"see \2 --help", text)
+    return re.sub(r" Argument helptext: .*(?= see \S.* --help$)", ";", text)
 
 
 def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:

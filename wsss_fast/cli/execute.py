@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from wsss_fast.command import Command
 from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.progress import say
+from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
@@ -46,10 +44,8 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(1, f"failed: {error}", every=True)
     except KeyboardInterrupt as error:
         return _stopped(command, error)
-    except BrokenPipeError:
-        # The reader of stdout, `head` for instance, has exited; nothing is left to print to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OutputError:
+        raise  # `streams.guarded` handles it
     except Exception as error:  # every command ends with one line; the variable shows the rest
         if os.environ.get("WSSS_FAST_TRACEBACK"):
             raise
@@ -83,9 +79,8 @@ def _stopped(command: Command, error: KeyboardInterrupt) -> int:
     stopped, code = "interrupted", 130
     if isinstance(error, signals.Stopped):
         stopped, code = str(error), 128 + error.number
-    if command.name.startswith("bench"):
-        return fail(code, f"{stopped}; the finished rows are in the JSON file")
-    return fail(code, f"{stopped}; the same command resumes where it stopped")
+        signals.exit_on_signal()
+    return fail(code, f"{stopped}; {command.if_stopped}")
 
 
 def _report_broken(arguments: dict[str, Any]) -> int:

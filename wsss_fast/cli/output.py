@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wsss_fast.bench.harness.run import Report
 from wsss_fast.bench.harness.show import parts
-from wsss_fast.engine.progress import CONSOLE
+from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
 from wsss_fast.evaluation import report, summary
 from wsss_fast.pipeline import AnalysesResult, RunResult
 
-OUTPUT = Console(highlight=False)
-WIDE = Console(highlight=False, width=200)  # tables whose figures must not be cut
+OUTPUT = OutputConsole(highlight=False)
+WIDE = OutputConsole(highlight=False, width=200)  # tables whose figures must not be cut
 
 
 def show(result: Any) -> None:

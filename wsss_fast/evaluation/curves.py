@@ -10,11 +10,11 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar, track
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of
-from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
+from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import refined_labels
@@ -72,7 +72,7 @@ def threshold_curve(
     passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
     for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
         truth = data.mask(id)
-        loaded = foreground_maps(data, folder, id)
+        loaded = load_maps(folder, id, data).foreground()
         best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
         valid = truth != IGNORE
         # Number of thresholds < score: background wins ties.
@@ -95,35 +95,11 @@ def _check_thresholds(thresholds: Sequence[float]) -> None:
         raise InputError(f"thresholds must be ascending in 0..1, got {tuple(thresholds)}")
 
 
-def foreground_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
-    """The maps of an image without a background row, of classes of the data set.
-
-    A remark says so if their labels are not the image's tags.
-
-    Raises:
-        InputError: they cannot be read, or a label is not one of the classes.
-    """
-    maps, classes = load_maps(folder, id).foreground(), len(data.classes)
-    labels, path = maps.keys.tolist(), maps_path(folder, id)
-    if any(not 0 < label <= classes for label in labels):
-        raise InputError(
-            f"{path}: has maps of labels {labels}, but the data set has the labels 1..{classes}"
-        )
-    tags = (np.flatnonzero(data.tags_of(id)) + 1).tolist()
-    if sorted(labels) != tags:
-        remarks.add(
-            "maps have other labels than their image's tags",
-            f"{path} has {labels}, tags {tags}",
-            of=len(data),
-        )
-    return maps
-
-
 def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], np.ndarray]:
     """Function from an id to labels uint8 [H, W]: the argmax of its maps and a background score."""
 
     def labels(id: str) -> np.ndarray:
-        loaded = foreground_maps(data, folder, id)
+        loaded = load_maps(folder, id, data).foreground()
         return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
 
     return labels

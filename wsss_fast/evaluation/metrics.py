@@ -116,7 +116,7 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     """
     whole = opened(data)
     data = whole.with_masks()
-    folder = check_label_folder(Path(predictions), data, "predictions")
+    folder = check_label_folder(Path(predictions), data, "predictions", values=False)
     num_labels = len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
     for id in track(distributed.shard(data.ids), f"evaluate {folder.name}"):

@@ -87,7 +87,9 @@ def _register(name: str, *, differentiable: bool) -> None:
         return
 
     def setup_context(ctx, inputs, output):
-        return _DEFINED[name].setup_context(ctx, inputs, output)
+        function = _DEFINED[name].setup_context
+        assert function is not None
+        return function(ctx, inputs, output)
 
     torch.library.register_autograd(
         f"wsss_fast::{name}",

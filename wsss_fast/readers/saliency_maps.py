@@ -1,36 +1,67 @@
-"""Saliency maps: gray or colour images whose brightness is the saliency."""
+"""Saliency maps: gray or colour images whose brightness, or varying alpha, is the saliency."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
-from wsss_fast.readers._decoding import UNREADABLE
-from wsss_fast.readers.photos import read_image
+from wsss_fast.readers._opening import num_frames, opened
+from wsss_fast.readers.photos import upright
+
+_DEEP = 65535
+_COLOURED = 32  # levels between channels that no JPEG compression of a gray map causes
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """Read a saliency map as uint8 [H, W, 3]; 16-bit gray is reduced to 8 bits.
+    """Read a saliency map as uint8 [H, W, 3].
+
+    Where alpha varies (a cut-out), it is the saliency; otherwise it is ignored, and a wholly
+    transparent map is black. 16-bit gray is reduced to 8 bits. EXIF rotation is applied.
 
     Raises:
-        InputError: the file is missing, truncated or not an image.
+        InputError: the file is missing, truncated, not an image, of several pictures, or of a mode
+            other than 8- or 16-bit gray or colour.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # Pillow's modes of 16-bit gray PNGs
-                levels = np.clip(np.array(image).astype(np.float64), 0, 65535)
-                gray = np.rint(levels / 257).astype(np.uint8)
-                return np.repeat(gray[..., None], 3, axis=2)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such saliency map") from None
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as a saliency map ({error})") from None
-    return read_image(path)
+    with opened(path, "saliency map") as image:
+        if num_frames(image) > 1:
+            raise InputError(
+                f"{path}: has {num_frames(image)} pictures, but a saliency map is one; "
+                "save it as one PNG"
+            )
+        map_ = upright(image)
+        if image.mode.startswith("I"):  # Pillow's modes of gray with more than 8 bits
+            return np.repeat(_from_deep(path, np.array(map_))[..., None], 3, axis=2)
+        if image.mode in ("F", "LAB", "HSV", "CMYK"):
+            what = "floating-point values" if image.mode == "F" else f"mode {image.mode}"
+            raise InputError(
+                f"{path}: has {what}; saliency maps are 8- or 16-bit gray, 0 to 255 or 65535"
+            )
+        if "A" in map_.getbands() or "transparency" in map_.info:
+            alpha = np.array(map_.convert("RGBA").getchannel("A"))
+            if alpha.size and (alpha != alpha.flat[0]).any():
+                return np.repeat(alpha[..., None], 3, axis=2)
+            if alpha.size and not alpha.any():
+                return np.zeros((*alpha.shape, 3), np.uint8)
+        levels = np.array(map_.convert("RGB"))
+    spread = levels.max(axis=2) - levels.min(axis=2)
+    if spread.size and spread.max() > _COLOURED:
+        remarks.add("coloured saliency map: the mean of its channels is used", path)
+    return levels
+
+
+def _from_deep(path: Path, values: np.ndarray) -> np.ndarray:
+    """Gray of more than 8 bits -> uint8."""
+    if values.size and not (values.min() >= 0 and values.max() <= _DEEP):
+        raise InputError(
+            f"{path}: spans {values.min()}..{values.max()}; 16-bit saliency is within 0..{_DEEP}"
+        )
+    if values.size and 1 < values.max() <= 255:
+        remarks.add("saliency map of 16 bits with values up to 255: read as 8 bits", path)
+        return values.astype(np.uint8)
+    return np.rint(values.astype(np.float64) / 257).astype(np.uint8)
 
 
 def saliency_of(levels: np.ndarray) -> np.ndarray:

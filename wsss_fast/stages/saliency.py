@@ -13,7 +13,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import Bar, say, track
 from wsss_fast.engine.run_folder import check_out, stage
 from wsss_fast.errors import InputError
@@ -22,6 +22,7 @@ from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.readers.saliency_maps import saliency_of
 from wsss_fast.stages.seeds import share_of_labels
 
+_HALF = 128  # of the levels 0..255
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # width of the border as a share of the shorter side
 _CONTRAST = 10.0  # steepness of the sigmoid that stretches the contrast
@@ -45,8 +46,8 @@ def check(data: Dataset) -> int:
     """Read every saliency map of `data`, so that a wrong one is found before any training.
 
     A map of another size than its photo is stretched to it when it is used. A map that is black
-    throughout means that nothing in its photo is salient, which makes all its classes background;
-    such maps are counted and reported.
+    throughout means that nothing in its photo is salient, which makes all its classes background.
+    Such maps, other constant ones and maps that stay below half of the range are remarked.
 
     Collective: each process reads its shard of the maps.
 
@@ -54,36 +55,85 @@ def check(data: Dataset) -> int:
         Number of maps that are black throughout.
 
     Raises:
-        InputError: an id has no map, a map cannot be read, all maps are black, or no level exceeds
-            1.
+        InputError: an id has no map, a map cannot be read, all maps are constant, or no level
+            exceeds 1.
     """
     missing = [i for i in data.ids if i not in data.saliencies]
     if missing:
         raise InputError(
             f"saliency: no map for {len(missing)} of {len(data)} ids, first {missing[0]!r}; "
             f"needs <id>.png in {data.root / 'saliency'} or in the folder given as saliency"
+            + _other_file(data, missing[0])
         )
-    shard = distributed.shard(data.ids)
-    own = {id: int(data.saliency_levels(id).max()) for id in track(shard, "check saliency")}
-    found: dict[str, int] = {}
+
+    def levels_of(id: str) -> _Levels | str:
+        try:
+            levels = data.saliency_levels(id)
+            size = data.size(id)
+        except InputError as error:
+            return str(error)
+        return _Levels(int(levels.min()), int(levels.max()), levels.shape[:2] == size[::-1] != size)
+
+    own = {id: levels_of(id) for id in track(distributed.shard(data.ids), "check saliency")}
+    read: dict[str, _Levels | str] = {}
     for part in distributed.all_gather_objects(own):
-        found.update(part)
-    highest = np.array([found[id] for id in data.ids])
-    folder = data.saliencies[data.ids[0]].parent
-    if highest.max() <= 1:
-        if highest.max() == 0:
-            raise InputError(f"saliency: {folder}: all maps are black")
+        read.update(part)
+    found: dict[Path, _Levels] = {}
+    for id in data.ids:
+        one = read[id]
+        if isinstance(one, str):
+            raise InputError(one)
+        found[data.saliencies[id]] = one
+    _check_levels(found)
+    return sum(levels.highest == 0 for levels in found.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Levels:
+    """What `check` looks at in a map: its lowest and highest level, and whether it is turned."""
+
+    lowest: int
+    highest: int
+    turned: bool
+
+
+def _check_levels(found: dict[Path, _Levels]) -> None:
+    """Reject maps that are useless together, and remark single ones."""
+    folder = next(iter(found)).parent
+    highest = max(levels.highest for levels in found.values())
+    if highest == 0:
+        raise InputError(f"saliency: {folder}: all maps are black")
+    if all(levels.lowest == levels.highest for levels in found.values()):
+        raise InputError(f"saliency: {folder}: each map has the same level at all its pixels")
+    if highest == 1:
         raise InputError(
             f"saliency: {folder}: the maps hold 0 and 1 only; write binary maps as 0 and 255"
         )
-    black = int((highest == 0).sum())
-    if black:
-        first = data.saliencies[data.ids[int(highest.argmin())]]
-        say(
-            f"saliency: {black} of {len(data)} maps are black, first {first}; "
-            "nothing is salient in their photos"
-        )
-    return black
+    for path, levels in found.items():
+        texts = []
+        if levels.highest == 0:
+            texts.append("black saliency map, so that nothing is salient in its photo")
+        elif levels.lowest == levels.highest:
+            texts.append("constant saliency map")
+        elif levels.highest == 1:
+            texts.append("saliency map of 0 and 1 only, which is nearly black; write 0 and 255")
+        elif levels.highest < _HALF:
+            texts.append("saliency map below half of the range 0 to 255 throughout")
+        if levels.turned:
+            texts.append("saliency map whose height and width are those of its photo exchanged")
+        for text in texts:
+            remarks.add(text, path, unit="map", of=len(found))
+
+
+def _other_file(data: Dataset, id: str) -> str:
+    """What to say of a file of another format that may be the map of `id`."""
+    given = (data.source or {}).get("saliency")
+    folders = {data.root / "saliency", *({Path(str(given))} if given else ())}
+    for folder in sorted(folders):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.stem == id and path.is_file():
+                return f"; {path.name} is there, but maps must be PNG, such as 255 * saliency"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .bilinear import resized_bilinear
+
 __all__ = [
     "label_conditioned_activation",
     "label_conditioned_logits",
@@ -77,10 +79,7 @@ def label_conditioned_logits_backward(
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
     """logits [B, K, h, w] -> softmax over K, or sigmoid, after bilinear resizing: [B, K, H, W]."""
-    large = logits
-    # On the CPU, torch's resizing to the same size computes 0 * inf = NaN.
-    if tuple(logits.shape[2:]) != tuple(size):
-        large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    large = resized_bilinear(logits, size)
     return large.softmax(1) if activation == "softmax" else large.sigmoid()
 
 
