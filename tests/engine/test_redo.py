@@ -126,6 +126,21 @@ def test_later_stage_with_another_number_of_its_own_is_not_repeated_silently(pip
     assert stages_of(pipeline(first="net", threshold=0.5, lr=0.2)) == ["net", "masks"]
 
 
+@pytest.mark.parametrize("option", ["redo", "first"])
+def test_nothing_is_removed_if_an_earlier_stage_is_refused(pipeline, option):
+    before = everything(pipeline.out)
+    with pytest.raises(InputError, match=r"run/maps: finished .*scale was 1, now 2"):
+        pipeline(scale=2, **{option: "net"})
+    assert everything(pipeline.out) == before and pipeline() == []
+
+
+def test_stage_that_is_not_reached_is_said(pipeline, capfd):
+    with repeated(pipeline.out, "toy run", STAGES, "net", None):
+        pass
+    assert "net is not repeated, since this call does not reach it" in capfd.readouterr().err
+    assert pipeline() == []
+
+
 @pytest.mark.parametrize("stop", ["maps/seeds/b.png", "net", "masks/a.png"])
 def test_interrupted_repetition_goes_on_when_it_is_repeated(pipeline, capfd, stop):
     pipeline.stop_in = stop
