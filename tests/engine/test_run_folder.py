@@ -1,9 +1,13 @@
 """The run folder: finished and interrupted stages, provenance, records, config.json."""
 
 import dataclasses
+import importlib
 import json
+import linecache
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +137,80 @@ def test_config_has_the_command_its_arguments_and_versions(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["command"] == "amn run" and config["arguments"] == {"seed": 3}
     assert config["format"] == 3 and config["versions"]["torch"] == torch.__version__
+
+
+OWN_NAMES = ["config.json", "a/done.json", "metrics.json/b", "redo.json"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/../b", "a/..", "/x", "//", "a//b", "a/", "./a", ".a", "a/.b", "a\\b"]
+    + ["a\0b", "a\nb", "\x1b[31m", "é" * 128, "\udcff", *OWN_NAMES],
+)
+def test_names_that_lead_out_of_the_run_folder_raise(tmp_path, name):
+    with pytest.raises(InputError, match="^name: ") as caught:
+        stage(tmp_path / "run", name, {}, dict)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists() and [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "cam/maps", "irn/seeds", "my masks", "ünïcode", "a.b", "é" * 127]
+)
+def test_other_names_are_folders_below_the_run_folder(tmp_path, name):
+    stage(tmp_path, name, {}, dict)
+    assert (tmp_path / name / "done.json").is_file()
+
+
+def test_name_of_a_file_raises(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    for name in ("a", "a/b"):
+        with pytest.raises(InputError, match=r"name: .*a is not a directory"):
+            stage(tmp_path, name, {}, dict)
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Two kinds of numbers that must not be taken for each other."""
+
+    value: object
+
+
+@dataclasses.dataclass(frozen=True)
+class Other(Kept):
+    """Another class with the same fields."""
+
+
+def test_values_of_another_kind_are_other_arguments(tmp_path):
+    values = [None, "", 0, 1, 0.5, "1", float("nan"), float("inf"), -float("inf"), (), (1,), "None"]
+    values += [Kept(1), Other(1), {"a": 1}, {3}, {1, 2}, Path("a"), np.arange(2), torch.ones(3)]
+    for n, first in enumerate(values):
+        stage(tmp_path, f"s{n}", {"value": first}, dict)
+        for m, second in enumerate(values):
+            if n == m:
+                stage(tmp_path, f"s{n}", {"value": second}, dict)
+            else:
+                with pytest.raises(InputError, match="other arguments"):
+                    stage(tmp_path, f"s{n}", {"value": second}, dict)
+
+
+def test_edited_function_of_the_user_is_another_argument(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "users_schedule.py"
+    for n, body in enumerate(("1 - progress", "1 - progress", "0.5 - progress")):
+        file.write_text(f"def falling(progress):\n    return {body}\n")
+        sys.modules.pop("users_schedule", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        schedule = importlib.import_module("users_schedule").falling
+        if n < 2:
+            stage(tmp_path / "run", "cam", {"schedule": schedule}, dict)
+        else:
+            with pytest.raises(InputError, match="schedule was"):
+                stage(tmp_path / "run", "cam", {"schedule": schedule}, dict)
+
+
+def test_value_without_a_form_in_json_raises(tmp_path):
+    with pytest.raises(InputError, match=r"crf: is of type builtins\.bytes, which cannot be"):
+        stage(tmp_path, "cam", {"crf": b"1"}, dict)

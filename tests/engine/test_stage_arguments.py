@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from wsss_fast import amn, cam, ccr, data, eps, irn, nets, seeds, seg
 from wsss_fast.data.transforms import subtract_mean
@@ -320,3 +322,45 @@ def edited(path):
     content = copy.read_bytes()
     copy.unlink()
     return content
+
+
+@pytest.fixture(scope="module")
+def variants(shapes_root, tmp_path_factory):
+    """The same few images, and data sets that differ from them in one thing."""
+    folder = tmp_path_factory.mktemp("variants")
+
+    def copy(name):
+        root = shutil.copytree(shapes_root, folder / name, copy_function=shutil.copyfile)
+        loaded = data.load(root)
+        return loaded.only(loaded.ids[:4])
+
+    same = copy("same")
+    ids, tags = list(same.ids), same.tags.copy()
+    tags[[0, 1]] = tags[[1, 0]]
+    assert (tags != same.tags).any()
+    files = {"photos": copy("photos"), "saliency": copy("saliency")}
+    for path in (
+        files["photos"].images[ids[2]],
+        files["saliency"].saliencies[ids[2]],
+    ):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    return {
+        "same": same,
+        "tags": dataclasses.replace(same, tags=tags),
+        "order of ids": same.only(ids[::-1]),
+        "classes": dataclasses.replace(same, classes=(*same.classes[:-1], "elk")),
+        **files,
+    }
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_everything_of_the_data_is_an_argument(arguments_of, some, variants, name):
+    """Tags of equal sum, another photo; but neither the folder nor the times of files."""
+    stage = STAGES[name]
+    before = arguments_of(stage, some)
+    for what, changed in variants.items():
+        after = arguments_of(stage, changed)
+        different = {key for key in before if before[key] != after[key]} - {"data.root"}
+        expected = what not in ("same", "saliency") or (what == "saliency" and stage.saliency)
+        assert bool(different) == expected, f"{what}: {different}"

@@ -60,6 +60,12 @@ _CONFIG_OPTION = (
     None,
     "arguments from a file: config.json of a run, or YAML or JSON; other options override it",
 )
+_REDO_OPTION = (
+    bool,
+    False,
+    "remove the results of the stage if it is finished, and repeat it; for other arguments, or "
+    "after a file was lost",
+)
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
@@ -111,6 +117,8 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
         check_keys(given, names, path)
         parameters = [_with_config(p, given, path) for p in parameters]
     parameters.append(_option("config", *_CONFIG_OPTION))
+    if "name" in names:  # a single stage
+        parameters.append(_option("redo", *_REDO_OPTION))
 
     def collect(**arguments: Any) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if name != "config"}

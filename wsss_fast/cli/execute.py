@@ -15,6 +15,7 @@ from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import OutputError, say
+from wsss_fast.engine.redo import every_stage_repeated
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
@@ -29,7 +30,8 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
-        with remarks.collected(), _locked(arguments):
+        redo = "name" in arguments and arguments.pop("redo")
+        with remarks.collected(), _locked(arguments), every_stage_repeated(redo):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()

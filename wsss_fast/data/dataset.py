@@ -13,6 +13,7 @@ import numpy as np
 
 from wsss_fast.data.true_masks import MaskChecks
 from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine.content import contents_of
 from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import read_labels
@@ -268,8 +269,8 @@ class Dataset:
     def fingerprint(self, *, saliency: bool = False, masks: bool = False) -> dict[str, object]:
         """What a result depends on, by name; hashes are short texts.
 
-        Of photos, saliency maps and masks the hash covers names, sizes and modification times, not
-        the content.
+        Photos, saliency maps and masks are identified by their content, so that a copy of the data
+        set is the same.
 
         Args:
             saliency: include the saliency maps.
@@ -291,18 +292,12 @@ class Dataset:
         return found
 
     def _hash_of_files(self, files: Mapping[str, Path]) -> str:
-        """Hash of id, name, size and modification time of each file."""
+        """Hash of id and content of each file."""
+        ids = [id for id in self.ids if id in files]
+        contents = contents_of(files[id] for id in ids)
         return _hash(
-            part for id in self.ids if id in files for part in (id, *_file_state(files[id]))
+            part for id, content in zip(ids, contents, strict=True) for part in (id, content.hex())
         )
-
-
-def _file_state(path: Path) -> tuple[str, str, str]:
-    try:
-        stat = path.stat()
-    except OSError:  # a dangling link; reading it gives the error
-        return path.name, "", ""
-    return path.name, str(stat.st_size), str(stat.st_mtime_ns)
 
 
 def _hash(parts: Iterable[str]) -> str:

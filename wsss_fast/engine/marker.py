@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from wsss_fast.engine import distributed
+from wsss_fast.engine.content import contents_of
 from wsss_fast.engine.files import write_json
 from wsss_fast.errors import InputError
 
 FORMAT = 3  # of done.json and config.json; raised when an older version's files cannot be read
 _ARTEFACTS = (".npz", ".png")
-# The end of a file stands for its content: that of an .npz has checksums of its arrays, that of a
-# PNG the checksum of its pixels.
-_END = {".npz": 4 << 10}
-_USUAL_END = 64 << 10
+# Where the data was and how its list was called; a moved data set is the same.
+_INFORMATION = {"data.root", "data.split"}
 _HASH = re.compile("[0-9a-f]{12,64}")
 
 
@@ -81,7 +78,7 @@ class Marker:
         earlier, now = flat(self.read(path)["arguments"]), flat(self.arguments)
         return [
             (name, earlier.get(name), now.get(name))
-            for name in sorted({*earlier, *now})
+            for name in sorted({*earlier, *now} - _INFORMATION)
             if earlier.get(name) != now.get(name) or (name in earlier) != (name in now)
         ]
 
@@ -126,11 +123,12 @@ class Marker:
 
 
 def describe(changes: Sequence[tuple[str, Any, Any]]) -> str:
-    """Changed arguments in words: values of numbers, names of files."""
-    return "; ".join(
-        f"{name} changed" if is_content(before, now) else f"{name} was {before!r}, now {now!r}"
-        for name, before, now in changes
-    )
+    """Changed arguments in words: the values of numbers, the names of files and lists."""
+    texts = []
+    for name, before, now in changes:
+        shown = f"{name} was {before!r}, now {now!r}"
+        texts.append(f"{name} changed" if is_content(before, now) or len(shown) > 200 else shown)
+    return "; ".join(texts)
 
 
 def is_content(*values: Any) -> bool:
@@ -171,20 +169,6 @@ def _provenance(folder: Path, names: Sequence[str] | None) -> str:
         names = [p.name for p in present if p.suffix in _ARTEFACTS]
     ordered = sorted(names)
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(8) as readers:
-        for name, end in zip(
-            ordered, readers.map(functools.partial(_end, folder), ordered), strict=True
-        ):
-            digest.update(f"{name}\0".encode(errors="surrogateescape") + end)
+    for name, content in zip(ordered, contents_of(folder / n for n in ordered), strict=True):
+        digest.update(f"{name}\0".encode(errors="surrogateescape") + content)
     return digest.hexdigest()[:16]
-
-
-def _end(folder: Path, name: str) -> bytes:
-    """Size and hash of the end of a file; nothing of a missing one, which its reader names."""
-    try:
-        with (folder / name).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _END.get(Path(name).suffix, _USUAL_END)))
-            return size.to_bytes(8, "big") + hashlib.sha256(file.read()).digest()
-    except OSError:
-        return b""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import write_json
@@ -17,19 +17,31 @@ from wsss_fast.errors import InputError
 _REQUEST = "redo.json"  # in the run folder while stages are repeated
 
 
+@dataclasses.dataclass
+class _Request:
+    """Stages of a run folder that the user asked to repeat, and none of which is removed yet."""
+
+    out: Path
+    asked: dict[str, str | None]
+    names: Sequence[str]
+
+
 class _State:
     command = ""  # of the pipeline that runs, and the names of its stages
     stages: tuple[str, ...] = ()
+    request: _Request | None = None
+    every = False  # whether stages that are finished are repeated
 
 
 @contextlib.contextmanager
 def repeated(
     out: Path, command: str, stages: Sequence[str], redo: str | None, first: str | None
 ) -> Iterator[None]:
-    """Around a pipeline: removes the results of the stages that are to be repeated. Collective.
+    """Around a pipeline: the results of the stages that are to be repeated are removed. Collective.
 
-    Only files that the stages wrote are removed. If the pipeline is interrupted, the same call
-    continues without removing again.
+    They are removed when the first of them is reached, so that nothing is lost if an earlier stage
+    is refused. Only files that the stages wrote are removed. If the pipeline is interrupted after
+    that, the same call goes on without removing again.
 
     Args:
         out: run folder.
@@ -51,29 +63,52 @@ def repeated(
     names: Sequence[str] = [] if redo is None else [redo]
     if first is not None:
         names = stages[list(stages).index(first) :]
-    if names:
-        distributed.run_on_main(
-            lambda: _remove_requested(out, {"redo": redo, "from": first}, names)
-        )
-    before = _State.command, _State.stages
+    before = _State.command, _State.stages, _State.request
     _State.command, _State.stages = command, tuple(stages)
+    _State.request = _Request(out, {"redo": redo, "from": first}, names) if names else None
     try:
         yield
+        if _State.request is not None:
+            say(f"{out}: {names[0]} is not repeated, since this call does not reach it")
     finally:
-        _State.command, _State.stages = before
+        _State.command, _State.stages, _State.request = before
     distributed.run_on_main(lambda: (out / _REQUEST).unlink(missing_ok=True))
 
 
-def _remove_requested(out: Path, request: dict[str, Any], names: Sequence[str]) -> None:
+@contextlib.contextmanager
+def every_stage_repeated(on: bool) -> Iterator[None]:
+    """Around a command with a single stage: repeats it if it is finished.
+
+    An interrupted one goes on, unless its arguments changed.
+    """
+    before, _State.every = _State.every, on
+    try:
+        yield
+    finally:
+        _State.every = before
+
+
+def remove_if_repeated(marker: Marker) -> None:
+    """Remove the results of a stage that the user asked to repeat."""
+    request = _State.request
+    if request is not None and marker.out == request.out and marker.name in request.names:
+        _State.request = None
+        _remove_requested(request.out, request.asked, request.names)
+    if _State.every and (marker.folder / "done.json").is_file():
+        _remove(marker.out, marker.name)
+        say(f"{marker.name}: removed its results, which are made again")
+
+
+def _remove_requested(out: Path, asked: dict[str, str | None], names: Sequence[str]) -> None:
     path = out / _REQUEST
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text()) == request:
+        if json.loads(path.read_text()) == asked:
             say(f"{out}: goes on repeating {names[0]}, which was interrupted")
             return
     removed = [name for name in names if _remove(out, name)]
     if removed:
         say(f"{out}: removed the results of {', '.join(removed)}, which are made again")
-        write_json(path, request)
+        write_json(path, asked)
 
 
 def _remove(out: Path, name: str) -> bool:
@@ -110,10 +145,10 @@ def check_or_remove(marker: Marker, path: Path) -> None:
     changes = marker.changes(path)
     if not changes:
         return
-    follows = all(
+    follows = (marker.out / _REQUEST).is_file() and all(
         not name.startswith("data") and is_content(before, now) for name, before, now in changes
     )
-    if follows and (marker.out / _REQUEST).is_file():
+    if follows or _State.every:
         names = ", ".join(name for name, _, _ in changes)
         say(f"{marker.name}: repeated, since its {names} changed")
         _remove(marker.out, marker.name)
@@ -131,4 +166,4 @@ def cure(name: str, folder: Path) -> str:
             f"repeat it and what depends on it with `{_State.command} --redo {name}`, or it and "
             f"all later stages with `--from {name}`"
         )
-    return f"remove the folder {folder} to repeat the stage"
+    return f"repeat the stage with --redo (without a command line: remove its files in {folder})"

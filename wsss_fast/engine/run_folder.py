@@ -231,6 +231,7 @@ def _stage(marker: Marker, work: Callable[[], dict[str, Any]], remake: bool) -> 
 def _start(marker: Marker, remake: bool) -> dict[str, Any] | None:
     """The notes of a finished stage; None after marking one that has to be done."""
     name, folder = marker.name, marker.folder
+    redo.remove_if_repeated(marker)
     begun, done = folder / "begun.json", folder / "done.json"
     if begun.exists() and marker.has_results():
         redo.check_or_remove(marker, begun)
