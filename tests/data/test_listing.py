@@ -1,10 +1,13 @@
 """Lists of ids: what a line means, and errors that name the list and the line."""
 
+import re
+
 import pytest
 from layouts import make_folder, make_voc
 from odd_folders import load, make, mask, photo
 
 from wsss_fast import InputError, data
+from wsss_fast.engine import remarks
 
 
 def test_errors_name_the_line(tmp_path):
@@ -150,9 +153,14 @@ def test_a_folder_of_masks_whose_names_do_not_fit(tmp_path):
     root = make_folder(tmp_path / "mine")
     for path in (root / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_mask.png"))
-    loaded, said = load(root)
-    assert not loaded.masks and len(said) == 1
-    assert "no file is used, since none is named <id>.png" in said[0] and "a_mask.png" in said[0]
+    loaded = load(root)[0]
+    text = r"no file of .*masks is used, since none is named <id>.png .* \(first a_mask.png\)"
+    with pytest.raises(InputError, match=f"no id of split 'train' has a mask; .*: {text}"):
+        loaded.with_masks()
+    with remarks.collected():
+        loaded.check_masks()
+        (line,) = remarks.lines()
+    assert re.search(text, line)
     # Masks of other images of the data set are no reason for a remark.
     mask(root / "masks/a.png")
-    assert not load(root, ids=["d"])[1]
+    assert not load(root, ids=["d"])[0].unused_masks

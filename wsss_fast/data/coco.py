@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ import numpy as np
 
 from wsss_fast.data.class_names import check_classes, is_background
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.listing import (
+    PngNames,
+    find_pngs,
+    read_ids,
+    saliency_folder,
+    unused_pngs,
+)
 from wsss_fast.data.names import Folders, KnownIds, check_id, is_image
 from wsss_fast.data.text import read_text
 from wsss_fast.engine import remarks
@@ -87,6 +93,9 @@ def load_coco(
     source = path if ids is None else "ids"
     chosen = {names[n]: n for n in numbers}
     number_of = {name: n for n, name in names.items()}
+    png_names = _png_names(folder, number_of)
+    masks = _places([root / parent for parent in _MASK_PARENTS], folder)
+    saliencies = _places([saliency_folder(root, saliency)], folder)
     return Dataset(
         name=root.name,
         root=root,
@@ -95,15 +104,19 @@ def load_coco(
         ids=tuple(chosen),
         tags=np.stack([tags_by_number[n] for n in numbers]),
         images=_find_photos(photos, {names[n]: files[n] for n in numbers}, source),
-        masks=_find_pngs([root / p for p in _MASK_PARENTS], folder, chosen, number_of),
-        saliencies=_find_pngs([saliency_folder(root, saliency)], folder, chosen, number_of),
+        masks=find_pngs(masks, chosen, png_names),
+        saliencies=find_pngs(saliencies, chosen, png_names),
+        unused_masks=unused_pngs(masks, number_of, png_names),
     )
 
 
-def _find_pngs(
-    parents: Sequence[Path], folder: str, ids: Iterable[str], number_of: Mapping[str, int]
-) -> dict[str, Path]:
-    """PNG of each id in `parent/train2014`, or in `parent` itself.
+def _places(parents: Sequence[Path], folder: str) -> list[Path]:
+    """Folders of PNGs: `parent/train2014`, and `parent` itself."""
+    return [place for parent in parents for place in (parent / folder, parent)]
+
+
+def _png_names(folder: str, number_of: Mapping[str, int]) -> PngNames:
+    """Function to the names of an image's PNG.
 
     A PNG is named like its image or, as in public mask archives, by the image's number with 12
     digits. The latter counts only in a folder of one split: the number alone does not tell train
@@ -114,8 +127,7 @@ def _find_pngs(
         plain = [f"{id}.png"]
         return [*plain, f"{number_of[id]:012d}.png"] if place.name == folder else plain
 
-    places = [place for parent in parents for place in (parent / folder, parent)]
-    return find_pngs(places, ids, number_of, names)
+    return names
 
 
 def _photo_folders(root: Path, folder: str) -> list[Path]:

@@ -17,7 +17,7 @@ from wsss_fast.data.class_names import (
 )
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.labels_csv import Row, read_rows
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder, unused_pngs
 from wsss_fast.data.names import Folders, KnownIds, is_image
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
@@ -85,8 +85,9 @@ def load_folder(
         ids=chosen,
         tags=tags,
         images=images,
-        masks=find_pngs([root / "masks"], chosen, rows),
-        saliencies=find_pngs([saliency_folder(root, saliency)], chosen, rows),
+        masks=find_pngs([root / "masks"], chosen),
+        saliencies=find_pngs([saliency_folder(root, saliency)], chosen),
+        unused_masks=unused_pngs([root / "masks"], rows),
     )
 
 

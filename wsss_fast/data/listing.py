@@ -171,22 +171,20 @@ def saliency_folder(root: Path, saliency: Path | None) -> Path:
     return saliency
 
 
+# Names of the PNG of an id in a folder, the best first.
+PngNames = Callable[[str, Path], Sequence[str]]
+
+
+def _named_like_images(id: str, folder: Path) -> Sequence[str]:
+    return (f"{id}.png",)
+
+
 def find_pngs(
-    folders: Sequence[Path],
-    ids: Iterable[str],
-    known: Iterable[str],
-    names: Callable[[str, Path], Sequence[str]] = lambda id, folder: (f"{id}.png",),
+    folders: Sequence[Path], ids: Iterable[str], names: PngNames = _named_like_images
 ) -> dict[str, Path]:
     """The PNG of each id that has one, from the first of the folders that has it.
 
-    Remarks say which files come from another folder than the first that exists, and which folder
-    has no PNG of any image.
-
-    Args:
-        folders: folders to look into, those that exist.
-        ids: ids to look for.
-        known: all ids of the data set.
-        names: file names of an id in a folder, the best first.
+    A remark says which come from another folder than the first one that exists.
     """
     found: dict[str, Path] = {}
     ids = list(ids)
@@ -203,25 +201,28 @@ def find_pngs(
         if len(used) > 1 and path.parent != present[0].folders[0]:
             text = f"PNGs are read from {path.parent}, since {present[0].folders[0]} has none"
             remarks.add(text, id, unit="image", of=len(ids))
-    if not found:
-        _remark_on_unused(present, known, names)
     return found
 
 
-def _remark_on_unused(
-    present: Sequence[Folders],
-    known: Iterable[str],
-    names: Callable[[str, Path], Sequence[str]],
-) -> None:
-    """Say so if a folder has files, but none for any image of the data set."""
+def unused_pngs(
+    folders: Sequence[Path], known: Iterable[str], names: PngNames = _named_like_images
+) -> str:
+    """The text of a remark if a folder has files, but none for any image of the data set; else "".
+
+    Args:
+        folders: folders to look into, those that exist.
+        known: all ids of the data set.
+        names: file names of an id in a folder.
+    """
     known = list(known)
-    for files in present:
-        folder, example = files.folders[0], files.example(".png")
+    for folder in filter(Path.is_dir, folders):
+        files = Folders(folder)
+        example = files.example(".png")
         if example is None or (folder / example).is_dir():
             continue
         if not any(files.find(name) for id in known for name in names(id, folder)):
-            remarks.add(
-                f"no file is used, since none is named <id>.png after an image (first {example})",
-                folder,
-                unit="folder",
+            return (
+                f"no file of {folder} is used, since none is named <id>.png after an image "
+                f"(first {example})"
             )
+    return ""
