@@ -23,6 +23,11 @@ Source = Dataset | str | Path
 # The first that recognises the folder reads it: labels.csv first, since the user wrote it on
 # purpose, then COCO, whose photos may be in JPEGImages/ too.
 _LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
+# Names that stand for a layout in another case, in another year, or with another suffix.
+_SIMILAR = (
+    *("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv", "labels.xlsx"),
+    *("jpegimages", "train2014", "val2014", "train2017", "val2017"),
+)
 
 __all__ = [
     "Dataset",
@@ -103,7 +108,7 @@ def load(
 def _instead(root: Path) -> str:
     """What a folder without a layout has instead, for the message."""
     for path in sorted(root.iterdir()):
-        if path.name.lower() in ("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv"):
+        if path.name.lower() in _SIMILAR:
             return f"; there is {path.name}"
         if path.is_dir() and any(recognises(path) for recognises, _ in _LAYOUTS):
             return f"; {path} has one"
