@@ -27,6 +27,7 @@ class Command:
         short: one-letter options by parameter, as in {"out": "-o"}.
         flat: fields of dataclass parameters are options without a prefix.
         main_process_only: of several processes only the main one runs it.
+        if_stopped: what remains after a signal.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Command:
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flat: bool = False
     main_process_only: bool = False
+    if_stopped: str = "the same command resumes where it stopped"
 
     def load(self) -> Callable[..., Any]:
         """The function; imports its module."""

@@ -96,6 +96,11 @@ def maps_path(folder: Path, id: str) -> Path:
     return folder / f"{id}.npz"
 
 
+def map_files(data: Dataset) -> list[str]:
+    """Names of the files of the maps of a data set."""
+    return [f"{id}.npz" for id in data.ids]
+
+
 def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
     """Write `<folder>/<id>.npz` (keys int16, strided and high_res float16), atomically.
 
@@ -199,19 +204,22 @@ def _short(path: Path) -> str:
 
 
 def _compare_with_tags(path: Path, maps: ClassMaps, id: str, data: Dataset) -> None:
-    """Raise InputError for labels beyond the classes; remark those that are not tags."""
+    """Raise InputError for labels beyond the classes; remark those that are not the tags."""
     found = maps.keys[maps.keys > 0]
     if found.size and found.max() > len(data.classes):
         raise InputError(
             f"{path}: has maps of label {found.max()}, but the data set has only "
             f"{len(data.classes)} classes"
         )
-    if not np.isin(found, np.flatnonzero(data.tags_of(id)) + 1).all():
+    tags = np.flatnonzero(data.tags_of(id)) + 1
+    if not np.isin(found, tags).all():
         remarks.add(
             "class maps of classes that are not among their image's tags",
             _short(path),
             of=len(data),
         )
+    if not np.isin(tags, found).all():
+        remarks.add("class maps that lack a class of their image's tags", path, of=len(data))
 
 
 def check_maps(folder: Path, data: Dataset) -> None:

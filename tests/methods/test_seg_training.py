@@ -135,7 +135,7 @@ def test_bad_input_raises_before_anything_is_written(shapes, true_masks, tmp_pat
     for id in shapes.ids:
         write_labels(tmp_path / "large" / f"{id}.png", np.zeros((80, 80)))
     with pytest.raises(
-        InputError, match=r"large/train_\d+\.png: is \(80, 80\), but its image .* is \(64, 64\)"
+        InputError, match=r"large/train_\d+\.png: is 80x80 pixels .*, but its image .* is 64x64"
     ):
         train(shapes, out, tmp_path / "large")
     assert not out.exists()

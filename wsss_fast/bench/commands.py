@@ -23,12 +23,23 @@ class BenchCommand(Command):
         return bench.summaries()[self.name.partition(" ")[2]]
 
 
+_ROWS = "the finished rows are in the JSON file"
 COMMANDS = (
     Command("bench", "wsss_fast.bench:contents", main_process_only=True),
-    Command("bench all", "wsss_fast.bench:run_all", flat=True, main_process_only=True),
+    Command(
+        "bench all",
+        "wsss_fast.bench:run_all",
+        flat=True,
+        main_process_only=True,
+        if_stopped=_ROWS,
+    ),
     *(
         BenchCommand(
-            f"bench {name}", f"wsss_fast.bench.{name}:suite", flat=True, main_process_only=True
+            f"bench {name}",
+            f"wsss_fast.bench.{name}:suite",
+            flat=True,
+            main_process_only=True,
+            if_stopped=_ROWS,
         )
         for name in bench.summaries()
     ),

@@ -5,65 +5,89 @@ What `wsss-fast --help` and `--version` need is imported here, and nothing that 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import io
+import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 
 from wsss_fast._version import __version__
+from wsss_fast.cli import streams
 from wsss_fast.cli.catalog import COMMANDS
+
+_HELP = ("--help", "-h", "help")
+_VERSION = ("--version", "-V", "version")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit.
 
     Exit codes: 0 done, 1 a failed run or images left out, 2 bad input, 130 or 143 stopped by a
-    signal.
+    signal, 141 nobody reads the output.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a class name must not end a run.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    streams.prepare()
     words = sys.argv[1:] if argv is None else list(argv)
-    if (code := _without_command(words)) is not None:
-        sys.exit(code)
+    found = _find(words)
+    if found is None or "--help" in words or "-h" in words:
+        sys.exit(streams.guarded(lambda: run(words)))
     from wsss_fast.engine import distributed, signals  # these import torch
 
-    signals.install()
-    distributed.exit_process(run(words))
+    # A signal during an import would otherwise become the error of what is imported.
+    with contextlib.suppress(Exception):  # `run` reports it
+        importlib.import_module("wsss_fast.cli.execute")
+        COMMANDS[found].load()
+
+    def stoppable() -> int:
+        signals.install()
+        code = run(words)
+        signals.exit_on_signal()
+        return code
+
+    code = streams.guarded(stoppable)
+    if code > 128:
+        os._exit(code)  # while Python cleans up, one more signal would change the code
+    distributed.exit_process(code)
 
 
 def run(argv: Sequence[str]) -> int:
     """As `main`, but returns the exit code."""
-    if (code := _without_command(argv)) is not None:
-        return code
+    name = _find(argv)
+    if name is None:
+        return _without_command(argv)
     from wsss_fast.cli.execute import execute  # imports torch
 
-    name = _find(argv)
-    assert name is not None  # _without_command handles unknown commands
     return execute(COMMANDS[name], argv[len(name.split()) :])
 
 
-def _without_command(argv: Sequence[str]) -> int | None:
-    """The exit code after overview, version or an unknown command; None for a command."""
-    if not argv or argv[0] in ("-h", "--help", "--version"):
+def _without_command(argv: Sequence[str]) -> int:
+    """Print the overview, the version or that there is no such command; the exit code."""
+    first = argv[0] if argv else "--help"
+    if first in _HELP or first in _VERSION:
         if os.environ.get("RANK", "0") == "0":  # of several processes the main one
-            print(f"wsss-fast {__version__}" if argv and argv[0] == "--version" else _overview())
+            print(f"wsss-fast {__version__}" if first in _VERSION else _overview())
         return 0
-    if _find(argv) is not None:
-        return None
-    tried = " ".join(word for word in argv[:2] if not word.startswith("-"))
-    group = [name for name in COMMANDS if name.split()[0] == argv[0]]
-    near = (
-        difflib.get_close_matches(tried, group, 1, 0.7)
-        or group
-        or difflib.get_close_matches(tried, COMMANDS, 3, 0.5)
-        or difflib.get_close_matches(argv[0], COMMANDS, 3, 0.5)
-    )
-    hint = f"did you mean {' or '.join(near)}" if near else "see wsss-fast --help"
-    print(f"error: no command {tried!r}; {hint}", file=sys.stderr)
+    print(f"error: {_unknown(argv)}", file=sys.stderr)
     return 2
+
+
+def _unknown(argv: Sequence[str]) -> str:
+    """What is wrong with words that name no command, and what there is."""
+    if argv[0].startswith("-"):
+        near = difflib.get_close_matches(argv[0].lower(), (*_HELP, *_VERSION), 1, 0.6)
+        hint = f"did you mean {near[0]}" if near else "a command comes first, see wsss-fast --help"
+        return f"no option {argv[0]!r} before a command; {hint}"
+    tried = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), argv[:2]))
+    word = argv[0].lower()
+    group = [name for name in COMMANDS if name.split()[0] == word]
+    if not group:  # a mistyped group
+        groups = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+        firsts = difflib.get_close_matches(word, groups, 2, 0.6)
+        group = [name for name in COMMANDS if name.split()[0] in firsts]
+    near = difflib.get_close_matches(tried.lower(), group, 1, 0.7) or group
+    hint = f"did you mean {' or '.join(near)}" if near else "see wsss-fast --help"
+    return f"no command {tried!r}; {hint}"
 
 
 def _find(argv: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from wsss_fast import data
 from wsss_fast.command import Command
 from wsss_fast.engine import distributed
 from wsss_fast.engine.config_file import read_config
+from wsss_fast.engine.progress import OutputError
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
 
@@ -59,6 +60,12 @@ _CONFIG_OPTION = (
     None,
     "arguments from a file: config.json of a run, or YAML or JSON; other options override it",
 )
+_REDO_OPTION = (
+    bool,
+    False,
+    "remove the results of the stage if it is finished, and repeat it; for other arguments, or "
+    "after a file was lost",
+)
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
@@ -69,6 +76,8 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
             configuration file.
     """
     errors, muted = io.StringIO(), io.StringIO()
+    if _value(argv, "--out") == "":
+        raise InputError("--out: is empty; name a folder ('.' is the current one)")
     function = _signature(command, argv)
     try:
         with (
@@ -81,12 +90,20 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
                 prog=f"wsss-fast {command.name}",
                 config=(tyro.conf.SuppressFixed,),  # functions cannot be typed
             )
+    except OSError as error:  # of the help's output
+        raise OutputError(error.errno, error.strerror) from None
     except SystemExit as stop:
         if stop.code in (None, 0):
             return 0
-        # Without the title and the frame of the box that tyro draws.
-        lines = [line for line in errors.getvalue().splitlines() if not line.startswith("╭")]
-        raise InputError(" ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())) from None
+        raise InputError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """tyro's error without the title and the frame that it draws, and without the help."""
+    lines = [line for line in box.splitlines() if not line.startswith("╭")]
+    text = " ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())
+    text = re.sub(r"For full helptext, (run|see):? (.*) --help$", r"see \2 --help", text)
+    return re.sub(r" Argument helptext: .*(?= see \S.* --help$)", ";", text)
 
 
 def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:
@@ -100,6 +117,8 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
         check_keys(given, names, path)
         parameters = [_with_config(p, given, path) for p in parameters]
     parameters.append(_option("config", *_CONFIG_OPTION))
+    if "name" in names:  # a single stage
+        parameters.append(_option("redo", *_REDO_OPTION))
 
     def collect(**arguments: Any) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if name != "config"}
@@ -206,6 +225,8 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
         marks.append(tyro.conf.AvoidSubcommands)
     if parameter.name in command.positional:
         marks += [tyro.conf.Positional, tyro.conf.arg(metavar=parameter.name.upper())]
+    if parameter.name == "from_stage":  # `from` is a word of Python's
+        marks.append(tyro.conf.arg(name="from"))
     if short := command.short.get(parameter.name):
         marks.append(tyro.conf.arg(aliases=[short]))
     for mark in marks:

@@ -9,6 +9,8 @@ from wsss_fast.command import Command
 
 _PACKAGE = Path(__file__).parents[1]
 
+_AGAIN = "the same command starts again"
+
 _SHARED = (
     Command("seeds", "wsss_fast.stages.seeds:make"),
     Command("saliency", "wsss_fast.stages.saliency:make"),
@@ -23,16 +25,18 @@ _SHARED = (
         "wsss_fast.convert:maps_from_pickles",
         positional=("source", "out"),
         main_process_only=True,
+        if_stopped=_AGAIN,
     ),
     Command(
         "convert to-pickles",
         "wsss_fast.convert:maps_to_pickles",
         positional=("source", "out"),
         main_process_only=True,
+        if_stopped=_AGAIN,
     ),
-    Command("eval", "wsss_fast.cli.functions:evaluate"),
-    Command("shapes", "wsss_fast.cli.functions:shapes", main_process_only=True),
-    Command("info", "wsss_fast.cli.functions:info", main_process_only=True),
+    Command("eval", "wsss_fast.cli.functions:evaluate", if_stopped=_AGAIN),
+    Command("shapes", "wsss_fast.cli.functions:shapes", main_process_only=True, if_stopped=_AGAIN),
+    Command("info", "wsss_fast.cli.functions:info", main_process_only=True, if_stopped=_AGAIN),
 )
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wsss_fast.bench.harness.run import Report
 from wsss_fast.bench.harness.show import parts
-from wsss_fast.engine.progress import CONSOLE
+from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
 from wsss_fast.evaluation import report, summary
 from wsss_fast.pipeline import AnalysesResult, RunResult
 
-OUTPUT = Console(highlight=False)
-WIDE = Console(highlight=False, width=200)  # tables whose figures must not be cut
+OUTPUT = OutputConsole(highlight=False)
+WIDE = OutputConsole(highlight=False, width=200)  # tables whose figures must not be cut
 
 
 def show(result: Any) -> None:
@@ -59,7 +58,7 @@ def _show_evaluation(found: summary.Evaluation) -> None:
     metrics, curve = found.metrics, found.curve
     at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
     table = Table(
-        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}",
+        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.counted()}{at}",
         title_justify="left",
     )
     for column in ("class", "IoU", "precision", "recall"):

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
-from wsss_fast.readers.label_maps import check_folder_values, check_size, read_labels
+from wsss_fast.readers.label_maps import IGNORE, check_folder_values, check_size, read_labels
+
+LABEL_NAMES = "classes.json"
 
 
+@remarks.collected()
 def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool = True) -> Path:
     """`folder`, after a check of the PNG of every id of `data`.
 
@@ -37,8 +41,25 @@ def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool =
             f"first {missing[0]!r}"
         )
     if values:
-        check_folder_values(_labels_of_files(folder, data, what), what)
+        labels = _labels_of_files(folder, data, what)
+        check_folder_values(labels, what)
+        for id, (path, found) in zip(data.ids, labels.items(), strict=True):
+            tags = {int(c) + 1 for c in np.flatnonzero(data.tags_of(id))}
+            if set(found) - tags - {0, IGNORE}:
+                text = f"{what}: labels that are not among their image's tags"
+                remarks.add(text, path, unit="map", of=len(data))
     return folder
+
+
+def label_files(data: Dataset) -> list[str]:
+    """Names of the label PNGs of a data set."""
+    return [f"{id}.png" for id in data.ids]
+
+
+def write_label_names(folder: Path, data: Dataset) -> None:
+    """Write which label means which class, as `LABEL_NAMES` beside the label PNGs."""
+    named = {0: "background", **dict(enumerate(data.classes, 1)), IGNORE: "ignore"}
+    write_json(folder / LABEL_NAMES, named)
 
 
 def read_label(folder: Path, data: Dataset, id: str) -> np.ndarray:

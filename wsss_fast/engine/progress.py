@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +17,6 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -24,19 +24,73 @@ from wsss_fast.engine import distributed
 
 T = TypeVar("T")
 
-CONSOLE = Console(stderr=True, highlight=False)
 _QUIET_SECONDS = 2.0  # shorter work finishes before a bar would be read
 
 
+class OutputError(OSError):
+    """Standard output or error cannot be written: `head` has exited, or the disk is full."""
+
+
+class OutputConsole(Console):
+    """A console that raises `OutputError`, where rich would exit without a word."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True  # else an enclosing context would print the rest
+        raise OutputError(errno.EPIPE, "nobody reads the output")
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OutputError:
+            raise
+        except OSError as error:
+            if self.stderr and error.errno != errno.EPIPE:
+                return  # the terminal was closed, a log's disk is full: the work goes on
+            raise OutputError(error.errno, error.strerror) from None
+
+
+CONSOLE = OutputConsole(stderr=True, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest units that it has: 42 s, 3 min 20 s, 5 h 10 min, 74 d 22 h."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if whole < 60:
+        return f"{whole} s"
+    if minutes < 60:
+        return f"{minutes} min {whole % 60} s"
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def rate(items: float, seconds: float, unit: str) -> str:
+    """Items per second; seconds per item where that is below one; "" where nothing is known."""
+    if items <= 0 or seconds <= 0:
+        return ""
+    if items < seconds:
+        return f"{seconds / items:.1f} s/{unit}"
+    return f"{items / seconds:.1f} {unit}/s"
+
+
 class _Rate(ProgressColumn):
-    """Items per second over the whole bar, which is steadier than rich's sliding window."""
+    """The rate over the whole bar, which is steadier than rich's sliding window."""
 
     def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
         done = task.completed - task.fields["before"]
-        if not done or elapsed <= 0:
+        return Text(rate(done, task.elapsed or 0.0, task.fields["unit"]), style="cyan")
+
+
+class _Left(ProgressColumn):
+    """The remaining time at that rate."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields["before"]
+        if not done or task.total is None:
             return Text("")
-        return Text(f"{done / elapsed:.1f} {task.fields['unit']}/s", style="cyan")
+        left = (task.total - task.completed) * (task.elapsed or 0.0) / done
+        return Text(f"{duration(left)} left", style="cyan")
 
 
 class Bar:
@@ -70,12 +124,14 @@ class Bar:
             CONSOLE.print(self._line(seconds), soft_wrap=True)
 
     def _line(self, seconds: float) -> str:
-        rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
-        left = (self.total - self.done) / rate if rate > 0 else 0.0
-        tail = f", {left:.0f} s left" if self.done < self.total else ""
+        done = self.done - self._before
+        parts = [rate(done, seconds, self.unit)]
+        if done and self.done < self.total:
+            parts.append(f"{duration((self.total - self.done) * seconds / done)} left")
+        speed = f" ({', '.join(parts)})" if parts[0] else ""
         note = f"  {self.note}" if self.note else ""
-        speed = f"{rate:.1f} {self.unit}/s{tail}"
-        return f"{self.label}: {self.done}/{self.total} in {seconds:.1f} s ({speed}){note}"
+        took = f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+        return f"{self.label}: {self.done}/{self.total} in {took}{speed}{note}"
 
     def seconds(self) -> float:
         """Seconds since the bar was created."""
@@ -104,7 +160,7 @@ class Bar:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             _Rate(),
-            TimeRemainingColumn(),
+            _Left(),
             TextColumn("{task.fields[note]}"),
         )
         progress = Progress(*columns, console=CONSOLE, transient=True, refresh_per_second=4)

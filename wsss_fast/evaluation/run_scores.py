@@ -98,8 +98,12 @@ def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
 
     Collective.
     """
-    costs = _stage_costs(out, folder)
-    _record_once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), costs)
+
+    def measure() -> dict[str, Any]:
+        counted = {"images": len(data.masks), "of_images": len(data)}
+        return {**evaluate_seeds(folder, data), **counted}
+
+    _record_once(out, name, data, folder, {}, measure, _stage_costs(out, folder))
 
 
 def masks(
@@ -124,7 +128,7 @@ def masks(
     found = _record_once(out, name, data, folder, depends, measure, _stage_costs(out, folder))
     if found is None:
         return None
-    return metrics_of(np.array(found["confusion"]), data.classes, found["images"])
+    return metrics_of(np.array(found["confusion"]), data.classes, found["images"], len(data))
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:
@@ -156,7 +160,9 @@ def _record_once(
     Returns:
         The record, if it is of this artefact and these arguments; None if no id has a mask.
     """
-    source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
+    data.check_masks()  # so that those which cannot be used are neither scored nor hashed
+    truth = data.fingerprint(masks=True)
+    source = jsonable({"made_from": provenance(folder), "data": truth, **arguments})
     found = distributed.run_on_main(lambda: read_records(out).get(name))
     if found is None or found.get("source") != source:
         measured = measure() if data.masks else {}

@@ -74,7 +74,7 @@ def summarize(
         raise InputError(
             "evaluate: needs either predictions (label PNGs) or maps (scores), exactly one of them"
         )
-    data = opened(data).with_masks()
+    data = opened(data)
     named_pairs(data, pairs)  # raises for a misspelt name before a pass over all images
     if predictions is not None:
         curve, folder = None, Path(predictions)
@@ -134,7 +134,7 @@ def _picture(found: Evaluation) -> Any:
     height = max(4.5, 1.2 + 0.2 * len(names)) + 2.6 * bool(below)
     figure = Figure(figsize=(12, height), layout="constrained")
     figure.suptitle(
-        f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.images} images",
+        f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.counted()}",
         fontsize=9,
         parse_math=False,
     )

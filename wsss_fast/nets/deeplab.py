@@ -70,15 +70,20 @@ class DeepLabV2(nn.Module):
         maximum.
         """
         full = self.aspp(self.backbone(images))
-        # The factor itself, not the ratio of the rounded sizes, defines the sampling grid, as in
-        # the public code.
-        resized = [
-            F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)
-            for s in self.scales
-        ]
-        others = [self.aspp(self.backbone(x)) for x in resized]
+        others = [self.aspp(self.backbone(_scaled(images, s))) for s in self.scales]
         same_size = [
             F.interpolate(x, full.shape[-2:], mode="bilinear", align_corners=False) for x in others
         ]
         highest = torch.stack([full, *same_size]).amax(dim=0)
         return [full, *others, highest] if self.training else highest
+
+
+def _scaled(images: torch.Tensor, scale: float) -> torch.Tensor:
+    """Images [B, 3, H, W] at sizes rounded down, at least 1."""
+    size = [int(n * scale) for n in images.shape[-2:]]
+    if min(size) < 1:
+        size = [max(1, n) for n in size]
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
+    # The factor itself, not the ratio of the rounded sizes, defines the sampling grid, as in the
+    # public code.
+    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
