@@ -228,7 +228,7 @@ def _wild(kind: str, reader: str) -> Case:
 
 READERS: dict[str, Case] = {
     "voc annotation": _file(
-        _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"))
+        _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"), None)
     ),
     "coco instances": _coco,
     "labels.csv": _csv,
