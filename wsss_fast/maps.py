@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
     maps = ClassMaps(
         _checked_keys(path, keys), np.ascontiguousarray(strided, np.float32), full, path
     )
-    _check_scores(path, maps)
+    check_scores(path, maps)
     if data is not None:
         _compare_with_tags(path, maps, id, data)
     return maps
@@ -177,7 +178,7 @@ def _checked_keys(path: Path, keys: np.ndarray) -> np.ndarray:
     return keys.astype(np.int16)
 
 
-def _check_scores(path: Path, maps: ClassMaps) -> None:
+def check_scores(path: Path, maps: ClassMaps) -> None:
     """Raise InputError for scores that are not within 0..1; remark constant ones."""
     finest = maps.strided if maps.high_res is None else maps.high_res
     for name, scores, largest in (
@@ -193,9 +194,13 @@ def _check_scores(path: Path, maps: ClassMaps) -> None:
                 f"{path}: {name} has scores {scores.min():g}..{scores.max():g}; must be within "
                 "0..1: divide each map by its maximum"
             )
-    flat = finest.reshape(len(finest), -1)
+    flat = finest.reshape(len(finest), math.prod(finest.shape[1:]))
     if flat.shape[1] > 1 and len(flat) and (flat.max(axis=1) == flat.min(axis=1)).any():
-        remarks.add("class maps in which a class has the same score everywhere", path)
+        remarks.add("class maps in which a class has the same score everywhere", _short(path))
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
 
 
 def _compare_with_tags(path: Path, maps: ClassMaps, id: str, data: Dataset) -> None:
@@ -209,7 +214,9 @@ def _compare_with_tags(path: Path, maps: ClassMaps, id: str, data: Dataset) -> N
     tags = np.flatnonzero(data.tags_of(id)) + 1
     if not np.isin(found, tags).all():
         remarks.add(
-            "class maps of classes that are not among their image's tags", path, of=len(data)
+            "class maps of classes that are not among their image's tags",
+            _short(path),
+            of=len(data),
         )
     if not np.isin(tags, found).all():
         remarks.add("class maps that lack a class of their image's tags", path, of=len(data))
@@ -228,8 +235,17 @@ def check_maps(folder: Path, data: Dataset) -> None:
     if missing:
         raise InputError(
             f"maps: {folder} has no maps for {len(missing)} of {len(data)} ids, "
-            f"first {missing[0]!r}"
+            f"first {missing[0]!r}{_hint(folder, missing[0])}"
         )
+
+
+def _hint(folder: Path, id: str) -> str:
+    """Where the maps of an id may be instead."""
+    if maps_path(folder / "maps", id).is_file():
+        return f"; did you mean {folder / 'maps'}?"
+    if (folder / f"{id}.npy").is_file():
+        return "; it has .npy files: `wsss-fast convert from-pickles` makes maps of them"
+    return ""
 
 
 def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:

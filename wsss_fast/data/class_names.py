@@ -78,8 +78,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
         names, places = names[1:], places[1:]
     if names and is_background(names[0]):
         remarks.add(
-            f"{names[0].strip()!r} in the first line is not counted as a class, since label 0 is "
-            "background",
+            f"{names[0].strip()!r} before the first class is not counted, since label 0 is "
+            f"background; label 1 is {clean_name(names[1]) if names[1:] else 'missing'!r}",
             path,
         )
         names, places = names[1:], places[1:]
@@ -121,17 +121,32 @@ def check_classes(
         if earlier != n and cleaned[earlier] == name:
             raise InputError(f"{place}: class {name!r} is listed more than once")
         if earlier != n:
+            where = "" if places is None else f" in {places[earlier]}"
             raise InputError(
-                f"{place}: class {name!r} reads like {cleaned[earlier]!r}; write both the same way"
+                f"{place}: class {name!r} reads like {cleaned[earlier]!r}{where}; write both the "
+                "same way"
             )
-    for n, name in enumerate(cleaned, 1):
+    _remark_on_labels(cleaned, path)
+    return tuple(cleaned)
+
+
+def _remark_on_labels(classes: Sequence[str], path: Path) -> None:
+    """Remarks on names from which a reader may expect another label."""
+    if all(map(_is_number, classes)):
+        odd = next((n for n, name in enumerate(classes, 1) if int(name) != n), None)
+        if odd is not None:
+            remarks.add(
+                f"class names are numbers, but not 1..{len(classes)}: class {classes[odd - 1]!r} "
+                f"has label {odd} in masks; classes.txt lists the classes in the order of labels",
+                path,
+            )
+    for n, name in enumerate(classes, 1):
         if alike(name).strip("_-<>[]() ") in _UNSURE:
             remarks.add(
                 f"{name!r} is a class like any other, with label {n} in masks; 0 is background and "
                 "255 ignored",
                 path,
             )
-    return tuple(cleaned)
 
 
 def ordered(names: Iterable[str], path: Path) -> tuple[str, ...]:
@@ -146,16 +161,8 @@ def ordered(names: Iterable[str], path: Path) -> tuple[str, ...]:
         path: file that they come from.
     """
     found = set(names)
-    if found and all(re.fullmatch(r"[0-9]{1,18}", name) for name in found):
-        numbers = sorted(found, key=lambda name: (int(name), name))
-        if [int(name) for name in numbers] != [*range(1, len(numbers) + 1)]:
-            odd = next(n for n, name in enumerate(numbers, 1) if int(name) != n)
-            remarks.add(
-                f"class names are numbers, but not 1..{len(numbers)}: class {numbers[odd - 1]!r} "
-                f"has label {odd} in masks; a classes.txt sets the order",
-                path,
-            )
-        return tuple(numbers)
+    if found and all(map(_is_number, found)):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
     plain = sorted(found)
     if plain != sorted(found, key=_reading_order):
         remarks.add(
@@ -164,6 +171,10 @@ def ordered(names: Iterable[str], path: Path) -> tuple[str, ...]:
             path,
         )
     return tuple(plain)
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,18}", name) is not None
 
 
 def _reading_order(name: str) -> list[tuple[int, int, str]]:

@@ -58,8 +58,9 @@ def load_folder(
     known = KnownIds(rows)
     classes = given
     if classes is None:
-        named = {name for row in rows.values() for name in row.classes}
-        classes = check_classes(ordered(named, path), path)
+        lines = {name: row.line for row in reversed(rows.values()) for name in row.classes}
+        names = ordered(lines, path)
+        classes = check_classes(names, path, [f"{path}, line {lines[name]}" for name in names])
     listing = _split_file(root, split, known) if ids is None else ids
     chosen, source = tuple(rows), split
     if listing is not None:
@@ -135,7 +136,7 @@ class _Images:
         name = _slashes(file).rpartition("/")[2]
         found = files.find(name) if name else None
         if found is None and name and not is_image(name):
-            found = files.find_image(name)
+            found = files.find_image(name, suffix="")
         return found
 
 

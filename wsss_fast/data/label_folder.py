@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
@@ -18,6 +18,7 @@ from wsss_fast.readers.label_maps import IGNORE, check_folder_values, check_size
 LABEL_NAMES = "classes.json"
 
 
+@remarks.collected()
 def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool = True) -> Path:
     """`folder`, after a check of the PNG of every id of `data`.
 
@@ -40,7 +41,13 @@ def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool =
             f"first {missing[0]!r}"
         )
     if values:
-        check_folder_values(_labels_of_files(folder, data, what), what)
+        labels = _labels_of_files(folder, data, what)
+        check_folder_values(labels, what)
+        for id, (path, found) in zip(data.ids, labels.items(), strict=True):
+            tags = {int(c) + 1 for c in np.flatnonzero(data.tags_of(id))}
+            if set(found) - tags - {0, IGNORE}:
+                text = f"{what}: labels that are not among their image's tags"
+                remarks.add(text, path, unit="map", of=len(data))
     return folder
 
 

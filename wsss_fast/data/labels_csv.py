@@ -61,10 +61,11 @@ def read_rows(path: Path, find: FindImage, classes: Collection[str] | None) -> d
     """
     text = read_text(path)
     lines = lines_of(text)
-    if re.fullmatch(r"\"?sep=.\"?,*", lines[0].strip(), re.IGNORECASE):
+    separator = re.fullmatch(r"\"?sep=(.)\"?,*", lines[0].strip(), re.IGNORECASE)
+    if separator is not None and separator[1] != ",":
         raise InputError(
-            f"{path}, line 1: {lines[0].strip()!r}; {_WANTED}, so write commas between the columns "
-            "and remove this line"
+            f"{path}, line 1: {separator[0]!r}, but {_WANTED}; remove this line, and write commas "
+            "between the columns"
         )
     rows: dict[str, Row] = {}
     reader = csv.reader(io.StringIO(text), strict=True, skipinitialspace=True)
@@ -74,7 +75,7 @@ def read_rows(path: Path, find: FindImage, classes: Collection[str] | None) -> d
             cells = [cell.strip() for cell in raw]
             while len(cells) > 2 and not cells[-1]:  # spreadsheets write empty columns
                 cells.pop()
-            if not any(cells):
+            if not any(cells) or (separator is not None and reader.line_num == 1):
                 continue
             place = f"{path}, line {reader.line_num}"
             header = is_first and _is_header(cells, find, path, place)
@@ -162,9 +163,9 @@ def _cure(cells: list[str]) -> str:
         return "; separate the classes of an image by ;"
     only = cells[0]
     if "\t" in only:
-        return "; the columns are separated by a tab; write a comma"
+        return "; the columns are separated by tabs; write commas"
     if ";" in only:
-        return "; the columns are separated by ;; write a comma between file and class"
+        return "; the columns are separated by semicolons; write a comma between file and class"
     if "," in only:
         return "; the whole line is in quotes; remove them"
     return "; an image without tags has nothing after the comma" if is_image(only) else ""

@@ -121,6 +121,8 @@ def _explain(
 ) -> str:
     """Why a line of an id list is no id of the data set, and what may be meant."""
     entry, last = readings[1], readings[-1]
+    if not last:
+        return "the id is empty"
     of_main = _OF_MAIN.fullmatch(entry)
     if of_main is not None and find(of_main[1]) is not None:
         return (
@@ -199,7 +201,7 @@ def _remark_on_unused(
             continue
         if not any(files.find(name) for id in known for name in names(id, folder)):
             remarks.add(
-                f"no file of a folder is named <id>.png, like an image, so none is used: {example}",
+                f"no file is used, since none is named <id>.png after an image (first {example})",
                 folder,
                 unit="folder",
             )

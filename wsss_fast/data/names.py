@@ -50,7 +50,7 @@ class Folders:
         return None
 
     def find_image(self, stem: str, suffix: str = ".jpg") -> Path | None:
-        """The image of this name without suffix: with `suffix` if there is such a one."""
+        """The image of this name without suffix: the only one, or the one with `suffix`."""
         for n, folder in enumerate(self.folders):
             if stem + suffix in self._names[n]:
                 return folder / (stem + suffix)

@@ -125,7 +125,9 @@ def _check_foreground(
             f"{first}: the {count} true masks hold {' and '.join(map(str, values))} only, which "
             f"shows no class; {cure}"
         )
-    remarks.add("true masks show background only, so nothing else is scored", first, of=count)
+    for id in labels:
+        text = "true masks show background only, so nothing else is scored"
+        remarks.add(text, masks[id], unit="mask", of=count)
 
 
 def _compare(

@@ -13,7 +13,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar, track
 from wsss_fast.errors import InputError
-from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of
+from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of, remark_on_absent
 from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages.crf import Crf
@@ -86,7 +86,9 @@ def threshold_curve(
         confusion = total - below[t]  # foreground: exceeds more than t thresholds
         confusion[:, 0] += below[t].sum(axis=1)
         matrices.append(confusion)
-    return _curve(thresholds, matrices, data.classes, (len(data), len(whole)))
+    curve = _curve(thresholds, matrices, data.classes, (len(data), len(whole)))
+    remark_on_absent(curve.metrics)
+    return curve
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.label_folder import check_label_folder
+from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
@@ -137,7 +137,21 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     confusion = distributed.all_reduce_sum(confusion)
     if not confusion[:, 1:].any():
         remarks.add("predictions show background only", folder, unit="folder")
-    return metrics_of(confusion, data.classes, len(data), len(whole))
+    metrics = metrics_of(confusion, data.classes, len(data), len(whole))
+    remark_on_absent(metrics)
+    return metrics
+
+
+def remark_on_absent(metrics: Metrics) -> None:
+    """Say which classes have no IoU."""
+    with remarks.collected():
+        for name in (name for name, iou in metrics.iou.items() if np.isnan(iou)):
+            remarks.add(
+                "classes are in no true mask and in no prediction, and not in the mean IoU",
+                name,
+                unit="class",
+                of=len(metrics.iou),
+            )
 
 
 def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
@@ -149,7 +163,7 @@ def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     confusion = np.zeros((num_labels, num_labels), np.int64)
     labelled = np.zeros(2, np.int64)  # labelled pixels, all pixels
     for id in distributed.shard(data.ids):
-        seed, truth = read_labels(Path(seeds) / f"{id}.png", len(data.classes)), data.mask(id)
+        seed, truth = read_label(Path(seeds), data, id), data.mask(id)
         known = seed != IGNORE
         confusion += confusion_matrix(
             np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from wsss_fast.errors import InputError
+from wsss_fast.readers.first_bytes import describe
 
 # What Pillow raises for damaged files, found by fuzzing (tools/fuzz.py).
 UNREADABLE = (
@@ -28,21 +29,7 @@ UNREADABLE = (
     struct.error,
     zlib.error,
 )
-# First bytes of files that are often found under an image's name.
-_OTHER_KINDS = (
-    (
-        rb"version https://git-lfs",
-        "it is a Git LFS pointer; `git lfs pull` fetches the file itself",
-    ),
-    (rb"\s*<", "it is a web page or XML text, not an image; download it again"),
-    (
-        rb"....ftyp(hei|hev|mif1|msf1)",
-        "it is HEIC, which is not supported; convert it to JPEG or PNG",
-    ),
-    (rb"\x93NUMPY", "it is a NumPy array under an image's name; store it as an 8-bit PNG"),
-    (rb"PK\x03\x04", "it is a zip archive, not an image; unpack it"),
-    (rb"%PDF", "it is a PDF, not an image; convert it to PNG"),
-)
+_HEIC = re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL)
 # A marker in the compressed data of a JPEG: neither a stuffed zero nor a restart marker.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -169,13 +156,15 @@ def _png_is_whole(file: BinaryIO) -> bool:
 
 def _kind(path: Path) -> str:
     with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        return "it is empty"
-    for start, kind in _OTHER_KINDS:
-        if re.match(start, head, re.DOTALL):
-            return kind
-    return "it is not an image, or of an unknown format; convert it to JPEG or PNG"
+        head = file.read(16)
+    if _HEIC.match(head):
+        return "it is HEIC, which is not supported; convert it to JPEG or PNG"
+    if head.startswith(b"PK\x03\x04"):
+        return "it is a zip archive; unpack it first"
+    described = describe(path)
+    if described is None or described.endswith(" image"):
+        return "it is damaged or of an unknown format; convert it to JPEG or PNG"
+    return f"it is {described}"
 
 
 def _a(what: str) -> str:

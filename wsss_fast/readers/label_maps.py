@@ -216,6 +216,7 @@ def check_size(path: Path, shape: tuple[int, ...], photo: Path, size: tuple[int,
     )
 
 
+@remarks.collected()
 def check_folder_values(
     present: Mapping[Path, Collection[int]], what: str, *, needed: bool = True
 ) -> None:

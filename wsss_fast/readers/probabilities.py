@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
+from wsss_fast.readers.arrays import load_array
 
 _MAX_LABELS = 256  # labels of a PNG
 _ABOVE_ONE = 1e-3  # what rounding may add to a probability
 _SUM_ERROR = 0.05  # difference of a pixel's sum from 1 that float16 cannot explain
 _NEEDED = "must be floating-point probabilities [L, H, W]"
-# What NumPy raises for damaged files and for headers of arrays that do not fit into memory.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    zipfile.BadZipFile,
-    MemoryError,
-    OverflowError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    RecursionError,
-)
 
 
 def read_probabilities(path: Path, photo: Path, size: tuple[int, int]) -> np.ndarray:
@@ -41,18 +28,7 @@ def read_probabilities(path: Path, photo: Path, size: tuple[int, int]) -> np.nda
         InputError: the file is missing, damaged, of another size than the photo, or holds no
             probabilities of two or more labels that vary over the pixels.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such array") from None
-    except _UNREADABLE as error:
-        hint = ""
-        if "allow_pickle" in str(error):
-            error, hint = ValueError("it holds Python objects"), f"; {_NEEDED}"
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as an array ({reason}){hint}") from None
-    if not isinstance(values, np.ndarray):
-        raise InputError(f"{path}: is an archive; {_NEEDED}, saved by np.save as .npy")
+    values = load_array(path, "probabilities")
     _check_shape(path, values)
     _check_size(path, values.shape, photo, size)
     _check_range(path, values)
@@ -90,10 +66,7 @@ def _check_shape(path: Path, values: np.ndarray) -> None:
 def _check_range(path: Path, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1 + _ABOVE_ONE):
-        wrong = int(values.size - np.isfinite(values).sum())
-        if wrong:
-            cure = f"{wrong} values are not finite"
-        elif low >= 0 and high <= 255:
+        if low >= 0 and high <= 255:
             cure = f"divide by the range, such as {'100' if high <= 100 else '255'}"
         else:
             cure = "apply the softmax over L to logits"

@@ -8,7 +8,7 @@ import numpy as np
 
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
-from wsss_fast.readers._opening import num_frames, opened
+from wsss_fast.readers._opening import num_frames, opened, raw_mode
 from wsss_fast.readers.photos import upright
 
 _DEEP = 65535
@@ -31,6 +31,7 @@ def read_saliency(path: Path) -> np.ndarray:
                 f"{path}: has {num_frames(image)} pictures, but a saliency map is one; "
                 "save it as one PNG"
             )
+        is_deep = ";16" in raw_mode(image)
         map_ = upright(image)
         if image.mode.startswith("I"):  # Pillow's modes of gray with more than 8 bits
             return np.repeat(_from_deep(path, np.array(map_))[..., None], 3, axis=2)
@@ -39,13 +40,18 @@ def read_saliency(path: Path) -> np.ndarray:
             raise InputError(
                 f"{path}: has {what}; saliency maps are 8- or 16-bit gray, 0 to 255 or 65535"
             )
-        if "A" in map_.getbands() or "transparency" in map_.info:
+        # A transparent gray value or colour is no cut-out: it says less than the value itself.
+        if "A" in map_.getbands() or (map_.mode == "P" and "transparency" in map_.info):
             alpha = np.array(map_.convert("RGBA").getchannel("A"))
             if alpha.size and (alpha != alpha.flat[0]).any():
                 return np.repeat(alpha[..., None], 3, axis=2)
             if alpha.size and not alpha.any():
                 return np.zeros((*alpha.shape, 3), np.uint8)
         levels = np.array(map_.convert("RGB"))
+    if is_deep and not levels.any():
+        raise InputError(
+            f"{path}: has 16 bits per channel, but no value above 255; save it with 8 bits"
+        )
     spread = levels.max(axis=2) - levels.min(axis=2)
     if spread.size and spread.max() > _COLOURED:
         remarks.add("coloured saliency map: the mean of its channels is used", path)
@@ -58,8 +64,9 @@ def _from_deep(path: Path, values: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{path}: spans {values.min()}..{values.max()}; 16-bit saliency is within 0..{_DEEP}"
         )
-    if values.size and 1 < values.max() <= 255:
-        remarks.add("saliency map of 16 bits with values up to 255: read as 8 bits", path)
+    if values.size and values.max() <= 255:
+        if values.max() > 1:
+            remarks.add("saliency map of 16 bits with values up to 255: read as 8 bits", path)
         return values.astype(np.uint8)
     return np.rint(values.astype(np.float64) / 257).astype(np.uint8)
 

@@ -27,6 +27,7 @@ from wsss_fast.stages.crf import Crf
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = (".png", ".npy")
+_MANY_LABELS = 64  # more than any photo of a public data set has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,7 @@ class CrfResult:
         return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
 
 
+@remarks.collected()
 def refine_files(
     image: str | Path,
     labels: str | Path,
@@ -205,7 +207,7 @@ def _match_files(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], l
 def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
     """Check, before any file is read, the parameters that all files share."""
     if unsure is not None and not 0 <= unsure <= 255:
-        raise InputError(f"crf: unsure is {unsure}; must be a label, 0..255, or none")
+        raise InputError(f"crf: unsure is {unsure}; must be a label, 0..255, or None")
     try:
         unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
         unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
@@ -255,8 +257,12 @@ def _from_labels(
             raise InputError(f"{line}; nothing to refine")
         raise InputError(
             f"{line}, since {unsure} means unsure; nothing to refine: if {unsure} is an object, "
-            "give unsure none (--unsure none)"
+            "give unsure None (--unsure None)"
             + (", or divide the map by 255" if unsure == IGNORE else "")
+        )
+    if len(names) > _MANY_LABELS:
+        remarks.add(
+            f"label map of more than {_MANY_LABELS} labels: is it a picture in gray levels?", path
         )
     compact = np.where(known, np.searchsorted(names, values), len(names))
     unary = unary_from_labels(

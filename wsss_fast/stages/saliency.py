@@ -42,6 +42,7 @@ class SaliencyResult:
     folder: Path
 
 
+@remarks.collected()
 def check(data: Dataset) -> int:
     """Read every saliency map of `data`, so that a wrong one is found before any training.
 
@@ -128,11 +129,10 @@ def _check_levels(found: dict[Path, _Levels]) -> None:
 def _other_file(data: Dataset, id: str) -> str:
     """What to say of a file of another format that may be the map of `id`."""
     given = (data.source or {}).get("saliency")
-    folders = {data.root / "saliency", *({Path(str(given))} if given else ())}
-    for folder in sorted(folders):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.stem == id and path.is_file():
-                return f"; {path.name} is there, but maps must be PNG, such as 255 * saliency"
+    folder = Path(str(given)) if given else data.root / "saliency"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.stem == id and path.is_file():
+            return f"; {path.name} is there, but maps must be PNG, such as 255 * saliency"
     return ""
 
 

@@ -5,11 +5,13 @@ sees infinities and NaN of the next cell depends there on how a machine rounds, 
 not. An axis whose size stays the same is not touched.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def resized_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resized_bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
     """maps [..., h, w] -> [..., H, W]; half precisions are computed in float32."""
     out = maps.to(_wide(maps))
     for axis, new in zip((-2, -1), size, strict=True):
@@ -20,7 +22,7 @@ def resized_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return out.to(maps.dtype)
 
 
-def resized_bilinear_backward(grad: Tensor, size: tuple[int, int]) -> Tensor:
+def resized_bilinear_backward(grad: Tensor, size: Sequence[int]) -> Tensor:
     """grad [..., H, W] of the result -> of the maps [..., h, w], `size`."""
     out = grad.to(_wide(grad))
     for axis, old in zip((-2, -1), size, strict=True):

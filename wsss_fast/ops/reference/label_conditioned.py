@@ -30,10 +30,15 @@ def label_conditioned_logits(
     scaled = features if scale is None else features * scale[:, :, None, None]  # [B, C, h, w]
     reach = weight.shape[-1] // 2  # taps on each side of the centre
     branches = [
-        torch.nn.functional.conv2d(scaled, w, b, padding=reach * dilation, dilation=dilation)
-        for w, b, dilation in zip(weight, bias, dilations, strict=True)
+        torch.nn.functional.conv2d(scaled, w, b, padding=reach * step, dilation=step)
+        for w, b, step in zip(weight, bias, _steps(features, dilations), strict=True)
     ]
     return torch.stack(branches).sum(0)  # [B, K, h, w]
+
+
+def _steps(features: Tensor, dilations: Sequence[int]) -> list[int]:
+    """Dilations, at most the map's size: from there on only the centre tap is on the map."""
+    return [min(dilation, max(features.shape[2:])) for dilation in dilations]
 
 
 def label_conditioned_logits_backward(
@@ -46,7 +51,7 @@ def label_conditioned_logits_backward(
     scaled = features if scale is None else features * scale[:, :, None, None]
     reach, num_labels = weight.shape[-1] // 2, weight.shape[1]
     of_scaled, of_weight = torch.zeros_like(scaled), []
-    for w, dilation in zip(weight, dilations, strict=True):
+    for w, dilation in zip(weight, _steps(features, dilations), strict=True):
         around, step = [reach * dilation] * 2, [dilation] * 2
         into, own, _ = torch.ops.aten.convolution_backward(
             grad,
