@@ -15,7 +15,6 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.engine import distributed
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.runtime import Runtime, set_seed
@@ -77,10 +76,11 @@ def train(
         )
     held_out = None if val is None else opened(val)
 
+    batch_size = recipe.batch_size
+
     def finish() -> dict[str, float]:
         return {} if held_out is None else {"mean_ap": mean_ap(net, held_out, runtime, batch_size)}
 
-    batch_size, epochs = recipe.batch_size, recipe.epochs if recipe.updates is None else None
     return training.train(
         net,
         _step,
@@ -89,7 +89,7 @@ def train(
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
-        length=Length(batch_size, epochs, recipe.updates),
+        length=recipe.length(),
         runtime=runtime,
         finish=finish,
         arguments={

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.cli import checks
 from wsss_fast.cli.arguments import open_data, parse
 from wsss_fast.cli.output import show
 from wsss_fast.command import Command
@@ -24,9 +25,12 @@ def execute(command: Command, argv: Sequence[str]) -> int:
     if command.main_process_only and not distributed.is_main_process():
         return 0
     try:
+        checks.check_words(argv)
+        checks.check_environment()
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
+        checks.check_arguments(arguments)
         with remarks.collected():
             arguments = open_data(arguments)
             result = command.load()(**arguments)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
 from wsss_fast.data.images import IGNORE, saliency_of
+from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
@@ -100,6 +102,15 @@ class Augment:
             place is drawn.
         to_input: function from an image [H, W, 3] in 0..255 to a network input, float32 [3, H, W].
     """
+
+    ranges: ClassVar = {
+        "crop": PIXELS,
+        "scale": SCALE,
+        "factors": SCALE,
+        "long_side": PIXELS,
+        "jitter": SHARE,
+        "hue": Range(0, 0.5),
+    }
 
     crop: int
     scale: tuple[float, float] | None = None

@@ -30,6 +30,7 @@ __all__ = [
     "cam_resnet38",
     "cam_resnet50",
     "check",
+    "check_file",
     "deeplabv2_resnet101",
     "eps_resnet38",
     "fingerprint",
@@ -58,8 +59,13 @@ def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACK
     """
     if backbone not in backbones:
         raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(backbones)}")
+    check_file("weights", weights)
+
+
+def check_file(name: str, weights: str | Path | None) -> None:
+    """Raise InputError, with the name of the argument, if a weights file is given and missing."""
     if weights is not None and not Path(weights).is_file():
-        raise InputError(f"weights: {weights}: no such weights file")
+        raise InputError(f"{name}: {weights}: no such weights file")
 
 
 def _backbone(name: str, backbones: Backbones = BACKBONES) -> Backbone:
