@@ -24,12 +24,13 @@ AHEAD = os.environ.get("WSSS_FAST_AOT") == "1" or "WSSS_FAST_LIBRARIES" in os.en
 
 
 def load_build():
-    """Import wsss_fast/_build.py by its path: importing the package would need its dependencies."""
+    """Import wsss_fast/_build by its path: importing the package would need its dependencies."""
+    folder = ROOT / "wsss_fast" / "_build"
     spec = importlib.util.spec_from_file_location(
-        "_wsss_fast_build", ROOT / "wsss_fast" / "_build.py"
+        "_wsss_fast_build", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
+    sys.modules[spec.name] = module  # its modules import each other by this name
     spec.loader.exec_module(module)
     return module
 

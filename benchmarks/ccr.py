@@ -22,9 +22,9 @@ from benchmarks import ccr_direct, ccr_maps
 from benchmarks.ccr_maps import SMALL, Row
 from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg
 from wsss_fast.ccr.padded_batch import PaddedBatch
-from wsss_fast.data.images import read_labels
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.runtime import runtime
+from wsss_fast.readers.label_maps import read_labels
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import make_views, same_size_batches
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast import amn, cam, ccr, data, threshold_curve
-from wsss_fast.data.images import IGNORE
 from wsss_fast.evaluation.curves import Curve, crf_curve
 from wsss_fast.evaluation.metrics import Metrics
+from wsss_fast.readers.label_maps import IGNORE
 
 # The published procedure with the small network's scales.
 _JOINT = ccr.ErasingOptions(scales=ccr.RECIPES["small"].erasing.scales)

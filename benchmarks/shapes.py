@@ -16,12 +16,12 @@ import torch
 import tyro
 
 from wsss_fast import amn, cam, data, evaluate, irn, nets
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.fit import move_to_device
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.activate import make_views, same_size_batches, unflipped

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wsss_fast import InputError
+from wsss_fast.engine import remarks
 from wsss_fast.maps import (
     ClassMaps,
     check_maps,
@@ -92,3 +93,156 @@ def test_damage_found_by_fuzzing(tmp_path):
     for id, message in (("bytes", "other than arrays"), ("zip", "cannot be read as maps")):
         with pytest.raises(InputError, match=message):
             load_maps(tmp_path, id)
+
+
+def stored(path, **arrays):
+    np.savez(path, **arrays)
+    return load_maps(path.parent, path.stem)
+
+
+GOOD = {
+    "keys": np.array([1, 3], np.int16),
+    "strided": np.linspace(0, 1, 2 * 3 * 4, dtype=np.float16).reshape(2, 3, 4),
+    "high_res": np.linspace(0, 1, 2 * 9 * 13, dtype=np.float16).reshape(2, 9, 13),
+}
+
+
+def with_value(name, value):
+    changed = GOOD[name].copy()
+    changed[-1, 0, 0] = value
+    return {name: changed}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (with_value("high_res", np.nan), "high_res has 1 of 234 values that are NaN or infinite"),
+        (with_value("strided", -np.inf), "strided has 1 of 24 values that are NaN or infinite"),
+        ({"strided": np.full((2, 3, 4), 1e300)}, "strided has 24 of 24 values"),
+        ({"keys": np.array([1, np.nan])}, "keys has 1 of 2 values"),
+        (with_value("high_res", 1.5), r"high_res has scores 0\.\.1\.5; must be within 0\.\.1"),
+        (with_value("high_res", -0.5), r"high_res has scores -0\.5\.\.1; must be"),
+        ({"high_res": np.full((2, 9, 13), 99, np.uint8)}, r"scores 99\.\.99; .* divide each map"),
+        ({"strided": np.full((2, 3, 4), 9.0)}, r"strided has scores 9\.\.9"),
+        ({"keys": np.array([1, 1])}, r"keys are \[1, 1\]; must be different whole numbers"),
+        ({"keys": np.array([1, 2.5])}, r"keys are \[1\.0, 2\.5\]"),
+        ({"keys": np.array([1, -1])}, r"keys are \[1, -1\]"),
+        ({"keys": np.array([1, 255])}, r"keys are \[1, 255\]; .* in 0\.\.254"),
+        ({"keys": np.array(1)}, r"needs keys \[K\] and strided \[K,h,w\], has keys \[\]"),
+        ({"keys": np.arange(3)}, r"keys \[K\] and strided \[K,h,w\], has \[3\] and \[2, 3, 4\]"),
+        ({"strided": np.zeros((1, 2, 3, 4))}, r"needs keys .* strided \[1, 2, 3, 4\]"),
+        ({"high_res": np.zeros((9, 13))}, r"and high_res \[K,h,w\], has \[2\] and \[9, 13\]"),
+        ({"high_res": np.zeros((3, 9, 13))}, r"has \[2\] and \[3, 9, 13\]"),
+        ({"high_res": np.zeros((2, 0, 13))}, r"high_res is \[2, 0, 13\], which holds no scores"),
+        ({"strided": GOOD["strided"].astype(complex)}, "strided is complex128"),
+        ({"strided": np.full((2, 3, 4), "x")}, "strided is <U1"),
+        ({"keys": np.array([1, 3], object)}, "holds pickled Python objects, which may run code"),
+    ],
+)  # fmt: skip
+def test_content_that_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=rf"a\.npz: .*{message}") as raised:
+        stored(tmp_path / "a.npz", **{**GOOD, **changes})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.astype(np.float64),
+        lambda a: a.astype(">f4"),
+        np.asfortranarray,
+        lambda a: a[:, ::-1][:, ::-1],
+        lambda a: a + np.float16(0.002),
+    ],
+    ids=["float64", "big-endian", "column-major", "strides", "rounded above 1"],
+)
+def test_other_layouts_of_the_same_scores(tmp_path, change, capsys):
+    arrays = {name: change(GOOD[name]) for name in ("strided", "high_res")}
+    maps = stored(tmp_path / "a.npz", keys=np.array([1.0, 3.0]), other=np.zeros(2), **arrays)
+    assert maps.keys.dtype == np.int16 and maps.high_res.dtype == np.float32
+    assert maps.high_res.flags.c_contiguous and maps.strided.flags.c_contiguous
+    np.testing.assert_allclose(maps.high_res, GOOD["high_res"], atol=3e-3)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"it is empty \(0 bytes\)"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+        (b"<html>Sign in", "it is a web page"),
+        (bytes(500), "it is nothing but zeros"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'", "it is an array of NumPy"),
+        (b"\x80\x04\x95", "it holds pickled Python objects"),
+    ],
+)
+def test_files_of_other_things(tmp_path, content, message):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.npz: cannot be read as maps: {message}"):
+        load_maps(tmp_path, "a")
+
+
+def test_truncated_and_changed_files(tmp_path):
+    np.savez(tmp_path / "a.npz", **GOOD)
+    whole = (tmp_path / "a.npz").read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 255
+    for content in (*(whole[:n] for n in range(1, len(whole), 97)), bytes(changed)):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.npz: ") as raised:
+            load_maps(tmp_path, "a")
+        assert "\n" not in str(raised.value)
+    np.savez(tmp_path / "a.npz", cam=np.zeros(3))
+    with pytest.raises(InputError, match=r"a\.npz: needs keys and strided and high_res, has cam"):
+        load_maps(tmp_path, "a")
+
+
+def test_constant_maps_and_foreign_classes_are_remarked(tmp_path, shapes, capsys):
+    id = shapes.ids[0]
+    tags = np.flatnonzero(shapes.tags_of(id)) + 1
+    size = strided_size(*shapes.size(id))
+    other = next(k for k in range(1, len(shapes.classes) + 1) if k not in tags)
+    ramp = np.broadcast_to(np.linspace(0, 1, size[1]), (2, *size))
+    with remarks.collected():
+        for scores in (np.zeros((2, *size)), ramp):
+            save_maps(tmp_path, id, ClassMaps(np.array([0, other]), scores))
+            load_maps(tmp_path, id, shapes)
+    err = capsys.readouterr().err
+    name = f"{tmp_path.name}/{id}.npz"
+    assert f"class has the same score everywhere: 1 file: {name}" in err
+    assert f"not among their image's tags: 1 of {len(shapes)} files: {name}" in err
+    save_maps(tmp_path, id, ClassMaps(np.array([0, 200]), ramp))
+    with pytest.raises(InputError, match=r"has maps of label 200, but the data set has only"):
+        load_maps(tmp_path, id, shapes)
+
+
+def test_errors_about_sizes_name_the_file(tmp_path):
+    np.savez(tmp_path / "a.npz", **GOOD)
+    maps = load_maps(tmp_path, "a").foreground()
+    with pytest.raises(InputError, match=r"a\.npz: maps are \(9, 13\), but the image is \(9, 12\)"):
+        maps.at_size(9, 12)
+    np.savez(tmp_path / "a.npz", keys=GOOD["keys"], strided=GOOD["strided"])
+    maps = load_maps(tmp_path, "a")
+    assert maps.at_size(9, 13).shape == (2, 9, 13)
+    with pytest.raises(InputError, match=r"a\.npz: strided maps are \(3, 4\), .* needs \(5, 4\)"):
+        maps.at_size(20, 13)
+
+
+def test_maps_that_are_not_finite_are_not_saved(tmp_path):
+    scores = np.full((1, 2, 2), np.nan)
+    with pytest.raises(InputError, match=r"a\.npz: not written: scores are NaN or infinite"):
+        save_maps(tmp_path, "a", ClassMaps(np.array([1]), scores))
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_maps_are_hinted_at(tmp_path, shapes):
+    (tmp_path / "cam/maps").mkdir(parents=True)
+    for place in (tmp_path / "cam/maps", tmp_path / "cam"):
+        with pytest.raises(InputError, match="has no maps for 24 of 24 ids, first 'train_00000'$"):
+            check_maps(place, shapes)
+    (tmp_path / "cam/maps" / f"{shapes.ids[0]}.npz").touch()
+    with pytest.raises(InputError, match=r"24 of 24 ids, .*; did you mean .*/cam/maps\?$"):
+        check_maps(tmp_path / "cam", shapes)
+    (tmp_path / f"{shapes.ids[0]}.npy").touch()
+    with pytest.raises(InputError, match=r"24 of 24 ids, .*; it has \.npy files: .* from-pickles"):
+        check_maps(tmp_path, shapes)

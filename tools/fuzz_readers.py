@@ -12,11 +12,15 @@ import numpy as np
 from PIL import Image
 
 from wsss_fast.data import coco, folder, listing, voc
-from wsss_fast.data.images import check_image, read_image, read_labels, read_saliency, write_labels
+from wsss_fast.data.names import KnownIds
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import ClassMaps, load_maps, save_maps
-from wsss_fast.nets import cam_resnet50, load_weights, mxnet, save_weights
+from wsss_fast.nets import cam_resnet50, load_weights, save_weights
+from wsss_fast.readers import mxnet
+from wsss_fast.readers.label_maps import read_labels, write_labels
+from wsss_fast.readers.photos import check_image, read_image
+from wsss_fast.readers.saliency_maps import read_saliency
 
 Case = Callable[[random.Random, Path], None]  # (random numbers, folder for files)
 
@@ -181,7 +185,8 @@ def _check_inside(paths: Iterable[Path], root: Path) -> None:
 
 
 def _ids(path: Path) -> None:
-    for id in listing.read_ids(path).ids:
+    # Every entry is known, so that nothing but the names themselves can be refused.
+    for id in listing.read_ids(path, KnownIds([]), find=str).ids:
         if Path("run").joinpath(f"{id}.png").parent != Path("run"):
             raise AssertionError(f"{id!r} is outside of the run folder")
 

@@ -30,7 +30,7 @@ ARRAYS = {
         "allignore/*",
         "one_image_without_fg/*",
     ),
-    "amn_resize_labels": ("case4/*", "case5/*"),
+    "amn_resize_labels": ("case[1-6]/*",),
     "amn_cam_to_ir_label_given": (  # after CRF refinement, labels depend on the photo
         "c[01]/cam",
         "c[01]/keys",

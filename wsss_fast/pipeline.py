@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from wsss_fast import irn, seg
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.ranges import SHARE, check_order
-from wsss_fast.engine.run_folder import write_config
+from wsss_fast.engine.redo import repeated
+from wsss_fast.engine.run_folder import config_of
+from wsss_fast.engine.run_lock import exclusive
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import run_scores
@@ -173,21 +176,23 @@ def resolve_preset(
     return chosen.backbone, pipeline or chosen.pipeline
 
 
-def write_run_config(
+REFINE_STAGES = ("irn/seeds", "irn", "irn/maps", "irn/masks", "masks")
+SEGMENT_STAGES = ("seg", "seg/predictions")
+
+
+def run_arguments(
     out: Path,
-    command: str,
     data: Dataset,
     val: Dataset | None,
     compute: Compute,
     arguments: dict[str, Any],
     *,
     saliency: bool = False,
-) -> None:
-    """Write `config.json`, from which `--config` makes the same run.
+) -> dict[str, Any]:
+    """The arguments of a pipeline for `config.json`, from which `--config` makes the same run.
 
     Args:
         out: run folder.
-        command: the words typed after `wsss-fast`.
         data: the images of the run.
         val: the validation images, or None.
         compute: shared options.
@@ -206,17 +211,46 @@ def write_run_config(
         # Other validation sets have no option; `--config` rejects "val" by name.
         same = source.get("data") == given["data"] and source.get("ids") is None
         validation = {"val_split": source["split"]} if same else {"val": val.source}
-    write_config(
-        out,
-        command,
-        {
-            **given,
-            **validation,
-            "out": out.absolute(),
-            **{name: _absolute(name, value) for name, value in arguments.items()},
-            **dataclasses.asdict(compute),
-        },
-    )
+    return {
+        **given,
+        **validation,
+        "out": out.absolute(),
+        **{name: _absolute(name, value) for name, value in arguments.items()},
+        **dataclasses.asdict(compute),
+    }
+
+
+@contextlib.contextmanager
+def started(
+    out: Path,
+    command: str,
+    stages: Sequence[str],
+    arguments: dict[str, Any],
+    *,
+    redo: str | None,
+    from_stage: str | None,
+) -> Iterator[None]:
+    """Around the stages of a pipeline: lock of the run folder, config.json, repeated stages.
+
+    Collective.
+
+    Args:
+        out: run folder.
+        command: the words typed after `wsss-fast`.
+        stages: names of the stages, in order.
+        arguments: of `run_arguments`.
+        redo: stage whose results are removed first, so that it is repeated.
+        from_stage: the same for a stage and all later ones.
+
+    Raises:
+        InputError: another process works on the run folder, or there is no such stage.
+    """
+    with (
+        exclusive(out),
+        config_of(out, command, arguments),
+        repeated(out, command, stages, redo, from_stage),
+    ):
+        yield
 
 
 def _absolute(name: str, value: Any) -> Any:

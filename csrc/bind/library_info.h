@@ -5,7 +5,7 @@
 #include "stable_abi.h"
 
 #if __has_include("wsss_build_info.h")
-#include "wsss_build_info.h"  // written by wsss_fast/_build.py
+#include "wsss_build_info.h"  // written by wsss_fast/_build
 #else
 #define WSSS_PART ""
 #define WSSS_SOURCE_HASH ""

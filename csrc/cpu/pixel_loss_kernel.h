@@ -7,12 +7,16 @@
 // part of the transposed interpolation runs once for all of them.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <vector>
 
 #include "class_tile.h"
 
 #include "../math/bilinear.h"
+#include "../math/binary_term.h"
+#include "../math/nearest.h"
 #include "../math/pixel_loss.h"
 
 namespace wsss {
@@ -37,10 +41,11 @@ class PixelLossCpu {
         losses_(tasks()) {
     if (s_.upsample) {
       find_sources();
-    } else {
-      for (int64_t x = 0; x < s_.width; ++x) {
-        columns_.push_back(nearest_centre(x, s_.label_width, s_.width));
-      }
+    } else if (s_.downsample()) {
+      label_rows_.resize(s_.height);
+      label_columns_.resize(s_.width);
+      nearest_centres(s_.label_height, s_.height, label_rows_.data());
+      nearest_centres(s_.label_width, s_.width, label_columns_.data());
     }
   }
 
@@ -186,15 +191,11 @@ class PixelLossCpu {
   const Label* read_labels(int64_t image, int64_t y, int64_t at, int64_t pixels, Label* to) const {
     const Label* from = labels_ + image * s_.label_height * s_.label_width;
     if (s_.upsample) return from + y * s_.label_width + at;
-    if (s_.label_height == s_.height && s_.label_width == s_.width) return from + at;
+    if (!s_.downsample()) return from + at;
     int64_t x = at % s_.width;
-    const Label* row = from + nearest_centre(y, s_.label_height, s_.height) * s_.label_width;
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i] = row[columns_[x]];
-      if (++x == s_.width) {
-        x = 0;
-        row = from + nearest_centre(++y, s_.label_height, s_.height) * s_.label_width;
-      }
+    for (int64_t i = 0; i < pixels; ++y, x = 0) {
+      const Label* row = from + label_rows_[y] * s_.label_width;
+      for (; x < s_.width && i < pixels; ++x) to[i++] = row[label_columns_[x]];
     }
     return to;
   }
@@ -225,8 +226,13 @@ class PixelLossCpu {
       cross_entropy(work.tile, weight, own, loss);
     } else {
       binary(work.tile, present, weight, own, loss);
+      for (int64_t x = 0; x < pixels; ++x) {
+        if (std::isfinite(loss[x]) || weight[x] == 0) continue;
+        loss[x] = loss_with_infinities(work, present, own[x], image, y, at, x);
+      }
     }
-    for (int64_t x = 0; x < kTile; ++x) loss[x] *= weight[x];
+    // A pixel that is not used adds nothing, whatever its logits are.
+    for (int64_t x = 0; x < kTile; ++x) loss[x] = weight[x] != 0 ? loss[x] * weight[x] : Real(0);
     return Tile::sum(loss);
   }
 
@@ -234,6 +240,7 @@ class PixelLossCpu {
   void cross_entropy(Tile& tile, const Real* weight, const int32_t* own, Real* loss) const {
     const Real other = static_cast<Real>(target_.other),
                more = static_cast<Real>(target_.own - target_.other);
+    const Real infinity = std::numeric_limits<Real>::infinity();
     const int64_t classes = s_.classes;
     Real own_logit[kTile];
     for (int64_t x = 0; x < kTile; ++x) own_logit[x] = tile.row(own[x])[x];
@@ -248,8 +255,12 @@ class PixelLossCpu {
         for (int64_t k = 0; k < classes; ++k) below += top - read<V>(first + k * kTile);
       }
       const auto sums = tile.exponentiate(x);
-      const V behind = sums.top - read<V>(own_logit + x);
-      write(loss + x, log_of(sums.exponentials) + more * behind + other * below);
+      // Where a logit is -infinity, `below` is infinite, and so is the loss, whatever `more` is.
+      const V distance = sums.top - read<V>(own_logit + x),
+              behind = below < infinity ? distance : V{};
+      // sum - sum: log_of does not propagate NaN.
+      const V total = log_of(sums.exponentials) + (sums.exponentials - sums.exponentials);
+      write(loss + x, total + more * behind + other * below);
       if (grad_ == nullptr) continue;
       const V w = read<V>(weight + x), scale = w / sums.exponentials, least = w * other;
       for (int64_t k = 0; k < classes; ++k) {
@@ -279,7 +290,7 @@ class PixelLossCpu {
       for (int64_t x = 0; x < kTile; x += Tile::kStep) {
         const V z = read<V>(row + x), zero{};
         const V positive = z > zero ? z : zero;
-        const V e = exp_of(z - 2 * positive);  // of -|z|
+        const V e = exp_of(z > zero ? -z : z);
         write(loss + x, read<V>(loss + x) + (positive - other * z + log_of(1 + e)));
         const V sigmoid = (z > zero ? 1 + zero : e) / (1 + e);
         write(row + x, read<V>(weight + x) * (sigmoid - other));
@@ -289,7 +300,30 @@ class PixelLossCpu {
     for (int64_t x = 0; x < kTile; ++x) tile.row(own[x])[x] -= weight[x] * more_here[x];
   }
 
+  // A pixel's binary cross-entropy where a logit is not finite; `x` is the pixel's place in the
+  // tile at `at`.
+  Real loss_with_infinities(const Work& work, const uint8_t* present, int64_t own, int64_t image,
+                            int64_t y, int64_t at, int64_t x) const {
+    Real loss = 0;
+    for (int64_t k = 0; k < s_.classes; ++k) {
+      if (present != nullptr && !present[k]) continue;
+      const Real z = s_.upsample ? at_column(work.row.data() + k * s_.width, at + x)
+                                 : logits_[(image * s_.classes + k) * s_.pixels() + at + x];
+      const Real target = static_cast<Real>(k == own ? target_.own : target_.other);
+      loss += std::isfinite(z)
+                  ? (z > 0 ? z : Real(0)) - target * z + std::log1p(std::exp(z > 0 ? -z : z))
+                  : binary_term_of_infinity(z, target);
+    }
+    return loss;
+  }
+
+  // Column `x` of the result, from an interpolated row.
+  Real at_column(const Real* row, int64_t x) const {
+    return columns_stay_ ? row[x] : interpolate(row[low_[x]], row[high_[x]], fraction_[x]);
+  }
+
   void find_sources() {
+    columns_stay_ = s_.width == s_.columns();
     padded_ = (s_.columns() + kTile - 1) / kTile * kTile;
     low_.assign(padded_, 0);
     high_.assign(padded_, 0);
@@ -322,7 +356,8 @@ class PixelLossCpu {
       const Real* upper = plane + source.low * s_.width;
       const Real* lower = plane + source.high * s_.width;
       for (int64_t x = 0; x < s_.width; ++x) {
-        row[k * s_.width + x] = interpolate(upper[x], lower[x], source.fraction);
+        row[k * s_.width + x] =
+            source.resized ? interpolate(upper[x], lower[x], source.fraction) : upper[x];
       }
     }
   }
@@ -331,9 +366,15 @@ class PixelLossCpu {
     const int32_t* low = low_.data() + at;
     const int32_t* high = high_.data() + at;
     const Real* fraction = fraction_.data() + at;
+    const int64_t pixels = std::min(kTile, s_.columns() - at);
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* row = work.row.data() + k * s_.width;
       Real* to = work.tile.row(k);
+      if (columns_stay_) {
+        std::copy(row + at, row + at + pixels, to);
+        std::fill(to + pixels, to + kTile, Real(0));
+        continue;
+      }
       for (int64_t x = 0; x < kTile; ++x) {
         to[x] = interpolate(row[low[x]], row[high[x]], fraction[x]);
       }
@@ -341,11 +382,16 @@ class PixelLossCpu {
   }
 
   void add_gradients(Work& work, int64_t y, int64_t at) const {
-    const Real lower = bilinear_source<Real>(y, s_.height, s_.rows()).fraction, upper = 1 - lower;
+    const auto source = bilinear_source<Real>(y, s_.height, s_.rows());
+    const Real lower = source.fraction, upper = 1 - lower;
     for (int64_t k = 0; k < s_.classes; ++k) {
       const Real* from = work.tile.row(k);
       Real* to[2] = {
           work.gathered[0].data() + k * padded_ + at, work.gathered[1].data() + k * padded_ + at};
+      if (!source.resized) {
+        for (int64_t x = 0; x < kTile; ++x) to[0][x] += from[x];
+        continue;
+      }
       for (int64_t x = 0; x < kTile; ++x) {
         to[0][x] += upper * from[x];
         to[1][x] += lower * from[x];
@@ -363,7 +409,7 @@ class PixelLossCpu {
           Real here = 0, next = 0;
           for (int64_t x = first_column_[c]; x < first_column_[c + 1]; ++x) {
             here += (1 - fraction_[x]) * from[x];
-            next += fraction_[x] * from[x];
+            if (!columns_stay_) next += fraction_[x] * from[x];
           }
           to[c] = carried + here + (c + 1 == s_.width ? next : Real(0));
           carried = next;
@@ -382,7 +428,9 @@ class PixelLossCpu {
   const SmoothedTarget target_;
   const int64_t parts_;  // tasks per image: chunks of pixels, or rows of logits
   PixelWeights weights_{};
-  std::vector<int64_t> columns_;     // by column of the logits: the column of the labels
+  // By row and column of the logits: the row and column of the labels, if those are resized.
+  std::vector<int32_t> label_rows_, label_columns_;
+  bool columns_stay_ = false;        // upsampled along the rows only
   int64_t padded_ = 0;               // columns of the result, padded to whole tiles
   std::vector<int32_t> low_, high_;  // [padded_]
   std::vector<Real> fraction_;       // [padded_]

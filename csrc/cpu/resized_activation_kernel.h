@@ -36,7 +36,7 @@ class ResizedRows {
       const Real* low = stretch(logits, source.low, source.high);
       const Real* high = stretch(logits, source.high, source.low);
       for (int64_t x = 0; x < shape_.out_width; x += kTile) {
-        mix(low + x, high + x, source.fraction);
+        mix(low + x, high + x, source);
         softmax_ ? take_softmax() : take_sigmoid();
         const int64_t count = std::min(kTile, shape_.out_width - x);
         for (int64_t k = 0; k < shape_.labels; ++k) {
@@ -72,19 +72,20 @@ class ResizedRows {
       Real* to = stretched_[i].data() + k * padded_;
       for (int64_t x = 0; x < shape_.out_width; ++x) {
         const auto& c = columns_[x];
-        to[x] = interpolate(from[c.low], from[c.high], c.fraction);
+        to[x] = c.read([from](int64_t column) { return from[column]; });
       }
     }
     return stretched_[i].data();
   }
 
-  void mix(const Real* low, const Real* high, Real fraction) {
+  void mix(const Real* low, const Real* high, const BilinearSource<Real>& source) {
+    const Real fraction = source.fraction;
     for (int64_t k = 0; k < shape_.labels; ++k) {
       for (int64_t x = 0; x < kTile; x += kStep) {
         const V upper = read(low + k * padded_ + x);
         write(&tile_[k * kTile + x],
-              fraction > 0 ? (1 - fraction) * upper + fraction * read(high + k * padded_ + x)
-                           : upper);
+              source.resized ? (1 - fraction) * upper + fraction * read(high + k * padded_ + x)
+                             : upper);
       }
     }
   }

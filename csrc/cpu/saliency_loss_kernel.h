@@ -83,6 +83,9 @@ class SaliencyLossCpu {
         for (int64_t x = 0; x < pixels; ++x) valid &= (salient[x] >= 0) & (salient[x] <= 1);
         counts[0].area += !valid;
         if (!adaptive_) return;
+        int32_t undefined = 0;
+        for (int64_t x = 0; x < pixels; ++x) undefined += tile.row(0)[x] != tile.row(0)[x];
+        counts[0].both += undefined;
         for (int64_t k = 1; k < s_.channels; ++k) {
           if (roles[k] != Role::kForeground) continue;
           int32_t area = 0, both = 0;
@@ -100,6 +103,10 @@ class SaliencyLossCpu {
 
   // Between the passes, for each image.
   void assign_roles(int64_t image) {
+    int64_t undefined = 0;
+    for (int64_t task = image * chunks_; task < (image + 1) * chunks_; ++task) {
+      undefined += counts_[task * s_.channels].both;
+    }
     for (int64_t k = 1; adaptive_ && k < s_.channels; ++k) {
       Role& role = roles_[image * s_.channels + k];
       if (role != Role::kForeground) continue;
@@ -108,7 +115,7 @@ class SaliencyLossCpu {
         area += counts_[task * s_.channels + k].area;
         both += counts_[task * s_.channels + k].both;
       }
-      if (!is_salient(area, both, s_.pixels(), tau_)) role = Role::kBackground;
+      if (undefined > 0 || !is_salient(area, both, s_.pixels(), tau_)) role = Role::kBackground;
     }
   }
 
@@ -185,8 +192,10 @@ class SaliencyLossCpu {
   const Outputs out_;
   const int64_t chunks_;
   const NearestMap<Real> saliency_;
-  std::vector<Role> roles_;    // [B, K]
-  std::vector<Count> counts_;  // [tasks, K]; for the background: tiles with invalid saliency
+  std::vector<Role> roles_;  // [B, K]
+  // [tasks, K]; for the background: tiles with invalid saliency, and pixels whose probabilities are
+  // NaN. These make every ratio NaN, which is not above tau.
+  std::vector<Count> counts_;
   std::vector<double> losses_;
 };
 

@@ -8,13 +8,19 @@
 
 namespace wsss::cuda {
 
-// The weight of source cell `from` in pixel `to` of the result.
+// Whether pixel `to` of the result reads source cell `from`, and the cell's weight, which may be 0.
 template <class Real>
-__device__ __forceinline__ Real weight_of(int64_t from, int64_t to, int64_t source_size,
-                                          int64_t size) {
+struct CellUse {
+  bool reads;
+  Real weight;
+};
+template <class Real>
+__device__ __forceinline__ CellUse<Real> use_of(int64_t from, int64_t to, int64_t source_size,
+                                                int64_t size) {
   const auto source = bilinear_source<Real>(to, source_size, size);
-  return (source.low == from ? 1 - source.fraction : Real(0)) +
-         (source.high == from ? source.fraction : Real(0));
+  return {source.low == from || source.high == from,
+          (source.low == from ? 1 - source.fraction : Real(0)) +
+              (source.high == from ? source.fraction : Real(0))};
 }
 struct PixelRange {
   int64_t first, last;

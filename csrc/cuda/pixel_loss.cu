@@ -13,14 +13,22 @@ template <class T, class Label>
 void run(Context& context, const PixelLossCall& call) {
   using Real = Wide<T>;
   const Stream stream = stream_of(context);
+  const PixelLossShape& s = call.shape;
+  int *label_rows = nullptr, *label_columns = nullptr;
+  if (s.downsample()) {
+    label_rows = context.allocate<int>(s.height);
+    label_columns = context.allocate<int>(s.width);
+    launch(stream, 1, 2, find_labels, s, label_rows, label_columns);
+  }
   const PixelLossInput<T, Label> in{
       call.kind,
       call.shape,
       call.options,
       static_cast<const T*>(call.logits),
       static_cast<const Label*>(call.labels),
-      call.present};
-  const PixelLossShape& s = call.shape;
+      call.present,
+      label_rows,
+      label_columns};
   const int64_t pixels = s.images * s.pixels(), logits = s.images * s.classes * s.height * s.width;
   const unsigned blocks = blocks_for(pixels), count_blocks = std::min(blocks, kMaxCountBlocks);
   Real* grad = static_cast<Real*>(call.grad);

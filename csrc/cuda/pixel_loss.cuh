@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../math/binary_term.h"
+#include "../math/nearest.h"
 #include "../math/pixel_loss.h"
 
 #include "bilinear.cuh"
@@ -23,6 +25,10 @@ struct PixelLossInput {
   const T* logits;               // [B, K, h, w]
   const Label* labels;           // [B, H, W]
   const unsigned char* present;  // [B, K] or null
+  // By row and column of the logits: the row and column of the labels; null if labels are not
+  // resized.
+  const int* label_rows;
+  const int* label_columns;
 };
 
 // The weights of background and foreground pixels, and the number of labels that are not a class.
@@ -35,9 +41,9 @@ template <class T, class Label>
 __device__ __forceinline__ int64_t label_of(const PixelLossInput<T, Label>& in, int64_t image,
                                             int64_t y, int64_t x) {
   const PixelLossShape& s = in.s;
-  if (!s.upsample) {
-    y = nearest_centre(y, s.label_height, s.height);
-    x = nearest_centre(x, s.label_width, s.width);
+  if (in.label_rows != nullptr) {
+    y = in.label_rows[y];
+    x = in.label_columns[x];
   }
   return in.labels[(image * s.label_height + y) * s.label_width + x];
 }
@@ -48,17 +54,15 @@ struct PixelLogits {
   using Real = Wide<T>;
   const T* image;  // [K, h, w]
   int64_t plane, width;
-  BilinearSource<Real> y, x;  // if not upsampled, only `low` is used
-  bool upsample;
+  BilinearSource<Real> y, x;
 
   __device__ __forceinline__ Real at(int64_t k, int64_t row, int64_t column) const {
     return static_cast<Real>(image[k * plane + row * width + column]);
   }
   __device__ __forceinline__ Real operator()(int64_t k) const {
-    if (!upsample) return at(k, y.low, x.low);
-    const Real left = interpolate(at(k, y.low, x.low), at(k, y.high, x.low), y.fraction);
-    const Real right = interpolate(at(k, y.low, x.high), at(k, y.high, x.high), y.fraction);
-    return interpolate(left, right, x.fraction);
+    return x.read([&](int64_t column) {
+      return y.read([&](int64_t row) { return at(k, row, column); });
+    });
   }
 };
 
@@ -69,14 +73,10 @@ __device__ __forceinline__ PixelLogits<T> logits_of(const PixelLossInput<T, Labe
   const PixelLossShape& s = in.s;
   const T* start = in.logits + image * s.classes * s.height * s.width;
   if (!s.upsample) {
-    return {start, s.height * s.width, s.width, {y, y, Real(0)}, {x, x, Real(0)}, false};
+    return {start, s.height * s.width, s.width, {y, y, Real(0), false}, {x, x, Real(0), false}};
   }
-  return {start,
-          s.height * s.width,
-          s.width,
-          bilinear_source<Real>(y, s.height, s.label_height),
-          bilinear_source<Real>(x, s.width, s.label_width),
-          true};
+  return {start, s.height * s.width, s.width, bilinear_source<Real>(y, s.height, s.label_height),
+          bilinear_source<Real>(x, s.width, s.label_width)};
 }
 
 // What all classes of a pixel have in common.
@@ -105,6 +105,13 @@ __device__ __forceinline__ PixelTarget<Wide<T>> target_of(
   }
   return {counts ? label : 0, static_cast<Real>(weight), static_cast<Real>(t.own - t.other),
           static_cast<Real>(t.other)};
+}
+
+// Fills label_rows and label_columns: one block of two threads, since centres are added up in
+// order.
+__global__ static void find_labels(PixelLossShape s, int* label_rows, int* label_columns) {
+  if (threadIdx.x == 0) nearest_centres(s.label_height, s.height, label_rows);
+  if (threadIdx.x == 1) nearest_centres(s.label_width, s.width, label_columns);
 }
 
 // counts [blocks, 3]: background, foreground and invalid labels; any
@@ -167,11 +174,17 @@ __device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int
     }
     const Real over = logarithm(sums.exponentials);
     *log_sum = {sums.top, over};
-    return over + t.own_more * (sums.top - z(t.own)) + t.other * below;
+    // Where a logit is -infinity, `below` is infinite, and so is the loss, whatever `own_more` is.
+    const Real behind = std::isinf(below) ? Real(0) : sums.top - z(t.own);
+    return over + t.own_more * behind + t.other * below;
   }
   for (int64_t k = 0; k < classes; ++k) {
     if (present != nullptr && !present[k]) continue;
     const Real value = z(k), target = t.other + (k == t.own ? t.own_more : Real(0));
+    if (!std::isfinite(value)) {
+      loss += binary_term_of_infinity(value, target);
+      continue;
+    }
     const Real e = exponential(value > 0 ? -value : value);
     loss += (value > 0 ? value - target * value : -target * value) + logarithm(1 + e);
   }
@@ -207,7 +220,9 @@ __global__ void compute_pixel_losses(PixelLossInput<T, Label> in, const PixelTot
     const auto t = target_of(in, *totals, image, label_of(in, image, y, x));
     const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
     LogSum<Real> log_sum{};
-    loss = static_cast<double>(t.weight * loss_of(in.kind, z, s.classes, present, t, &log_sum));
+    const Real of_pixel = loss_of(in.kind, z, s.classes, present, t, &log_sum);
+    // A pixel that is not used adds nothing, whatever its logits are.
+    loss = t.weight != 0 ? static_cast<double>(t.weight * of_pixel) : 0;
     if (log_sums != nullptr) log_sums[i] = log_sum;
     for (int64_t k = 0; grad != nullptr && k < s.classes; ++k) {
       grad[(image * s.classes + k) * plane + i % plane] =
@@ -235,9 +250,10 @@ __global__ void gather_gradient(PixelLossInput<T, Label> in, const PixelTotals* 
     double sum = 0;
     for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
       const int64_t row = rows.first + i / wide, column = columns.first + i % wide;
-      const Real share = weight_of<Real>(y, row, s.height, s.label_height) *
-                         weight_of<Real>(x, column, s.width, s.label_width);
-      if (share == 0) continue;
+      const auto of_row = use_of<Real>(y, row, s.height, s.label_height),
+                 of_column = use_of<Real>(x, column, s.width, s.label_width);
+      if (!of_row.reads || !of_column.reads) continue;
+      const Real share = of_row.weight * of_column.weight;
       const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
       const LogSum<Real> log_sum =
           log_sums[(image * s.label_height + row) * s.label_width + column];

@@ -27,11 +27,7 @@ __global__ void resize_and_activate(ResizeShape s, int64_t images, bool softmax,
     auto at = [&](int64_t y, int64_t x) {
       return static_cast<Real>(from[k * cells + y * s.width + x]);
     };
-    const Real low =
-        interpolate(at(row.low, column.low), at(row.low, column.high), column.fraction);
-    const Real high =
-        interpolate(at(row.high, column.low), at(row.high, column.high), column.fraction);
-    return interpolate(low, high, row.fraction);
+    return row.read([&](int64_t y) { return column.read([&](int64_t x) { return at(y, x); }); });
   };
   if (!softmax) {
     for (int64_t k = 0; k < s.labels; ++k) {
@@ -87,9 +83,10 @@ __device__ __forceinline__ double gradient_terms(const ResizeShape& s, int64_t a
   for (int64_t i = first; i < count; i += stride) {
     const int64_t row = rows.first + i / wide, column = columns.first + i % wide,
                   pixel = row * s.out_width + column;
-    const Real share = weight_of<Real>(y, row, s.height, s.out_height) *
-                       weight_of<Real>(x, column, s.width, s.out_width);
-    if (share == 0) continue;
+    const auto of_row = use_of<Real>(y, row, s.height, s.out_height),
+               of_column = use_of<Real>(x, column, s.width, s.out_width);
+    if (!of_row.reads || !of_column.reads) continue;
+    const Real share = of_row.weight * of_column.weight;
     const Real g = static_cast<Real>(grad[plane * pixels + pixel]),
                p = static_cast<Real>(result[plane * pixels + pixel]);
     const Real slope = inner ? g - inner[plane / s.labels * pixels + pixel] : g * (1 - p);

@@ -13,7 +13,8 @@
 namespace wsss::cuda {
 
 // counts [B, K, 2]: pixels where the class' probability exceeds 1/2, and those of them that are
-// salient. For integers the order of additions does not matter.
+// salient; in place of the latter, for the background: pixels whose probabilities are NaN. For
+// integers the order of additions does not matter.
 template <class T>
 __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* saliency,
                               int* counts, int* invalid) {
@@ -26,10 +27,11 @@ __global__ void count_overlap(SaliencyShape s, const T* logits, const Wide<T>* s
   const Real salient = saliency[(image * s.saliency_height + y) * s.saliency_width + x];
   if (!(salient >= 0 && salient <= 1)) atomicAdd(invalid, 1);
   const auto sums = class_sums<T>(logits + image * s.channels * plane + at, plane, s.channels);
+  if (std::isnan(sums.exponentials)) atomicAdd(counts + 2 * image * s.channels + 1, 1);
   if (!(1 / sums.exponentials > Real(0.5))) return;  // the largest probability
   int* count = counts + 2 * (image * s.channels + sums.largest);
   atomicAdd(count, 1);
-  if (salient > Real(0.5)) atomicAdd(count + 1, 1);
+  if (sums.largest > 0 && salient > Real(0.5)) atomicAdd(count + 1, 1);
 }
 
 // roles [B, K] from counts; one thread per value. `always_background` is a mask of K bytes.
@@ -42,7 +44,8 @@ __global__ static void assign_roles(
   const bool there = k > 0 && present[image * (s.channels - 1) + k - 1];
   const bool foreground =
       there && !always_background[k] &&
-      (!adaptive || is_salient(counts[2 * i], counts[2 * i + 1], s.pixels(), tau));
+      (!adaptive || (counts[2 * image * s.channels + 1] == 0 &&
+                     is_salient(counts[2 * i], counts[2 * i + 1], s.pixels(), tau)));
   roles[i] = foreground ? Role::kForeground : there || k == 0 ? Role::kBackground : Role::kNeither;
 }
 

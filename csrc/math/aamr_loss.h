@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "binary_term.h"
 #include "scalar.h"
 
 namespace wsss {
@@ -32,8 +33,9 @@ template <class V>
 WSSS_HD AamrTerm<V> aamr_term(V log_odds, V saliency, V small, V log1p_small) {
   const V likely = 1 / (1 + small);
   const V foreground = log_odds >= V{} ? likely : small * likely;
-  return {
-      (log_odds > V{} ? log_odds : V{}) - saliency * log_odds + log1p_small, foreground - saliency};
+  const V finite = (log_odds > V{} ? log_odds : V{}) - saliency * log_odds + log1p_small;
+  return {log_odds - log_odds == V{} ? finite : binary_term_of_infinity(log_odds, saliency),
+          foreground - saliency};
 }
 
 }  // namespace wsss

@@ -12,11 +12,26 @@ struct ResizeShape {
   int64_t out_height, out_width;
 };
 
-// Pixel `i` of the result is interpolate(source[low], source[high], fraction).
+// (1 - fraction) * low + fraction * high. At fraction 0 an infinite value becomes NaN, and a NaN of
+// `high` counts, as in PyTorch.
+template <class Real>
+WSSS_HD Real interpolate(Real low, Real high, Real fraction) {
+  return (1 - fraction) * low + fraction * high;
+}
+
+// Pixel `i` of the result is interpolate(source[low], source[high], fraction), or source[low] if
+// the size stays the same.
 template <class Real>
 struct BilinearSource {
   int64_t low, high;
   Real fraction;
+  bool resized;
+
+  // at(j): the value of source pixel j.
+  template <class At>
+  WSSS_HD Real read(At at) const {
+    return resized ? interpolate(at(low), at(high), fraction) : at(low);
+  }
 };
 
 template <class Real>
@@ -26,16 +41,9 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   const Real at = centre > 0 ? centre : Real(0);
   const int64_t cell = static_cast<int64_t>(at);
   const int64_t low = cell < source_size ? cell : source_size - 1;  // rounding may reach the end
-  const Real fraction = at - static_cast<Real>(low);
-  // At fraction 0 `high` is `low`, so that a NaN does not spread when sizes are equal.
-  return {low, fraction > 0 && low + 1 < source_size ? low + 1 : low, fraction};
-}
-
-// (1 - fraction) * low + fraction * high. At fraction 0 only `low`
-// counts: 0 * infinity would be NaN.
-template <class Real>
-WSSS_HD Real interpolate(Real low, Real high, Real fraction) {
-  return fraction > 0 ? (1 - fraction) * low + fraction * high : low;
+  const bool resized = source_size != size;
+  return {
+      low, resized && low + 1 < source_size ? low + 1 : low, at - static_cast<Real>(low), resized};
 }
 
 }  // namespace wsss

@@ -1,4 +1,4 @@
-// Nearest-neighbour resizing as in PyTorch's mode "nearest".
+// Nearest-neighbour resizing: of maps as in PyTorch's mode "nearest", of labels as in Pillow.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,18 @@ WSSS_HD int64_t nearest_source(int64_t i, int64_t source_size, int64_t size) {
   // >= 0: truncation rounds down
   const int64_t at = static_cast<int64_t>(static_cast<float>(i) * scale);
   return at < source_size ? at : source_size - 1;
+}
+
+// Writes the index of the source pixel under the centre of each of `size` pixels. Where a centre
+// lies between two pixels, rounding decides; so the centres are added up one by one in double, as
+// in Pillow.
+WSSS_HD void nearest_centres(int64_t source_size, int64_t size, int32_t* to) {
+  const double step = static_cast<double>(source_size) / static_cast<double>(size);
+  double centre = 0.5 * step;
+  for (int64_t i = 0; i < size; ++i, centre += step) {
+    const int64_t at = static_cast<int64_t>(centre);
+    to[i] = static_cast<int32_t>(at < source_size ? at : source_size - 1);
+  }
 }
 
 }  // namespace wsss

@@ -16,6 +16,10 @@ struct PixelLossShape {
   // true: logits are resized to the labels' size (bilinear); false: labels to the logits' (nearest)
   bool upsample;
 
+  // Whether labels are resized.
+  WSSS_HD bool downsample() const {
+    return !upsample && (height != label_height || width != label_width);
+  }
   // The size at which the loss is computed.
   WSSS_HD int64_t rows() const { return upsample ? label_height : height; }
   WSSS_HD int64_t columns() const { return upsample ? label_width : width; }
@@ -27,13 +31,6 @@ struct PixelLossOptions {
   bool balance;
   int64_t ignore;
 };
-
-// The index of the source label under the centre of pixel `i`, as in Pillow's nearest resizing.
-WSSS_HD int64_t nearest_centre(int64_t i, int64_t source_size, int64_t size) {
-  const double step = static_cast<double>(source_size) / static_cast<double>(size);
-  const int64_t at = static_cast<int64_t>((static_cast<double>(i) + 0.5) * step);
-  return at < source_size ? at : source_size - 1;
-}
 
 // The target distribution with label smoothing: `own` for the label, `other` for every other class.
 struct SmoothedTarget {

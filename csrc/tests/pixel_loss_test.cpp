@@ -36,6 +36,14 @@ struct Result {
   bool operator==(const Result&) const = default;
 };
 
+// As Pillow: the centre of pixel i is reached step by step.
+int64_t under_centre(int64_t i, int64_t source_size, int64_t size) {
+  const double step = static_cast<double>(source_size) / static_cast<double>(size);
+  double centre = step * 0.5;
+  while (i-- > 0) centre += step;
+  return static_cast<int64_t>(centre);
+}
+
 // Computes every pixel's logits as weighted sums over all cells, and the gradient by the transpose.
 template <class Real>
 Result<double> by_definition(const Problem<Real>& p) {
@@ -63,10 +71,8 @@ Result<double> by_definition(const Problem<Real>& p) {
   for (int64_t b = 0; b < s.images; ++b) {
     for (int64_t y = 0; y < s.rows(); ++y) {
       for (int64_t x = 0; x < s.columns(); ++x) {
-        const int64_t row =
-            s.upsample ? y : static_cast<int64_t>((y + 0.5) * s.label_height / s.height);
-        const int64_t column =
-            s.upsample ? x : static_cast<int64_t>((x + 0.5) * s.label_width / s.width);
+        const int64_t row = s.upsample ? y : under_centre(y, s.label_height, s.height);
+        const int64_t column = s.upsample ? x : under_centre(x, s.label_width, s.width);
         const int64_t label = p.labels[(b * s.label_height + row) * s.label_width + column];
         if (label == p.options.ignore) continue;
         Pixel pixel{b, label, std::vector<double>(cells)};
@@ -137,8 +143,15 @@ Result<Real> on_device(const Problem<Real>& p) {
   const unsigned blocks =
       static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
-  const wsss::cuda::PixelLossInput<Real, uint8_t> in{
-      p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence()};
+  std::vector<int> label_rows(p.s.height), label_columns(p.s.width);
+  wsss::cuda::PixelLossInput<Real, uint8_t> in{
+      p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence(), nullptr, nullptr};
+  if (p.s.downsample()) {
+    in.label_rows = label_rows.data();
+    in.label_columns = label_columns.data();
+    wsss::launch(
+        {1}, {2}, [&] { wsss::cuda::find_labels(p.s, label_rows.data(), label_columns.data()); });
+  }
   std::vector<double> counts(3 * kCountBlocks), parts(blocks);
   std::vector<wsss::cuda::LogSum<Real>> log_sums(pixels);
   wsss::cuda::PixelTotals totals{};
@@ -218,6 +231,7 @@ int main() {
       for (const wsss::PixelLossShape& s :
            {wsss::PixelLossShape{2, classes, 5, 7, 5, 7, false},
             {1, classes, 3, 4, 9, 13, false},
+            {1, classes, 6, 6, 2, 8, false},  // centres on the boundaries of pixels
             {2, classes, 2, 3, 11, 70, true},
             {1, classes, 3, 4, 2, 3, true},
             {1, classes, 1, 3, 6, 1, true}}) {

@@ -300,7 +300,7 @@ WRONG = [
     ("", "must hold a mapping of arguments"),
     ("# nothing but a comment", "must hold a mapping of arguments"),
     ("command: amn run\nseed: 1", "holds arguments of `amn run`, not of `eps run`"),
-    ("format: 2\narguments: 3", "arguments must be a mapping"),
+    ("format: 3\narguments: 3", "arguments must be a mapping"),
     (b"seed: \xff", "cannot be read (not UTF-8 text)"),
     ("[" * 5000, "nested too deeply"),
 ]

@@ -79,9 +79,9 @@ def test_wrong_value_of_an_option(root, tmp_path, capfd, line, message):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("FILE", "--out: FILE is not a folder"),
-        ("FILE/x/y", "--out: FILE is not a folder, where FILE/x/y is to be created"),
-        ("/dev/full", "--out: /dev/full is not a folder"),
+        ("FILE", "out: FILE is not a directory; use another --out"),
+        ("FILE/x/y", "out: FILE is not a directory; use another --out"),
+        ("/dev/full", "out: /dev/full is not a directory; use another --out"),
         ("", "--out: is empty; give a value, or leave the option out"),
     ],
 )
@@ -100,7 +100,7 @@ def test_output_folder_that_is_none(root, capfd, command, out, message):
         ("WSSS_FAST_BACKEND", "", "is '', must be auto"),
         ("WSSS_FAST_BACKND", "native", "no such variable; did you mean WSSS_FAST_BACKEND"),
         ("WSSS_FAST_CACHE", "/dev/null", "/dev/null is not a folder"),
-        ("WSSS_FAST_DATA", "/dev/null/x", "/dev/null is not a folder, where /dev/null/x is to be"),
+        ("WSSS_FAST_DATA", "/dev/null/x", "/dev/null is not a folder"),
         ("RANK", "one", "is 'one', must be a number"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import odd_folders
 import pytest
 from layouts import COCO_CATEGORIES, COCO_LABELS, coco_id, make_coco, masked, tagged
 
@@ -87,7 +88,7 @@ def test_coco_id_lists(coco_root, tmp_path):
 WRONG_LISTS = [
     (
         "9\n\n000000000009\n",
-        r"list\.txt, line 3: id '9' is listed more than once, first at .*list\.txt, line 1",
+        r"list\.txt, line 3: id '\w+_000000000009' is listed more than once, first at .*, line 1",
     ),
     (
         "9\n42\n",
@@ -226,6 +227,88 @@ def test_damage_is_reported_in_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
+def small(root, categories, *, names=None, category_ids=(1, 2)):
+    """A COCO folder of as many tiny photos as there are category ids, one annotation each."""
+    names = names or [f"{n}.jpg" for n in range(1, len(category_ids) + 1)]
+    content = {
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names, 1)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": c} for n, c in enumerate(category_ids, 1)
+        ],
+        "categories": [
+            {"id": id, "name": name, "supercategory": "animal"} for id, name in categories
+        ],
+    }
+    (root / "annotations").mkdir(parents=True)
+    (root / INSTANCES).write_text(json.dumps(content))
+    for name in names:
+        odd_folders.photo(root / "train2014" / name.removeprefix("train2014/"))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("categories", "used", "named", "remark"),
+    [
+        ([(0, "background"), (1, "cat"), (2, "dog")], (1, 2), (["cat"], ["dog"]), "label 0 is"),
+        ([(1, "_BACKGROUND_"), (2, "cat")], (1, 2), ([], ["cat"]), "label 1 is 'cat'"),
+        ([(0, "animal"), (1, "cat"), (2, "dog")], (1, 2), (["cat"], ["dog"]), "super-category"),
+        ([(0, "animal"), (1, "cat")], (0, 1), (["animal"], ["cat"]), None),
+        ([(0, "cat"), (1, "dog")], (0, 1), (["cat"], ["dog"]), None),
+    ],
+)
+def test_categories_that_are_no_classes(tmp_path, categories, used, named, remark):
+    loaded, said = odd_folders.load(small(tmp_path, categories, category_ids=used))
+    assert tuple(odd_folders.tags(loaded).values()) == named
+    assert (remark is None and not said) or (len(said) == 1 and remark in said[0])
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([(1, "cat"), (2, "background")], "category 2: 'background' is not a class"),
+        ([(1, "cat"), (2, "cat")], "category 2: class 'cat' is listed more than once"),
+        ([(1, "cat"), (2, "Cat")], "category 2: class 'Cat' reads like 'cat' in .* category 1"),
+    ],
+)
+def test_wrong_names_of_categories(tmp_path, categories, message):
+    with pytest.raises(InputError, match=rf"instances_train2014.json, {message}"):
+        data.load(small(tmp_path, categories))
+
+
+def test_file_names_in_the_json(tmp_path):
+    names = ["train2014/x.JPG", "sub/y.png", "z a.jpeg"]
+    classes = [(1, "cat"), (2, "dog")]
+    root = small(tmp_path, classes, names=names, category_ids=(1, 2, 2))
+    (root / "train2014/x.JPG").rename(root / "train2014/x.jpg")
+    loaded = data.load(root, ids=["x", "y.png", "3"])
+    assert loaded.ids == ("x", "y", "z a")
+    assert [p.name for p in loaded.images.values()] == ["x.jpg", "y.png", "z a.jpeg"]
+    (root / "train2014/x.jpg").rename(root / "train2014/X.webp")
+    with pytest.raises(
+        InputError, match=r"x.JPG: no such image \(1 of the 3 .*; there is 'X.webp'"
+    ):
+        data.load(root)
+
+
+def test_a_name_that_is_the_number_of_another_image(tmp_path):
+    root = small(tmp_path, [(1, "cat"), (2, "dog")], names=["2.jpg", "b.jpg"])
+    assert data.load(root, ids=["1", "b"]).ids == ("2", "b")
+    with pytest.raises(InputError, match="'2' is the file name of image 1, and the number of 'b'"):
+        data.load(root, ids=["2"])
+
+
+def test_photos_and_masks_of_several_folders(coco):
+    id, other = coco_id(25), coco_id(9)
+    (coco / "JPEGImages/train2014").mkdir(parents=True)
+    (coco / f"train2014/{id}.jpg").rename(coco / f"JPEGImages/train2014/{id}.jpg")
+    (coco / f"masks/train2014/{id}.png").rename(coco / f"masks/{id}.png")
+    (coco / f"saliency/train2014/{other}.png").rename(coco / f"saliency/{other}.png")
+    loaded, said = odd_folders.load(coco)
+    assert loaded.images[id].parent.parent.name == "JPEGImages"
+    assert len(loaded.masks) == len(loaded.saliencies) == 8
+    assert len(said) == 2 and all("1 of 8 images" in line for line in said)
+
+
 def test_coco_splits(coco, tmp_path):
     with pytest.raises(
         InputError,
@@ -237,7 +320,7 @@ def test_coco_splits(coco, tmp_path):
         data.load(coco, split="val")
 
 
-def test_every_reader_reports_a_mask_larger_than_its_image(coco, tmp_path, capfd):
+def test_a_mask_larger_than_its_image_is_not_scored(coco, tmp_path, capfd):
     loaded, id = data.load(coco), coco_id(30)
     height, width = loaded.size(id)
     write_labels(coco / "masks/train2014" / f"{id}.png", np.zeros((height + 4, width)))
@@ -248,11 +331,15 @@ def test_every_reader_reports_a_mask_larger_than_its_image(coco, tmp_path, capfd
     with pytest.raises(InputError, match=message):
         loaded.check_masks()
     for other in loaded.ids:
-        size = loaded.size(other) if other != id else (height + 4, width)
-        write_labels(tmp_path / "predictions" / f"{other}.png", np.zeros(size))
-    code = cli.run(["eval", "--data", str(coco), "--predictions", str(tmp_path / "predictions")])
-    err = capfd.readouterr().err
-    assert code == 2 and re.search(message, err) and len(err.strip().splitlines()) == 1
+        write_labels(tmp_path / "predictions" / f"{other}.png", np.zeros(loaded.size(other)))
+    out = tmp_path / "out"
+    command = ["eval", "--data", str(coco), "--predictions", str(tmp_path / "predictions")]
+    code = cli.run([*command, "--out", str(out)])
+    shown = capfd.readouterr()
+    assert code == 1 and re.search(message, shown.err) and "over 7 of 8 images" in shown.out
+    assert list(json.loads((out / "broken_masks.json").read_text())) == [id]
+    found = json.loads((out / "evaluation.json").read_text())
+    assert (found["images"], found["of_images"]) == (7, 8)
 
 
 def test_label_81_is_not_a_coco_class(coco):

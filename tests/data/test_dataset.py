@@ -150,8 +150,10 @@ def test_strict_stops_at_the_first_broken_image(damaged, tmp_path, capfd):
 
 
 def test_a_pipeline_without_the_broken_images(damaged, tmp_path, capfd):
-    """Training, maps, seeds, masks and scores of the remaining images."""
+    """Training, maps, seeds, masks and scores of the others, and one true mask is broken too."""
     root, ids = damaged
+    wrong = root / "SegmentationClass/train_00001.png"
+    write_labels(wrong, np.full((48, 48), 77))
     numbers = {"epochs": 1, "batch-size": 60, "augment.crop": 48}
     words = ["--pipeline.refine.irn.steps", "8"]
     for stage in ("cam", "amn", "refine.irn"):
@@ -163,6 +165,10 @@ def test_a_pipeline_without_the_broken_images(damaged, tmp_path, capfd):
     assert code == 1 and "20 broken images were left out" in shown.err and "amn+crf" in shown.out
     assert len(list((tmp_path / "run/masks").glob("*.png"))) == 180
     assert len(json.loads((tmp_path / "run/broken.json").read_text())) == 20
+    assert f"left out: {wrong}: label 77 is impossible" in shown.err
+    assert list(json.loads((tmp_path / "run/broken_masks.json").read_text())) == ["train_00001"]
+    stages = json.loads((tmp_path / "run/metrics.json").read_text())["stages"]
+    assert {(s["images"], s["of_images"]) for s in stages if "miou" in s} == {(179, 180)}
 
 
 def test_all_images_are_broken(shapes_root, tmp_path, capfd):

@@ -89,5 +89,5 @@ def test_classes_txt_and_labels_csv_disagree(folder):
     ):
         data.load(folder)
     (folder / "classes.txt").write_text("cup\ndish\nspoon\ncup\n")
-    with pytest.raises(InputError, match=r"classes\.txt: class 'cup' is listed more than once"):
+    with pytest.raises(InputError, match=r"txt, line 4: class 'cup' is listed more than once"):
         data.load(folder)

@@ -1,7 +1,6 @@
 """Atomic writes, also when a write fails, the disk is full, or a signal comes."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import write_labels
 from wsss_fast.engine import signals
-from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.files import atomic_write, temporary_path, write_json
 from wsss_fast.maps import ClassMaps, save_maps
 
 
@@ -52,7 +51,7 @@ def test_full_disk_during_a_write_raises_with_the_name_of_the_file(tmp_path, wri
     """/dev/full takes nothing; the writers' own errors name no file."""
     target = tmp_path / "x"
     for suffix in (".png", ".npz", ".json", ".pth"):
-        (tmp_path / f".x.{os.getpid()}.tmp{suffix}").symlink_to("/dev/full")
+        temporary_path(target.with_suffix(suffix)).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as caught:
         write(target)
     assert str(caught.value.filename).startswith(str(target))

@@ -1,10 +1,13 @@
 """Threshold curves against one evaluation per threshold."""
 
+import shutil
+
 import numpy as np
 import pytest
 from counting import miou_by_hand
 
-from wsss_fast import threshold_curve
+from wsss_fast import InputError, threshold_curve
+from wsss_fast.engine import remarks
 from wsss_fast.evaluation.curves import crf_curve
 from wsss_fast.maps import ClassMaps, label_index, load_maps, save_maps, strided_size, to_labels
 from wsss_fast.stages.crf import Crf
@@ -46,3 +49,40 @@ def test_the_crf_curve_without_pairwise_terms_is_the_plain_curve(shapes, map_fol
         map_folder, shapes, Crf(bilateral=(20.0, 13.0, 10.0)), thresholds=thresholds
     )
     assert refined.miou != plain.miou
+
+
+@pytest.mark.parametrize(
+    "thresholds", [(), (0.5, 0.2), (-0.1, 0.5), (0.5, 1.5), (0.1, float("nan"))]
+)
+def test_thresholds_that_are_not_ascending_in_0_to_1(shapes, map_folder, thresholds):
+    with pytest.raises(InputError, match=r"thresholds must be ascending in 0\.\.1, got"):
+        threshold_curve(map_folder, shapes, thresholds=thresholds)
+    with pytest.raises(InputError, match=r"thresholds must be ascending in 0\.\.1, got"):
+        crf_curve(map_folder, shapes, Crf(), thresholds=thresholds)
+
+
+def rewrite(folder, shapes, keys_of):
+    """The same scores under other keys, for the first image."""
+    id = shapes.ids[0]
+    keys = np.array(keys_of(load_maps(folder, id).keys))
+    zeros = np.zeros((len(keys), *strided_size(*shapes.size(id))))
+    save_maps(folder, id, ClassMaps(keys, zeros, np.zeros((len(keys), *shapes.size(id)))))
+
+
+@pytest.mark.parametrize("label", [9, 25])
+def test_maps_of_a_class_that_the_data_set_does_not_have(shapes, map_folder, tmp_path, label):
+    folder = shutil.copytree(map_folder, tmp_path / "maps")
+    rewrite(folder, shapes, lambda keys: [*keys[1:], label])
+    message = rf"{shapes.ids[0]}\.npz: has maps of label {label}, but the data set has only 8"
+    with pytest.raises(InputError, match=message):
+        threshold_curve(folder, shapes, thresholds=(0.5,))
+
+
+def test_maps_of_other_classes_than_the_tags_are_counted(shapes, map_folder, tmp_path):
+    folder = shutil.copytree(map_folder, tmp_path / "maps")
+    tags = set(np.flatnonzero(shapes.tags_of(shapes.ids[0])) + 1)
+    rewrite(folder, shapes, lambda keys: [min(set(range(1, 9)) - tags)])
+    with remarks.collected():
+        threshold_curve(folder, shapes, thresholds=(0.5,))
+        found = remarks.lines()
+    assert any("classes that are not among their image's tags: 1 of 24 files" in x for x in found)

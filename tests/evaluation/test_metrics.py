@@ -6,6 +6,7 @@ from counting import miou_by_hand
 
 from wsss_fast import InputError, evaluate
 from wsss_fast.data import write_labels
+from wsss_fast.engine import remarks
 from wsss_fast.evaluation.metrics import (
     average_precision,
     confusion_matrix,
@@ -65,6 +66,43 @@ def test_seed_quality(shapes, tmp_path):
 
     quality = evaluate_seeds(write_all(tmp_path, shapes, half), shapes)
     assert quality == {"miou": 1.0, "coverage": 0.5}
+
+
+def test_results_that_say_nothing_are_remarked_on(shapes, tmp_path):
+    def everywhere(label):
+        return lambda id: np.full(shapes.size(id), label, np.uint8)
+
+    with remarks.collected():
+        evaluate(write_all(tmp_path / "p", shapes, everywhere(0)), shapes)
+        (line,) = remarks.lines()
+    assert "predictions show background only" in line
+    with remarks.collected():
+        quality = evaluate_seeds(write_all(tmp_path / "s", shapes, everywhere(255)), shapes)
+        (line,) = remarks.lines()
+    assert "seeds are 255 (unsure) everywhere" in line
+    assert np.isnan(quality["miou"]) and quality["coverage"] == 0
+    some = shapes.only(shapes.ids[:1])
+    with remarks.collected():
+        metrics = evaluate(write_all(tmp_path / "q", some, everywhere(1)), some)
+        (line,) = remarks.lines()
+    absent = [name for name, iou in metrics.iou.items() if np.isnan(iou)]
+    assert f"not in the mean IoU: {len(absent)} of 9 classes, first {absent[0]}" in line
+
+
+def test_seeds_of_another_size_than_their_image(shapes, tmp_path):
+    folder = write_all(tmp_path, shapes, lambda id: np.zeros((64, 63), np.uint8))
+    with pytest.raises(
+        InputError, match=rf"{shapes.ids[0]}.png: is 64x63 pixels .*, but its image"
+    ):
+        evaluate_seeds(folder, shapes)
+
+
+def test_predictions_of_0_and_255(shapes, tmp_path):
+    folder = write_all(tmp_path, shapes, lambda id: np.where(shapes.mask(id) > 0, 255, 0))
+    with pytest.raises(
+        InputError, match=r"has pixels of 255 .*is 255 the object\? Write the label"
+    ):
+        evaluate(folder, shapes)
 
 
 def test_average_precision():

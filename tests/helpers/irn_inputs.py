@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from wsss_fast import irn, nets
-from wsss_fast.data.images import write_labels
 from wsss_fast.maps import ClassMaps, save_maps
+from wsss_fast.readers.label_maps import write_labels
 
 
 def write_inputs(shapes, out):

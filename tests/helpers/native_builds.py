@@ -73,5 +73,5 @@ def finish(process, timeout=240):
 def without_compiler(tmp_path):
     """Environment variables with an empty PATH."""
     empty = tmp_path / "bin"
-    empty.mkdir()
+    empty.mkdir(exist_ok=True)
     return {"PATH": str(empty)}

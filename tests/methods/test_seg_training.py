@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from wsss_fast import InputError, evaluate, nets, seg
-from wsss_fast.data.images import write_labels
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.fit import _update
 from wsss_fast.engine.runtime import runtime
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.training import _step
 
 SMALL = seg.RECIPES["small"]
@@ -135,7 +135,7 @@ def test_bad_input_raises_before_anything_is_written(shapes, true_masks, tmp_pat
     for id in shapes.ids:
         write_labels(tmp_path / "large" / f"{id}.png", np.zeros((80, 80)))
     with pytest.raises(
-        InputError, match=r"large/train_\d+\.png: is \(80, 80\), but its image .* is \(64, 64\)"
+        InputError, match=r"large/train_\d+\.png: is 80x80 pixels .*, but its image .* is 64x64"
     ):
         train(shapes, out, tmp_path / "large")
     assert not out.exists()

@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from native_builds import finish, start
+from native_builds import HAS_COMPILER, finish, start
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,12 @@ def built(tmp_path_factory):
             assert fields == ["native", "True", "built at first use"]
             printed.write_text(err)
     return cache, printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def built_cache(request):
+    """The warm cache; without a compiler, None: the user's own cache."""
+    return request.getfixturevalue("built")[0] if HAS_COMPILER else None
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """The cache of native builds: cold, warm, damaged, shared, read-only; killed builds and locks."""
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
-from native_builds import ROOT, SCRIPT_WITH_COPIED_LIBRARY, finish, needs_compiler, start
+from native_builds import (
+    ROOT,
+    SCRIPT_WITH_COPIED_LIBRARY,
+    finish,
+    needs_compiler,
+    start,
+    without_compiler,
+)
 from powerless import powerless
 
 from wsss_fast import _build, _native
+from wsss_fast._native import cache as caches
 
 
 @needs_compiler
@@ -33,37 +43,132 @@ def test_warm_cache_prints_nothing(built):
     assert "wsss_fast:" not in err
 
 
+def damage(library, kind):
+    """Change a library or its manifest as an interrupted copy or a power cut would."""
+    data, manifest = library.read_bytes(), library.with_suffix(".json")
+    half = len(data) // 2
+    if kind == "no manifest":
+        manifest.unlink()
+    elif kind == "broken manifest":
+        manifest.write_text('{"size": ')
+    elif kind == "zeroed manifest":
+        manifest.write_bytes(bytes(manifest.stat().st_size))
+    elif kind == "no library":
+        library.unlink()
+    else:
+        library.write_bytes(
+            {
+                "empty": b"",
+                "cut": data[:200_000],
+                "half": data[:half],
+                "text": b"not a library",
+                "zeroed": data[: half - 4096] + bytes(8192) + data[half + 4096 :],
+                "all zero": bytes(len(data)),
+            }[kind]
+        )
+
+
 @needs_compiler
-@pytest.mark.parametrize("damage", ["cut", "zeroed", "text", "no_manifest", "broken_manifest"])
-def test_damaged_library_is_rebuilt(built, tmp_path, damage):
+@pytest.mark.parametrize("kind", ["cut", "zeroed"])
+def test_damaged_library_is_rebuilt(built, tmp_path, kind):
     """Loading a truncated library raises SIGBUS, loading one with zeroed pages SIGSEGV."""
     cache = shutil.copytree(built[0], tmp_path / "cache")
     (library,) = cache.glob("*/libwsss_fast_cpu.so")
-    data = library.read_bytes()
-    whole = _native._read_manifest(library)
-    if damage == "no_manifest":
-        library.with_suffix(".json").unlink()
-    elif damage == "broken_manifest":
-        library.with_suffix(".json").write_text('{"size": ')
-    else:
-        half = len(data) // 2
-        library.write_bytes(
-            {
-                "cut": data[:200_000],
-                "text": b"not a library",
-                "zeroed": data[: half - 4096] + bytes(8192) + data[half + 4096 :],
-            }[damage]
-        )
-    with pytest.raises(_native.Unavailable, match="damaged|missing|cannot be read"):
-        _native._read_manifest(library)
-    process = start(
-        cache,
-        SCRIPT_WITH_COPIED_LIBRARY.format(
-            library=str(next(built[0].glob("*/libwsss_fast_cpu.so")))
-        ),
+    whole = _build.read_manifest(library)
+    damage(library, kind)
+    (source,) = built[0].glob("*/libwsss_fast_cpu.so")
+    fields, err = finish(start(cache, SCRIPT_WITH_COPIED_LIBRARY.format(library=str(source))))
+    assert fields == ["native", "True", "built at first use"]
+    (line,) = (line for line in err.splitlines() if line.startswith("wsss_fast:"))
+    assert f"{library} is damaged" in line and "; building native ops (CPU)" in line
+    assert _build.read_manifest(library)["sha256"] == whole["sha256"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "half", "text", "all zero", "no library", "no manifest", "broken manifest",
+     "zeroed manifest"],
+)  # fmt: skip
+def test_damage_is_noticed_before_loading(built, tmp_path, monkeypatch, capfd, kind):
+    cache = shutil.copytree(built[0], tmp_path / "cache")
+    (library,) = cache.glob("*/libwsss_fast_cpu.so")
+    (source,) = built[0].glob("*/libwsss_fast_cpu.so")
+    damage(library, kind)
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(cache))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(
+        _build, "compile_library", lambda plan, folder: shutil.copy(source, folder / plan.library)
     )
-    assert finish(process)[0] == ["native", "True", "built at first use"]
-    assert _native._read_manifest(library)["sha256"] == whole["sha256"]
+    assert not list(caches.find_fitting("cpu"))
+    found = caches.find_or_build("cpu", lambda: _build.make_plan("cpu"))
+    assert found.path.read_bytes() == source.read_bytes() and found.build_seconds is not None
+    line = capfd.readouterr().err
+    assert re.search("is damaged: |is missing; |cannot be read: ", line) and line.count("\n") == 1
+
+
+@needs_compiler
+def test_warm_cache_needs_no_compiler(built, tmp_path):
+    """As in a container that is given the cache of another one."""
+    fields, err = finish(start(built[0], **without_compiler(tmp_path), CXX="no-such-compiler -m64"))
+    assert fields[:2] == ["native", "True"] and "RuntimeWarning" not in err
+    assert re.fullmatch("no C\\+\\+ compiler 'no-such.*; found in the cache", fields[2])
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["cpu", "torch", "machine", "source_hash", "old", None])
+def test_library_that_does_not_fit_is_not_loaded(built, tmp_path, monkeypatch, change):
+    """Code for another CPU would end the process with an illegal instruction."""
+    cache = shutil.copytree(built[0], tmp_path / "cache")
+    (library,) = cache.glob("*/libwsss_fast_cpu.so")
+    manifest = json.loads(library.with_suffix(".json").read_text())
+    if change == "old":
+        del manifest["runs_on"]
+    elif change == "source_hash":
+        manifest["source_hash"] = "0"
+    elif change:
+        manifest["runs_on"][change] += " avx4096"
+    library.with_suffix(".json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(cache))
+    assert [found.path for found in caches.find_fitting("cpu")] == ([] if change else [library])
+
+
+def test_library_for_fewer_features_fits(monkeypatch):
+    here = _build.runs_on("cpu")
+    older = here | {"cpu": " ".join(here["cpu"].split()[1:])}
+    assert caches._fits("cpu", {"runs_on": older}, here)
+    assert not caches._fits("cpu", {"runs_on": here}, older)
+    assert not caches._fits("cpu", {"runs_on": "text"}, here)
+
+
+@needs_compiler
+def test_two_processes_find_the_same_damaged_library(built, tmp_path):
+    cache = shutil.copytree(built[0], tmp_path / "cache")
+    (library,) = cache.glob("*/libwsss_fast_cpu.so")
+    library.write_bytes(bytes(library.stat().st_size))
+    (source,) = built[0].glob("*/libwsss_fast_cpu.so")
+    script = SCRIPT_WITH_COPIED_LIBRARY.format(library=str(source))
+    processes = [start(cache, script) for _ in range(2)]
+    results = [finish(p) for p in processes]
+    assert [fields[:2] for fields, _ in results] == [["native", "True"]] * 2
+    assert sum("is damaged" in err for _, err in results) == 1
+
+
+@needs_compiler
+def test_file_system_without_locks(built, tmp_path, monkeypatch):
+    def unsupported(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (source,) = built[0].glob("cpu-*/libwsss_fast_cpu.so")
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(caches.fcntl, "flock", unsupported)
+    monkeypatch.setattr(
+        _build, "compile_library", lambda plan, folder: shutil.copy(source, folder / plan.library)
+    )
+    found = caches.find_or_build("cpu", lambda: _build.make_plan("cpu"))
+    assert found.build_seconds is not None and found.path.is_file()
+    assert caches.find_or_build("cpu", lambda: _build.make_plan("cpu")).build_seconds is None
 
 
 @needs_compiler
@@ -200,7 +305,7 @@ def test_full_disk_leaves_nothing_in_the_cache(tmp_path, monkeypatch, capfd):
     with pytest.raises(
         _native.Unavailable, match=f"cannot build in {tmp_path}: .*No space left on device"
     ):
-        _native._build_into_cache(_build.make_plan("cpu"))
+        caches.find_or_build("cpu", lambda: _build.make_plan("cpu"))
     assert [p.suffix for p in tmp_path.iterdir()] == [
         ".lock"
     ] and "failed" in capfd.readouterr().err
@@ -213,7 +318,7 @@ def test_user_without_home_directory(monkeypatch):
     for name in ("WSSS_FAST_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", homeless)
-    assert _native._cache_folders() == [_native._temporary_cache()]
+    assert caches.cache_folders() == [caches.temporary_cache()]
 
 
 def test_import_does_not_build(tmp_path):

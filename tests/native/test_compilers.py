@@ -12,6 +12,7 @@ import torch
 from native_builds import ROOT, finish, needs_compiler, start, without_compiler
 
 from wsss_fast import _build, _native
+from wsss_fast._native import libraries
 
 
 @needs_compiler
@@ -76,9 +77,9 @@ def fake_toolkit(folder, release, *, files=("include/cuda_runtime.h", "lib64/lib
 def test_unsuitable_toolkit_raises(tmp_path, monkeypatch, release, files, message):
     monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path, release, files=files)))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(_native, "_capabilities", lambda: [(9, 0)])
+    monkeypatch.setattr(libraries, "capabilities", lambda: [(9, 0)])
     with pytest.raises(_native.Unavailable, match=message):
-        _native._plan("cuda")
+        _native._library("cuda")
 
 
 @needs_compiler
@@ -219,6 +220,40 @@ def test_cxx_with_launcher_and_flags(tmp_path, monkeypatch):
             _build.make_plan("cpu")
 
 
+@needs_compiler
+def test_odd_values_of_cxx(tmp_path, monkeypatch):
+    """Paths with spaces, relative paths, and values that name no C++ compiler."""
+    real = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    spaced = tmp_path / "my tools" / "g++"
+    spaced.parent.mkdir()
+    spaced.symlink_to(real)
+    (tmp_path / "ccache").symlink_to(real)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    for cxx, words in (
+        (f"{spaced}", (str(spaced),)),
+        (f"{spaced} -m64 -DX='a b'", (str(spaced), "-m64", "-DX=a b")),
+        (f"  '{spaced}'  -m64 ", (str(spaced), "-m64")),
+        ("./my\\ tools/g++", (str(spaced),)),
+        ("   ", (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++"),)),
+    ):
+        monkeypatch.setenv("CXX", cxx)
+        assert _build.find_compiler() == words
+        assert _build.make_plan("cpu").compiler
+    for cxx, message in (
+        ("'g++", "'g++.* cannot be split into words"),
+        ("ccache", "a launcher without a compiler"),
+        ("ccache -m64", "a launcher without a compiler"),
+        ("/usr/bin/gcc", "is a C compiler: set CXX to a C\\+\\+ compiler"),
+        (str(tmp_path), "no C\\+\\+ compiler"),
+        (f"{real} -no-such-flag", "fails with exit code 1"),
+        ("false", "false --version fails with exit code 1"),
+    ):
+        monkeypatch.setenv("CXX", cxx)
+        with pytest.raises(_native.Unavailable, match=message):
+            _build.make_plan("cpu")
+
+
 def test_requested_reference_backend_prints_nothing(tmp_path):
     (backend, right, why), err = finish(start(tmp_path, WSSS_FAST_BACKEND="reference"))
     assert (backend, right, why) == ("reference", "True", "WSSS_FAST_BACKEND=reference")
@@ -235,7 +270,7 @@ def test_unknown_backend_raises(tmp_path):
 
 
 def test_check_sources_without_nvcc(monkeypatch, tmp_path):
-    monkeypatch.setattr(_build, "find_nvcc", lambda: None)
+    monkeypatch.setattr(_build.ninja, "find_nvcc", lambda: None)
     with pytest.raises(_native.Unavailable, match="nvcc is missing"):
         _build.compile_objects("cuda", _build.list_sources("cuda"), tmp_path, ("90",))
 

@@ -12,11 +12,12 @@ import torch
 from native_builds import ROOT, finish, needs_compiler, start, without_compiler
 
 from wsss_fast import _build, _native
+from wsss_fast._native import libraries
 
 
 def fake_wheel(folder, monkeypatch, **manifests):
     """Files in place of libraries, with manifests as of a build from these sources."""
-    monkeypatch.setattr(_native, "LIBRARIES", folder)
+    monkeypatch.setattr(libraries, "LIBRARIES", folder)
     folder.mkdir(exist_ok=True)
     for name, changes in manifests.items():
         library = folder / f"lib{name}.so"
@@ -35,14 +36,14 @@ def fake_wheel(folder, monkeypatch, **manifests):
 )
 def test_fastest_supported_library_is_chosen(tmp_path, monkeypatch, capability, chosen):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(_native, "LIBRARIES", tmp_path)
-    assert _native.installed_library("cpu") is None
+    monkeypatch.setattr(libraries, "LIBRARIES", tmp_path)
+    assert libraries.installed_library("cpu") is None
     fake_wheel(tmp_path, monkeypatch, wsss_fast_cpu_avx512={}, wsss_fast_cpu_avx2={})
     if chosen:
-        assert _native.installed_library("cpu")[0] == tmp_path / f"libwsss_fast_cpu_{chosen}.so"
+        assert libraries.installed_library("cpu")[0] == tmp_path / f"libwsss_fast_cpu_{chosen}.so"
     else:
         with pytest.raises(_native.Unavailable, match="do not run on this CPU"):
-            _native.installed_library("cpu")
+            libraries.installed_library("cpu")
 
 
 @needs_compiler
@@ -53,10 +54,10 @@ def test_stale_or_damaged_installed_library_raises(tmp_path, monkeypatch):
     with pytest.raises(
         _native.Unavailable, match="libwsss_fast_cpu_avx2.so was built from other sources"
     ):
-        _native.installed_library("cpu")
+        libraries.installed_library("cpu")
     (tmp_path / "libwsss_fast_cpu_avx2.so").write_bytes(b"cut")
     with pytest.raises(_native.Unavailable, match="libwsss_fast_cpu_avx2.so is damaged"):
-        _native.installed_library("cpu")
+        libraries.installed_library("cpu")
 
 
 @needs_compiler
@@ -86,13 +87,13 @@ def test_cuda_library_is_chosen_only_if_supported(
         tmp_path, monkeypatch, wsss_fast_cuda={"cuda": "13.0", "cuda_archs": "80+ptx 86 90 120"}
     )
     monkeypatch.setattr(torch.version, "cuda", torch_cuda)
-    monkeypatch.setattr(_native, "_cuda_driver", lambda: driver)
-    monkeypatch.setattr(_native, "_capabilities", lambda: cards)
+    monkeypatch.setattr(libraries, "_cuda_driver", lambda: driver)
+    monkeypatch.setattr(libraries, "capabilities", lambda: cards)
     if error is None:
-        assert _native.installed_library("cuda")[0].name == "libwsss_fast_cuda.so"
+        assert libraries.installed_library("cuda")[0].name == "libwsss_fast_cuda.so"
     else:
         with pytest.raises(_native.Unavailable, match=error):
-            _native.installed_library("cuda")
+            libraries.installed_library("cuda")
 
 
 def test_functions_missing_in_torch_are_reported_before_loading(tmp_path):
@@ -100,7 +101,7 @@ def test_functions_missing_in_torch_are_reported_before_loading(tmp_path):
     with pytest.raises(
         _native.Unavailable, match="has no aoti_torch_of_next_year, which libx.so needs"
     ):
-        _native._open(tmp_path / "libx.so", manifest)
+        libraries.open_library(tmp_path / "libx.so", manifest)
 
 
 def install(tmp_path, **settings):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wsss_fast import InputError, nets
+from wsss_fast import InputError, RunError, nets
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +144,55 @@ def test_errors_of_weights_list_what_is_wrong(small_cam, tmp_path):
         nets.load_weights(small_cam, tmp_path / "pickle.pth")
     with pytest.raises(InputError, match="backbone: got 'resnet51'"):
         nets.cam_resnet50(4, backbone="resnet51")
+
+
+def test_weights_of_another_network_are_recognised(small_cam, tmp_path):
+    def message(net, state, **options):
+        with pytest.raises(InputError) as raised:
+            nets.load_weights(net, state, **options)
+        return str(raised.value)
+
+    small = small_cam.state_dict()
+    text = message(nets.cam_resnet50(4), small)
+    assert text.endswith(
+        "do not fit CamNet (their backbone is small, not resnet50: "
+        "use --backbone small, or weights of resnet50)"
+    )
+    assert "backbone is resnet50, not small: use --backbone resnet50" in message(
+        nets.cam_resnet50(4, backbone="small"), nets.cam_resnet50(4).state_dict()
+    )
+    assert "needs (5, 96, 1, 1): they are for 4 classes, not 5" in message(
+        nets.cam_resnet50(5, backbone="small"), small
+    )
+    amn = nets.amn_resnet50(4, backbone="small").state_dict()
+    assert "they are of an AMN, not of a classifier; missing: head.weight" in message(
+        nets.cam_resnet50(4, backbone="small"), amn, complete=True
+    )
+    assert "they are of a backbone alone; missing: head.weight" in message(
+        nets.cam_resnet50(4, backbone="small"), small_cam.backbone.state_dict(), complete=True
+    )
+    with torch.device("meta"):
+        deep = nets.cam_resnet50(4).backbone.state_dict()
+    shallow = {
+        k: torch.zeros(v.shape) for k, v in deep.items() if not k.startswith(("layer3.5", "fc"))
+    }
+    assert "ResNet" not in message(nets.cam_resnet50(4), shallow)  # of no known network
+    nets.save_weights(small_cam, tmp_path / "w.pth")
+    nets.check("small", tmp_path / "w.pth")
+    for backbones, backbone in (
+        (nets.BACKBONES, "resnet50"),
+        (nets.SALIENCY_BACKBONES, "resnet38"),
+    ):
+        with pytest.raises(InputError, match=f"w.pth: .*backbone is small, not {backbone}"):
+            nets.check(backbone, tmp_path / "w.pth", backbones)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    net = nets.cam_resnet50(2, backbone="small")
+    with torch.no_grad():
+        net.head.weight[0] = torch.nan
+    with pytest.raises(
+        RunError, match=r"w\.pth: not written: head\.weight has values that are NaN"
+    ):
+        nets.save_weights(net, tmp_path / "w.pth")
+    assert not list(tmp_path.iterdir())

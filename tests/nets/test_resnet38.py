@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from wsss_fast import InputError, nets
-from wsss_fast.nets.mxnet import read_params
+from wsss_fast.readers.mxnet import read_params
 
 TYPES = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8": 5, "int64": 6}
 

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from wsss_fast import cli
-from wsss_fast.data.images import read_labels, voc_palette, write_labels
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import dense_crf, unary_from_labels
+from wsss_fast.readers.label_maps import read_labels, voc_palette, write_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.crf_files import refine_files
 
@@ -113,7 +113,7 @@ BAD = {
     "no_png": ("im/a.png", "lab/a.png", "out.jpg", r"must be named \*\.png"),
     "empty": ("im", "empty", "out", "have no name in common"),
     "unsure": ("im/a.png", "unsure.png", "out.png", "every pixel is 255"),
-    "text": ("im/a.png", "text.npy", "out.png", "cannot be read as an array"),
+    "text": ("im/a.png", "text.npy", "out.png", "cannot be read as probabilities"),
     "integers": (
         "im/a.png",
         "integers.npy",
@@ -121,21 +121,21 @@ BAD = {
         r"is int64 \[3\]; must be floating-point probabilities",
     ),
     "range": ("im/a.png", "range.npy", "out.png", r"spans -1\.\.-1"),
-    "nan": ("im/a.png", "nan.npy", "out.png", r"spans nan\.\.nan"),
+    "nan": ("im/a.png", "nan.npy", "out.png", "4000 of 4000 values that are NaN"),
     "labels_last": (
         "im/a.png",
         "last.npy",
         "out.png",
         r"is 50x2 pixels .* is 40x50; it looks like \[H, W, L\]",
     ),
-    "cut_off": ("im/a.png", "cut.npy", "out.png", "cannot be read as an array"),
+    "cut_off": ("im/a.png", "cut.npy", "out.png", "cannot be read as probabilities"),
     "archive": (
         "im/a.png",
         "archive.npy",
         "out.png",
-        "is an archive; must be floating-point probabilities",
+        r"it is an archive \(\.npz\) of a",
     ),
-    "zip_cut_off": ("im/a.png", "zip.npy", "out.png", "cannot be read as an array"),
+    "zip_cut_off": ("im/a.png", "zip.npy", "out.png", "cannot be read as probabilities"),
     "deep": ("deep.png", "lab/a.png", "out.png", "image mode I;16 is not supported"),
     "colour": ("im/a.png", "im/b.png", "out.png", "label maps are palette or 8-bit gray PNGs"),
     "mixed_in": ("im", "lab", "lab", "would mix the refined maps"),
@@ -248,3 +248,90 @@ def test_command(scene, capsys):
     assert cli.run(["crf", *folders, *options]) == 1
     assert "1 of 2 maps could not be refined" in " ".join(capsys.readouterr().err.split())
     assert sorted(p.name for p in (scene / "o").iterdir()) == ["a.npy", "a.png"]
+
+
+BOX = np.zeros((40, 50), np.uint8)
+BOX[10:30, 15:35] = 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            BOX * 255,
+            r"one known label, 0, since 255 means unsure; nothing to refine: .*--unsure None",
+        ),
+        (np.stack([BOX * 255] * 3, -1), "one known label, 0, since 255 means unsure"),
+        (np.where(BOX, 3, 255), r"one known label, 3, since 255 .* or divide the map by 255"),
+        (BOX * 0, "one known label, 0; nothing to refine"),
+        (BOX * 0 + 255, r"every pixel is 255 \(unsure\)"),
+    ],
+)
+def test_maps_with_nothing_to_refine_are_refused(scene, labels, message):
+    Image.fromarray(labels.astype(np.uint8)).save(scene / "l.png")
+    with pytest.raises(InputError, match=rf"l\.png: .*{message}"):
+        refine_files(scene / "im/a.png", scene / "l.png", scene / "out.png", crf=FEW)
+    assert not (scene / "out.png").exists()
+
+
+def test_the_cures_of_a_map_of_0_and_255_work(scene):
+    for labels, unsure, value in ((BOX * 255, None, 255), (BOX, 255, 1)):
+        Image.fromarray(labels).save(scene / "l.png")
+        refine_files(
+            scene / "im/a.png",
+            scene / "l.png",
+            scene / "out.png",
+            unsure=unsure,
+            crf=FEW,
+            overwrite=True,
+        )
+        refined = np.array(Image.open(scene / "out.png"))
+        assert set(np.unique(refined)) == {0, value} and (refined[12:28, 17:33] == value).all()
+
+
+def test_maps_of_2_and_4_bits_are_refined_as_those_of_8(scene):
+    refined = []
+    for bits in (8, 4, 2):
+        Image.fromarray(BOX * 3).save(scene / "l.png", bits=bits)
+        refine_files(
+            scene / "im/a.png", scene / "l.png", scene / f"{bits}.png", crf=FEW, unsure=None
+        )
+        refined.append(read_labels(scene / f"{bits}.png"))
+    assert set(np.unique(refined[0])) == {0, 3}
+    assert np.array_equal(refined[0], refined[1]) and np.array_equal(refined[0], refined[2])
+
+
+def test_a_folder_goes_on_after_a_map_with_nothing_to_refine(scene):
+    Image.fromarray(BOX * 255).save(scene / "lab/a.png")
+    with pytest.raises(RunError, match=r"1 of 2 maps .*a\.png: has one known label, 0"):
+        refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW)
+    assert [path.name for path in (scene / "out").iterdir()] == ["b.png"]
+
+
+def test_what_is_unusual_about_a_result_is_remarked(scene, capsys):
+    vanishing = BOX.copy()
+    vanishing[:] = 0
+    vanishing[5, 5] = 1
+    Image.fromarray(vanishing).save(scene / "l.png")
+    refine_files(scene / "im/a.png", scene / "l.png", scene / "out.png", crf=FEW)
+    assert (
+        "refined map has a single label, although its input has several" in capsys.readouterr().err
+    )
+    levels = np.arange(2000).reshape(40, 50) % 100
+    Image.fromarray(levels.astype(np.uint8)).save(scene / "l.png")
+    refine_files(scene / "im/a.png", scene / "l.png", scene / "many.png", crf=Crf(iterations=0))
+    assert "more than 64 labels: is it a picture in gray levels?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unsure", [-1, 256])
+def test_unsure_must_be_a_label(scene, unsure):
+    with pytest.raises(
+        InputError, match=rf"unsure is {unsure}; must be a label, 0\.\.255, or None"
+    ):
+        refine_files(scene / "im", scene / "lab", scene / "out", unsure=unsure)
+
+
+def test_archives_are_not_read(scene):
+    np.savez(scene / "p.npz", np.zeros((2, 40, 50)))
+    with pytest.raises(InputError, match=r"p\.npz: archives are not read; save the .* as \.npy"):
+        refine_files(scene / "im/a.png", scene / "p.npz", scene / "out.png")

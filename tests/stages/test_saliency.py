@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsss_fast import InputError, data
+from wsss_fast.engine import remarks
 from wsss_fast.maps import ClassMaps, save_maps
 from wsss_fast.stages import saliency
 
@@ -43,7 +45,7 @@ def test_black_maps(shapes, tmp_path, capsys):
     )
     assert saliency.check(dark) == 1
     err = capsys.readouterr().err
-    assert "1 of 24 maps are black" in err and shapes.ids[2] in err
+    assert "black saliency map" in err and "1 of 24 maps" in err and shapes.ids[2] in err
     with pytest.raises(InputError, match="all maps are black"):
         saliency.check(with_saliency(shapes, tmp_path / "all", objects(shapes, 0)))
     with pytest.raises(InputError, match="hold 0 and 1 only; write binary maps as 0 and 255"):
@@ -66,10 +68,10 @@ def class_maps(shapes, tmp_path):
 def test_inverted_maps_are_reported(shapes, class_maps, tmp_path, capsys):
     right = saliency.overlap(with_saliency(shapes, tmp_path / "right", objects(shapes)), class_maps)
     assert right.inside > 0.5 > right.outside and not right.inverted
-    assert "inverted" not in capsys.readouterr().err
+    assert "look inverted" not in capsys.readouterr().err
     detector = saliency.overlap(shapes, class_maps)  # with missed objects and distractors
     assert detector.inside > detector.outside and not detector.inverted
-    assert "inverted" not in capsys.readouterr().err
+    assert "look inverted" not in capsys.readouterr().err
     dark = saliency.overlap(
         with_saliency(shapes, tmp_path / "dark", lambda id: 255 - objects(shapes)(id)), class_maps
     )
@@ -109,3 +111,69 @@ def test_maps_from_colours_are_saliency_maps(shapes, tmp_path):
     assert np.nanmean(inside) > np.mean(outside) + 0.1
     notes = json.loads((tmp_path / "saliency/done.json").read_text())["notes"]
     assert notes["images_per_second"] > 0
+
+
+def test_useless_maps_are_counted(shapes, tmp_path):
+    first, second, third, fourth = shapes.ids[:4]
+    levels = {
+        first: np.full((64, 64), 255),
+        second: objects(shapes, 100)(second),
+        third: objects(shapes, 1)(third),
+        fourth: np.zeros((64, 64)),
+    }
+    some = with_saliency(shapes, tmp_path / "maps", lambda id: levels.get(id, objects(shapes)(id)))
+    with remarks.collected():
+        assert saliency.check(some) == 1
+        lines = remarks.lines()
+    for text, id in (
+        ("constant saliency map", first),
+        ("below half of the range 0 to 255 throughout", second),
+        ("of 0 and 1 only, which is nearly black", third),
+        ("black saliency map", fourth),
+    ):
+        (line,) = (line for line in lines if text in line)
+        assert "1 of 24 maps" in line and f"{id}.png" in line
+    assert len(lines) == 4
+
+
+def test_maps_that_are_all_constant_are_rejected(shapes, tmp_path):
+    white = with_saliency(shapes, tmp_path / "white", lambda id: np.full((64, 64), 255))
+    with pytest.raises(InputError, match="each map has the same level at all its pixels"):
+        saliency.check(white)
+
+
+def test_dark_maps_are_all_counted(shapes, tmp_path):
+    percent = with_saliency(shapes, tmp_path / "percent", objects(shapes, 100))
+    with remarks.collected():
+        dark = len(shapes) - saliency.check(percent)
+        lines = remarks.lines()
+    assert any(f"below half of the range 0 to 255 throughout: {dark} of 24" in x for x in lines)
+
+
+def test_turned_maps_are_remarked(shapes, tmp_path):
+    id = shapes.ids[0]
+    maps = with_saliency(shapes, tmp_path / "maps", objects(shapes))
+    Image.new("RGB", (48, 64)).save(tmp_path / "tall.png")
+    data.write_labels(maps.saliencies[id], np.arange(48 * 64).reshape(48, 64) % 256, palette=b"")
+    turned = dataclasses.replace(maps, images={**maps.images, id: tmp_path / "tall.png"})
+    with remarks.collected():
+        saliency.check(turned)
+        (line,) = remarks.lines()
+    assert "height and width are those of its photo exchanged: 1 of 24 maps" in line
+
+
+def test_files_of_other_formats_are_named(shapes, tmp_path):
+    with_saliency(shapes, tmp_path / "maps", objects(shapes))
+    id = shapes.ids[3]
+    (tmp_path / "maps" / f"{id}.png").unlink()
+    np.save(tmp_path / "maps" / f"{id}.npy", np.zeros((64, 64)))
+    lacking = data.load(shapes.root, saliency=tmp_path / "maps")
+    with pytest.raises(InputError, match=rf"no map for 1 of 24 ids.*; {id}\.npy is there, but"):
+        saliency.check(lacking)
+
+
+def test_a_broken_map_is_named(shapes, tmp_path):
+    maps = with_saliency(shapes, tmp_path / "maps", objects(shapes))
+    (tmp_path / "maps" / f"{shapes.ids[1]}.png").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{shapes.ids[1]}\.png: .* it is empty"):
+        saliency.check(maps)

@@ -27,7 +27,7 @@ namespace {
   throw std::runtime_error("wsss_fast: this torch lacks a function of the stable ABI");
 }
 
-// Runs before the constructors that register the ops. wsss_fast/_native.py has checked that torch
+// Runs before the constructors that register the ops. wsss_fast/_native has checked that torch
 // has all of the names.
 __attribute__((constructor(101))) void connect() {
   void* libraries[] = {dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD),

@@ -12,9 +12,9 @@ from wsss_fast import nets
 from wsss_fast.amn.recipe import RECIPES, Recipe
 from wsss_fast.cam.inference import MapsResult
 from wsss_fast.data import Source, opened
-from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import resize_labels
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
@@ -63,7 +63,7 @@ def infer(
     to_maps = views_to_maps(net, lambda id: read_label(folder, data, id), recipe.present_only)
     return MapsResult(
         maps_stage(
-            Path(out),
+            check_out(out),
             name,
             data,
             to_maps,
@@ -71,9 +71,10 @@ def infer(
             batch_size=recipe.infer_batch,
             runtime=runtime,
             arguments={
-                "seeds": provenance(folder),
+                "seeds": provenance(folder, label_files(data)),
                 "weights": nets.fingerprint(weights),
                 "present_only": recipe.present_only,
+                "condition_at": recipe.condition_at,
             },
         )
     )

@@ -15,16 +15,20 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
+    REFINE_STAGES,
+    SEGMENT_STAGES,
     Compute,
     Preset,
     RefineOptions,
     RunResult,
     refine_maps,
     resolve_preset,
+    run_arguments,
     segment,
-    write_run_config,
+    started,
 )
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
@@ -110,6 +114,13 @@ PRESETS = {
 }
 
 
+STAGES = (
+    *("cam", "cam/maps", "seeds", "amn", "amn/maps"),
+    *REFINE_STAGES,
+    *SEGMENT_STAGES,
+)
+
+
 def run(
     data: Source,
     out: str | Path,
@@ -120,6 +131,8 @@ def run(
     seg_weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
+    redo: str | None = None,
+    from_stage: str | None = None,
     val: Source | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -148,6 +161,9 @@ def run(
             published; without them, "small" starts from the classifier.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
+            so on, as the folders in `out` are called; stages that depend on it follow.
+        from_stage: repeat this stage and all later ones.
         val: tagged images on which the classifier's mean average precision is measured, and which
             the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
@@ -162,7 +178,7 @@ def run(
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
-    data, out = opened(data), Path(out)
+    data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
@@ -175,11 +191,12 @@ def run(
         seg.check_weights(data, backbone, numbers.seg, seg_weights)
     check_lengths(len(data), **lengths)
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
-    write_run_config(
+    arguments = run_arguments(
         out,
-        "amn run",
         data,
         unseen,
         compute,
@@ -190,6 +207,33 @@ def run(
             "until": until,
         },
     )
+    with started(out, "amn run", STAGES, arguments, redo=redo, from_stage=from_stage):
+        return _run_stages(
+            data,
+            out,
+            backbone,
+            numbers,
+            unseen,
+            compute,
+            weights=weights,
+            seg_weights=seg_weights,
+            until=until,
+        )
+
+
+def _run_stages(
+    data: Dataset,
+    out: Path,
+    backbone: str,
+    numbers: Pipeline,
+    unseen: Dataset | None,
+    compute: Compute,
+    *,
+    weights: str | Path | None,
+    seg_weights: str | Path | None,
+    until: str,
+) -> RunResult:
+    """All stages in order, their scores and the report."""
     start, seeds = _make_seeds(data, out, numbers, weights, unseen, compute)
     maps = _make_maps(data, out, numbers, start, seeds, compute)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)

@@ -14,11 +14,11 @@ from wsss_fast import nets
 from wsss_fast.amn.recipe import RECIPES, Recipe
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.engine.runtime import set_seed
 from wsss_fast.engine.samples import Batch, Samples
@@ -81,7 +81,7 @@ def train(
         net,
         _step(recipe),
         Samples(data.ids, _LoadSample(data, folder, recipe.augment), seed),
-        Path(out),
+        check_out(out),
         name,
         optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
@@ -89,7 +89,7 @@ def train(
         runtime=runtime,
         arguments={
             "data": data.fingerprint(),
-            "seeds": provenance(folder),
+            "seeds": provenance(folder, label_files(data)),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
             "recipe": training.fields_except(recipe, "present_only", "scales", "infer_batch"),

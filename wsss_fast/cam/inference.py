@@ -11,6 +11,7 @@ import torch
 from wsss_fast import nets
 from wsss_fast.cam.recipe import RECIPES, Recipe, network
 from wsss_fast.data import Source, opened
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
@@ -64,7 +65,7 @@ def infer(
     net = nets.optimize_for_inference(net, runtime)
     return MapsResult(
         maps_stage(
-            Path(out),
+            check_out(out),
             name,
             data,
             views_to_maps(net, recipe.align),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.engine import distributed
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say, track
+from wsss_fast.engine.run_folder import amend, check_out, read_notes
 from wsss_fast.engine.runtime import Runtime, set_seed
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.engine.samples import Batch, Samples
+from wsss_fast.engine.serialize import exact
 from wsss_fast.evaluation.metrics import average_precision
 from wsss_fast.stages import training
 from wsss_fast.stages.activate import same_size_batches
@@ -75,23 +78,17 @@ def train(
             "the published numbers start from ImageNet's"
         )
     held_out = None if val is None else opened(val)
-
-    batch_size = recipe.batch_size
-
-    def finish() -> dict[str, float]:
-        return {} if held_out is None else {"mean_ap": mean_ap(net, held_out, runtime, batch_size)}
-
-    return training.train(
+    out = check_out(out)
+    trained = training.train(
         net,
         _step,
         Samples(data.ids, _LoadSample(data, recipe.augment), seed),
-        Path(out),
+        out,
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
         length=recipe.length(),
         runtime=runtime,
-        finish=finish,
         arguments={
             "data": data.fingerprint(),
             "backbone": backbone,
@@ -99,6 +96,28 @@ def train(
             "recipe": training.fields_except(recipe, "scales", "align", "infer_batch"),
         },
     )
+    if held_out is None:
+        return trained
+
+    size = recipe.batch_size
+
+    def measure() -> float:
+        return mean_ap(nets.load_weights(net, trained.weights), held_out, runtime, size)
+
+    return dataclasses.replace(trained, mean_ap=_measured_once(out, name, held_out, measure))
+
+
+def _measured_once(out: Path, name: str, val: Dataset, measure: Callable[[], float]) -> float:
+    """The mean average precision on `val` in the stage's notes, measured if it is not there yet.
+
+    It is no part of the training, which another validation set does not change. Collective.
+    """
+    of = exact(val.fingerprint())
+    found = distributed.run_on_main(lambda: read_notes(out, name))
+    if found.get("mean_ap_of") != of:
+        found = {"mean_ap": measure(), "mean_ap_of": of}
+        amend(out, name, found)
+    return found["mean_ap"]
 
 
 def mean_ap(net: nn.Module, data: Dataset, runtime: Runtime, batch_size: int) -> float:

@@ -21,7 +21,8 @@ from wsss_fast.ccr.pipeline import PIPELINES, PRESETS, Pipeline, run
 from wsss_fast.ccr.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine.run_folder import read_records
+from wsss_fast.engine.run_folder import check_out, read_records
+from wsss_fast.engine.run_lock import with_exclusive_out
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.curves import threshold_curve
@@ -32,6 +33,7 @@ PARTS: tuple[Part, ...] = ("rounds", "masking", "unit", "saliency")
 _NETWORKS = ("seg-none", "seg-everywhere", "seg-aamr")
 
 
+@with_exclusive_out
 def analyse(
     data: Source,
     out: str | Path,
@@ -78,7 +80,7 @@ def analyse(
         InputError: an argument or file cannot be used, or there are no masks.
         RunError: a loss is not finite.
     """
-    data, out = opened(data), Path(out)
+    data, out = opened(data), check_out(out)
     backbone, numbers = resolve_preset(
         "ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
     )

@@ -16,6 +16,7 @@ from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.ccr.recipe import RECIPES, Recipe
 from wsss_fast.data import Source, opened
 from wsss_fast.engine import distributed
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, merge_views, resize_maps, strided_size
@@ -74,7 +75,7 @@ def infer(
 
     return MapsResult(
         maps_stage(
-            Path(out),
+            check_out(out),
             name,
             data,
             views_to_maps(PaddedBatch(net, runtime.device), data.image, recipe, rounds.extend),

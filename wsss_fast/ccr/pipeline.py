@@ -16,16 +16,20 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
+    REFINE_STAGES,
+    SEGMENT_STAGES,
     Compute,
     Preset,
     RefineOptions,
     RunResult,
     refine_maps,
     resolve_preset,
+    run_arguments,
     segment,
-    write_run_config,
+    started,
 )
 from wsss_fast.stages import saliency
 from wsss_fast.stages.crf import Crf
@@ -87,6 +91,9 @@ PRESETS = {
 }
 
 
+STAGES = ("cam", "cam/maps", "ccr/maps", *REFINE_STAGES, *SEGMENT_STAGES)
+
+
 def run(
     data: Source,
     out: str | Path,
@@ -98,6 +105,8 @@ def run(
     seg_weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
+    redo: str | None = None,
+    from_stage: str | None = None,
     val: Source | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -127,6 +136,9 @@ def run(
             without them, "small" starts from the classifier.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
+            so on, as the folders in `out` are called; stages that depend on it follow.
+        from_stage: repeat this stage and all later ones.
         val: images that the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling and augmentation.
@@ -140,7 +152,7 @@ def run(
 
     Source: Sun, Zhang and Barnes, WACV 2022.
     """
-    data, out = opened(data), Path(out)
+    data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
@@ -154,13 +166,14 @@ def run(
         seg.check_weights(data, backbone, numbers.seg.seg, seg_weights)
     check_lengths(len(data), **lengths)
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     if until == "seg" and numbers.seg.weight:
         saliency.check(data)
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
-    write_run_config(
+    arguments = run_arguments(
         out,
-        "ccr run",
         data,
         unseen,
         compute,
@@ -173,6 +186,35 @@ def run(
         },
         saliency=True,
     )
+    with started(out, "ccr run", STAGES, arguments, redo=redo, from_stage=from_stage):
+        return _run_stages(
+            data,
+            out,
+            backbone,
+            numbers,
+            unseen,
+            compute,
+            weights=weights,
+            irn_weights=irn_weights,
+            seg_weights=seg_weights,
+            until=until,
+        )
+
+
+def _run_stages(
+    data: Dataset,
+    out: Path,
+    backbone: str,
+    numbers: Pipeline,
+    unseen: Dataset | None,
+    compute: Compute,
+    *,
+    weights: str | Path | None,
+    irn_weights: str | Path | None,
+    seg_weights: str | Path | None,
+    until: str,
+) -> RunResult:
+    """All stages in order, their scores and the report."""
     classifier, maps = _make_maps(data, out, numbers, weights, unseen, compute)
     start = irn_weights or (None if backbone == "resnet38" else classifier)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)

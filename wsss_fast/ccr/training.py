@@ -18,7 +18,7 @@ from wsss_fast.data.label_folder import read_label
 from wsss_fast.data.transforms import Augment, resize_image
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.engine.samples import Batch
-from wsss_fast.maps import check_maps, load_maps
+from wsss_fast.maps import check_maps, load_maps, map_files
 from wsss_fast.stages import saliency
 from wsss_fast.stages.batch_losses import aamr
 from wsss_fast.stages.training import TrainResult
@@ -94,8 +94,8 @@ def train(
         load_sample=functools.partial(_LoadSample, maps=folder),
         loss=_extra_loss(recipe),
         arguments={
-            "maps": provenance(folder),
-            "saliency": provenance(data.saliencies[data.ids[0]].parent),
+            "maps": provenance(folder, map_files(data)),
+            "saliency": data.fingerprint(saliency=True)["saliency"],
             "refinement": numbers,
         },
     )

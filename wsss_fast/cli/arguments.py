@@ -60,6 +60,12 @@ _CONFIG_OPTION = (
     None,
     "arguments from a file: config.json of a run, or YAML or JSON; other options override it",
 )
+_REDO_OPTION = (
+    bool,
+    False,
+    "remove the results of the stage if it is finished, and repeat it; for other arguments, or "
+    "after a file was lost",
+)
 
 
 def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
@@ -70,6 +76,8 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
             configuration file.
     """
     errors, muted = io.StringIO(), io.StringIO()
+    if _value(argv, "--out") == "":
+        raise InputError("--out: is empty; name a folder ('.' is the current one)")
     function = _signature(command, argv)
     try:
         with (
@@ -124,6 +132,8 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
         check_keys(given, names, path)
         parameters = [_with_config(p, given, path) for p in parameters]
     parameters.append(_option("config", *_CONFIG_OPTION))
+    if "name" in names:  # a single stage
+        parameters.append(_option("redo", *_REDO_OPTION))
 
     def collect(**arguments: Any) -> dict[str, Any]:
         return {name: value for name, value in arguments.items() if name != "config"}
@@ -230,6 +240,8 @@ def _on_command_line(command: Command, parameter: inspect.Parameter) -> Any:
         marks.append(tyro.conf.AvoidSubcommands)
     if parameter.name in command.positional:
         marks += [tyro.conf.Positional, tyro.conf.arg(metavar=parameter.name.upper())]
+    if parameter.name == "from_stage":  # `from` is a word of Python's
+        marks.append(tyro.conf.arg(name="from"))
     if short := command.short.get(parameter.name):
         marks.append(tyro.conf.arg(aliases=[short]))
     for mark in marks:

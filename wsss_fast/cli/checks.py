@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_fast.engine import ranges
+from wsss_fast.engine.run_lock import check_out
 from wsss_fast.errors import InputError
 
 _BACKENDS = ("auto", "native", "reference")
@@ -46,8 +47,10 @@ def check_environment() -> None:
     if backend not in _BACKENDS:
         raise InputError(f"WSSS_FAST_BACKEND: is {backend!r}, must be {' or '.join(_BACKENDS)}")
     for name in ("WSSS_FAST_CACHE", "WSSS_FAST_DATA"):
-        if folder := os.environ.get(name):
-            _check_folder(name, Path(folder))
+        folder = Path(os.environ.get(name) or ".")
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"{name}: {there} is not a folder")
     for name in os.environ:
         if name.startswith("WSSS_FAST_") and name not in _VARIABLES:
             near = difflib.get_close_matches(name, _VARIABLES, 1, 0.8)
@@ -75,16 +78,4 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     out = arguments.get("out")
     if isinstance(out, Path):
         # `crf` writes one file, or a folder.
-        _check_folder("--out", out.parent if out.suffix.lower() == ".png" else out)
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    """Raise InputError where a file, not a folder, has the name of a folder or of one above it."""
-    try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        is_folder = there.is_dir()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise InputError(f"{name}: {folder}: {error.strerror}") from None
-    if not is_folder:
-        below = "" if there == folder else f", where {folder} is to be created"
-        raise InputError(f"{name}: {there} is not a folder{below}")
+        check_out(out.parent if out.suffix.lower() == ".png" else out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import OutputError, say
+from wsss_fast.engine.redo import every_stage_repeated
+from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
-_LISTED = 20  # broken images are listed one by one up to this many
+_LISTED = 20  # broken files are listed one by one up to this many
 
 
 def execute(command: Command, argv: Sequence[str]) -> int:
@@ -31,7 +34,8 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         if isinstance(arguments, int):
             return arguments
         checks.check_arguments(arguments)
-        with remarks.collected():
+        redo = "name" in arguments and arguments.pop("redo")
+        with remarks.collected(), _locked(arguments), every_stage_repeated(redo):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()
@@ -65,6 +69,12 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         )
 
 
+def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run folder, for commands with stages, before a long check of the images."""
+    has_stages = "split" in arguments and ("name" in arguments or "pipeline" in arguments)
+    return exclusive(check_out(arguments["out"])) if has_stages else contextlib.nullcontext()
+
+
 def fail(code: int, message: str, *, every: bool = False) -> int:
     """Print a message as one line, in every process or in the main one; returns the exit code."""
     say(" ".join(message.split()), every=every)
@@ -80,23 +90,29 @@ def _stopped(command: Command, error: KeyboardInterrupt) -> int:
 
 
 def _report_broken(arguments: dict[str, Any]) -> int:
-    """List the images that were left out, write `<out>/broken.json`, return the exit code."""
-    broken = {
-        id: why
-        for value in arguments.values()
-        if isinstance(value, Dataset)
-        for id, why in value.broken.items()
-    }
+    """List the images and the true masks that were left out; the exit code.
+
+    They are in `<out>/broken.json` and `<out>/broken_masks.json`.
+    """
+    data = [value for value in arguments.values() if isinstance(value, Dataset)]
+    images = {id: why for one in data for id, why in one.broken.items()}
+    masks = {id: why for one in data for id, why in one.broken_masks.items()}
+    out = arguments.get("out")
+    code = _report("broken images were left out", "broken.json", images, out)
+    return _report("broken true masks were not scored", "broken_masks.json", masks, out) or code
+
+
+def _report(text: str, file: str, broken: dict[str, str], out: Any) -> int:
+    """List what was left out, write it into the file of `out`; the exit code."""
     if not broken:
         return 0
-    out = arguments.get("out")
     if out is not None and distributed.is_main_process():
-        write_json(Path(out) / "broken.json", broken)
+        write_json(Path(out) / file, broken)
     for why in list(broken.values())[:_LISTED]:
         say(f"left out: {why}")
     more = f", {len(broken) - _LISTED} of them not listed here" if len(broken) > _LISTED else ""
-    listed = f"; all are in {Path(out) / 'broken.json'}" if out is not None else ""
-    return fail(1, f"{len(broken)} broken images were left out{more}{listed}")
+    listed = f"; all are in {Path(out) / file}" if out is not None else ""
+    return fail(1, f"{len(broken)} {text}{more}{listed}")
 
 
 def _printable(name: Any) -> str:

@@ -58,7 +58,7 @@ def _show_evaluation(found: summary.Evaluation) -> None:
     metrics, curve = found.metrics, found.curve
     at = "" if curve is None else f" at threshold {curve.best:.2f}, the best"
     table = Table(
-        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.images} images{at}",
+        title=f"mIoU {100 * metrics.miou:.2f} % over {metrics.counted()}{at}",
         title_justify="left",
     )
     for column in ("class", "IoU", "precision", "recall"):

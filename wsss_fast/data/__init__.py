@@ -11,11 +11,13 @@ from pathlib import Path
 from wsss_fast.data.coco import is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
-from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
+from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
+from wsss_fast.readers.photos import read_image
 
 Source = Dataset | str | Path
 # The first that recognises the folder reads it: labels.csv first, since the user wrote it on
@@ -62,9 +64,10 @@ def load(
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
         ids: instead of the whole split, ids or a text file with one id per line (such as
             train_aug); blank lines are skipped.
-        strict: raise for a broken image, after reading the header and the end of each file.
-            Otherwise every image is decoded; those that cannot be are left out and listed in
-            `Dataset.broken`.
+        strict: raise for a broken image, after reading the header and the end of each file, and
+            for a mask that cannot be used, when masks are read. Otherwise every image is decoded;
+            those that cannot be are left out and listed in `Dataset.broken`, such masks in
+            `Dataset.broken_masks`.
 
     Returns:
         The data set.
@@ -87,12 +90,25 @@ def load(
     if load_layout is None:
         raise InputError(
             f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 has "
-            "train2014/ or val2014/, any other folder of images needs a labels.csv"
+            f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
-    loaded = load_layout(root, split, id_source, Path(saliency) if saliency is not None else None)
+    maps = Path(saliency) if saliency is not None else None
+    with remarks.collected():
+        loaded = load_layout(root, split, id_source, maps)
     loaded.source = _source(path_or_name, split, saliency, ids, strict)
+    loaded.strict = strict
     return loaded.check() if strict else loaded.without_broken()
+
+
+def _instead(root: Path) -> str:
+    """What a folder without a layout has instead, for the message."""
+    for path in sorted(root.iterdir()):
+        if path.name.lower() in ("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv"):
+            return f"; there is {path.name}"
+        if path.is_dir() and any(recognises(path) for recognises, _ in _LAYOUTS):
+            return f"; {path} has one"
+    return ""
 
 
 def _source(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsss_fast.data.class_names import check_classes, is_background
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import check_classes, check_id, read_ids, read_text, saliency_folder
+from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.names import Folders, KnownIds, check_id, is_image
+from wsss_fast.data.text import read_text
+from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 
 _SPLITS = {"train": "train2014", "val": "val2014"}
 _PHOTO_PARENTS = ("", "JPEGImages", "images")
 _JSON_PARENTS = ("annotations", "")
 _MASK_PARENTS = ("masks", "SegmentationClass")
-_NUMBER = re.compile(r"(?:COCO_(train2014|val2014)_)?(\d+)")
+_NUMBER = re.compile(r"(?:COCO_(train2014|val2014)_)?([0-9]{1,18})")
 # The fields of JSON objects that are kept: most of a file of hundreds of megabytes is polygons.
 _KEPT_FIELDS = (
     "id",
@@ -26,6 +30,7 @@ _KEPT_FIELDS = (
     "image_id",
     "category_id",
     "name",
+    "supercategory",
     "images",
     "annotations",
     "categories",
@@ -34,7 +39,7 @@ _KEPT_FIELDS = (
 
 def is_coco(root: Path) -> bool:
     """Whether `root` has the COCO14 layout."""
-    return any(_photo_folder(root, folder) is not None for folder in _SPLITS.values())
+    return any(_photo_folders(root, folder) for folder in _SPLITS.values())
 
 
 def load_coco(
@@ -45,8 +50,10 @@ def load_coco(
     Photos may also be below JPEGImages/ or images/. The id of an image is the name of its file
     without extension (COCO_train2014_000000000009), so ids of train and val never collide. Labels
     1..C follow the category ids in ascending order: COCO's 80 categories have ids up to 90, with
-    gaps, and public 81-class masks number them so. Every annotation tags its image, crowds too.
-    Images without an annotation stay, without tags, as in the public lists.
+    gaps, and public 81-class masks number them so. A category of the lowest id that means the
+    background, or is only the super-category of others, is not counted, with a remark. Every
+    annotation tags its image, crowds too. Images without an annotation stay, without tags, as in
+    the public lists.
 
     Args:
         root: the folder that holds train2014 and val2014.
@@ -67,44 +74,83 @@ def load_coco(
             f"got split {split!r}"
         )
     folder = _SPLITS[split]
-    photos = _photo_folder(root, folder)
-    if photos is None:
+    photos = Folders(*_photo_folders(root, folder))
+    if not photos.folders:
         raise InputError(f"data: {root} has no folder {folder} for split {split!r}")
     candidates = [root / parent / f"instances_{folder}.json" for parent in _JSON_PARENTS]
     path = next((p for p in candidates if p.is_file()), None)
     if path is None:
         raise InputError(f"{candidates[0]}: no such file; image tags are read from it")
-    classes, names, tags_by_number = _read_instances(path)
+    classes, files, tags_by_number = _read_instances(path, folder)
+    names = {number: Path(file).stem for number, file in files.items()}
     numbers = sorted(names) if ids is None else _image_numbers(ids, names, path, folder)
-    images = {names[n]: photos / f"{names[n]}.jpg" for n in numbers}
-    present = {p.name for p in photos.iterdir()}
-    missing = [p for p in images.values() if p.name not in present]
-    if missing:
-        raise InputError(
-            f"{missing[0]}: no such image ({len(missing)} of the {len(images)} listed by "
-            f"{path if ids is None else 'ids'} are missing)"
-        )
-    number_of_id = dict(zip(images, numbers, strict=True))
+    source = path if ids is None else "ids"
+    number_of_id = {names[n]: n for n in numbers}
+    numbers_of_all = {name: n for n, name in names.items()}
+
+    def png_names(id: str, place: Path) -> list[str]:
+        """The PNG of an image is named like it or, as in public mask archives, by its number.
+
+        The number counts only in a folder of one split: it does not tell train from val.
+        """
+        plain = [f"{id}.png"]
+        return [*plain, f"{numbers_of_all[id]:012d}.png"] if place.name == folder else plain
+
+    def pngs(parents: Sequence[Path]) -> dict[str, Path]:
+        places = [place for parent in parents for place in (parent / folder, parent)]
+        return find_pngs(places, number_of_id, numbers_of_all, png_names)
+
     return Dataset(
         name=root.name,
         root=root,
         split=split if ids is None else f"{split}: {ids if isinstance(ids, Path) else 'ids'}",
         classes=classes,
-        ids=tuple(images),
+        ids=tuple(number_of_id),
         tags=np.stack([tags_by_number[n] for n in numbers]),
-        images=images,
-        masks=_find_pngs([root / p for p in _MASK_PARENTS], folder, number_of_id),
-        saliencies=_find_pngs([saliency_folder(root, saliency)], folder, number_of_id),
+        images=_find_photos(photos, {names[n]: files[n] for n in numbers}, source),
+        masks=pngs([root / p for p in _MASK_PARENTS]),
+        saliencies=pngs([saliency_folder(root, saliency)]),
     )
 
 
-def _photo_folder(root: Path, folder: str) -> Path | None:
+def _photo_folders(root: Path, folder: str) -> list[Path]:
     candidates = (root / parent / folder for parent in _PHOTO_PARENTS)
-    return next((p for p in candidates if p.is_dir()), None)
+    return [p for p in candidates if p.is_dir()]
 
 
-def _read_instances(path: Path) -> tuple[tuple[str, ...], dict[int, str], dict[int, np.ndarray]]:
-    """Class names, image number -> id, and image number -> tags, uint8 [C]."""
+def _find_photos(photos: Folders, files: Mapping[str, str], source: Path | str) -> dict[str, Path]:
+    """The photo of each id.
+
+    Raises:
+        InputError: photos are missing; with the first one and their number.
+    """
+    deeper: dict[Path, Folders] = {}
+    images, missing = {}, []
+    for id, file in files.items():
+        parent, name = Path(file).parent, Path(file).name
+        where = photos
+        if parent != Path():
+            if parent not in deeper:
+                deeper[parent] = Folders(*(folder / parent for folder in photos.folders))
+            where = deeper[parent]
+        found = where.find(name)
+        if found is not None:
+            images[id] = found
+        else:
+            missing.append((file, where.near(name)))
+    if missing:
+        file, near = missing[0]
+        raise InputError(
+            f"{photos.folders[0] / file}: no such image ({len(missing)} of the {len(files)} listed "
+            f"by {source} are missing){near}"
+        )
+    return images
+
+
+def _read_instances(
+    path: Path, folder: str
+) -> tuple[tuple[str, ...], dict[int, str], dict[int, np.ndarray]]:
+    """Class names, image number -> file below `folder`, and image number -> tags, uint8 [C]."""
     try:
         content = json.loads(
             read_text(path),
@@ -115,36 +161,79 @@ def _read_instances(path: Path) -> tuple[tuple[str, ...], dict[int, str], dict[i
     images = _items(path, content, "images", {"id": int, "file_name": str})
     annotations = _items(path, content, "annotations", {"image_id": int, "category_id": int})
     categories = _items(path, content, "categories", {"id": int, "name": str})
-    categories.sort(key=lambda category: category["id"])
-    classes = check_classes([c["name"] for c in categories], path)
-    column = {c["id"]: k for k, c in enumerate(categories)}
-    if len(column) != len(categories):
+    known = {c["id"] for c in categories}
+    if len(known) != len(categories):
         raise InputError(f"{path}: two categories have the same id")
-    names: dict[int, str] = {}
-    for image in images:
-        name = image["file_name"]
-        check_id(Path(name).stem, f"{path}, image {image['id']}")
-        if not name.endswith(".jpg") or "/" in name:
-            raise InputError(
-                f"{path}: image {image['id']} has file name {name!r}; "
-                "expected a plain name that ends in .jpg"
-            )
-        if image["id"] in names:
-            raise InputError(f"{path}: image {image['id']} is listed more than once")
-        names[image["id"]] = name.removesuffix(".jpg")
-    if len(set(names.values())) != len(names):
-        raise InputError(f"{path}: two images have the same file name")
-    tags = {number: np.zeros(len(classes), np.uint8) for number in names}
+    categories = _without_background(categories, {a["category_id"] for a in annotations}, path)
+    places = [f"{path}, category {c['id']}" for c in categories]
+    classes = check_classes([c["name"] for c in categories], path, places)
+    column = {c["id"]: k for k, c in enumerate(categories)}
+    files = _files(images, path, folder)
+    tags = {number: np.zeros(len(classes), np.uint8) for number in files}
     for annotation in annotations:
         number, category = annotation["image_id"], annotation["category_id"]
-        if number not in tags or category not in column:
+        if number not in tags or category not in known:
             unknown = f"image {number}" if number not in tags else f"category {category}"
             raise InputError(
                 f"{path}: annotation {annotation.get('id')} refers to {unknown}, "
                 "which is not in the file"
             )
-        tags[number][column[category]] = 1
-    return classes, names, tags
+        if category in column:
+            tags[number][column[category]] = 1
+    return classes, files, tags
+
+
+def _without_background(
+    categories: list[dict[str, Any]], used: set[int], path: Path
+) -> list[dict[str, Any]]:
+    """Categories in the order of their ids, without a first one that is no class.
+
+    That is the background, or the super-category of others that some programs write with id 0.
+    """
+    categories = sorted(categories, key=lambda category: category["id"])
+    first, rest = categories[0], categories[1:]
+    above = {c.get("supercategory") for c in rest}
+    if rest and is_background(first["name"]):
+        why = "since label 0 is background"
+    elif rest and first["id"] == 0 and first["id"] not in used and first["name"] in above:
+        why = "since it is only the super-category of others"
+    else:
+        return categories
+    remarks.add(
+        f"category {first['id']}, {first['name']!r}, is not counted as a class, {why}; "
+        f"label 1 is {rest[0]['name']!r}",
+        path,
+    )
+    return rest
+
+
+def _files(images: list[dict[str, Any]], path: Path, folder: str) -> dict[int, str]:
+    """Image number -> its file below the folder of photos.
+
+    Raises:
+        InputError: a file name is no image below that folder, or an image is listed twice.
+    """
+    files: dict[int, str] = {}
+    number_of: dict[str, int] = {}
+    for image in images:
+        number, name = image["id"], image["file_name"]
+        plain = name.replace("\\", "/").removeprefix("./").removeprefix(f"{folder}/")
+        if not is_image(plain) or plain.startswith("/") or ".." in Path(plain).parts:
+            raise InputError(
+                f"{path}: image {number} has file name {name!r}; expected the name of an image "
+                f"in {folder}, such as 000001.jpg"
+            )
+        id = Path(plain).stem
+        check_id(id, f"{path}, image {number}")
+        if number in files:
+            raise InputError(f"{path}: image {number} is listed more than once")
+        if id in number_of:
+            raise InputError(
+                f"{path}: two images have the same file name: {number_of[id]} and {number} are "
+                f"both {id!r}"
+            )
+        files[number], number_of[id] = plain, number
+    return files
 
 
 def _items(path: Path, content: Any, part: str, keys: dict[str, type]) -> list[dict[str, Any]]:
@@ -157,8 +246,10 @@ def _items(path: Path, content: Any, part: str, keys: dict[str, type]) -> list[d
         )
     for n, item in enumerate(items):
         for key, kind in keys.items():
-            if not isinstance(item, dict) or type(item.get(key)) is not kind:
-                raise InputError(f"{path}: {part}[{n}] needs {key!r} ({kind.__name__})")
+            value = item.get(key) if isinstance(item, dict) else None
+            if type(value) is not kind:
+                got = "" if value is None else f", got {value!r}"
+                raise InputError(f"{path}: {part}[{n}] needs {key!r} ({kind.__name__}){got}")
     return items
 
 
@@ -166,42 +257,29 @@ def _image_numbers(
     ids: Sequence[str] | Path, names: dict[int, str], path: Path, folder: str
 ) -> list[int]:
     """Image numbers of an id list, after a check that each is in the JSON `path` of `folder`."""
+    known = KnownIds(names.values())
+    number_of = {name: number for number, name in names.items()}
 
-    def number_of(entry: str) -> str:
-        match = _NUMBER.fullmatch(entry.removesuffix(".jpg"))
-        if match is None:
+    def find(entry: str) -> str | None:
+        by_name, match = known.find(entry), _NUMBER.fullmatch(entry)
+        by_number = names.get(int(match[2])) if match and match[1] in (None, folder) else None
+        if by_name is not None and by_number is not None and by_name != by_number:
             raise ValueError(
-                f"{entry!r} is not a COCO14 image; expected a number or COCO_{folder}_<12 digits>"
+                f"{entry!r} is the file name of image {number_of[by_name]}, and the number of "
+                f"{by_number!r}; list file names only"
+            )
+        return by_name if by_name is not None else by_number
+
+    def missing(entry: str) -> str:
+        match = _NUMBER.fullmatch(entry)
+        if match is None:
+            return (
+                f"{entry!r} is not a COCO14 image; expected a number, COCO_{folder}_<12 digits>, "
+                f"or a file name in {path}"
             )
         if match[1] not in (None, folder):
-            raise ValueError(f"{entry!r} belongs to {match[1]}, but the split is {folder}'s")
-        return str(int(match[2]))
+            return f"{entry!r} belongs to {match[1]}, but the split is {folder}'s"
+        return f"image {int(match[2])} is not in {path}; does it belong to the other split?"
 
-    listed = read_ids(ids, number_of)
-    for number, place in zip(listed.ids, listed.places, strict=True):
-        if int(number) not in names:
-            raise InputError(
-                f"{place}: image {number} is not in {path}; does it belong to the other split?"
-            )
-    return [int(number) for number in listed.ids]
-
-
-def _find_pngs(parents: Sequence[Path], folder: str, numbers: dict[str, int]) -> dict[str, Path]:
-    """PNG of each id in the first folder that exists: `parent/train2014`, or `parent` itself.
-
-    A PNG is named like its image or, as in public mask archives, by the image's number with 12
-    digits. The latter counts only in a folder of one split: the number alone does not tell train
-    from val.
-    """
-    candidates = [place for parent in parents for place in (parent / folder, parent)]
-    place = next((p for p in candidates if p.is_dir()), None)
-    if place is None:
-        return {}
-    present = {p.name for p in place.iterdir()}
-    found = {}
-    for id, number in numbers.items():
-        names = [f"{id}.png"] if place in parents else [f"{id}.png", f"{number:012d}.png"]
-        name = next((n for n in names if n in present), None)
-        if name is not None:
-            found[id] = place / name
-    return found
+    listed = read_ids(ids, known, missing, find)
+    return [number_of[id] for id in listed.ids]

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.images import (
-    check_image,
-    image_size,
-    read_image,
-    read_labels,
-    read_saliency,
-    saliency_of,
-)
-from wsss_fast.engine import distributed
+from wsss_fast.data.true_masks import MaskChecks
+from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine.content import contents_of
 from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import read_labels
+from wsss_fast.readers.photos import check_image, image_size, read_image
+from wsss_fast.readers.saliency_maps import read_saliency, saliency_of
 
 # Decoded images kept in memory: enough to decode a small set only once; a large one hardly gains.
 _CACHE_BYTES = 256 << 20
@@ -42,6 +40,10 @@ class Dataset:
         saliencies: saliency file of the ids that have one.
         broken: by id, the reason why an image of the list was left out; see `without_broken`.
         source: arguments of `data.load` that open the data set again, or None.
+        strict: whether a mask that cannot be used is an error; otherwise it is left out.
+        broken_masks: by id, the reason why a mask was left out; see `check_masks`.
+        mask_checks: what was found in masks; it and `broken_masks` are shared with the data sets
+            made from this one.
     """
 
     name: str
@@ -55,6 +57,9 @@ class Dataset:
     saliencies: dict[str, Path]
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
     source: dict[str, object] | None = None
+    strict: bool = True
+    broken_masks: dict[str, str] = dataclasses.field(default_factory=dict)
+    mask_checks: MaskChecks = dataclasses.field(default_factory=MaskChecks, repr=False)
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -132,11 +137,36 @@ class Dataset:
     def check_masks(self) -> Dataset:
         """Read every mask, so that a wrong one is found before any work.
 
+        If `strict` is false, masks that cannot be used are removed from `masks` and listed in
+        `broken_masks`: masks only score. Remarks say how many do not fit the tags of their image.
+        Masks that were checked before and did not change are not read again.
+
+        Collective: each process reads its shard of the masks.
+
         Raises:
-            InputError: as `mask`.
+            InputError: a mask cannot be used, as `mask`; if `strict` is false, none can. Or all of
+                them are without any class.
         """
-        for id in track(self.masks, "check masks"):
-            self.mask(id)
+        if not self.masks:
+            return self
+        with remarks.collected():
+            reasons = self.mask_checks.check(self.masks, self.mask, self.tags_of)
+        if not reasons:
+            return self
+        first = next(iter(reasons.values()))
+        if self.strict:
+            raise InputError(first)
+        if len(reasons) == len(self.masks):
+            raise InputError(
+                f"{self.root}: none of the {len(reasons)} true masks can be used; first: {first}"
+            )
+        if any(id not in self.broken_masks for id in reasons):
+            say(
+                f"{len(reasons)} of {len(self.masks)} true masks cannot be used and are not "
+                f"scored; first: {first}"
+            )
+        self.broken_masks.update(reasons)
+        self.masks = {id: path for id, path in self.masks.items() if id not in reasons}
         return self
 
     def only(self, ids: Sequence[str]) -> Dataset:
@@ -152,17 +182,27 @@ class Dataset:
         )
 
     def with_masks(self) -> Dataset:
-        """The same data set restricted to the ids that have a mask.
+        """The same data set restricted to the ids that have a mask, after `check_masks`.
+
+        A remark counts the ids without one. Collective.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or as `check_masks`.
         """
+        self.check_masks()
         ids = [i for i in self.ids if i in self.masks]
         if not ids:
             raise InputError(
                 f"{self.root}: no id of split {self.split!r} has a mask; nothing can be evaluated"
             )
-        return self if len(ids) == len(self) else self.only(ids)
+        if len(ids) == len(self):
+            return self
+        with remarks.collected():
+            for id in self.ids:
+                if id not in self.masks:
+                    text = "images have no true mask that can be used, and are not scored"
+                    remarks.add(text, id, unit="image", of=len(self))
+        return self.only(ids)
 
     def tags_of(self, id: str) -> np.ndarray:
         """Multi-hot tags of one image, uint8 [C]."""
@@ -219,12 +259,44 @@ class Dataset:
         """
         return saliency_of(self.saliency_levels(id))
 
-    def fingerprint(self) -> dict[str, object]:
-        """What the result of a stage depends on: folder, split, classes, number of ids and tags."""
-        return {
+    def fingerprint(self, *, saliency: bool = False, masks: bool = False) -> dict[str, object]:
+        """What a result depends on, by name; hashes are short texts.
+
+        Photos, saliency maps and masks are identified by their content, so that a copy of the data
+        set is the same.
+
+        Args:
+            saliency: include the saliency maps.
+            masks: include the masks.
+        """
+        found: dict[str, object] = {
             "root": str(self.root.resolve()),
             "split": self.split,
             "images": len(self),
-            "tags": int(self.tags.sum()),
             "classes": list(self.classes),
+            "ids": _hash(self.ids),
+            "tags": _hash([self.tags.astype(np.uint8).tobytes().hex()]),
+            "photos": self._hash_of_files(self.images),
         }
+        if saliency:
+            found["saliency"] = self._hash_of_files(self.saliencies)
+        if masks:
+            found["masks"] = self._hash_of_files(self.masks)
+        return found
+
+    def _hash_of_files(self, files: Mapping[str, Path]) -> str:
+        """Hash of id and content of each file."""
+        ids = [id for id in self.ids if id in files]
+        contents = contents_of(files[id] for id in ids)
+        return _hash(
+            part for id, content in zip(ids, contents, strict=True) for part in (id, content.hex())
+        )
+
+
+def _hash(parts: Iterable[str]) -> str:
+    """Hash of texts; each is told from its neighbours."""
+    sha = hashlib.sha256()
+    for part in parts:
+        content = part.encode(errors="surrogateescape")
+        sha.update(b"%d:%b" % (len(content), content))
+    return sha.hexdigest()[:16]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import (
+from wsss_fast.data.class_names import (
     check_classes,
-    check_id,
-    find_pngs,
+    class_list,
+    ordered,
     read_classes,
-    read_ids,
-    read_text,
-    saliency_folder,
+    unknown_class,
 )
+from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.labels_csv import read_rows
+from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.names import Folders, KnownIds, is_image
+from wsss_fast.data.text import lines_of, read_text
+from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
-
-_HEADINGS = ("class", "classes", "label", "labels", "tag", "tags")
 
 
 def is_folder(root: Path) -> bool:
@@ -37,8 +35,9 @@ def load_folder(
 
     `file` is a path below the folder (or below its images/); the id is its name without extension.
     An image without tags has nothing after the comma. Class names come from `classes.txt` (one per
-    line, in the order of the labels 1..C of the masks) where it exists, else from labels.csv, in
-    alphabetical order. Masks are in `root/masks`, if there are any.
+    line, in the order of the labels 1..C of the masks; see `read_classes`) where it exists, else
+    from labels.csv, in the order of `class_names.ordered`. Masks are in `root/masks`, if there are
+    any.
 
     Args:
         root: the folder.
@@ -52,28 +51,34 @@ def load_folder(
             twice, a class that is not in classes.txt, or an id without a line; with the file and
             line.
     """
-    path = root / "labels.csv"
-    rows = _read_rows(path)
-    named = sorted({name for _, names, _ in rows.values() for name in names})
-    fixed = root / "classes.txt"
-    classes = read_classes(fixed) if fixed.exists() else check_classes(named, path)
-    listing = _split_file(root, split) if ids is None else ids
+    path, fixed = root / "labels.csv", class_list(root)
+    given = None if fixed is None else read_classes(fixed)
+    images_of = _Images(root)
+    rows = read_rows(path, images_of.find, given)
+    known = KnownIds(rows)
+    classes = given
+    if classes is None:
+        lines = {name: row.line for row in reversed(rows.values()) for name in row.classes}
+        names = ordered(lines, path)
+        classes = check_classes(names, path, [f"{path}, line {lines[name]}" for name in names])
+    listing = _split_file(root, split, known) if ids is None else ids
+    chosen, source = tuple(rows), split
     if listing is not None:
-        listed = read_ids(listing)
-        for id, place in zip(listed.ids, listed.places, strict=True):
-            if id not in rows:
-                raise InputError(f"{place}: id {id!r} has no line in {path}")
+        listed = read_ids(listing, known, lambda id: f"id {id!r} has no line in {path}")
         chosen, source = listed.ids, split if ids is None else listed.source
-    else:
-        chosen, source = tuple(rows), split
+    column = {name: n for n, name in enumerate(classes)}
     images, tags = {}, np.zeros((len(chosen), len(classes)), np.uint8)
     for n, id in enumerate(chosen):
-        file, names, line = rows[id]
-        images[id] = _image(root, file, f"{path}, line {line}")
-        for name in names:
-            if name not in classes:
-                raise InputError(f"{path}, line {line}: class {name!r} is not in {fixed}")
-            tags[n, classes.index(name)] = 1
+        row = rows[id]
+        place = f"{path}, line {row.line}"
+        if row.path is None:
+            raise InputError(images_of.missing(row.file, place))
+        images[id] = row.path
+        for name in row.classes:
+            if name not in column:
+                assert fixed is not None
+                raise InputError(f"{place}: {unknown_class(name, classes, fixed)}")
+            tags[n, column[name]] = 1
     return Dataset(
         name=root.name,
         root=root,
@@ -82,59 +87,80 @@ def load_folder(
         ids=chosen,
         tags=tags,
         images=images,
-        masks=find_pngs(root / "masks", chosen),
-        saliencies=find_pngs(saliency_folder(root, saliency), chosen),
+        masks=find_pngs([root / "masks"], chosen, rows),
+        saliencies=find_pngs([saliency_folder(root, saliency)], chosen, rows),
     )
 
 
-def _read_rows(path: Path) -> dict[str, tuple[str, list[str], int]]:
-    """id -> (file, class names, line)."""
-    rows: dict[str, tuple[str, list[str], int]] = {}
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
-    try:
-        for row in reader:
-            cells, line = [cell.strip() for cell in row], reader.line_num
-            if not any(cells) or (
-                not rows and cells[0].lower() == "file" and cells[-1].lower() in _HEADINGS
-            ):
-                continue
-            if len(cells) != 2 or not cells[0]:
-                raise InputError(
-                    f"{path}, line {line}: expected file,class[;class...], got {','.join(row)!r}"
-                )
-            id = Path(cells[0]).stem
-            check_id(id, f"{path}, line {line}")
-            if id in rows:
-                raise InputError(
-                    f"{path}, line {line}: id {id!r} is listed more than once, "
-                    f"first on line {rows[id][2]}"
-                )
-            names = [name for name in map(str.strip, cells[1].split(";")) if name]
-            rows[id] = (cells[0], names, line)
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from None
-    if not rows:
-        raise InputError(f"{path}: lists no image")
-    return rows
+class _Images:
+    """The images of a folder and of its images/, by the paths in labels.csv."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._folders: dict[Path, Folders] = {}
+
+    def find(self, file: str) -> Path | None:
+        """The file of a path as listed; the one in images/ only if there is no other."""
+        found = [path for parent in self._parents(file) if (path := self._look(parent, file))]
+        if len(found) > 1:
+            remarks.add(
+                f"{self.root}: photos are read from here, though images/ has files of the "
+                "same name",
+                file,
+            )
+        return found[0] if found else None
+
+    def missing(self, file: str, place: str) -> str:
+        """The text of the error for a file that `find` does not find."""
+        path = Path(file)
+        if path.is_absolute() or ".." in path.parts:
+            return f"{place}: {file!r} must be a path below {self.root}"
+        name = _slashes(file).rpartition("/")[2]
+        near = next(filter(None, (self._files(p).near(name) for p in self._parents(file))), "")
+        return f"{place}: no such image {str(self.root / file)!r}{near}"
+
+    def _parents(self, file: str) -> list[Path]:
+        """The folders in which a listed file may be."""
+        relative = Path(_slashes(file)).parent
+        if relative.is_absolute() or ".." in relative.parts:
+            return []
+        return [self.root / relative, self.root / "images" / relative]
+
+    def _files(self, parent: Path) -> Folders:
+        if parent not in self._folders:
+            self._folders[parent] = Folders(parent)
+        return self._folders[parent]
+
+    def _look(self, parent: Path, file: str) -> Path | None:
+        files = self._files(parent)
+        name = _slashes(file).rpartition("/")[2]
+        found = files.find(name) if name else None
+        if found is None and name and not is_image(name):
+            found = files.find_image(name, suffix="")
+        return found
 
 
-def _split_file(root: Path, split: str) -> Path | None:
+def _slashes(file: str) -> str:
+    return file.replace("\\", "/")
+
+
+def _split_file(root: Path, split: str, known: KnownIds) -> Path | None:
     """The split's id list; None for "train" in a folder without lists: then it means all images."""
     path = root / f"{split}.txt"
-    known = sorted(p.stem for p in root.glob("*.txt") if p.name != "classes.txt")
     if path.is_file() and path.name != "classes.txt":
         return path
-    if known or split != "train":
-        raise InputError(
-            f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'train'}"
-        )
+    texts = [p for p in sorted(root.iterdir()) if p.suffix.lower() == ".txt"]
+    lists = [p for p in texts if p.name != "classes.txt" and _is_list(p, known)]
+    if lists or split != "train":
+        names = ", ".join(p.stem if p.suffix == ".txt" else p.name for p in lists) or "train"
+        raise InputError(f"{path}: no such id list; {root} has the splits: {names}")
     return None
 
 
-def _image(root: Path, file: str, place: str) -> Path:
-    if Path(file).is_absolute() or ".." in Path(file).parts:
-        raise InputError(f"{place}: {file!r} must be a path below {root}")
-    for candidate in (root / file, root / "images" / file):
-        if os.path.lexists(candidate):  # whether it can be read is checked later
-            return candidate
-    raise InputError(f"{place}: no such image {str(root / file)!r}")
+def _is_list(path: Path, known: KnownIds) -> bool:
+    """Whether a text file begins with an id of the data set, so that it is no README."""
+    try:
+        first = next((line for line in lines_of(read_text(path)) if line.strip()), None)
+        return first is not None and bool(read_ids([first], known).ids)
+    except InputError:
+        return False

@@ -1,4 +1,4 @@
-"""What the layouts share: id lists, class lists, and PNGs of listed ids.
+"""What the layouts share: id lists, and label and saliency PNGs of listed ids.
 
 Every error names the file and the line.
 """
@@ -6,13 +6,31 @@ Every error names the file and the line.
 from __future__ import annotations
 
 import dataclasses
-import unicodedata
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from wsss_fast.data.names import (
+    IMAGE_SUFFIXES,
+    Folders,
+    KnownIds,
+    check_id,
+    is_image,
+    without_suffix,
+)
+from wsss_fast.data.text import lines_of, read_text
+from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 
-MAX_CLASSES = 254  # labels are bytes: 0 is background, 255 ignore
+# First words of a column of files in the header of a CSV file.
+FILE_HEADINGS = (
+    *("file", "filename", "file_name", "file name", "filepath", "file_path", "path", "photo"),
+    *("image", "imagename", "image_name", "image name", "image_path", "imagepath", "image_id"),
+    *("img", "img_name", "img_path", "picture", "id", "ids", "name"),
+)
+_SUFFIX = "|".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_PAIR = re.compile(rf"(.+?\.(?:{_SUFFIX}))[ \t]+\S.*\.(?:{_SUFFIX})", re.IGNORECASE)
+_OF_MAIN = re.compile(r"(.*\S)[ \t]+(-1|0|1)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,36 +48,45 @@ class IdList:
     places: tuple[str, ...]
 
 
-def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -> IdList:
+def read_ids(
+    source: Sequence[str] | Path,
+    known: KnownIds,
+    missing: Callable[[str], str] = "id {!r} is not in the data set".format,
+    find: Callable[[str], str | None] | None = None,
+) -> IdList:
     """Ids from a text file with one per line, or from a sequence.
 
-    Blank lines are skipped. A line may be VOC's pair of image and mask paths: the id is the name of
-    the image.
+    Blank lines are skipped. A line is an id as a whole, spaces included. If the data set has no
+    such id, it may be quoted, the name or the path of an image file, or VOC's pair of image and
+    mask paths, whose first name counts. Nothing else on a line is skipped.
 
     Args:
         source: the file or the ids.
-        normal: entry -> id. Entries with the same id are duplicates. The text of a ValueError that
-            it raises becomes the message, together with the entry's place.
+        known: ids of the data set.
+        missing: text of the error for an id that it does not have.
+        find: entry -> id of the data set or None; default: `known.find`. The text of a ValueError
+            that it raises becomes the message, together with the entry's place.
 
     Raises:
-        InputError: no such file, not text, no id in it, an id twice, or one that is not a file
-            name.
+        InputError: no such file, not text, no id in it, an id twice, or one that the data set does
+            not have; the message says what it has instead.
     """
     if isinstance(source, Path):
-        entries = [
-            (f"{source}, line {n}", line)
-            for n, line in enumerate(read_text(source).splitlines(), 1)
-            if line.strip()
-        ]
+        lines = lines_of(read_text(source))
+        entries = [(f"{source}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
         name = str(source)
     else:
         entries, name = [(f"ids[{n}]", str(id)) for n, id in enumerate(source)], "ids"
     if not entries:
         raise InputError(f"{name}: the id list is empty")
+    find = find or known.find
     seen: dict[str, str] = {}
-    for place, entry in entries:
+    for n, (place, entry) in enumerate(entries):
+        readings = list(_readings(entry))
         try:
-            id = normal(_id_of(entry))
+            id = next(filter(None, map(find, readings)), None)
+            if id is None:
+                raise ValueError(_explain(readings, n == 0, known, missing, find))
         except ValueError as error:
             raise InputError(f"{place}: {error}") from None
         check_id(id, place)
@@ -69,62 +96,50 @@ def read_ids(source: Sequence[str] | Path, normal: Callable[[str], str] = str) -
     return IdList(tuple(seen), name, tuple(seen.values()))
 
 
-def check_id(id: str, place: str) -> None:
-    """Check that `id` can be an id: a file name that stays inside the run folder, and printable.
+def _readings(entry: str) -> Iterator[str]:
+    """What a line of an id list may mean, the most literal first."""
+    yield entry
+    bare = entry.strip()
+    yield bare
+    if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1].strip()
+        yield bare
+    pair = _PAIR.fullmatch(bare)
+    for path in (bare, pair[1]) if pair is not None else (bare,):
+        if is_image(path):
+            file = path.replace("\\", "/").rpartition("/")[2]
+            yield file
+            yield without_suffix(file)
 
-    Raises:
-        InputError: it cannot; with its place.
-    """
-    if not id or id != Path(id).name or id.startswith(".") or "\\" in id or _unprintable(id):
-        raise InputError(
-            f"{place}: {id!r} cannot be an id; ids are plain file names without extension"
+
+def _explain(
+    readings: Sequence[str],
+    is_first: bool,
+    known: KnownIds,
+    missing: Callable[[str], str],
+    find: Callable[[str], str | None],
+) -> str:
+    """Why a line of an id list is no id of the data set, and what may be meant."""
+    entry, last = readings[1], readings[-1]
+    if not last:
+        return "the id is empty"
+    of_main = _OF_MAIN.fullmatch(entry)
+    if of_main is not None and find(of_main[1]) is not None:
+        return (
+            f"{entry!r} is an id and {of_main[2]}, as in VOC's ImageSets/Main, where -1 means that "
+            "a class is absent; list only the ids that are wanted, one per line"
         )
-
-
-def _unprintable(name: str) -> bool:
-    """Whether it has a control character, or a lone surrogate, which cannot be encoded."""
-    return any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
-
-
-def _id_of(line: str) -> str:
-    """The id in a line of an id list: the line, or the stem of its first path (`/a/x.jpg`)."""
-    first = (line.split() or [""])[0]
-    return Path(first).stem if "/" in first and first.lower().endswith((".jpg", ".png")) else first
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        InputError: no such file, or it is not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable UTF-8 text ({error})") from None
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names, one per line; class c has label c + 1 in masks."""
-    lines = map(str.strip, read_text(path).splitlines())
-    return check_classes([line for line in lines if line], path)
-
-
-def check_classes(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The class names read from `path`, after a check.
-
-    Raises:
-        InputError: there are none, too many for a byte, two equal ones, or one is not printable.
-    """
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise InputError(f"{path}: needs 1 to {MAX_CLASSES} classes, has {len(names)}")
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise InputError(f"{path}: class {twice[0]!r} is listed more than once")
-    if bad := next(filter(_unprintable, names), None):
-        raise InputError(f"{path}: class {bad!r} has a character that cannot be printed")
-    return tuple(names)
+    if is_first and entry.strip("\"'").split(",")[0].casefold() in FILE_HEADINGS:
+        return f"{missing(last)}; if {entry!r} is a header, remove this line"
+    if near := known.near(last):
+        return missing(last) + near
+    if "/" in last or "\\" in last or last.startswith("."):
+        return f"{last!r} cannot be an id; ids are plain file names without extension"
+    if entry.startswith("#"):
+        return f"{missing(last)}; an id list has no comments, only one id per line"
+    if re.search(r"[,;\t]", entry):
+        return f"{missing(last)}; an id list has one id per line and no other columns"
+    return missing(last)
 
 
 def saliency_folder(root: Path, saliency: Path | None) -> Path:
@@ -136,8 +151,57 @@ def saliency_folder(root: Path, saliency: Path | None) -> Path:
     return saliency
 
 
-def find_pngs(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
-    """`<folder>/<id>.png` of the ids that have one."""
-    # One listing of the folder is faster than a stat per id.
-    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    return {id: folder / f"{id}.png" for id in ids if f"{id}.png" in present}
+def find_pngs(
+    folders: Sequence[Path],
+    ids: Iterable[str],
+    known: Iterable[str],
+    names: Callable[[str, Path], Sequence[str]] = lambda id, folder: (f"{id}.png",),
+) -> dict[str, Path]:
+    """The PNG of each id that has one, from the first of the folders that has it.
+
+    Remarks say which files come from another folder than the first that exists, and which folder
+    has no PNG of any image.
+
+    Args:
+        folders: folders to look into, those that exist.
+        ids: ids to look for.
+        known: all ids of the data set.
+        names: file names of an id in a folder, the best first.
+    """
+    found: dict[str, Path] = {}
+    ids = list(ids)
+    present = [Folders(folder) for folder in folders if folder.is_dir()]
+    for id in ids:
+        for files in present:
+            paths = (files.find(name) for name in names(id, files.folders[0]))
+            path = next(filter(None, paths), None)
+            if path is not None:
+                found[id] = path
+                break
+    used = {path.parent for path in found.values()}
+    for id, path in found.items():
+        if len(used) > 1 and path.parent != present[0].folders[0]:
+            text = f"PNGs are read from {path.parent}, since {present[0].folders[0]} has none"
+            remarks.add(text, id, unit="image", of=len(ids))
+    if not found:
+        _remark_on_unused(present, known, names)
+    return found
+
+
+def _remark_on_unused(
+    present: Sequence[Folders],
+    known: Iterable[str],
+    names: Callable[[str, Path], Sequence[str]],
+) -> None:
+    """Say so if a folder has files, but none for any image of the data set."""
+    known = list(known)
+    for files in present:
+        folder, example = files.folders[0], files.example(".png")
+        if example is None or (folder / example).is_dir():
+            continue
+        if not any(files.find(name) for id in known for name in names(id, folder)):
+            remarks.add(
+                f"no file is used, since none is named <id>.png after an image (first {example})",
+                folder,
+                unit="folder",
+            )

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss_fast.data.images import IGNORE, saliency_of
 from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE
+from wsss_fast.readers.saliency_maps import saliency_of
 
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])

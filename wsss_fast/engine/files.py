@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, for instance; always with `path` as its file name.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -32,6 +34,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a file that could not be created cannot be removed
             temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """The temporary file of `path` in this thread.
+
+    Its name is short, since that of `path` may be the longest that the file system allows.
+    """
+    stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 32 else ""
+    return path.with_name(f".{stem}.{os.getpid()}-{threading.get_ident():x}.tmp{suffix}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -90,7 +90,8 @@ def lines() -> list[str]:
 def _line(text: str, counted: _Counted) -> str:
     count = len(counted.subjects)
     number = f"{count} of {counted.of}" if counted.of is not None else f"{count}"
-    plural = "" if count == 1 and counted.of is None else "s"
+    ending = "es" if counted.unit.endswith("s") else "s"
+    plural = "" if count == 1 and counted.of is None else ending
     first = f", first {counted.first}" if count > 1 else f": {counted.first}"
     return f"remark: {text}: {number} {counted.unit}{plural}{first}"
 

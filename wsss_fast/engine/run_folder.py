@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,40 @@ import numpy as np
 import PIL
 import torch
 
-from wsss_fast.engine import distributed
-from wsss_fast.engine.files import write_json
+from wsss_fast.engine import distributed, redo
+from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.marker import FORMAT, Marker, provenance
 from wsss_fast.engine.progress import say
-from wsss_fast.engine.serialize import jsonable
+from wsss_fast.engine.run_lock import check_out, exclusive
+from wsss_fast.engine.serialize import exact, jsonable
 from wsss_fast.errors import InputError
 
-FORMAT = 2  # of done.json and config.json; raised when an older version's files cannot be read
+__all__ = [
+    "FORMAT",
+    "amend",
+    "check_name",
+    "check_out",
+    "config_of",
+    "provenance",
+    "read_records",
+    "record",
+    "read_notes",
+    "stage",
+    "versions",
+    "write_config",
+]
+
+
+# Files of a run folder and of a stage, which no folder may be called like.
+_OWN_FILES = (
+    *("config.json", "metrics.json", "report.html", "broken.json", "redo.json"),
+    *("begun.json", "done.json", "weights.pth"),
+)
+_LONGEST_NAME = 255  # bytes
+
+
+class _Begun:
+    count = 0  # stages that this process has worked on
 
 
 def versions() -> dict[str, str]:
@@ -51,6 +78,28 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
+
+
+@contextlib.contextmanager
+def config_of(out: Path, command: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Around a pipeline: `write_config`, taken back if the block is refused before it does a stage.
+
+    So config.json never has the arguments of a call that changed nothing. Args: as `write_config`.
+    """
+    path = out / "config.json"
+    before = path.read_bytes() if path.is_file() else None
+    begun = _Begun.count
+    write_config(out, command, arguments)
+    try:
+        yield
+    except InputError:
+        if distributed.is_main_process() and _Begun.count == begun:
+            if before is None:
+                path.unlink()
+            else:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(before)
+        raise
 
 
 def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
@@ -104,122 +153,126 @@ def read_records(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def stage(
-    out: Path, name: str, arguments: dict[str, Any], work: Callable[[], dict[str, Any]]
+    out: Path,
+    name: str,
+    arguments: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    *,
+    files: Sequence[str] = (),
+    remake: bool = True,
 ) -> dict[str, Any]:
     """Run `work` once: a finished stage with the same arguments is skipped. Collective.
+
+    Files of a finished stage that are missing or empty are made again: `work` makes only what is
+    not there.
 
     Args:
         out: run folder.
         name: of the stage, and of the sub-folder that holds its artefacts.
-        arguments: everything the result depends on.
+        arguments: everything the result depends on; the content of files as `provenance`.
         work: does the stage; returns notes for done.json.
+        files: names of the artefacts in the sub-folder.
+        remake: whether `work` can make single files again.
 
     Returns:
         The notes, with `seconds`; read back from done.json if the stage was already finished.
 
     Raises:
         InputError: the stage was started or finished with other arguments or by an earlier
-            version, or an argument is a callable without a name.
+            version, another process works on the run folder, the sub-folder has files of other
+            origin, files are missing that cannot be made again, or `name` leads out of the run
+            folder.
     """
-    folder, arguments = out / name, jsonable(arguments)
-    notes = distributed.run_on_main(lambda: _start(folder, name, arguments))
+    check_name(out, name)
+    with exclusive(out):
+        return _stage(Marker(out, name, exact(arguments), sorted(files)), work, remake)
+
+
+def check_name(out: Path, name: str) -> None:
+    """Raise InputError unless `name` is that of a folder below the run folder."""
+    parts = name.split("/")
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or any(p in ("", *_OWN_FILES) or p.startswith(".") for p in parts)
+        or any(len(os.fsencode(p)) > _LONGEST_NAME for p in parts)
+    ):
+        raise InputError(
+            f"name: {name!r} must be that of a folder below the run folder, such as cam or cam/maps"
+        )
+    for path in (out / name, *(out / name).parents[: len(parts) - 1]):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"name: {path} is not a directory; use another --name")
+
+
+def _stage(marker: Marker, work: Callable[[], dict[str, Any]], remake: bool) -> dict[str, Any]:
+    notes = distributed.run_on_main(lambda: _start(marker, remake))
     if notes is not None:
         return notes
     start = time.monotonic()
+    _Begun.count += 1
     try:
         notes = jsonable(work())
         distributed.all_gather_objects(None)  # every process has written its files
     except BaseException:
-        if distributed.is_main_process() and not _has_results(folder):
-            _remove_empty(folder, name)
+        if distributed.is_main_process() and not marker.has_results():
+            marker.remove_empty()
         raise
     notes["seconds"] = round(time.monotonic() - start, 2)
 
     def finish() -> dict[str, Any]:
-        write_json(folder / "done.json", {"format": FORMAT, "arguments": arguments, "notes": notes})
-        (folder / "begun.json").unlink()
+        marker.write("done.json", notes)
+        (marker.folder / "begun.json").unlink()
         return notes
 
     return distributed.run_on_main(finish)
 
 
-def _start(folder: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+def _start(marker: Marker, remake: bool) -> dict[str, Any] | None:
     """The notes of a finished stage; None after marking one that has to be done."""
+    name, folder = marker.name, marker.folder
+    redo.remove_if_repeated(marker)
     begun, done = folder / "begun.json", folder / "done.json"
-    if begun.exists() and _has_results(folder):
-        _check_marker(begun, arguments)
+    if begun.exists() and marker.has_results():
+        redo.check_or_remove(marker, begun)
     if done.exists():
-        _check_marker(done, arguments)
-        notes = json.loads(done.read_text())["notes"]
-        say(f"{name}: already finished in {folder}, skipped")
-        return notes
+        redo.check_or_remove(marker, done)
+    if done.exists():
+        missing = marker.missing()
+        if not missing:
+            say(f"{name}: already finished in {folder}, skipped")
+            return marker.read(done)["notes"]
+        if not remake:
+            raise InputError(
+                f"{folder / missing[0]}: is missing or empty, but its stage is finished; put it "
+                f"back, or {redo.cure(name, folder)}"
+            )
+        say(
+            f"{name}: {len(missing)} of {len(marker.files)} files of the finished stage are "
+            f"missing or empty and are made again, first {folder / missing[0]}"
+        )
+    elif not begun.exists():
+        marker.check_origin()
     for partial in folder.glob(".*.tmp*"):  # of a run that was killed while writing a file
         partial.unlink()
-    write_json(begun, {"format": FORMAT, "arguments": arguments})
+    for empty in marker.empty():
+        empty.unlink()
+    marker.write("begun.json")
     return None
 
 
-def _has_results(folder: Path) -> bool:
-    """Whether the folder of a stage holds more than its marker and partial files."""
-    return folder.is_dir() and any(
-        p.name != "begun.json" and not p.name.startswith(".") for p in folder.iterdir()
-    )
+def read_notes(out: Path, name: str) -> dict[str, Any]:
+    """The notes of a finished stage."""
+    return Marker.read(out / name / "done.json")["notes"]
 
 
-def _remove_empty(folder: Path, name: str) -> None:
-    """Remove a stage that left no results, and the folders above it that are empty, up to `out`."""
-    (folder / "begun.json").unlink()
-    for empty in (folder, *folder.parents[: len(Path(name).parts)]):
-        with contextlib.suppress(OSError):
-            empty.rmdir()
+def amend(out: Path, name: str, notes: dict[str, Any]) -> None:
+    """Add to the notes of a finished stage. Collective."""
 
+    def add() -> None:
+        path = out / name / "done.json"
+        found = json.loads(path.read_text())
+        write_json(path, {**found, "notes": {**found["notes"], **notes}})
 
-def provenance(folder: Path) -> str:
-    """What identifies an artefact folder: a hash of its stage's arguments, else its path.
-
-    A stage lists this among its own arguments, so that it is repeated when its inputs changed.
-    """
-    try:
-        arguments = json.loads((folder / "done.json").read_text())["arguments"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return str(folder.resolve())
-    return hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_marker(marker: Path, arguments: dict[str, Any]) -> None:
-    """Raise InputError unless the marker was written by this format with the same arguments."""
-    folder = marker.parent
-    try:
-        found = json.loads(marker.read_text())
-        earlier, written = _flat(found["arguments"]), found.get("format", 1)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{marker}: cannot be read; remove the folder {folder} to redo this stage"
-        ) from None
-    if written != FORMAT:
-        raise InputError(
-            f"{folder}: written by another version of wsss-fast (run-folder format {written}, "
-            f"this version has {FORMAT}); use another --out, or remove that folder to redo it"
-        )
-    now = _flat(arguments)
-    changed = [
-        f"{k} was {earlier.get(k)!r}, now {now.get(k)!r}"
-        for k in sorted({*earlier, *now})
-        if earlier.get(k) != now.get(k)
-    ]
-    if changed:
-        raise InputError(
-            f"{folder}: finished or started with other arguments ({'; '.join(changed)}); "
-            "use another --out, or remove that folder to redo the stage"
-        )
-
-
-def _flat(arguments: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested arguments by dotted name, so that an error names the one number that changed."""
-    if not isinstance(arguments, dict) or not arguments:
-        return {prefix: arguments}
-    return {
-        k: v
-        for name, value in arguments.items()
-        for k, v in _flat(value, f"{prefix}.{name}" if prefix else name).items()
-    }
+    with exclusive(out):
+        distributed.run_on_main(add)

@@ -1,16 +1,20 @@
 """Arguments of a run as JSON, and back: dataclasses, paths, arrays, callables.
 
-`jsonable` writes them, for fingerprints and for `config.json`; `from_config` reads them back as the
-types that a function's annotations name.
+`jsonable` writes them for `config.json`, `exact` for the record of a stage; `from_config` reads
+them back as the types that a function's annotations name.
 """
 
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import difflib
+import enum
 import functools
+import hashlib
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import torch
 
 from wsss_fast.errors import InputError
 
@@ -29,8 +34,8 @@ def jsonable(value: Any, name: str = "") -> Any:
     """`value` with dataclasses as dicts, paths as strings, arrays as lists, NaN as None.
 
     A function becomes its qualified name, a callable dataclass its class and fields, a
-    `functools.partial` its function and arguments, so that callables with different results have
-    different fingerprints.
+    `functools.partial` its function and arguments, so that callables with different results can be
+    distinguished.
 
     Args:
         value: what to convert.
@@ -38,38 +43,72 @@ def jsonable(value: Any, name: str = "") -> Any:
 
     Raises:
         InputError: a callable that cannot be distinguished from another one: a lambda, a function
-            inside a function, an object with state.
+            inside a function, an object with state; or a value that has no form in JSON.
     """
+    return _convert(value, name, exact=False)
+
+
+def exact(value: Any) -> Any:
+    """As `jsonable`, but different where results may differ; for the arguments of a stage.
+
+    Every dataclass has its class, a function or class of the user's has a hash of its source, and
+    numbers that are not finite keep their kind.
+    """
+    return _convert(value, "", exact=True)
+
+
+def _convert(value: Any, name: str, exact: bool) -> Any:
+    def inner(part: Any, where: str = name) -> Any:
+        return _convert(part, where, exact)
+
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = jsonable({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, name)
-        return (
-            {"class": _qualified_name(type(value), name), **fields} if callable(value) else fields
-        )
+        fields = inner({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+        if callable(value):
+            return {"class": _qualified_name(type(value), name, exact), **fields}
+        return {"class": _class_name(type(value)), **fields} if exact else fields
     if isinstance(value, dict):
-        return {str(k): jsonable(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()}
+        return {str(k): inner(v, f"{name}.{k}" if name else str(k)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [jsonable(v, f"{name}[{n}]") for n, v in enumerate(value)]
+        return [inner(v, f"{name}[{n}]") for n, v in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return sorted((inner(v) for v in value), key=repr)
+    if isinstance(value, enum.Enum):
+        return f"{_class_name(type(value))}.{value.name}"
+    if isinstance(value, torch.Tensor):
+        return inner(value.detach().cpu().numpy())
     if isinstance(value, np.ndarray):
-        return jsonable(value.tolist(), name)
+        return inner(value.tolist())
     if isinstance(value, np.generic):
-        return jsonable(value.item(), name)
+        return inner(value.item())
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return str(value) if exact else None
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, functools.partial):
         return {
-            "partial": jsonable(value.func, name),
-            "args": jsonable(value.args, name),
-            "keywords": jsonable(value.keywords, name),
+            "partial": inner(value.func),
+            "args": inner(value.args),
+            "keywords": inner(value.keywords),
         }
     if callable(value):
-        return _qualified_name(value, name)
+        return _qualified_name(value, name, exact)
+    if not isinstance(value, (str, int, float, type(None))):
+        raise InputError(
+            f"{name or 'value'}: is of type {_class_name(type(value))}, which cannot be recorded; "
+            "use numbers, text, lists, or a frozen dataclass of these"
+        )
     return value
 
 
-def _qualified_name(value: Any, name: str) -> str:
-    """`module.qualname` of a function or class; InputError if that name finds something else."""
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _qualified_name(value: Any, name: str, exact: bool) -> str:
+    """`module.qualname` of a function or class; InputError if that name finds something else.
+
+    If `exact`, a hash of the source follows where the user wrote it: they may edit it.
+    """
     module, path = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     found: Any = sys.modules.get(module) if isinstance(module, str) else None
     for part in path.split("."):
@@ -80,6 +119,10 @@ def _qualified_name(value: Any, name: str) -> str:
             "stage would count as finished after it changed; use a function at the top level of a "
             "module, functools.partial of one, or a frozen dataclass with __call__"
         )
+    if exact and not f"{module}.".startswith(f"{_PACKAGE}."):
+        with contextlib.suppress(OSError, TypeError):  # built in, or typed at a prompt
+            source = inspect.getsource(value)
+            return f"{module}.{path} {hashlib.sha256(source.encode()).hexdigest()[:8]}"
     return f"{module}.{path}"
 
 
@@ -124,7 +167,8 @@ def from_config(value: Any, annotation: Any, name: str, default: Any = None) -> 
         return _expect(number is not None, number, value, name, "a number")
     if annotation in (str, Path):
         text = str(value) if isinstance(value, str) else ""
-        return _expect(isinstance(value, str), annotation(text), value, name, "text")
+        right = isinstance(value, str) and (annotation is str or bool(text))
+        return _expect(right, annotation(text), value, name, "text")
     raise InputError(f"{name}: cannot be set in a configuration file")
 
 

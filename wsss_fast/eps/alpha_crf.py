@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.ranges import POSITIVE
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import provenance
 from wsss_fast.errors import InputError
-from wsss_fast.maps import check_maps, to_labels
+from wsss_fast.maps import check_maps, map_files, to_labels
 from wsss_fast.ops import unary_from_probabilities
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import DenseCrf
 from wsss_fast.stages.masks import MasksResult
-from wsss_fast.stages.seeds import share_of_labels, tagged_maps
+from wsss_fast.stages.seeds import label_stage, share_of_labels, tagged_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,12 @@ def make(
                 bar.advance(len(ids))
         return {}
 
-    stage(out, name, {"data": data.fingerprint(), "maps": provenance(maps), "crf": crf}, work)
+    arguments = {
+        "data": data.fingerprint(),
+        "maps": provenance(maps, map_files(data)),
+        "crf": crf,
+    }
+    label_stage(out, name, data, arguments, work)
     return MasksResult(out / name)
 
 

@@ -18,7 +18,8 @@ from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
-from wsss_fast.engine.run_folder import read_records, record
+from wsss_fast.engine.run_folder import check_out, read_records, record
+from wsss_fast.engine.run_lock import with_exclusive_out
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.eps.inference import infer
 from wsss_fast.eps.pipeline import PIPELINES, PRESETS, Pipeline, run, with_known_pairs
@@ -50,6 +51,7 @@ class _Variant:
     saliencies: dict[str, Path] | None = None
 
 
+@with_exclusive_out
 def analyse(
     data: Source,
     out: str | Path,
@@ -103,7 +105,7 @@ def analyse(
 
     Source: EPS, sections 4.2 and 4.3.
     """
-    data, out = opened(data), Path(out)
+    data, out = opened(data), check_out(out)
     backbone, numbers = resolve_preset(
         "eps.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
     )

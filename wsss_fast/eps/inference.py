@@ -9,6 +9,7 @@ from wsss_fast import nets
 from wsss_fast.cam.inference import merge_maps
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.recipe import RECIPES, Recipe, check_recipe
@@ -73,7 +74,7 @@ def infer(
     net = nets.eps_resnet38(len(data.classes), backbone=backbone)
     net = nets.load_weights(net, weights, complete=True)
     net = nets.optimize_for_inference(net, runtime, amx=True)
-    out = Path(out)
+    out = check_out(out)
     maps = maps_stage(
         out,
         f"{name}/maps",

@@ -12,6 +12,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.eps.inference import infer, pseudo_masks
 from wsss_fast.eps.recipe import COCO, RECIPES, Recipe, check_recipe
 from wsss_fast.eps.training import train
@@ -19,12 +20,14 @@ from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
 from wsss_fast.pipeline import (
+    SEGMENT_STAGES,
     Compute,
     Preset,
     RunResult,
     resolve_preset,
+    run_arguments,
     segment,
-    write_run_config,
+    started,
 )
 from wsss_fast.stages import saliency
 
@@ -86,6 +89,13 @@ PRESETS = {
 }
 
 
+STAGES = (
+    *("cam", "cam/maps", "cam/masks", "cam/crf-masks"),
+    *("eps", "eps/maps", "eps/masks", "eps/crf-masks"),
+    *SEGMENT_STAGES,
+)
+
+
 def run(
     data: Source,
     out: str | Path,
@@ -96,6 +106,8 @@ def run(
     seg_weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
+    redo: str | None = None,
+    from_stage: str | None = None,
     val: Source | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -121,6 +133,9 @@ def run(
             published; without them, "small" starts from EPS.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
+        redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
+            so on, as the folders in `out` are called; stages that depend on it follow.
+        from_stage: repeat this stage and all later ones.
         val: images that the segmentation network predicts; without them, it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling, augmentation and dropout.
@@ -134,7 +149,7 @@ def run(
 
     Source: Lee, Lee, Lee and Shim, CVPR 2021.
     """
-    data, out = opened(data), Path(out)
+    data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
@@ -149,12 +164,13 @@ def run(
     numbers = with_known_pairs(data, numbers)
     check_lengths(len(data), **lengths)
     data.check_masks()
+    if unseen is not None:
+        unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     saliency.check(data)
-    write_run_config(
+    arguments = run_arguments(
         out,
-        "eps run",
         data,
         unseen,
         compute,
@@ -166,6 +182,33 @@ def run(
         },
         saliency=True,
     )
+    with started(out, "eps run", STAGES, arguments, redo=redo, from_stage=from_stage):
+        return _run_stages(
+            data,
+            out,
+            backbone,
+            numbers,
+            unseen,
+            compute,
+            weights=weights,
+            seg_weights=seg_weights,
+            until=until,
+        )
+
+
+def _run_stages(
+    data: Dataset,
+    out: Path,
+    backbone: str,
+    numbers: Pipeline,
+    unseen: Dataset | None,
+    compute: Compute,
+    *,
+    weights: str | Path | None,
+    seg_weights: str | Path | None,
+    until: str,
+) -> RunResult:
+    """All stages in order, their scores and the report."""
     cams = None
     if numbers.baseline:
         cams = _make_baseline(data, out, numbers, weights, unseen, compute)

@@ -16,7 +16,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.engine.runtime import set_seed
 from wsss_fast.engine.samples import Batch, Samples
@@ -86,7 +86,7 @@ def train(
         net,
         _step(recipe),
         Samples(data.ids, _LoadSample(data, recipe.augment), seed),
-        Path(out),
+        check_out(out),
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
@@ -94,8 +94,7 @@ def train(
         runtime=runtime,
         finish=lambda: {"black_saliency": black, "saliency_overlap": overlap},
         arguments={
-            "data": data.fingerprint(),
-            "saliency": provenance(data.saliencies[data.ids[0]].parent),
+            "data": data.fingerprint(saliency=True),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
             "recipe": training.fields_except(recipe, "scales", "threshold", "crf", "infer_batch"),

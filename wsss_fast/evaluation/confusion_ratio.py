@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast.data.class_names import clean_name, read_classes
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels
-from wsss_fast.data.listing import read_classes
 from wsss_fast.engine import distributed
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 
 def confusion_ratios(
@@ -73,7 +73,7 @@ def named_pairs(data: Dataset, pairs: Sequence[str]) -> list[tuple[int, int | No
 
 
 def _labels_of(pair: str, data: Dataset) -> tuple[int, int | None, int | None]:
-    names = [name.strip() for name in pair.split("/")]
+    names = [clean_name(name) for name in pair.split("/")]
     if len(names) != 2 or names[0] == names[1]:
         raise InputError(
             f"pairs: {pair!r} is not a target and another class, separated by a slash, "

@@ -10,11 +10,12 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar, track
-from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of
+from wsss_fast.errors import InputError
+from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of, remark_on_absent
 from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
+from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.seeds import refined_labels
 
@@ -58,9 +59,12 @@ def threshold_curve(
         thresholds: background scores to evaluate, ascending, 0..1.
 
     Raises:
-        InputError: there are no masks, or maps are missing or of another size.
+        InputError: there are no masks, maps are missing, of another size or of classes that the
+            data set does not have, or a threshold is out of order or range.
     """
-    folder, data = Path(maps), opened(data).with_masks()
+    _check_thresholds(thresholds)
+    folder, whole = Path(maps), opened(data)
+    data = whole.with_masks()
     num_labels, steps = len(data.classes) + 1, len(thresholds)
     check_maps(folder, data)
     bounds = np.asarray(thresholds, np.float32)
@@ -68,7 +72,7 @@ def threshold_curve(
     passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
     for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
         truth = data.mask(id)
-        loaded = load_maps(folder, id).foreground()
+        loaded = load_maps(folder, id, data).foreground()
         best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
         valid = truth != IGNORE
         # Number of thresholds < score: background wins ties.
@@ -82,14 +86,22 @@ def threshold_curve(
         confusion = total - below[t]  # foreground: exceeds more than t thresholds
         confusion[:, 0] += below[t].sum(axis=1)
         matrices.append(confusion)
-    return _curve(thresholds, matrices, data.classes, len(data))
+    curve = _curve(thresholds, matrices, data.classes, (len(data), len(whole)))
+    remark_on_absent(curve.metrics)
+    return curve
+
+
+def _check_thresholds(thresholds: Sequence[float]) -> None:
+    steps = np.asarray(thresholds, float)
+    if not steps.size or not ((steps >= 0) & (steps <= 1)).all() or (np.diff(steps) < 0).any():
+        raise InputError(f"thresholds must be ascending in 0..1, got {tuple(thresholds)}")
 
 
 def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], np.ndarray]:
     """Function from an id to labels uint8 [H, W]: the argmax of its maps and a background score."""
 
     def labels(id: str) -> np.ndarray:
-        loaded = load_maps(folder, id).foreground()
+        loaded = load_maps(folder, id, data).foreground()
         return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
 
     return labels
@@ -130,7 +142,9 @@ def crf_curve(
     Raises:
         InputError: there are no masks, or maps are missing or of another size.
     """
-    folder, num_labels, data = Path(maps), len(data.classes) + 1, data.with_masks()
+    _check_thresholds(thresholds)
+    whole, folder, num_labels = data, Path(maps), len(data.classes) + 1
+    data = data.with_masks()
     check_maps(folder, data)
     matrices = np.zeros((len(thresholds), num_labels, num_labels), np.int64)
     own = data.only(distributed.shard(data.ids))
@@ -140,12 +154,16 @@ def crf_curve(
                 truth = data.mask(id)
                 matrices += np.stack([confusion_matrix(truth, one, num_labels) for one in labels])
             bar.advance(len(ids))
-    return _curve(thresholds, list(distributed.all_reduce_sum(matrices)), data.classes, len(data))
+    counted = len(data), len(whole)
+    return _curve(thresholds, list(distributed.all_reduce_sum(matrices)), data.classes, counted)
 
 
 def _curve(
-    thresholds: Sequence[float], matrices: list[np.ndarray], classes: Sequence[str], images: int
+    thresholds: Sequence[float],
+    matrices: list[np.ndarray],
+    classes: Sequence[str],
+    counted: tuple[int, int],
 ) -> Curve:
-    metrics = [metrics_of(m, classes, images) for m in matrices]
+    metrics = [metrics_of(m, classes, *counted) for m in matrices]
     best = int(np.argmax([m.miou for m in metrics]))
     return Curve(tuple(thresholds), tuple(m.miou for m in metrics), thresholds[best], metrics[best])

@@ -10,11 +10,11 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels
-from wsss_fast.data.label_folder import check_label_folder
-from wsss_fast.engine import distributed
+from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Metrics:
         recall: recall in 0..1 by class name; NaN for a class absent from the truth.
         confusion: number of pixels, int64 [C+1, C+1]; rows are the truth, columns the prediction.
         images: number of images with a mask, which were counted.
+        of: number of images of the data set.
     """
 
     miou: float
@@ -36,6 +37,15 @@ class Metrics:
     recall: dict[str, float]
     confusion: np.ndarray
     images: int
+    of: int
+
+    def counted(self) -> str:
+        """How many images were scored, for a title: "3 images" or "3 of 4 images"."""
+        return (
+            f"{self.images} images"
+            if self.images == self.of
+            else (f"{self.images} of {self.of} images")
+        )
 
     def summary(self) -> dict[str, object]:
         """What metrics.json records."""
@@ -45,6 +55,7 @@ class Metrics:
             "precision": self.precision,
             "recall": self.recall,
             "images": self.images,
+            "of_images": self.of,
         }
 
 
@@ -58,10 +69,18 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int)
     return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
-def metrics_of(confusion: np.ndarray, classes: Sequence[str], images: int) -> Metrics:
+def metrics_of(
+    confusion: np.ndarray, classes: Sequence[str], images: int, of: int | None = None
+) -> Metrics:
     """Metrics of a confusion matrix [C+1, C+1].
 
     A class absent from truth and prediction is left out of the mean IoU.
+
+    Args:
+        confusion: number of pixels; rows are the truth, columns the prediction.
+        classes: class names.
+        images: number of images that were counted.
+        of: number of images of the data set; default: all were counted.
     """
     hits = np.diag(confusion).astype(float)
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -73,7 +92,8 @@ def metrics_of(confusion: np.ndarray, classes: Sequence[str], images: int) -> Me
         return dict(zip(names, values.tolist(), strict=True))
 
     miou = float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
-    return Metrics(miou, by_name(iou), by_name(precision), by_name(recall), confusion, images)
+    of = images if of is None else of
+    return Metrics(miou, by_name(iou), by_name(precision), by_name(recall), confusion, images, of)
 
 
 def evaluate(predictions: str | Path, data: Source) -> Metrics:
@@ -84,7 +104,7 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     Args:
         predictions: folder of `<id>.png` with labels 0..C; 255 is an error, since it would exclude
             pixels from the score.
-        data: data set with masks; ids without a mask are not counted.
+        data: data set with masks; ids without a mask are not counted, with a remark.
 
     Returns:
         Metrics by the VOC protocol: one confusion matrix over all images, pixels of truth 255
@@ -94,8 +114,9 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
         InputError: there are no masks, or a prediction is missing, has another size than its mask
             or an impossible label.
     """
-    data = opened(data).with_masks()
-    folder = check_label_folder(Path(predictions), data, "predictions")
+    whole = opened(data)
+    data = whole.with_masks()
+    folder = check_label_folder(Path(predictions), data, "predictions", values=False)
     num_labels = len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
     for id in track(distributed.shard(data.ids), f"evaluate {folder.name}"):
@@ -106,11 +127,31 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
                 f"{path}: is {prediction.shape}, but its mask {data.masks[id]} is {truth.shape}"
             )
         if (prediction == IGNORE).any():
+            binary = not (prediction % IGNORE).any()
+            cure = f"; is {IGNORE} the object? Write the label of its class" if binary else ""
             raise InputError(
                 f"{path}: has pixels of {IGNORE} (ignore); a prediction must label every pixel"
+                f"{cure}"
             )
         confusion += confusion_matrix(truth, prediction, num_labels)
-    return metrics_of(distributed.all_reduce_sum(confusion), data.classes, len(data))
+    confusion = distributed.all_reduce_sum(confusion)
+    if not confusion[:, 1:].any():
+        remarks.add("predictions show background only", folder, unit="folder")
+    metrics = metrics_of(confusion, data.classes, len(data), len(whole))
+    remark_on_absent(metrics)
+    return metrics
+
+
+def remark_on_absent(metrics: Metrics) -> None:
+    """Say which classes have no IoU."""
+    with remarks.collected():
+        for name in (name for name, iou in metrics.iou.items() if np.isnan(iou)):
+            remarks.add(
+                "classes are in no true mask and in no prediction, and not in the mean IoU",
+                name,
+                unit="class",
+                of=len(metrics.iou),
+            )
 
 
 def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
@@ -122,13 +163,19 @@ def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     confusion = np.zeros((num_labels, num_labels), np.int64)
     labelled = np.zeros(2, np.int64)  # labelled pixels, all pixels
     for id in distributed.shard(data.ids):
-        seed, truth = read_labels(Path(seeds) / f"{id}.png", len(data.classes)), data.mask(id)
+        seed, truth = read_label(Path(seeds), data, id), data.mask(id)
         known = seed != IGNORE
         confusion += confusion_matrix(
             np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels
         )
         labelled += known.sum(), known.size
     labelled = distributed.all_reduce_sum(labelled)
+    if not labelled[0]:
+        remarks.add(
+            f"seeds are {IGNORE} (unsure) everywhere, so their mIoU is undefined",
+            seeds,
+            unit="folder",
+        )
     return {
         "miou": metrics_of(distributed.all_reduce_sum(confusion), data.classes, len(data)).miou,
         "coverage": labelled[0] / labelled[1],

@@ -19,12 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import load_maps
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import provenance, read_records, record
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import Curve, crf_curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate, evaluate_seeds, metrics_of
+from wsss_fast.readers.label_maps import read_labels
 from wsss_fast.stages.crf import Crf
 
 # Thresholds tried with CRF refinement, relative to the best one without it. Most are lower, since
@@ -98,8 +98,12 @@ def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
 
     Collective.
     """
-    costs = _stage_costs(out, folder)
-    _record_once(out, name, data, folder, {}, lambda: evaluate_seeds(folder, data), costs)
+
+    def measure() -> dict[str, Any]:
+        counted = {"images": len(data.masks), "of_images": len(data)}
+        return {**evaluate_seeds(folder, data), **counted}
+
+    _record_once(out, name, data, folder, {}, measure, _stage_costs(out, folder))
 
 
 def masks(
@@ -124,7 +128,7 @@ def masks(
     found = _record_once(out, name, data, folder, depends, measure, _stage_costs(out, folder))
     if found is None:
         return None
-    return metrics_of(np.array(found["confusion"]), data.classes, found["images"])
+    return metrics_of(np.array(found["confusion"]), data.classes, found["images"], len(data))
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:
@@ -156,7 +160,9 @@ def _record_once(
     Returns:
         The record, if it is of this artefact and these arguments; None if no id has a mask.
     """
-    source = jsonable({"made_from": provenance(folder), "masks": len(data.masks), **arguments})
+    data.check_masks()  # so that those which cannot be used are neither scored nor hashed
+    truth = data.fingerprint(masks=True)
+    source = jsonable({"made_from": provenance(folder), "data": truth, **arguments})
     found = distributed.run_on_main(lambda: read_records(out).get(name))
     if found is None or found.get("source") != source:
         measured = measure() if data.masks else {}

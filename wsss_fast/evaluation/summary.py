@@ -14,13 +14,13 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import read_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write, write_json
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios, named_pairs
 from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate
+from wsss_fast.readers.label_maps import read_labels
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
 _MAX_NAMES = 30  # more names along an axis of the confusion matrix would be illegible
@@ -74,7 +74,7 @@ def summarize(
         raise InputError(
             "evaluate: needs either predictions (label PNGs) or maps (scores), exactly one of them"
         )
-    data = opened(data).with_masks()
+    data = opened(data)
     named_pairs(data, pairs)  # raises for a misspelt name before a pass over all images
     if predictions is not None:
         curve, folder = None, Path(predictions)
@@ -134,7 +134,7 @@ def _picture(found: Evaluation) -> Any:
     height = max(4.5, 1.2 + 0.2 * len(names)) + 2.6 * bool(below)
     figure = Figure(figsize=(12, height), layout="constrained")
     figure.suptitle(
-        f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.images} images",
+        f"{found.title}\nmIoU {100 * found.metrics.miou:.2f} % over {found.metrics.counted()}",
         fontsize=9,
         parse_math=False,
     )

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
+from wsss_fast.readers.label_maps import IGNORE
 
 
 def trimap_miou(

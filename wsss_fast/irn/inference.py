@@ -13,11 +13,19 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.irn.recipe import RECIPES, Recipe
-from wsss_fast.maps import ClassMaps, check_maps, load_maps, maps_path, resize_maps, strided_size
+from wsss_fast.maps import (
+    ClassMaps,
+    check_maps,
+    load_maps,
+    map_files,
+    maps_path,
+    resize_maps,
+    strided_size,
+)
 from wsss_fast.ops import random_walk
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
@@ -80,7 +88,7 @@ def infer(
             "irn: needs pad >= 1, power > 0 and threshold in 0..1, "
             f"got {recipe.pad}, {recipe.power} and {recipe.threshold}"
         )
-    folder, out = Path(maps), Path(out)
+    folder, out = Path(maps), check_out(out)
     check_maps(folder, data)
     net = nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True)
     net = nets.optimize_for_inference(net, runtime)
@@ -93,7 +101,7 @@ def infer(
         batch_size=recipe.infer_batch,
         runtime=runtime,
         arguments={
-            "maps": provenance(folder),
+            "maps": provenance(folder, map_files(data)),
             "weights": nets.fingerprint(weights),
             "power": recipe.power,
             "walk_radius": recipe.walk_radius,

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine import distributed
 from wsss_fast.errors import InputError
 from wsss_fast.ops.reference.random_walk import path
+from wsss_fast.readers.label_maps import IGNORE
 
 _EPSILON = 1e-5
 

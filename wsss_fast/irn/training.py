@@ -13,12 +13,12 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say, track
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import Runtime, set_seed
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.engine.samples import Batch, Samples
@@ -92,7 +92,7 @@ def train(
         net,
         _step(recipe),
         Samples(data.ids, _LoadSample(data, folder, augment), seed),
-        Path(out),
+        check_out(out),
         name,
         optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
@@ -101,7 +101,7 @@ def train(
         finish=finish,
         arguments={
             "data": data.fingerprint(),
-            "seeds": provenance(folder),
+            "seeds": provenance(folder, label_files(data)),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
             "recipe": training.fields_except(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from wsss_fast.errors import InputError
 from wsss_fast.nets.backbone import Backbone
 from wsss_fast.nets.deeplab import DeepLabV2
@@ -14,7 +16,7 @@ from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
 from wsss_fast.nets.small import SmallResNet
-from wsss_fast.nets.weights import fingerprint, load_weights, save_weights
+from wsss_fast.nets.weights import check_backbone, fingerprint, load_weights, save_weights
 from wsss_fast.nets.wide_resnet38 import WideResNet38
 
 __all__ = [
@@ -52,14 +54,17 @@ SEGMENTATION_BACKBONES: Backbones = {"resnet101": CaffeResNet101, "small": Small
 
 
 def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACKBONES) -> None:
-    """Check the name of a backbone and the path of a weights file, before a run starts.
+    """Check the name of a backbone and a weights file, before a run starts.
 
     Raises:
-        InputError: the backbone is unknown, or the file is missing.
+        InputError: the backbone is unknown, or the file cannot be read or is of another backbone.
     """
     if backbone not in backbones:
         raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(backbones)}")
-    check_file("weights", weights)
+    if weights is not None:
+        with torch.device("meta"):
+            wanted = backbones[backbone]()
+        check_backbone(weights, wanted)
 
 
 def check_file(name: str, weights: str | Path | None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -14,28 +14,34 @@ from torch import nn
 
 from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD
 from wsss_fast.engine.files import atomic_write
-from wsss_fast.errors import InputError
-from wsss_fast.nets import mxnet
+from wsss_fast.errors import InputError, RunError
+from wsss_fast.nets import recognition
+from wsss_fast.nets.backbone import Backbone
 from wsss_fast.nets.names import from_mxnet, from_public
 from wsss_fast.nets.resnet import CaffeResNet101
+from wsss_fast.readers import state_dicts
 
 Net = TypeVar("Net", bound=nn.Module)
 
-_LOAD_ERRORS = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    KeyError,
-    pickle.UnpicklingError,
-)
-
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """Write the state dict of `net` atomically; it can be read with `weights_only=True`."""
+    """Write the state dict of `net` atomically; it can be read with `weights_only=True`.
+
+    Raises:
+        RunError: a value is NaN or infinite, as after a training that diverged.
+    """
+    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    wrong = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if wrong:
+        raise RunError(
+            f"{path}: not written: {wrong[0]}"
+            f"{f' and {len(wrong) - 1} more tensors have' if len(wrong) > 1 else ' has'} values "
+            "that are NaN or infinite; the training diverged: use a lower learning rate, or "
+            "another precision"
+        )
     # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
     content = io.BytesIO()
-    torch.save({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, content)
+    torch.save(state, content)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
@@ -54,51 +60,86 @@ def load_weights(
     torchvision's ResNet-101 expects RGB images with another normalisation than DeepLabV2; its first
     convolution is converted, which is exact except at the image's border.
 
+    Weights may lie under a key of a checkpoint, and wrappers may have renamed them, see
+    `readers.state_dicts`.
+
     Args:
         net: a network of this package.
-        source: a file that `torch.load` can read with weights_only, MXNet's `.params`, or a state
-            dict.
+        source: a file that `torch.load` can read with weights_only, safetensors, MXNet's
+            `.params`, or a state dict.
         complete: raise an error for weights that leave the head as it is, as inference needs.
 
     Raises:
-        InputError: the file is missing or holds no state dict, or names or shapes do not match the
-            network; the message lists them.
+        InputError: the file is missing or holds no state dict, a tensor has values that are not
+            finite, or names or shapes do not match the network; the message lists them.
     """
     name, state = _read(source)
-    own = net.state_dict()
     try:
-        given, headless = _to_own_names(
-            {k.removeprefix("module."): v for k, v in state.items()}, net
-        )
+        given, headless = _to_own_names(state, net)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    own = net.state_dict()
     wanted = list(own)
+    everything = given
     if not complete and (headless or _is_of_another_task(given, own)):
         given = {k: v for k, v in given.items() if k.startswith("backbone.")}
         wanted = [k for k in own if k.startswith("backbone.")]
+    if problems := _problems(given, own, wanted):
+        if headless and complete:
+            problems = f"they are of a backbone alone; {problems}"
+        why = recognition.describe_mismatch(everything, net, problems)
+        raise InputError(f"{name}: these weights do not fit {type(net).__name__} ({why})")
+    net.load_state_dict({**own, **given})
+    return net
+
+
+def check_backbone(source: str | Path, backbone: Backbone) -> None:
+    """Check that a weights file can be read and that its backbone is `backbone`.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    name, state = _read(source)
+    net: Any = SimpleNamespace(backbone=backbone, num_classes=None)
+    try:
+        given, _ = _to_own_names(state, net)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    given = {k: v for k, v in given.items() if k.startswith("backbone.")}
+    own = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    if problems := _problems(given, own, list(own)):
+        why = recognition.describe_mismatch(given, net, problems)
+        raise InputError(f"{name}: these weights do not fit {type(backbone).__name__} ({why})")
+
+
+def _problems(
+    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], wanted: list[str]
+) -> str:
+    """What does not match: missing, unexpected and differently shaped tensors; "" for nothing."""
     # Files of torch < 0.4 lack this counter, which is not used here.
     missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in given if k not in own]
-    wrong = [
+    both = [k for k in given if k in own]
+    shapes = [
         f"{k} is {tuple(given[k].shape)}, needs {tuple(own[k].shape)}"
-        for k in given
-        if k in own and given[k].shape != own[k].shape
+        for k in both
+        if given[k].shape != own[k].shape
     ]
-    problems = [
+    types = [
+        f"{k} is {str(given[k].dtype).removeprefix('torch.')}, needs floating point"
+        for k in both
+        if own[k].is_floating_point() and not given[k].is_floating_point()
+    ]
+    return "; ".join(
         f"{what}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
         for what, names in (
             ("missing", missing),
             ("unexpected", unexpected),
-            ("wrong shape", wrong),
+            ("wrong shape", shapes),
+            ("wrong type", types),
         )
         if names
-    ]
-    if problems:
-        raise InputError(
-            f"{name}: these weights do not fit {type(net).__name__} ({'; '.join(problems)})"
-        )
-    net.load_state_dict({**own, **given})
-    return net
+    )
 
 
 def _is_of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> bool:
@@ -107,36 +148,18 @@ def _is_of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, tor
     return bool(heads[0]) and not heads[0] & heads[1]
 
 
-def _read(
-    source: str | Path | Mapping[str, torch.Tensor],
-) -> tuple[str, Mapping[str, torch.Tensor]]:
-    state: Any
-    if isinstance(source, Mapping):
-        name, state = "weights", source
-    else:
-        name = str(source)
-        if not Path(source).is_file():
-            raise InputError(f"{name}: no such weights file")
-        if mxnet.is_params(Path(source)):
-            return name, mxnet.read_params(Path(source))
-        try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        except _LOAD_ERRORS as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"{name}: not a file of weights only ({reason[:160]})") from None
-        if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-            state = state["state_dict"]
-    if (
-        not isinstance(state, Mapping)
-        or not all(isinstance(v, torch.Tensor) for v in state.values())
-        or not state
-    ):
-        raise InputError(f"{name}: holds no state dict (tensors by name)")
-    return name, state
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, state_dicts.StateDict]:
+    """The name of the source, for errors, and its state dict."""
+    if not isinstance(source, Mapping):
+        return str(source), state_dicts.read(Path(source))
+    try:
+        return "weights", state_dicts.unwrapped(source)
+    except InputError as error:
+        raise InputError(f"weights: {error}") from None
 
 
 def _to_own_names(
-    state: Mapping[str, torch.Tensor], net: nn.Module
+    state: Mapping[str, torch.Tensor], net: Any
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """The state under this package's names, and whether it never has a head of this package."""
     if "layer1.0.conv1.weight" in state:  # torchvision
@@ -149,6 +172,8 @@ def _to_own_names(
         return from_public({f"base.{k}": v for k, v in state.items()}), True
     if any(k.startswith(("arg:", "aux:")) for k in state):  # MXNet's ImageNet classifier
         return from_mxnet(state), True
+    if set(state) <= set(net.backbone.state_dict()):  # a backbone of this package alone
+        return {f"backbone.{k}": v for k, v in state.items()}, True
     public = any(k.startswith(("resnet50.", "base.", "conv1a.")) for k in state)
     return (from_public(state, getattr(net, "num_classes", None)) if public else dict(state)), False
 
@@ -174,7 +199,7 @@ def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str |
         return None
     digest = hashlib.sha256()
     if isinstance(source, Mapping):
-        for name, value in source.items():
+        for name, value in _read(source)[1].items():
             values = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
             digest.update(name.encode() + values.numpy().tobytes())
     else:

@@ -27,6 +27,8 @@ def describe(value: object) -> str:
     if isinstance(value, Tensor):
         layout = "" if value.layout == torch.strided else f" {value.layout}"
         return f"{value.dtype}{layout} {list(value.shape)}"
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"an integer of more than {len(str(10**40)) - 1} digits"
     text = repr(value)
     return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
 
@@ -56,6 +58,8 @@ def is_real(value: object) -> TypeGuard[float]:
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite real number, or a tensor that holds one."""
     # Comparisons only: torch.compile may pass symbolic floats.
+    if isinstance(value, Real) and not isinstance(value, (int, float)):
+        value = float(value)  # numpy's half precision would overflow in the comparison
     return is_real(value) and bool(-sys.float_info.max <= value <= sys.float_info.max)
 
 

@@ -2,13 +2,32 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from wsss_fast import _native
+from wsss_fast._process import shared
 
-LIBRARY = torch.library.Library("wsss_fast", "DEF")
+from ._arguments import describe
+
+
+class _Functions(NamedTuple):
+    """What an op calls, as the newest import of the package defines it."""
+
+    schema: str
+    kernel: Callable
+    fake: Callable
+    backward: Callable
+    setup_context: Callable | None
+
+
+# A library can be registered with torch once in a process, but the package can be imported again.
+LIBRARY: torch.library.Library = shared(
+    "library", lambda: torch.library.Library("wsss_fast", "DEF")
+)
+_DEFINED: dict[str, _Functions] = shared("operators", dict)
 
 
 def define(
@@ -18,6 +37,7 @@ def define(
     fake: Callable,
     backward: Callable | None = None,
     setup_context: Callable | None = None,
+    once: bool = True,
     gradient_op: bool = False,
 ) -> torch._ops.OpOverload:
     """Define an op and return its default overload.
@@ -32,30 +52,81 @@ def define(
         fake: shapes and dtypes of the results, for torch.compile.
         backward, setup_context: as for `torch.library.register_autograd`; without them the op
             raises NotImplementedError for inputs that require a gradient.
+        once: `backward` returns a gradient without a graph. With create_graph=True it raises
+            NotImplementedError, for otherwise a second derivative would be dropped without a word.
         gradient_op: the op is only called by the backward pass of another one. It gets no autograd
             formula, which would disable autograd inside its reference.
     """
     name = schema[: schema.index("(")]
-    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    overload = getattr(torch.ops.wsss_fast, name).default
 
     def default_kernel(*args):
-        device = next(a.device for a in args if isinstance(a, torch.Tensor))
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        device = tensors[0].device
+        for tensor in tensors:
+            # Such calls come here even if there is a native kernel, whose call would come back.
+            if tensor.layout != torch.strided or tensor.device != device:
+                raise ValueError(
+                    f"{name}: got {describe(tensor)} on {tensor.device}; "
+                    "tensors must be dense and on one device"
+                )
         if _native.load(device.type) and has_native_kernel(name, device):
             return overload(*args)
         return reference(*args)
 
-    LIBRARY.impl(name, default_kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"wsss_fast::{name}", fake, lib=LIBRARY)
-
     def refuse(ctx, *grads):
+        if name.endswith("_backward"):
+            raise NotImplementedError(_second_derivative(name.removesuffix("_backward")))
         raise NotImplementedError(f"wsss_fast::{name} cannot be differentiated")
 
-    if not gradient_op:
-        torch.library.register_autograd(
-            f"wsss_fast::{name}", backward or refuse, setup_context=setup_context, lib=LIBRARY
+    def differentiate_once(ctx, *grads):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError(_second_derivative(name))
+        assert backward is not None
+        return backward(ctx, *grads)
+
+    known = _DEFINED.get(name)
+    if known is not None and known.schema != schema:
+        raise RuntimeError(
+            f"wsss_fast::{name} was registered with torch with another signature by an earlier "
+            "import of wsss_fast; start a new process"
         )
+    formula = refuse if backward is None else differentiate_once if once else backward
+    _DEFINED[name] = _Functions(schema, default_kernel, fake, formula, setup_context)
+    if known is None:
+        _register(name, differentiable=not gradient_op)
+    overload = getattr(torch.ops.wsss_fast, name).default
     return overload
+
+
+def _register(name: str, *, differentiable: bool) -> None:
+    """Register an op with torch; its functions are looked up when they are called."""
+    defined = _DEFINED[name]
+    LIBRARY.define(defined.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, lambda *args: _DEFINED[name].kernel(*args), "CompositeExplicitAutograd")
+    torch.library.register_fake(
+        f"wsss_fast::{name}", lambda *args: _DEFINED[name].fake(*args), lib=LIBRARY
+    )
+    if not differentiable:
+        return
+
+    def setup_context(ctx, inputs, output):
+        function = _DEFINED[name].setup_context
+        assert function is not None
+        return function(ctx, inputs, output)
+
+    torch.library.register_autograd(
+        f"wsss_fast::{name}",
+        lambda ctx, *grads: _DEFINED[name].backward(ctx, *grads),
+        setup_context=setup_context if defined.setup_context else None,
+        lib=LIBRARY,
+    )
+
+
+def _second_derivative(op: str) -> str:
+    return (
+        f"{op} is differentiable once; its gradient cannot be differentiated "
+        f"(create_graph=True); ops.reference.{op} can be, any number of times"
+    )
 
 
 def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
@@ -63,9 +134,15 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
 
     The kernels raise that themselves, except where a CUDA op falls back to the CPU's kernel, whose
     error reaches Python as a RuntimeError and is converted here.
+
+    Raises:
+        NotImplementedError: forward-mode differentiation, whose derivatives torch would drop.
     """
     if torch.compiler.is_compiling():
         return overload(*args)
+    # Private, but unpacking the tensors of every call would take longer than a small kernel.
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(overload, args)
     try:
         return overload(*args)
     except RuntimeError as error:
@@ -76,15 +153,40 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
         raise
 
 
+def _refuse_tangents(overload: torch._ops.OpOverload, args: tuple) -> None:
+    for arg in args:
+        if isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+            raise NotImplementedError(
+                f"{overload.name().partition('::')[2]} has no forward-mode derivative (jvp, "
+                "jacfwd); use backward() or torch.autograd.grad"
+            )
+
+
+def refuse_gradient(op: str, **targets: torch.Tensor | None) -> None:
+    """Raise for inputs that require a gradient, though the op gives them none.
+
+    Raises:
+        ValueError: with the input's name.
+    """
+    for name, tensor in targets.items():
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: {name} requires a gradient, but gets none; pass .detach()")
+
+
 def can_inspect_values(tensor: torch.Tensor) -> bool:
     """Whether reading the values is free: no device sync, no graph break, and there are values."""
-    return has_data(tensor) and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return has_data(tensor) and tensor.device.type == "cpu"
 
 
 def has_data(tensor: torch.Tensor) -> bool:
-    """Whether the tensor has values: a FakeTensor and one on "meta" have only a shape."""
-    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    return plain and tensor.device.type != "meta"
+    """Whether the tensor has values of its own, outside of compiled graphs.
+
+    A FakeTensor and one on "meta" have only a shape; one inside torch.vmap stands for several.
+    """
+    if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return tensor.device.type != "meta" and not wrapped
 
 
 def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import FLOATING, argument_error, check_device, is_floating, is_number
-from ._library import call, can_inspect_values, define, scaled_gradient
+from ._library import call, can_inspect_values, define, refuse_gradient, scaled_gradient
 from .reference.aamr_loss import aamr_loss as reference_loss
 from .reference.aamr_loss import aamr_loss_grad as reference_grad
 
@@ -74,7 +74,7 @@ def aamr_loss(
       share `overlap` of the pixels has R >= active: a salient object that is hardly active belongs
       to none of the labelled classes.
 
-    Differentiable in logits, once.
+    Differentiable in logits, once. A saliency or a response that requires a gradient is an error.
 
     Args:
         logits: [B, C+1, h, w] floating point, background first, C, h and w >= 1.
@@ -143,6 +143,7 @@ def _check(
                 "B must match, the other sizes must be >= 1"
             )
     check_device(op, "logits", logits, saliency=saliency, response=response)
+    refuse_gradient(op, saliency=saliency, response=response)
     for name, value in (("salient", salient), ("overlap", overlap)):
         if not is_number(value) or not 0 <= value <= 1:
             raise argument_error(op, name, value, "a number in 0..1")

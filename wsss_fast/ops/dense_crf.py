@@ -26,6 +26,7 @@ from .lattice import (
 from .reference.dense_crf import dense_crf as reference_crf
 
 MAX_LABELS = 256
+MAX_ITERATIONS = 100_000
 MAX_CHANNELS = MAX_DIMENSIONS - 2
 _BAD_UNARY = "dense_crf: unary has NaN or infinite values"
 
@@ -149,10 +150,6 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     if ctx.needs_input_grad[0]:
         raise NotImplementedError("dense_crf is differentiable in unary only; pass image.detach()")
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise NotImplementedError(
-            "dense_crf is differentiable once; its gradient cannot be differentiated"
-        )
     image, unary = ctx.saved_tensors
     return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 4
 
@@ -204,7 +201,7 @@ def dense_crf(
             or (along x, along y). weight >= 0.
         bilateral: (sxy, srgb, weight), or None for no appearance term. srgb: standard deviation in
             levels > 0, or one for each channel.
-        iterations: number of mean field steps, >= 0.
+        iterations: number of mean field steps, 0..100,000.
 
     Returns:
         Q: float32, the shape of `unary`, sums to 1 over L.
@@ -226,8 +223,9 @@ def dense_crf(
         image = unary.new_empty(unary.shape[0], 0, *unary.shape[-2:])
     g = _term("gaussian", gaussian, ("sxy", "weight"), (2,))
     b = _term("bilateral", bilateral, ("sxy", "srgb", "weight"), (2, image.shape[1]))
-    if not is_integer(iterations) or iterations < 0:
-        raise argument_error("dense_crf", "iterations", iterations, "an integer >= 0")
+    if not is_integer(iterations) or not 0 <= iterations <= MAX_ITERATIONS:
+        wanted = f"an integer >= 0, at most {MAX_ITERATIONS}"
+        raise argument_error("dense_crf", "iterations", iterations, wanted)
     levels = _levels(image) if b else [0.0, 255.0]
     if not torch.compiler.is_compiling():
         _check_range("gaussian", gaussian, g, levels, unary.shape)

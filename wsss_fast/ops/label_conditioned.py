@@ -17,6 +17,7 @@ from ._arguments import (
 from ._library import call, can_inspect_values, define
 from .resized_activation import ACTIVATIONS, resized_activation
 
+MAX_SIDE = 2**20
 _TENSORS = "Tensor features, Tensor? scale, Tensor weight, Tensor bias, int[] dilations"
 
 
@@ -73,6 +74,7 @@ _op = define(
     reference=_reference,
     fake=_fake,
     backward=_backward,
+    once=False,  # the gradient is an op, which refuses
     setup_context=_setup_context,
 )
 
@@ -146,7 +148,8 @@ def label_conditioned_activation(
 
     Args:
         features, scale, weight, bias, dilations, classes: as for `label_conditioned_logits`.
-        size: (H, W) of the result, bilinear with align_corners False; None keeps the map's size.
+        size: (H, W) of the result, each in 1..2^20, bilinear with align_corners False; None keeps
+            the map's size.
         activation: "softmax" over the computed classes, or "sigmoid".
 
     Returns:
@@ -161,9 +164,9 @@ def label_conditioned_activation(
     if size is not None and not (
         isinstance(size, Sequence)
         and len(size) == 2
-        and all(is_integer(side) and side >= 1 for side in size)
+        and all(is_integer(side) and 1 <= side <= MAX_SIDE for side in size)
     ):
-        raise argument_error(op, "size", size, "(H, W), both integers >= 1")
+        raise argument_error(op, "size", size, f"(H, W), both integers >= 1, at most {MAX_SIDE}")
     logits = _logits(op, features, scale, weight, bias, dilations, classes)
     height, width = logits.shape[2:] if size is None else size
     return resized_activation(logits, (height, width), activation)

@@ -68,6 +68,7 @@ _filter_op = define(
     reference=reference.lattice_filter,
     fake=_fake_filter,
     backward=_backward,
+    once=False,
     setup_context=_setup_context,
 )
 

@@ -13,7 +13,7 @@ from ._arguments import (
     is_integer,
     is_number,
 )
-from ._library import call, define, scaled_gradient
+from ._library import call, define, refuse_gradient, scaled_gradient
 
 RESIZES = ("labels", "logits")
 
@@ -203,6 +203,7 @@ def pixel_bce(
             wanted = f"{list(logits.shape[:2])} for these logits"
             raise argument_error(op, "present", present, wanted)
         check_device(op, "logits", logits, present=present)
+        refuse_gradient(op, present=present)
         present = (present != 0).to(torch.uint8)
     return call(
         _bce,
@@ -238,6 +239,6 @@ def _check(
     if not is_number(smoothing) or not 0 <= smoothing < 1:
         raise argument_error(op, "smoothing", smoothing, "a number in [0, 1)")
     if not is_integer(ignore_index):
-        raise argument_error(op, "ignore_index", ignore_index, "an integer")
+        raise argument_error(op, "ignore_index", ignore_index, "an integer in -2^62..2^62")
     if resize not in RESIZES:
         raise argument_error(op, "resize", resize, f"one of {RESIZES}")

@@ -7,6 +7,7 @@ from ._arguments import FLOATING, argument_error, check_device, is_floating, is_
 from ._library import call, can_inspect_values, define
 from .reference.random_walk import random_walk as reference_walk
 
+MAX_STEPS = 1_000_000
 MAX_RADIUS = 32  # 3,204 neighbours; the same as in csrc/math/random_walk.h
 
 
@@ -45,12 +46,12 @@ def random_walk(
     Not differentiable. The CPU kernel gives the same bits for any number of threads.
 
     Args:
-        maps: [K, h, w], or [B, K, h, w] with one edge map for each image; floating point, finite,
-            of any range.
+        maps: [K, h, w], or [B, K, h, w] with one edge map for each image; floating point, of any
+            range; a NaN spreads within its map.
         edge: [h, w], or [B, h, w]; floating point, from 0 (no boundary) to 1.
         radius: distance of the farthest neighbours in cells, 1..32; 5 has 68 neighbours.
         beta: exponent, > 0; larger values respect weak boundaries more.
-        steps: number of steps, >= 0.
+        steps: number of steps, 0..1,000,000.
 
     Returns:
         float32, the shape of `maps`.
@@ -91,8 +92,8 @@ def _check(maps: Tensor, edge: Tensor, radius: int, beta: float, steps: int) -> 
         raise argument_error(op, "radius", radius, f"an integer in 1..{MAX_RADIUS}")
     if not is_number(beta) or beta <= 0:
         raise argument_error(op, "beta", beta, "a finite number > 0")
-    if not is_integer(steps) or steps < 0:
-        raise argument_error(op, "steps", steps, "an integer >= 0")
+    if not is_integer(steps) or not 0 <= steps <= MAX_STEPS:
+        raise argument_error(op, "steps", steps, f"an integer >= 0, at most {MAX_STEPS}")
     if not edge.numel() or not can_inspect_values(edge):
         return
     low, high = (v.item() for v in edge.detach().aminmax())

@@ -54,6 +54,7 @@ _op = define(
     reference=_reference,
     fake=_fake,
     backward=_backward,
+    once=False,  # the gradient is an op, which refuses
     setup_context=_setup_context,
 )
 

@@ -15,7 +15,7 @@ from ._arguments import (
     is_integer,
     is_number,
 )
-from ._library import call, can_inspect_values, define, scaled_gradient
+from ._library import call, can_inspect_values, define, refuse_gradient, scaled_gradient
 from .reference.saliency_loss import SaliencyLoss
 from .reference.saliency_loss import saliency_loss as reference_loss
 from .reference.saliency_loss import saliency_loss_grad as reference_grad
@@ -88,7 +88,8 @@ def saliency_loss(
     The saliency is resized to the logits' size by nearest with indices rounded down. Absent classes
     are in neither map.
 
-    Differentiable in logits through the loss, once; the maps carry no gradient.
+    Differentiable in logits through the loss, once; the maps carry no gradient. Saliency and
+    labels that require a gradient are an error.
 
     Args:
         logits: [B, C+1, h, w] floating point, background first, h and w >= 1.
@@ -152,6 +153,7 @@ def _check_tensors(logits: Tensor, saliency: Tensor, labels: Tensor) -> None:
         wanted = f"[{batch}, {channels - 1}] for these logits"
         raise argument_error(op, "labels", labels, wanted)
     check_device(op, "logits", logits, saliency=saliency, labels=labels)
+    refuse_gradient(op, saliency=saliency, labels=labels)
 
 
 def _check_options(

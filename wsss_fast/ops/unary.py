@@ -13,6 +13,7 @@ from ._arguments import (
     is_integer,
     is_number,
 )
+from ._library import has_data
 
 
 def unary_from_labels(
@@ -35,7 +36,8 @@ def unary_from_labels(
         [..., L, H, W] float32 energies on the device of `labels`.
 
     Raises:
-        ValueError: a wrong argument, with its name and value.
+        ValueError: a wrong argument, with its name and value. Inside torch.compile, torch.export
+            and torch.vmap, where values cannot be inspected, the energies of a wrong label are NaN.
 
     >>> unary_from_labels(torch.tensor([[0, 1]]), 3, gt_prob=0.5).exp().reciprocal()
     tensor([[[0.5000, 0.2500]],
@@ -45,24 +47,38 @@ def unary_from_labels(
             [[0.2500, 0.2500]]])
     """
     _check_labels(labels, num_labels, gt_prob, unsure_label)
-    labels = labels.long()
+    given, labels = labels, labels.long()
     if unsure_label is None:
         unsure = torch.zeros_like(labels, dtype=torch.bool)
     else:
         unsure = labels == unsure_label
+    if given.dtype == torch.uint64:
+        unsure = unsure & (labels >= 0)  # values from 2^63 on have become negative
     wrong = ~unsure & ((labels < 0) | (labels >= num_labels))
-    if labels.device.type != "meta" and wrong.any():
-        allowed = f"0..{num_labels - 1}"
-        if unsure_label is not None:
-            allowed += f" or unsure_label={unsure_label}"
-        found = labels[wrong][0].item()
-        raise ValueError(f"unary_from_labels: labels holds {found}; must be {allowed}")
-    own = labels.masked_fill(unsure, 0).unsqueeze(-3)  # [..., 1, H, W]
+    if inspects := has_data(labels):
+        _refuse_labels(given, wrong, num_labels, unsure_label)
+    own = labels.masked_fill(unsure | wrong, 0).unsqueeze(-3)  # [..., 1, H, W]
     other = -math.log((1.0 - gt_prob) / (num_labels - 1)) if num_labels > 1 else 0.0
     shape = (*labels.shape[:-2], num_labels, *labels.shape[-2:])
     energies = torch.full(shape, other, dtype=torch.float32, device=labels.device)
-    energies.scatter_(-3, own, -math.log(gt_prob) if num_labels > 1 else 0.0)
-    return energies.masked_fill_(unsure.unsqueeze(-3), math.log(num_labels))
+    sure, unsure = -math.log(gt_prob) if num_labels > 1 else 0.0, unsure.unsqueeze(-3)
+    if inspects:
+        return energies.scatter_(-3, own, sure).masked_fill_(unsure, math.log(num_labels))
+    # torch.vmap needs a copy.
+    energies = energies.scatter(-3, own, sure).masked_fill(unsure, math.log(num_labels))
+    return energies.masked_fill(wrong.unsqueeze(-3), math.nan)
+
+
+def _refuse_labels(
+    labels: Tensor, wrong: Tensor, num_labels: int, unsure_label: int | None
+) -> None:
+    if not wrong.any():
+        return
+    allowed = f"0..{num_labels - 1}"
+    if unsure_label is not None:
+        allowed += f" or unsure_label={unsure_label}"
+    found = labels.flatten()[int(wrong.flatten().to(torch.uint8).argmax())].item()
+    raise ValueError(f"unary_from_labels: labels holds {found}; must be {allowed}")
 
 
 def _check_labels(

@@ -13,18 +13,19 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar
-from wsss_fast.engine.run_folder import stage
+from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_probabilities
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.recipe import RECIPES, Recipe, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.seeds import label_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,8 @@ def infer(
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
     net = nets.load_weights(network(data, backbone, recipe), weights, complete=True)
     net = nets.optimize_for_inference(net, runtime)
-    folder, final_crf = Path(out) / name, recipe.crf if crf else None
+    out, final_crf = check_out(out), recipe.crf if crf else None
+    folder = out / name
 
     def scores_of(photos: np.ndarray) -> torch.Tensor:
         return predict(net, photos, recipe, runtime, final_crf)
@@ -90,21 +92,18 @@ def infer(
         speed = _write_all(data, scores_of, folder, name, recipe.infer_batch, probabilities)
         return {"images_per_second": speed}
 
-    stage(
-        Path(out),
-        name,
-        {
-            "data": data.fingerprint(),
-            "weights": nets.fingerprint(weights),
-            "scales": recipe.scales,
-            "flip": recipe.flip,
-            "to_input": recipe.augment.to_input,
-            "crf": final_crf,
-            "probabilities": probabilities,
-            "dtype": str(runtime.dtype),
-        },
-        work,
-    )
+    arguments = {
+        "data": data.fingerprint(),
+        "weights": nets.fingerprint(weights),
+        "scales": recipe.scales,
+        "flip": recipe.flip,
+        "to_input": recipe.augment.to_input,
+        "crf": final_crf,
+        "probabilities": probabilities,
+        "dtype": str(runtime.dtype),
+    }
+    arrays = [f"{id}.npy" for id in data.ids] if probabilities else []
+    label_stage(out, name, data, arguments, work, more_files=arrays)
     return PredictResult(folder)
 
 
@@ -117,7 +116,11 @@ def _write_all(
     probabilities: bool,
 ) -> float:
     """Predict the images that have no prediction in `folder` yet; returns images per second."""
-    batches, own = unfinished_batches(data, batch_size, lambda id: (folder / f"{id}.png").is_file())
+    suffixes = (".png", ".npy") if probabilities else (".png",)
+    present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    batches, own = unfinished_batches(
+        data, batch_size, lambda id: all(f"{id}{suffix}" in present for suffix in suffixes)
+    )
     todo = sum(map(len, batches))
     with Bar(label, own, done=own - todo) as bar:
         for ids in batches:

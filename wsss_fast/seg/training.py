@@ -14,11 +14,11 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.label_folder import check_label_folder, read_label
+from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
-from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import runtime as resolve_runtime
 from wsss_fast.engine.runtime import set_seed
 from wsss_fast.engine.samples import Batch, LoadSample, Samples
@@ -143,7 +143,7 @@ def train_extended(
         net,
         _step(recipe, None if extension is None else extension.loss),
         Samples(data.ids, load_sample(data, folder, recipe.augment), seed),
-        Path(out),
+        check_out(out),
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
@@ -151,7 +151,7 @@ def train_extended(
         length=recipe.length(),
         arguments={
             "data": data.fingerprint(),
-            "masks": provenance(folder),
+            "masks": provenance(folder, label_files(data)),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
             "recipe": training.fields_except(recipe, "flip", "crf", "infer_batch"),

@@ -21,7 +21,7 @@ from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, maps_path, save_maps
+from wsss_fast.maps import ClassMaps, map_files, maps_path, save_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ def maps_stage(
         return {"images_per_second": speed, **notes()}
 
     depends = {"data": data.fingerprint(), "scales": scales, "dtype": str(runtime.dtype)}
-    stage(out, name, {**depends, **arguments}, work)
+    stage(out, name, {**depends, **arguments}, work, files=map_files(data))
     return out / name
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from wsss_fast.data.images import IGNORE
 from wsss_fast.engine import distributed
 from wsss_fast.engine.ddp import global_mean
 from wsss_fast.ops import aamr_loss, pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
+from wsss_fast.readers.label_maps import IGNORE
 
 
 def cross_entropy(

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from wsss_fast.data.images import IGNORE, read_image, read_labels, write_labels
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import runtime
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
+from wsss_fast.readers.label_maps import (
+    IGNORE,
+    check_size,
+    read_labels_and_palette,
+    write_labels,
+)
+from wsss_fast.readers.photos import read_image, remark_orientation
+from wsss_fast.readers.probabilities import read_probabilities
 from wsss_fast.stages.crf import Crf
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = (".png", ".npy")
+_MANY_LABELS = 64  # more than any photo of a public data set has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,7 @@ class CrfResult:
         return f"{self.out}: {self.written} refined" + "".join(f", {r}" for r in rest)
 
 
+@remarks.collected()
 def refine_files(
     image: str | Path,
     labels: str | Path,
@@ -98,7 +105,7 @@ def refine_files(
     """
     image, labels, out = Path(image), Path(labels), Path(out)
     where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
-    _check_parameters(crf, clip)
+    _check_parameters(crf, clip, unsure)
     if image.is_dir() != labels.is_dir():
         raise InputError(f"{image} and {labels}: give two files or two folders")
 
@@ -108,10 +115,13 @@ def refine_files(
 
     def refine(photo: Path, map_: Path, target: Path) -> None:
         names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
+        labels_of_pixels = names[q.argmax(0)]
+        if (labels_of_pixels == labels_of_pixels.flat[0]).all():
+            remarks.add("refined map has a single label, although its input has several", map_)
         if probabilities:
             with atomic_write(target.with_suffix(".npy")) as temporary:
                 np.save(temporary, q.astype(np.float16))
-        write_labels(target, names[q.argmax(0)], palette)  # last: it marks the image as finished
+        write_labels(target, labels_of_pixels, palette)  # last: it marks the image as finished
 
     if image.is_dir():
         return _refine_folders(image, labels, out, is_finished, refine)
@@ -194,8 +204,10 @@ def _match_files(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], l
     return [(found[0][stem], found[1][stem]) for stem in common], unmatched
 
 
-def _check_parameters(crf: Crf, clip: float) -> None:
+def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
     """Check, before any file is read, the parameters that all files share."""
+    if unsure is not None and not 0 <= unsure <= 255:
+        raise InputError(f"crf: unsure is {unsure}; must be a label, 0..255, or None")
     try:
         unary = unary_from_labels(torch.zeros(1, 1, 1, dtype=torch.long), 2, gt_prob=crf.gt_prob)
         unary_from_probabilities(torch.ones(1, 1, 1), clip=clip)
@@ -209,18 +221,19 @@ def _mean_field(
 ) -> tuple[np.ndarray, np.ndarray, bytes | None]:
     """The map's labels, uint8 [L], Q, float32 [L, H, W], and the palette to write."""
     photo = read_image(image)  # [H, W, 3]
+    size = (photo.shape[0], photo.shape[1])
+    if labels.suffix.lower() == ".npz":
+        raise InputError(f"{labels}: archives are not read; save the probabilities as .npy")
+    palette: bytes | None = None
     if labels.suffix.lower() == ".npy":
-        unary, names, palette = *_from_probabilities(labels, clip), None
+        probabilities = read_probabilities(labels, image, size)
+        unary = unary_from_probabilities(torch.from_numpy(probabilities), clip=clip)
+        names = np.arange(len(unary), dtype=np.uint8)
     else:
-        unary, names, palette = _from_labels(labels, unsure, crf.gt_prob)
-    size = photo.shape[:2]
-    if unary.shape[1:] != size:
-        transposed = tuple(unary.shape[:2]) == size
-        hint = "; it looks like [H, W, L], but must be [L, H, W]" if transposed else ""
-        raise InputError(
-            f"{labels}: is {unary.shape[1]}x{unary.shape[2]} pixels (HxW), "
-            f"but its image {image} is {size[0]}x{size[1]}{hint}"
-        )
+        values, palette = read_labels_and_palette(labels)
+        check_size(labels, values.shape, image, size)
+        unary, names = _from_labels(labels, values, unsure, crf.gt_prob)
+    remark_orientation(image)
     try:
         q = crf.apply(photo[None], unary[None].to(device))
     except ValueError as error:
@@ -229,45 +242,30 @@ def _mean_field(
 
 
 def _from_labels(
-    path: Path, unsure: int | None, gt_prob: float
-) -> tuple[torch.Tensor, np.ndarray, bytes | None]:
-    """Unary [L, H, W] of the map's L labels, those labels, and its palette (b"" for gray)."""
-    values = read_labels(path)
+    path: Path, values: np.ndarray, unsure: int | None, gt_prob: float
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Unary [L, H, W] of the L labels of a map, and those labels."""
     known = np.ones(values.shape, bool) if unsure is None else values != unsure
     names = np.unique(values[known])
     if not names.size:
         raise InputError(
             f"{path}: every pixel is {unsure} (unsure); at least one must have a label"
         )
+    if len(names) == 1:
+        line = f"{path}: has one known label, {names[0]}"
+        if known.all():
+            raise InputError(f"{line}; nothing to refine")
+        raise InputError(
+            f"{line}, since {unsure} means unsure; nothing to refine: if {unsure} is an object, "
+            "give unsure None (--unsure None)"
+            + (", or divide the map by 255" if unsure == IGNORE else "")
+        )
+    if len(names) > _MANY_LABELS:
+        remarks.add(
+            f"label map of more than {_MANY_LABELS} labels: is it a picture in gray levels?", path
+        )
     compact = np.where(known, np.searchsorted(names, values), len(names))
     unary = unary_from_labels(
         torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
     )
-    with Image.open(path) as image:
-        palette = bytes(image.getpalette() or b"") if image.mode == "P" else b""
-    return unary, names.astype(np.uint8), palette
-
-
-def _from_probabilities(path: Path, clip: float) -> tuple[torch.Tensor, np.ndarray]:
-    """Unary [L, H, W] from stored probabilities, and the labels 0..L-1."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as an array ({error})") from None
-    if not isinstance(values, np.ndarray):
-        raise InputError(f"{path}: is an archive; must be floating-point probabilities [L, H, W]")
-    if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
-        raise InputError(
-            f"{path}: is {values.dtype} {list(values.shape)}; "
-            "must be floating-point probabilities [L, H, W]"
-        )
-    if not 1 <= values.shape[0] <= 256:
-        raise InputError(
-            f"{path}: is {list(values.shape)}; must be [L, H, W] with 1 to 256 labels first"
-        )
-    if values.size and not (values.min() >= 0 and values.max() <= 1 + 1e-3):
-        raise InputError(
-            f"{path}: spans {values.min():g}..{values.max():g}; probabilities are within 0..1"
-        )
-    unary = unary_from_probabilities(torch.from_numpy(values.astype(np.float32)), clip=clip)
-    return unary, np.arange(values.shape[0], dtype=np.uint8)
+    return unary, names.astype(np.uint8)

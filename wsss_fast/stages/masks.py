@@ -6,13 +6,13 @@ import dataclasses
 from pathlib import Path
 
 from wsss_fast.data import Source, opened
-from wsss_fast.data.images import write_labels
 from wsss_fast.engine.progress import Bar
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.errors import InputError
-from wsss_fast.maps import check_maps
+from wsss_fast.maps import check_maps, map_files
+from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import Crf
-from wsss_fast.stages.seeds import refined_labels, share_of_labels
+from wsss_fast.stages.seeds import label_stage, refined_labels, share_of_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def make(
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"masks: threshold must be in 0..1, got {threshold}")
-    data, folder, out = opened(data), Path(maps), Path(out)
+    data, folder, out = opened(data), Path(maps), check_out(out)
     check_maps(folder, data)
 
     def work() -> dict[str, float]:
@@ -72,9 +72,9 @@ def make(
 
     arguments = {
         "data": data.fingerprint(),
-        "maps": provenance(folder),
+        "maps": provenance(folder, map_files(data)),
         "threshold": threshold,
         "crf": crf,
     }
-    stage(out, name, arguments, work)
+    label_stage(out, name, data, arguments, work)
     return MasksResult(out / name)

@@ -11,15 +11,18 @@ from PIL import Image, ImageFilter
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import saliency_of, write_labels
+from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import Bar, say, track
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import check_out, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
+from wsss_fast.readers.label_maps import write_labels
+from wsss_fast.readers.saliency_maps import saliency_of
 from wsss_fast.stages.seeds import share_of_labels
 
+_HALF = 128  # of the levels 0..255
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # width of the border as a share of the shorter side
 _CONTRAST = 10.0  # steepness of the sigmoid that stretches the contrast
@@ -39,12 +42,13 @@ class SaliencyResult:
     folder: Path
 
 
+@remarks.collected()
 def check(data: Dataset) -> int:
     """Read every saliency map of `data`, so that a wrong one is found before any training.
 
     A map of another size than its photo is stretched to it when it is used. A map that is black
-    throughout means that nothing in its photo is salient, which makes all its classes background;
-    such maps are counted and reported.
+    throughout means that nothing in its photo is salient, which makes all its classes background.
+    Such maps, other constant ones and maps that stay below half of the range are remarked.
 
     Collective: each process reads its shard of the maps.
 
@@ -52,36 +56,84 @@ def check(data: Dataset) -> int:
         Number of maps that are black throughout.
 
     Raises:
-        InputError: an id has no map, a map cannot be read, all maps are black, or no level exceeds
-            1.
+        InputError: an id has no map, a map cannot be read, all maps are constant, or no level
+            exceeds 1.
     """
     missing = [i for i in data.ids if i not in data.saliencies]
     if missing:
         raise InputError(
             f"saliency: no map for {len(missing)} of {len(data)} ids, first {missing[0]!r}; "
             f"needs <id>.png in {data.root / 'saliency'} or in the folder given as saliency"
+            + _other_file(data, missing[0])
         )
-    shard = distributed.shard(data.ids)
-    own = {id: int(data.saliency_levels(id).max()) for id in track(shard, "check saliency")}
-    found: dict[str, int] = {}
+
+    def levels_of(id: str) -> _Levels | str:
+        try:
+            levels = data.saliency_levels(id)
+            size = data.size(id)
+        except InputError as error:
+            return str(error)
+        return _Levels(int(levels.min()), int(levels.max()), levels.shape[:2] == size[::-1] != size)
+
+    own = {id: levels_of(id) for id in track(distributed.shard(data.ids), "check saliency")}
+    read: dict[str, _Levels | str] = {}
     for part in distributed.all_gather_objects(own):
-        found.update(part)
-    highest = np.array([found[id] for id in data.ids])
-    folder = data.saliencies[data.ids[0]].parent
-    if highest.max() <= 1:
-        if highest.max() == 0:
-            raise InputError(f"saliency: {folder}: all maps are black")
+        read.update(part)
+    found: dict[Path, _Levels] = {}
+    for id in data.ids:
+        one = read[id]
+        if isinstance(one, str):
+            raise InputError(one)
+        found[data.saliencies[id]] = one
+    _check_levels(found)
+    return sum(levels.highest == 0 for levels in found.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Levels:
+    """What `check` looks at in a map: its lowest and highest level, and whether it is turned."""
+
+    lowest: int
+    highest: int
+    turned: bool
+
+
+def _check_levels(found: dict[Path, _Levels]) -> None:
+    """Reject maps that are useless together, and remark single ones."""
+    folder = next(iter(found)).parent
+    highest = max(levels.highest for levels in found.values())
+    if highest == 0:
+        raise InputError(f"saliency: {folder}: all maps are black")
+    if all(levels.lowest == levels.highest for levels in found.values()):
+        raise InputError(f"saliency: {folder}: each map has the same level at all its pixels")
+    if highest == 1:
         raise InputError(
             f"saliency: {folder}: the maps hold 0 and 1 only; write binary maps as 0 and 255"
         )
-    black = int((highest == 0).sum())
-    if black:
-        first = data.saliencies[data.ids[int(highest.argmin())]]
-        say(
-            f"saliency: {black} of {len(data)} maps are black, first {first}; "
-            "nothing is salient in their photos"
-        )
-    return black
+    for path, levels in found.items():
+        texts = []
+        if levels.highest == 0:
+            texts.append("black saliency map, so that nothing is salient in its photo")
+        elif levels.lowest == levels.highest:
+            texts.append("constant saliency map")
+        elif levels.highest == 1:
+            texts.append("saliency map of 0 and 1 only, which is nearly black; write 0 and 255")
+        elif levels.highest < _HALF:
+            texts.append("saliency map below half of the range 0 to 255 throughout")
+        if levels.turned:
+            texts.append("saliency map whose height and width are those of its photo exchanged")
+        for text in texts:
+            remarks.add(text, path, unit="map", of=len(found))
+
+
+def _other_file(data: Dataset, id: str) -> str:
+    """What to say of a file of another format that may be the map of `id`."""
+    given = (data.source or {}).get("saliency")
+    folder = Path(str(given)) if given else data.root / "saliency"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.stem == id and path.is_file():
+            return f"; {path.name} is there, but maps must be PNG, such as 255 * saliency"
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +214,8 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     Source: the image boundary cue of Zhang et al., "Minimum Barrier Salient Object Detection at 80
     FPS", ICCV 2015.
     """
-    data, folder = opened(data), Path(out) / name
+    data, out = opened(data), check_out(out)
+    folder = out / name
 
     def work() -> dict[str, float]:
         own, todo = share_of_labels(data, folder)
@@ -177,7 +230,7 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
             speed = len(todo) / max(bar.seconds(), 1e-9)
         return {"images_per_second": sum(distributed.all_gather_objects(speed))}
 
-    stage(Path(out), name, {"data": data.fingerprint()}, work)
+    stage(out, name, {"data": data.fingerprint()}, work, files=label_files(data))
     return SaliencyResult(folder)
 
 
@@ -206,7 +259,8 @@ def degrade(
     """
     if not (blur >= 0 and 0 <= missed <= 1):
         raise InputError(f"saliency: blur must be >= 0 and missed in 0..1, got {blur} and {missed}")
-    data, folder = opened(data), Path(out) / name
+    data, out = opened(data), check_out(out)
+    folder = out / name
 
     def work() -> dict[str, int]:
         black = {
@@ -222,9 +276,8 @@ def degrade(
             write_labels(folder / f"{id}.png", worse, palette=b"")
         return {"black": len(black)}
 
-    source = provenance(data.saliencies[data.ids[0]].parent) if data.saliencies else None
-    arguments = {"data": data.fingerprint(), "saliency": source, "blur": blur, "missed": missed}
-    stage(Path(out), name, arguments, work)
+    arguments = {"data": data.fingerprint(saliency=True), "blur": blur, "missed": missed}
+    stage(out, name, arguments, work, files=label_files(data))
     return SaliencyResult(folder)
 
 

@@ -7,19 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.images import IGNORE, read_labels, write_labels
+from wsss_fast.data.label_folder import LABEL_NAMES, label_files, write_label_names
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar
-from wsss_fast.engine.run_folder import provenance, stage
+from wsss_fast.engine.run_folder import check_out, provenance, stage
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, check_maps, label_index, load_maps, maps_path, to_labels
+from wsss_fast.maps import (
+    ClassMaps,
+    check_maps,
+    label_index,
+    load_maps,
+    map_files,
+    maps_path,
+    to_labels,
+)
+from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
 from wsss_fast.stages.crf import Crf
 
 
@@ -84,11 +94,11 @@ def make(
             "seeds: needs 0 <= bg_threshold <= fg_threshold <= 1, "
             f"got bg_threshold={bg_threshold} and fg_threshold={fg_threshold}"
         )
-    data, folder, out = opened(data), Path(maps), Path(out)
+    data, folder, out = opened(data), Path(maps), check_out(out)
     check_maps(folder, data)
     arguments = {
         "data": data.fingerprint(),
-        "maps": provenance(folder),
+        "maps": provenance(folder, map_files(data)),
         "fg_threshold": fg_threshold,
         "bg_threshold": bg_threshold,
         "crf": crf,
@@ -111,8 +121,41 @@ def make(
         shares = (counts / counts.sum()).round(4)
         return dict(zip(("foreground", "background", "ignored"), shares, strict=True))
 
-    notes = stage(out, name, arguments, work)
+    notes = label_stage(out, name, data, arguments, work)
     return SeedsResult(out / name, notes["foreground"], notes["background"], notes["ignored"])
+
+
+def label_stage(
+    out: Path,
+    name: str,
+    data: Dataset,
+    arguments: dict[str, Any],
+    work: Callable[[], dict[str, Any]],
+    *,
+    more_files: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A stage that writes `<out>/<name>/<id>.png` and the names of the labels. Collective.
+
+    Args:
+        out: run folder.
+        name: sub-folder of `out`.
+        data: images and class names.
+        arguments: everything the labels depend on.
+        work: writes the PNGs that are missing; returns notes.
+        more_files: names of other files that `work` writes.
+
+    Returns:
+        The notes.
+    """
+
+    def work_and_name() -> dict[str, Any]:
+        notes = work()
+        if distributed.is_main_process():
+            write_label_names(out / name, data)
+        return notes
+
+    files = [*label_files(data), LABEL_NAMES, *more_files]
+    return stage(out, name, arguments, work_and_name, files=files)
 
 
 def _counts(seed: np.ndarray) -> np.ndarray:

@@ -105,8 +105,9 @@ def train(
         checkpoints.clear()
         return {"losses": history.losses, "samples_per_second": history.samples_per_second, **notes}
 
-    notes = stage(out, name, {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}, work)
-    return TrainResult(file, notes["losses"], notes.get("mean_ap"))
+    depends = {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}
+    notes = stage(out, name, depends, work, files=[file.name], remake=False)
+    return TrainResult(file, notes["losses"])
 
 
 @contextlib.contextmanager

@@ -17,16 +17,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wsss_fast import ops
-from wsss_fast.ops.dense_crf import MAX_LABELS
-from wsss_fast.ops.lattice import check_sigmas, pixel_features
+from wsss_fast.ops.dense_crf import MAX_ITERATIONS, MAX_LABELS
+from wsss_fast.ops.lattice import pixel_features
+
+from ._checks import Compatibility, Sigmas, as_array, float32_array, sigmas, whole_number
+from ._checks import compatibility as compatibility_of
 
 
 class KernelType(IntEnum):
@@ -41,9 +42,6 @@ class NormalizationType(IntEnum):
     NORMALIZE_AFTER = 2
     NORMALIZE_SYMMETRIC = 3
 
-
-Sigmas = float | tuple[float, ...] | np.ndarray
-Compatibility = float | np.ndarray  # a number (Potts), [nlabels] or [nlabels, nlabels] float32
 
 CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
 NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
@@ -60,14 +58,17 @@ class ConstUnary(Unary):
     """Given energies `u` [nlabels, N] float32."""
 
     def __init__(self, u: np.ndarray):
-        super().__init__(_float32("ConstUnary: u", u, 2).copy())
+        super().__init__(float32_array("ConstUnary: u", u, 2).copy())
 
 
 class LogisticUnary(Unary):
     """Energies L f of a linear model: `L` [nlabels, features], `f` [features, N], both float32."""
 
     def __init__(self, L: np.ndarray, f: np.ndarray):
-        weights, features = _float32("LogisticUnary: L", L, 2), _float32("LogisticUnary: f", f, 2)
+        weights, features = (
+            float32_array("LogisticUnary: L", L, 2),
+            float32_array("LogisticUnary: f", f, 2),
+        )
         if weights.shape[1] != features.shape[0]:
             raise ValueError(
                 f"LogisticUnary: L is {list(weights.shape)} but f is {list(features.shape)}; "
@@ -80,10 +81,8 @@ class DenseCRF:
     """Fully connected CRF over `npoints` points with `nlabels` labels."""
 
     def __init__(self, npoints: int, nlabels: int):
-        for name, value in (("npoints", npoints), ("nlabels", nlabels)):
-            if int(value) < 1:
-                raise ValueError(f"DenseCRF: {name} is {value}; must be >= 1")
-        self._points, self._labels = int(npoints), int(nlabels)
+        self._points = whole_number("DenseCRF: npoints", npoints, 1)
+        self._labels = whole_number("DenseCRF: nlabels", nlabels, 1)
         self._energies = np.zeros((self._labels, self._points), np.float32)
         self._terms: list[_Term] = []
 
@@ -100,6 +99,12 @@ class DenseCRF:
             )
         if np.isnan(unary.energies).any():
             raise ValueError("setUnary: energies have NaN values")
+        # An energy of +infinity is a probability of 0.
+        if np.isneginf(unary.energies).any() or np.isposinf(unary.energies).all(0).any():
+            raise ValueError(
+                "setUnary: energies have -infinity, or only +infinity at a point; "
+                "at least one label of a point needs a finite energy"
+            )
         self._energies = unary.energies
 
     def setUnaryEnergy(self, u: np.ndarray, f: np.ndarray | None = None) -> None:
@@ -121,7 +126,7 @@ class DenseCRF:
             kernel: a `KernelType`.
             normalization: a `NormalizationType`.
         """
-        features = _float32("addPairwiseEnergy: features", features, 2)
+        features = float32_array("addPairwiseEnergy: features", features, 2)
         if features.shape[1] != self._points:
             raise ValueError(
                 f"addPairwiseEnergy: features is {list(features.shape)}; "
@@ -148,17 +153,16 @@ class DenseCRF:
             if value not in tuple(kind):
                 names = ", ".join(member.name for member in kind)
                 raise ValueError(f"{method}: {name} is {value!r}; must be one of {names}")
-        compatibility = _compatibility(method, compat, self._labels)
+        compatibility = compatibility_of(method, compat, self._labels)
         self._terms.append(
             _Term(features, compatibility, NormalizationType(normalization), image_term)
         )
 
     def inference(self, niter: int, /) -> np.ndarray:
         """Q [nlabels, N] after `niter` >= 0 mean field steps."""
-        if int(niter) < 0:
-            raise ValueError(f"inference: niter is {niter}; must be >= 0")
+        steps = whole_number("inference: niter", niter, 0, MAX_ITERATIONS)
         q = self._start()
-        for _ in range(int(niter)):
+        for _ in range(steps):
             q = self._step(q)
         return q.numpy()
 
@@ -169,6 +173,8 @@ class DenseCRF:
     def stepInference(self, Q: np.ndarray, tmp1: np.ndarray, tmp2: np.ndarray, /) -> None:
         """One mean field step, in place on `Q`; the other two arrays are not used."""
         self._check_q("stepInference", Q)
+        if not Q.flags.writeable:
+            raise ValueError("stepInference: Q is read-only; pass a copy")
         Q[...] = self._step(_planes(Q)).numpy()
 
     def klDivergence(self, Q: np.ndarray, /) -> float:
@@ -180,7 +186,7 @@ class DenseCRF:
             energies = energies + sum(term(q) for term in self._terms)
         q, energies = q.double(), energies.double()
         inner = q * (q.clamp(min=1e-20).log() + energies)
-        return float(inner.where(q > 0, 0.0).sum())  # infinite energies count 0 where Q is 0
+        return float(inner.where(q != 0, 0.0).sum())  # infinite energies count 0 where Q is 0
 
     def _start(self) -> Tensor:
         # [L, N], since torch is slow along a short last dimension.
@@ -203,11 +209,9 @@ class DenseCRF2D(DenseCRF):
     """Fully connected CRF over the pixels of an image, row by row: N = w * h."""
 
     def __init__(self, w: int, h: int, nlabels: int):
-        for name, value in (("w", w), ("h", h)):
-            if int(value) < 1:
-                raise ValueError(f"DenseCRF2D: {name} is {value}; must be >= 1")
-        super().__init__(int(w) * int(h), nlabels)
-        self._width, self._height = int(w), int(h)
+        self._width = whole_number("DenseCRF2D: w", w, 1)
+        self._height = whole_number("DenseCRF2D: h", h, 1)
+        super().__init__(self._width * self._height, nlabels)
 
     def addPairwiseGaussian(
         self,
@@ -223,7 +227,7 @@ class DenseCRF2D(DenseCRF):
             compat, kernel, normalization: as for `addPairwiseEnergy`.
         """
         method = "addPairwiseGaussian"
-        term = _ImageTerm(_sigmas(f"{method}: sxy", sxy, 2))
+        term = _ImageTerm(sigmas(f"{method}: sxy", sxy, 2))
         self._add(method, lambda: self._features(term), compat, kernel, normalization, term)
 
     def addPairwiseBilateral(
@@ -244,8 +248,8 @@ class DenseCRF2D(DenseCRF):
             compat, kernel, normalization: as for `addPairwiseEnergy`.
         """
         method = "addPairwiseBilateral"
-        positions, levels = _sigmas(f"{method}: sxy", sxy, 2), _sigmas(f"{method}: srgb", srgb, 3)
-        rgbim = np.asarray(rgbim)
+        positions, levels = sigmas(f"{method}: sxy", sxy, 2), sigmas(f"{method}: srgb", srgb, 3)
+        rgbim = as_array(f"{method}: rgbim", rgbim)
         if rgbim.ndim != 3 or rgbim.shape[2] != 3:
             raise ValueError(
                 f"{method}: rgbim is {list(rgbim.shape)}; must be [h, w, 3]. For other images, "
@@ -263,14 +267,13 @@ class DenseCRF2D(DenseCRF):
 
     def inference(self, niter: int, /) -> np.ndarray:
         """Q [nlabels, N] after `niter` >= 0 mean field steps, by `ops.dense_crf` where possible."""
+        steps = whole_number("inference: niter", niter, 0, MAX_ITERATIONS)
         parameters = self._dense_crf_parameters()
-        if parameters is None or int(niter) < 0 or not np.isfinite(self._energies).all():
-            return super().inference(niter)
+        if parameters is None or not np.isfinite(self._energies).all():
+            return super().inference(steps)
         image, gaussian, bilateral = parameters
         unary = torch.from_numpy(self._energies).reshape(1, self._labels, self._height, self._width)
-        q = ops.dense_crf(
-            image, unary, gaussian=gaussian, bilateral=bilateral, iterations=int(niter)
-        )
+        q = ops.dense_crf(image, unary, gaussian=gaussian, bilateral=bilateral, iterations=steps)
         return q.reshape(self._labels, self._points).numpy()
 
     def _dense_crf_parameters(self) -> tuple | None:
@@ -294,7 +297,9 @@ class DenseCRF2D(DenseCRF):
 
     def _features(self, term: _ImageTerm) -> Tensor:
         height, width = self._height, self._width
-        levels = torch.empty(0, height, width) if term.image is None else term.image.float()
+        # Not of torch's default dtype and device, which users may have set.
+        none = torch.empty(0, height, width, dtype=torch.float32, device="cpu")
+        levels = none if term.image is None else term.image.float()
         return pixel_features(height, width, term.sxy, levels, term.srgb)
 
 
@@ -327,7 +332,7 @@ class _Term:
         lattice = ops.PermutohedralLattice(features)
         if self.normalization == NO_NORMALIZATION:
             return lattice, None, None
-        total = lattice.filter(torch.ones(len(features), 1))[:, 0] + 1e-20
+        total = lattice.filter(features.new_ones(len(features), 1))[:, 0] + 1e-20
         if self.normalization == NORMALIZE_SYMMETRIC:
             return lattice, total.rsqrt(), total.rsqrt()
         norm = total.reciprocal()
@@ -348,35 +353,6 @@ class _Term:
         return self.compatibility @ message
 
 
-def _compatibility(method: str, compat: Compatibility, labels: int) -> float | Tensor:
-    if isinstance(compat, Real):
-        number = float(compat)
-        if not np.isfinite(number):
-            raise ValueError(f"{method}: compat is {compat}; must be finite")
-        return number
-    array = _float32(f"{method}: compat", compat, None)
-    if array.shape not in ((labels,), (labels, labels)):
-        raise ValueError(
-            f"{method}: compat is {list(array.shape)}; "
-            f"must be a number, [{labels}] or [{labels}, {labels}]"
-        )
-    weights = torch.from_numpy(array.copy())
-    return weights if weights.dim() == 1 else (weights + weights.t()) / 2
-
-
-def _sigmas(name: str, value: Sigmas, count: int) -> tuple[float, ...]:
-    return check_sigmas(name, value.tolist() if isinstance(value, np.ndarray) else value, count)
-
-
-def _float32(name: str, value: Any, dimensions: int | None) -> np.ndarray:
-    value = np.asarray(value)
-    if value.dtype != np.float32:
-        raise ValueError(f"{name} is {value.dtype}; must be float32")
-    if dimensions is not None and value.ndim != dimensions:
-        raise ValueError(f"{name} is {list(value.shape)}; must have {dimensions} dimensions")
-    return value
-
-
 def _planes(rows: np.ndarray) -> Tensor:
-    """[L, N] as a tensor, not copied if contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(rows))
+    """[L, N] as a tensor, not copied if contiguous and writeable."""
+    return torch.from_numpy(np.require(rows, requirements=("C", "W")))

@@ -8,6 +8,8 @@ import torch
 
 from wsss_fast import ops
 
+from ._checks import as_array, whole_number
+
 
 def unary_from_labels(
     labels: np.ndarray, n_labels: int, gt_prob: float, zero_unsure: bool = True
@@ -24,16 +26,17 @@ def unary_from_labels(
     Raises:
         ValueError: a label or `gt_prob` out of range.
     """
-    labels = np.asarray(labels)
+    labels = as_array("unary_from_labels: labels", labels)
+    n_labels = whole_number("unary_from_labels: n_labels", n_labels, 1)
     if labels.dtype.kind not in "iu":
         raise ValueError(f"unary_from_labels: labels is {labels.dtype}; must be integers")
     first = int(bool(zero_unsure))
-    rows = torch.from_numpy(labels.astype(np.int64).reshape(1, -1) - first)
-    if rows.numel() and not (rows.min() >= -first and rows.max() < n_labels):
+    if labels.size and not (labels.min() >= 0 and labels.max() < n_labels + first):
         raise ValueError(
             f"unary_from_labels: labels span {labels.min()}..{labels.max()}; "
             f"must be 0..{n_labels - 1 + first}"
         )
+    rows = torch.from_numpy(labels.astype(np.int64).reshape(1, -1) - first)
     unary = ops.unary_from_labels(
         rows, n_labels, gt_prob=gt_prob, unsure_label=-1 if zero_unsure else None
     )
@@ -51,11 +54,15 @@ def unary_from_softmax(
         clip: smallest probability; None or 0 keeps zeros, whose energy is infinite.
 
     Raises:
-        ValueError: a wrong shape, or `scale` out of range.
+        ValueError: a wrong shape, NaN, or `scale` or `clip` out of range.
     """
-    sm = np.asarray(sm)
+    sm = as_array("unary_from_softmax: sm", sm)
     if sm.ndim < 1 or sm.shape[0] < 1:
         raise ValueError(f"unary_from_softmax: sm is {list(sm.shape)}; must be [labels, ...]")
+    if np.isnan(sm).any():
+        raise ValueError("unary_from_softmax: sm has NaN values")
+    if clip is not None and not 0.0 <= clip <= 1.0:
+        raise ValueError(f"unary_from_softmax: clip is {clip}; must be in 0..1, or None")
     if scale is not None:
         if not 0.0 < scale <= 1.0:
             raise ValueError(f"unary_from_softmax: scale is {scale}; must be in (0, 1]")
@@ -92,8 +99,9 @@ def create_pairwise_gaussian(sdims: tuple[float, ...], shape: tuple[int, ...]) -
     Raises:
         ValueError: `sdims` and `shape` differ in length.
     """
+    shape = tuple(whole_number("create_pairwise_gaussian: shape", side, 0) for side in shape)
     sigmas = _per_item("create_pairwise_gaussian: sdims", sdims, len(shape), "shape's axes")
-    positions = np.indices(tuple(shape), dtype=np.float32).reshape(len(shape), -1)
+    positions = np.indices(shape, dtype=np.float32).reshape(len(shape), -1)
     return positions / sigmas[:, None]
 
 
@@ -111,14 +119,14 @@ def create_pairwise_bilateral(
     Raises:
         ValueError: `sdims`, `schan` or `chdim` do not match the image.
     """
-    img = np.asarray(img)
+    img = as_array("create_pairwise_bilateral: img", img)
     if not -1 <= chdim < img.ndim:
         raise ValueError(
             f"create_pairwise_bilateral: chdim is {chdim}; "
             f"must be an axis of img {list(img.shape)}, or -1"
         )
     channels = img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)
-    each = np.full(len(channels), schan, np.float32) if np.isscalar(schan) else schan
+    each = np.full(len(channels), schan, np.float32) if np.ndim(schan) == 0 else schan
     of_levels = _per_item(
         "create_pairwise_bilateral: schan", each, len(channels), "the image's channels"
     )
@@ -131,7 +139,7 @@ def create_pairwise_bilateral(
 
 
 def _per_item(name: str, sigmas: Any, count: int, items: str) -> np.ndarray:
-    array = np.asarray(sigmas, np.float32)
+    array = as_array(name, sigmas).astype(np.float32)
     if array.shape != (count,) or not (array > 0).all():
         raise ValueError(
             f"{name} is {array.tolist()}; must be {count} numbers > 0, one for each of {items}"

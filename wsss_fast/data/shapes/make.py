@@ -17,10 +17,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image
 
-from wsss_fast.data.images import write_labels
 from wsss_fast.data.shapes.draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes.scene import PRESETS, Scene, SceneOptions, make_scene
 from wsss_fast.errors import InputError
+from wsss_fast.readers.label_maps import write_labels
 
 VERSION = 2  # to be raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")

@@ -23,7 +23,8 @@ def aamr_loss(
     NaN for values of saliency or response that the op rejects.
     """
     target, region, wrong = _region(logits, saliency, response, salient, active, overlap)
-    odds = logits[:, 1:].logsumexp(1) - logits[:, 0]  # its sigmoid is 1 - softmax(logits)[0]
+    used = torch.where(region[:, None], logits, 0.0)
+    odds = _log_odds(used)
     each = torch.nn.functional.binary_cross_entropy_with_logits(odds, target, reduction="none")
     mean = torch.where(region, each, 0.0).sum() / region.sum().clamp(min=1)
     loss = mean.masked_fill(wrong, torch.nan)
@@ -43,11 +44,18 @@ def aamr_loss_grad(
     target, region, _ = _region(logits, saliency, response, salient, active, overlap)
     foreground = logits[:, 1:]
     # d loss of a pixel / d odds
-    slope = (foreground.logsumexp(1) - logits[:, 0]).sigmoid() - target
+    slope = _log_odds(logits).sigmoid() - target
     grad = torch.cat(
         [-slope[:, None], slope[:, None] * foreground.softmax(1)], 1
     ) / region.sum().clamp(min=1)
     return torch.where(region[:, None], grad, 0.0)
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """The logit of 1 - softmax(logits)[0]; NaN where the largest foreground logit is infinite."""
+    foreground = logits[:, 1:]
+    top = foreground.detach().amax(1)
+    return top - logits[:, 0] + (foreground - top[:, None]).exp().sum(1).log()
 
 
 def _region(

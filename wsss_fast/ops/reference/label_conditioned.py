@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .bilinear import resized_bilinear
+
 __all__ = [
     "label_conditioned_activation",
     "label_conditioned_logits",
@@ -28,10 +30,15 @@ def label_conditioned_logits(
     scaled = features if scale is None else features * scale[:, :, None, None]  # [B, C, h, w]
     reach = weight.shape[-1] // 2  # taps on each side of the centre
     branches = [
-        torch.nn.functional.conv2d(scaled, w, b, padding=reach * dilation, dilation=dilation)
-        for w, b, dilation in zip(weight, bias, dilations, strict=True)
+        torch.nn.functional.conv2d(scaled, w, b, padding=reach * step, dilation=step)
+        for w, b, step in zip(weight, bias, _steps(features, dilations), strict=True)
     ]
     return torch.stack(branches).sum(0)  # [B, K, h, w]
+
+
+def _steps(features: Tensor, dilations: Sequence[int]) -> list[int]:
+    """Dilations, at most the map's size: from there on only the centre tap is on the map."""
+    return [min(dilation, max(features.shape[2:])) for dilation in dilations]
 
 
 def label_conditioned_logits_backward(
@@ -44,7 +51,7 @@ def label_conditioned_logits_backward(
     scaled = features if scale is None else features * scale[:, :, None, None]
     reach, num_labels = weight.shape[-1] // 2, weight.shape[1]
     of_scaled, of_weight = torch.zeros_like(scaled), []
-    for w, dilation in zip(weight, dilations, strict=True):
+    for w, dilation in zip(weight, _steps(features, dilations), strict=True):
         around, step = [reach * dilation] * 2, [dilation] * 2
         into, own, _ = torch.ops.aten.convolution_backward(
             grad,
@@ -77,10 +84,7 @@ def label_conditioned_logits_backward(
 
 def resized_activation(logits: Tensor, size: tuple[int, int], activation: str) -> Tensor:
     """logits [B, K, h, w] -> softmax over K, or sigmoid, after bilinear resizing: [B, K, H, W]."""
-    large = logits
-    # On the CPU, torch's resizing to the same size computes 0 * inf = NaN.
-    if tuple(logits.shape[2:]) != tuple(size):
-        large = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    large = resized_bilinear(logits, size)
     return large.softmax(1) if activation == "softmax" else large.sigmoid()
 
 

@@ -3,18 +3,10 @@
 import torch
 from torch import Tensor
 
+from .bilinear import resized_bilinear, resized_bilinear_backward
+from .nearest import nearest
+
 __all__ = ["pixel_bce", "pixel_bce_grad", "pixel_cross_entropy", "pixel_cross_entropy_grad"]
-
-
-def nearest(labels: Tensor, height: int, width: int) -> Tensor:
-    """Nearest resizing of [..., H, W] as in Pillow: the pixel under the centre of each new cell."""
-    rows, columns = (
-        ((torch.arange(new, device=labels.device, dtype=torch.float64) + 0.5) * (old / new))
-        .long()
-        .clamp_(max=old - 1)
-        for old, new in zip(labels.shape[-2:], (height, width), strict=True)
-    )
-    return labels[..., rows[:, None], columns]
 
 
 def pixel_cross_entropy(
@@ -29,7 +21,10 @@ def pixel_cross_entropy(
     """The definition of `wsss_fast.ops.pixel_cross_entropy`: same arguments, without checks."""
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
-    return -(weight * (target * logits.log_softmax(1)).sum(1)).sum()
+    # As in PyTorch, a class without a share of the target adds nothing, nor does a pixel that is
+    # not used, whatever the logits are.
+    each = -torch.where(target != 0, target * logits.log_softmax(1), 0.0).sum(1)
+    return torch.where(weight != 0, weight * each, 0.0).sum()
 
 
 def pixel_cross_entropy_grad(
@@ -64,9 +59,11 @@ def pixel_bce(
     """The definition of `wsss_fast.ops.pixel_bce`: same arguments, without checks."""
     logits, labels = _same_size(logits, labels, resize)
     target, weight = _target_and_weight(labels, logits, smoothing, balance, ignore_index)
-    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     counts = _class_shares(logits, present)
-    return (weight * each.masked_fill(counts == 0, 0.0).mul(counts).sum(1)).sum()
+    counted = logits.masked_fill(counts == 0, 0.0)
+    each = torch.nn.functional.binary_cross_entropy_with_logits(counted, target, reduction="none")
+    mean = (each * counts).sum(1)
+    return torch.where(weight != 0, weight * mean, 0.0).sum()
 
 
 def pixel_bce_grad(
@@ -101,9 +98,7 @@ def _resize_backward(grad: Tensor, size: torch.Size) -> Tensor:
     """The gradient for logits of `size`, through the upsampling if there was one."""
     if grad.shape == size:
         return grad
-    return torch.ops.aten.upsample_bilinear2d_backward(
-        grad, list(grad.shape[-2:]), list(size), False
-    )
+    return resized_bilinear_backward(grad, size[2:])
 
 
 def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Tensor]:
@@ -111,9 +106,7 @@ def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Ten
         return logits, labels
     if resize == "labels":
         return logits, nearest(labels, *logits.shape[-2:])
-    size = labels.shape[-2:]
-    logits = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-    return logits, labels
+    return resized_bilinear(logits, labels.shape[-2:]), labels
 
 
 def _target_and_weight(

@@ -11,8 +11,12 @@ def random_walk(
 ) -> Tensor:
     """The definition of `wsss_fast.ops.random_walk`: same arguments, without checks.
 
-    Computes in the dtype of the maps.
+    Returns the dtype of the maps and computes in it, but for half precisions in float64.
     """
+    dtype = maps.dtype
+    if dtype.itemsize == 2:
+        maps = maps.double()
+    edge = edge.to(maps.dtype)
     reach, (height, width) = radius - 1, edge.shape[-2:]
     span = range(-reach, reach + 1)
     offsets = [(y, x) for y in span for x in span if y * y + x * x < radius * radius]
@@ -36,7 +40,7 @@ def random_walk(
         field = torch.zeros_like(field)
         for weight, offset in zip(transition, offsets, strict=True):
             field += weight.unsqueeze(-3) * at(around, *offset)
-    return field
+    return field.to(dtype)
 
 
 def path(y: int, x: int) -> list[tuple[int, int]]:

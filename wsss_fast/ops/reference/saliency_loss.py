@@ -50,8 +50,8 @@ def saliency_loss(
     as_foreground, as_background = _roles(
         probabilities, salient, labels, tau, strategy, background_classes
     )
-    foreground = (probabilities * as_foreground).sum(1)
-    background = (probabilities * as_background).sum(1)
+    foreground = torch.where(as_foreground, probabilities, 0.0).sum(1)
+    background = torch.where(as_background, probabilities, 0.0).sum(1)
     estimate = lam * foreground + (1 - lam) * (1 - background)
     wrong = ~((salient >= 0) & (salient <= 1)).all()
     mean = (estimate - salient).square().sum() / max(salient.numel(), 1)

@@ -1,0 +1,102 @@
+"""Arrays of numbers from `.npz` archives: finite, never pickled."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss_fast.errors import InputError
+from wsss_fast.readers import first_bytes
+
+# What NumPy and zipfile raise for damaged files, found by fuzzing (tools/fuzz.py).
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[str, np.ndarray]:
+    """Those of the named arrays that an `.npz` file has, as they are stored.
+
+    Args:
+        path: the file.
+        names: of the arrays to read; others are not read.
+        what: what the file should be, for errors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: the file is damaged or something else, or an array is not of finite numbers;
+            one line with the file's name.
+    """
+    with _load(path, what) as found:
+        try:
+            # A member without NumPy's header is read as bytes.
+            arrays: dict[str, Any] = {name: found[name] for name in names if name in found}
+        except _UNREADABLE as error:
+            raise _unreadable(path, what, error) from None
+        missing = [name for name in names if name not in arrays]
+        if missing and not arrays:
+            has = ", ".join(list(found)[:6]) or "nothing"
+            raise InputError(f"{path}: needs {' and '.join(missing)}, has {has}")
+    for name, array in arrays.items():
+        _check_numbers(path, array, name)
+    return arrays
+
+
+def _check_numbers(path: Path, array: object, name: str) -> None:
+    """Raise InputError for anything but an array of real numbers that float32 can hold."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb":
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(
+            f"{path}: contains something other than arrays of numbers: {name} is {kind}"
+        )
+    if array.dtype.kind == "f":
+        # The largest float64 are infinite as float32, which all computations use.
+        with np.errstate(over="ignore", invalid="ignore"):
+            wrong = array.size - int(np.isfinite(array.astype(np.float32)).sum())
+        if wrong:
+            raise InputError(
+                f"{path}: {name} has {wrong} of {array.size} values that are NaN or infinite; "
+                "make the file again with weights and settings that give finite values"
+            )
+
+
+def _load(path: Path, what: str) -> Any:
+    """The open archive."""
+    try:
+        described = first_bytes.describe(path)
+        if described is not None:
+            raise InputError(f"{path}: cannot be read as {what}: it is {described}")
+        found = np.load(path, allow_pickle=False)
+    except (FileNotFoundError, InputError):
+        raise
+    except _UNREADABLE as error:
+        raise _unreadable(path, what, error) from None
+    return found
+
+
+def _unreadable(path: Path, what: str, error: BaseException) -> InputError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "allow_pickle" in text:
+        why = "it holds pickled Python objects, which may run code; save arrays of numbers"
+    elif isinstance(error, IsADirectoryError | PermissionError):
+        why = error.strerror or text
+    else:
+        why = f"truncated or damaged ({text[:100]})"
+    return InputError(f"{path}: cannot be read as {what}: {why}")
