@@ -1,4 +1,4 @@
-"""Arrays of numbers from `.npz` archives: finite, never pickled."""
+"""Arrays of numbers from `.npy` and `.npz`: finite, never pickled."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
         InputError: the file is damaged or something else, or an array is not of finite numbers;
             one line with the file's name.
     """
-    with _load(path, what) as found:
+    found = _load(path, what)
+    if isinstance(found, np.ndarray):
+        raise InputError(f"{path}: cannot be read as {what}: it is one array, not an .npz archive")
+    with found:
         try:
             # A member without NumPy's header is read as bytes.
             arrays: dict[str, Any] = {name: found[name] for name in names if name in found}
@@ -55,11 +58,30 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
             has = ", ".join(list(found)[:6]) or "nothing"
             raise InputError(f"{path}: needs {' and '.join(missing)}, has {has}")
     for name, array in arrays.items():
-        _check_numbers(path, array, name)
+        check_numbers(path, array, name)
     return arrays
 
 
-def _check_numbers(path: Path, array: object, name: str) -> None:
+def load_array(path: Path, what: str = "an array") -> np.ndarray:
+    """The array of an `.npy` file, as it is stored.
+
+    Raises:
+        InputError: the file is missing, damaged or something else, or the array is not of finite
+            numbers; one line with the file's name.
+    """
+    try:
+        found = _load(path, what)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    if not isinstance(found, np.ndarray):
+        names = ", ".join(list(found)[:6])
+        found.close()
+        raise InputError(f"{path}: cannot be read as {what}: it is an archive (.npz) of {names}")
+    check_numbers(path, found, "the array")
+    return found
+
+
+def check_numbers(path: Path, array: object, name: str) -> None:
     """Raise InputError for anything but an array of real numbers that float32 can hold."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufb":
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
@@ -78,17 +100,16 @@ def _check_numbers(path: Path, array: object, name: str) -> None:
 
 
 def _load(path: Path, what: str) -> Any:
-    """The open archive."""
+    """What np.load returns: an array, or an open archive."""
     try:
         described = first_bytes.describe(path)
-        if described is not None:
+        if described is not None and not described.startswith("an array of NumPy"):
             raise InputError(f"{path}: cannot be read as {what}: it is {described}")
-        found = np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except (FileNotFoundError, InputError):
         raise
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from None
-    return found
 
 
 def _unreadable(path: Path, what: str, error: BaseException) -> InputError:
