@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def execute(command: Command, argv: Sequence[str]) -> int:
             return arguments
         checks.check_arguments(arguments)
         redo = "name" in arguments and arguments.pop("redo")
-        with remarks.collected(), _locked(arguments), every_stage_repeated(redo):
+        with remarks.collected(), _error_alone(), _locked(arguments), every_stage_repeated(redo):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()
@@ -67,6 +67,16 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(
             1, f"failed: {kind}: {error} (WSSS_FAST_TRACEBACK=1 shows the traceback)", every=True
         )
+
+
+@contextlib.contextmanager
+def _error_alone() -> Iterator[None]:
+    """Bad input ends with its own line only."""
+    try:
+        yield
+    except InputError:
+        remarks.forget()
+        raise
 
 
 def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
