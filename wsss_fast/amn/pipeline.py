@@ -189,12 +189,12 @@ def run(
     if until == "seg":
         lengths["seg"] = numbers.seg.length()
         seg.check_weights(data, backbone, numbers.seg, seg_weights)
-    check_lengths(len(data), **lengths)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,
