@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from wsss_fast import irn, nets, seg
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.ranges import SHARE, check_order
 from wsss_fast.engine.redo import repeated
 from wsss_fast.engine.run_folder import config_of
 from wsss_fast.engine.run_lock import exclusive
@@ -124,6 +125,10 @@ class RefineOptions:
         irn_crf_threshold: background score of IRN's maps before CRF refinement.
     """
 
+    ranges: ClassVar = dict.fromkeys(
+        ("fg_threshold", "bg_threshold", "crf_threshold", "irn_crf_threshold"), SHARE
+    )
+
     kind: Literal["irn", "irn+crf", "crf"] = "irn"
     fg_threshold: float = 0.45
     bg_threshold: float = 0.15
@@ -131,6 +136,10 @@ class RefineOptions:
     crf: Crf = Crf()
     crf_threshold: float = 0.25
     irn_crf_threshold: float = 0.25
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError where the thresholds of the seeds overlap."""
+        check_order(self, name, "bg_threshold", "fg_threshold")
 
 
 def resolve_preset(

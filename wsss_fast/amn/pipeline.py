@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from wsss_fast import cam, irn, nets, seg
 from wsss_fast.amn.inference import infer
@@ -12,6 +12,9 @@ from wsss_fast.amn.recipe import RECIPES, Recipe
 from wsss_fast.amn.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine import ranges
+from wsss_fast.engine.fit import check_lengths
+from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
@@ -56,6 +59,11 @@ class Pipeline:
         seg: recipe of the segmentation network.
     """
 
+    ranges: ClassVar = dict.fromkeys(
+        ("cam_threshold", "cam_crf_threshold", "fg_threshold", "bg_threshold", "amn_threshold"),
+        SHARE,
+    )
+
     cam: cam.Recipe = cam.RECIPES["resnet50"]
     cam_threshold: float = 0.25
     cam_crf_threshold: float = 0.25
@@ -66,6 +74,10 @@ class Pipeline:
     amn_threshold: float = 0.25
     refine: RefineOptions = RefineOptions()
     seg: seg.Recipe = seg.RECIPES["resnet101"]
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError where the thresholds of the seeds overlap."""
+        ranges.check_order(self, name, "bg_threshold", "fg_threshold")
 
 
 # For 128-pixel images: the appearance kernel scales with the image, and tolerates more noise.
@@ -173,11 +185,19 @@ def run(
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
+    ranges.check(numbers, "pipeline")
+    lengths = {"cam": numbers.cam.length(), "amn": numbers.amn.length()}
+    if numbers.refine.kind != "crf":
+        lengths["irn"] = numbers.refine.irn.length()
+    if until == "seg":
+        lengths["seg"] = numbers.seg.length()
+        seg.check_weights(data, backbone, numbers.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,

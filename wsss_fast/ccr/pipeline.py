@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from wsss_fast import cam, irn, nets
+from wsss_fast import cam, irn, nets, seg
 from wsss_fast.ccr.inference import infer
 from wsss_fast.ccr.recipe import RECIPES, REFINEMENTS, Recipe, Refinement
 from wsss_fast.ccr.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine import ranges
+from wsss_fast.engine.fit import check_lengths
+from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
@@ -52,6 +55,8 @@ class Pipeline:
         refine: options of the refinement of response maps to pseudo-masks.
         seg: recipe of the segmentation network and of its saliency loss.
     """
+
+    ranges: ClassVar = dict.fromkeys(("cam_threshold", "cam_crf_threshold", "ccr_threshold"), SHARE)
 
     cam: cam.Recipe = cam.RECIPES["resnet38"]
     cam_threshold: float = 0.20
@@ -154,6 +159,14 @@ def run(
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
+    ranges.check(numbers, "pipeline")
+    lengths = {} if weights is not None else {"cam": numbers.cam.length()}
+    if numbers.refine.kind != "crf":
+        lengths["irn"] = numbers.refine.irn.length()
+        nets.check_file("irn_weights", irn_weights)
+    if until == "seg":
+        lengths["seg"] = numbers.seg.seg.length()
+        seg.check_weights(data, backbone, numbers.seg.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
@@ -161,6 +174,7 @@ def run(
         saliency.check(data)
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,
