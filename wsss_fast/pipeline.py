@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from wsss_fast import irn, seg
+from wsss_fast import irn, nets, seg
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine.ranges import SHARE, check_order
 from wsss_fast.engine.redo import repeated
 from wsss_fast.engine.run_folder import config_of
 from wsss_fast.engine.run_lock import exclusive
@@ -20,6 +21,7 @@ from wsss_fast.evaluation.metrics import Metrics
 from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan
 from wsss_fast.stages.training import TrainResult
 
 P = TypeVar("P")
@@ -123,6 +125,10 @@ class RefineOptions:
         irn_crf_threshold: background score of IRN's maps before CRF refinement.
     """
 
+    ranges: ClassVar = dict.fromkeys(
+        ("fg_threshold", "bg_threshold", "crf_threshold", "irn_crf_threshold"), SHARE
+    )
+
     kind: Literal["irn", "irn+crf", "crf"] = "irn"
     fg_threshold: float = 0.45
     bg_threshold: float = 0.15
@@ -130,6 +136,10 @@ class RefineOptions:
     crf: Crf = Crf()
     crf_threshold: float = 0.25
     irn_crf_threshold: float = 0.25
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError where the thresholds of the seeds overlap."""
+        check_order(self, name, "bg_threshold", "fg_threshold")
 
 
 def resolve_preset(
@@ -309,6 +319,24 @@ def refine_maps(
             data, maps, out, threshold=threshold, crf=options.crf, device=device
         ).folder
     return folder, run_scores.masks(out, "masks", data, folder)
+
+
+def refine_plan(options: RefineOptions, compute: Compute, data: Dataset) -> Plan:
+    """What `refine_maps` will write and train."""
+    labels = () if options.kind == "irn" else ("masks",)
+    if options.kind == "crf":
+        return Plan({}, labels, {})
+    backbone = nets.BACKBONES[compute.with_backbone("resnet50").backbone]
+    trained = {"irn": Network.of(backbone, options.irn, data)}
+    return Plan({"irn/maps": 0}, ("irn/seeds", "irn/masks", *labels), trained)
+
+
+def segment_plan(recipe: seg.Recipe, compute: Compute, data: Dataset, until: str) -> Plan:
+    """What `segment` will write and train, if the pipeline gets there."""
+    if until != "seg":
+        return Plan({}, (), {})
+    backbone = nets.SEGMENTATION_BACKBONES[compute.with_backbone("resnet101").backbone]
+    return Plan({}, ("seg/predictions",), {"seg": Network.of(backbone, recipe, data)})
 
 
 def segment(

@@ -88,9 +88,9 @@ def test_bad_input_is_one_line_and_exit_code_2(run, line, message):
 def test_failed_run_is_exit_code_1(run, shapes_root, tmp_path):
     code, _, err = run(
         f"cam train --data {shapes_root} --out {tmp_path} --backbone small "
-        "--recipe.lr nan --recipe.epochs 1 --recipe.batch-size 8"
+        "--recipe.lr 1e30 --recipe.epochs 3 --recipe.batch-size 8"
     )
-    assert code == 1 and "the loss became nan" in err
+    assert code == 1 and "the loss became" in err
     assert not (tmp_path / "cam/weights.pth").exists()
 
 

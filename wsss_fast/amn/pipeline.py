@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from wsss_fast import cam, irn, nets, seg
 from wsss_fast.amn.inference import infer
@@ -12,6 +12,9 @@ from wsss_fast.amn.recipe import RECIPES, Recipe
 from wsss_fast.amn.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine import ranges
+from wsss_fast.engine.fit import check_lengths
+from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
@@ -22,13 +25,16 @@ from wsss_fast.pipeline import (
     RefineOptions,
     RunResult,
     refine_maps,
+    refine_plan,
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,11 @@ class Pipeline:
         seg: recipe of the segmentation network.
     """
 
+    ranges: ClassVar = dict.fromkeys(
+        ("cam_threshold", "cam_crf_threshold", "fg_threshold", "bg_threshold", "amn_threshold"),
+        SHARE,
+    )
+
     cam: cam.Recipe = cam.RECIPES["resnet50"]
     cam_threshold: float = 0.25
     cam_crf_threshold: float = 0.25
@@ -63,6 +74,10 @@ class Pipeline:
     amn_threshold: float = 0.25
     refine: RefineOptions = RefineOptions()
     seg: seg.Recipe = seg.RECIPES["resnet101"]
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError where the thresholds of the seeds overlap."""
+        ranges.check_order(self, name, "bg_threshold", "fg_threshold")
 
 
 # For 128-pixel images: the appearance kernel scales with the image, and tolerates more noise.
@@ -170,11 +185,19 @@ def run(
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights)
+    ranges.check(numbers, "pipeline")
+    lengths = {"cam": numbers.cam.length(), "amn": numbers.amn.length()}
+    if numbers.refine.kind != "crf":
+        lengths["irn"] = numbers.refine.irn.length()
+    if until == "seg":
+        lengths["seg"] = numbers.seg.length()
+        seg.check_weights(data, backbone, numbers.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,
@@ -214,7 +237,10 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
+    plan = _plan(data, numbers, compute, until)
+    say_disk(data, out, plan)
     start, seeds = _make_seeds(data, out, numbers, weights, unseen, compute)
+    say_time(out, plan)
     maps = _make_maps(data, out, numbers, start, seeds, compute)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
@@ -235,6 +261,18 @@ def _run_stages(
         out, data, panels(data, out, masks), title="AMN: from image tags to masks", curves=curves
     )
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = nets.BACKBONES[compute.backbone]
+    trained = {
+        "cam": Network.of(backbone, numbers.cam, data),
+        "amn": Network.of(backbone, numbers.amn, data),
+    }
+    own = Plan({"cam/maps": 0, "amn/maps": 1}, ("seeds",), trained)
+    rest = refine_plan(numbers.refine, compute, data)
+    return own + rest + segment_plan(numbers.seg, compute, data, until)
 
 
 def _make_seeds(

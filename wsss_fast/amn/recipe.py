@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import Adam, Optimizer
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SCALES, SHARE, TRAINING
 from wsss_fast.engine.schedules import Constant, Poly, Schedule
 
 
@@ -34,6 +37,15 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
 
+    ranges: ClassVar = {
+        **TRAINING,
+        "epochs": COUNT,
+        "head_lr": NOT_NEGATIVE,
+        "smoothing": SHARE,
+        "condition_at": ("layer4", "layer3", "layer2", "layer1"),
+        "scales": SCALES,
+    }
+
     epochs: int = 5
     batch_size: int = 16
     lr: float = 5e-6
@@ -48,6 +60,10 @@ class Recipe:
     optimizer: Optimizer = Adam(weight_decay=1e-4)
     schedule: Schedule = Constant()
     prefer_bf16: bool = False
+
+    def length(self) -> Length:
+        """Length of the training."""
+        return Length(self.batch_size, self.epochs)
 
 
 RECIPES = {

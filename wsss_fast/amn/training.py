@@ -16,7 +16,6 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
@@ -86,7 +85,7 @@ def train(
         name,
         optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
-        length=Length(recipe.batch_size, recipe.epochs),
+        length=recipe.length(),
         runtime=runtime,
         arguments={
             "data": data.fingerprint(),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from wsss_fast import nets
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, PIXELS, SCALES, TRAINING
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.errors import InputError
 
@@ -33,6 +36,15 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
 
+    ranges: ClassVar = {
+        **TRAINING,
+        "epochs": COUNT,
+        "updates": COUNT,
+        "head_lr_scale": NOT_NEGATIVE,
+        "scales": SCALES,
+        "align": PIXELS,
+    }
+
     epochs: int = 5
     updates: int | None = None
     batch_size: int = 16
@@ -45,6 +57,10 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
     schedule: Schedule = Poly()
     prefer_bf16: bool = False
+
+    def length(self) -> Length:
+        """Length of the training."""
+        return Length(self.batch_size, self.epochs if self.updates is None else None, self.updates)
 
 
 RECIPES = {

@@ -16,7 +16,6 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
 from wsss_fast.engine import distributed
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.run_folder import amend, check_out, read_notes
@@ -79,7 +78,6 @@ def train(
             "the published numbers start from ImageNet's"
         )
     held_out = None if val is None else opened(val)
-    batch_size, epochs = recipe.batch_size, recipe.epochs if recipe.updates is None else None
     out = check_out(out)
     trained = training.train(
         net,
@@ -89,7 +87,7 @@ def train(
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
-        length=Length(batch_size, epochs, recipe.updates),
+        length=recipe.length(),
         runtime=runtime,
         arguments={
             "data": data.fingerprint(),
@@ -101,8 +99,10 @@ def train(
     if held_out is None:
         return trained
 
+    size = recipe.batch_size
+
     def measure() -> float:
-        return mean_ap(nets.load_weights(net, trained.weights), held_out, runtime, batch_size)
+        return mean_ap(nets.load_weights(net, trained.weights), held_out, runtime, size)
 
     return dataclasses.replace(trained, mean_ap=_measured_once(out, name, held_out, measure))
 

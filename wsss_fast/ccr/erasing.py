@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch
 from wsss_fast.ccr.crops import Box
 from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.data.transforms import normalise, resize_image
+from wsss_fast.engine.ranges import COUNT, SCALES, SHARE
 from wsss_fast.errors import InputError
 from wsss_fast.maps import merge_views
 from wsss_fast.stages.activate import scaled_size, unflipped
@@ -43,6 +44,8 @@ class ErasingOptions:
             in the public code, so that views after a small one get its coarse mask; otherwise it is
             resized from the crop's size for each view.
     """
+
+    ranges: ClassVar = {"scales": SCALES, "rounds": COUNT, "masked_from": SHARE, "stop": SHARE}
 
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     rounds: int = 5

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from wsss_fast import cam, irn, nets
+from wsss_fast import cam, irn, nets, seg
 from wsss_fast.ccr.inference import infer
 from wsss_fast.ccr.recipe import RECIPES, REFINEMENTS, Recipe, Refinement
 from wsss_fast.ccr.training import train
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine import ranges
+from wsss_fast.engine.fit import check_lengths
+from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
@@ -23,13 +26,16 @@ from wsss_fast.pipeline import (
     RefineOptions,
     RunResult,
     refine_maps,
+    refine_plan,
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import saliency
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 from wsss_fast.stages.training import TrainResult
 
 
@@ -49,6 +55,8 @@ class Pipeline:
         refine: options of the refinement of response maps to pseudo-masks.
         seg: recipe of the segmentation network and of its saliency loss.
     """
+
+    ranges: ClassVar = dict.fromkeys(("cam_threshold", "cam_crf_threshold", "ccr_threshold"), SHARE)
 
     cam: cam.Recipe = cam.RECIPES["resnet38"]
     cam_threshold: float = 0.20
@@ -151,6 +159,14 @@ def run(
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
+    ranges.check(numbers, "pipeline")
+    lengths = {} if weights is not None else {"cam": numbers.cam.length()}
+    if numbers.refine.kind != "crf":
+        lengths["irn"] = numbers.refine.irn.length()
+        nets.check_file("irn_weights", irn_weights)
+    if until == "seg":
+        lengths["seg"] = numbers.seg.seg.length()
+        seg.check_weights(data, backbone, numbers.seg.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
@@ -158,6 +174,7 @@ def run(
         saliency.check(data)
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,
@@ -201,7 +218,10 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
+    plan = _plan(data, numbers, compute, until, trained=weights is None)
+    say_disk(data, out, plan)
     classifier, maps = _make_maps(data, out, numbers, weights, unseen, compute)
+    say_time(out, plan)
     start = irn_weights or (None if backbone == "resnet38" else classifier)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
@@ -223,6 +243,15 @@ def _run_stages(
         out, data, panels(data, out, masks), title="CCR: from a classifier to masks", curves=curves
     )
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str, *, trained: bool) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = {**nets.BACKBONES, **nets.SALIENCY_BACKBONES}[compute.backbone]
+    networks = {"cam": Network.of(backbone, numbers.cam, data)} if trained else {}
+    own = Plan({"cam/maps": 0, "ccr/maps": 0}, (), networks)
+    rest = refine_plan(numbers.refine, compute, data)
+    return own + rest + segment_plan(numbers.seg.seg, compute, data, until)
 
 
 def _make_maps(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from wsss_fast import seg
 from wsss_fast.ccr.crops import BUFFERS
 from wsss_fast.ccr.erasing import ErasingOptions
+from wsss_fast.engine.ranges import COUNT, PIXELS
 from wsss_fast.errors import InputError
 
 
@@ -25,6 +27,8 @@ class Recipe:
         infer_batch: number of images of equal size whose crops are processed together.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
+
+    ranges: ClassVar = {"buffers": PIXELS, "batch_size": COUNT, "infer_batch": COUNT}
 
     erasing: ErasingOptions = ErasingOptions()
     buffers: tuple[int, int] = BUFFERS

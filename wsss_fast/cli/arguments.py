@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
             configuration file.
     """
     errors, muted = io.StringIO(), io.StringIO()
-    if _value(argv, "--out") == "":
+    if "--out=" in argv or ("--out", "") in itertools.pairwise(argv):
         raise InputError("--out: is empty; name a folder ('.' is the current one)")
     function = _signature(command, argv)
     try:
@@ -102,8 +103,23 @@ def _one_line(box: str) -> str:
     """tyro's error without the title and the frame that it draws, and without the help."""
     lines = [line for line in box.splitlines() if not line.startswith("╭")]
     text = " ".join(re.sub("[╰╯│─]+", " ", " ".join(lines)).split())
-    text = re.sub(r"For full helptext, (run|see):? (.*) --help$", r"see \2 --help", text)
-    return re.sub(r" Argument helptext: .*(?= see \S.* --help$)", ";", text)
+    text, _, see = text.partition(" For full helptext, ")
+    text = text.partition(" Argument helptext: ")[0].rstrip(".")
+    wrong = re.fullmatch(r"Error parsing (\S+): invalid literal for int\(\) .*: (.*)", text)
+    wrong = wrong or re.fullmatch(
+        r"Error parsing (\S+): could not convert \w+ to float: (.*)", text
+    )
+    if wrong is not None:
+        kind = "a whole number" if "int()" in text else "a number"
+        text = f"{wrong[1]}: got {wrong[2]}, must be {kind}"
+    missing = re.match(r"Missing from (wsss-fast [^:]*): ", text)
+    if missing is not None:
+        *each, rest = text[missing.end() :].split("(required)")
+        names = [
+            (re.search(r"--\S+", part) or re.search(r"\S+", part) or [part])[0] for part in each
+        ]
+        text = f"{missing[1]} needs {' and '.join(names)}" + (f".{rest}" if rest.strip() else "")
+    return f"{text}; see {see.partition(' ')[2]}" if see else text
 
 
 def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str, Any]]:

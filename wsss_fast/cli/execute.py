@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from wsss_fast.cli import checks
 from wsss_fast.cli.arguments import open_data, parse
 from wsss_fast.cli.output import show
 from wsss_fast.command import Command
@@ -27,11 +28,14 @@ def execute(command: Command, argv: Sequence[str]) -> int:
     if command.main_process_only and not distributed.is_main_process():
         return 0
     try:
+        checks.check_words(argv)
+        checks.check_environment()
         arguments = parse(command, argv)
         if isinstance(arguments, int):
             return arguments
+        checks.check_arguments(arguments)
         redo = "name" in arguments and arguments.pop("redo")
-        with remarks.collected(), _locked(arguments), every_stage_repeated(redo):
+        with remarks.collected(), _error_alone(), _locked(arguments), every_stage_repeated(redo):
             arguments = open_data(arguments)
             result = command.load()(**arguments)
             remarks.gather()
@@ -63,6 +67,16 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         return fail(
             1, f"failed: {kind}: {error} (WSSS_FAST_TRACEBACK=1 shows the traceback)", every=True
         )
+
+
+@contextlib.contextmanager
+def _error_alone() -> Iterator[None]:
+    """Bad input ends with its own line only."""
+    try:
+        yield
+    except InputError:
+        remarks.forget()
+        raise
 
 
 def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None]:

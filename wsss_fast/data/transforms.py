@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.readers.saliency_maps import saliency_of
@@ -101,6 +103,15 @@ class Augment:
             place is drawn.
         to_input: function from an image [H, W, 3] in 0..255 to a network input, float32 [3, H, W].
     """
+
+    ranges: ClassVar = {
+        "crop": PIXELS,
+        "scale": SCALE,
+        "factors": SCALE,
+        "long_side": PIXELS,
+        "jitter": SHARE,
+        "hue": Range(0, 0.5),
+    }
 
     crop: int
     scale: tuple[float, float] | None = None

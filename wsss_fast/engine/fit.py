@@ -71,6 +71,12 @@ class Length:
             )
 
 
+def check_lengths(samples: int, **lengths: Length) -> None:
+    """Raise InputError for a length, by training, that `samples` images do not allow."""
+    for name, length in lengths.items():
+        length.check(samples, f"train {name}")
+
+
 @dataclasses.dataclass(frozen=True)
 class History:
     """Result of a training: mean loss of each epoch, and images per second of this call."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
+
+from wsss_fast.engine.ranges import NOT_NEGATIVE, SHARE
 
 
 class ParameterGroup(NamedTuple):
@@ -43,6 +45,8 @@ class Sgd:
         caffe_biases: biases learn at twice the rate of their weights, without weight decay.
     """
 
+    ranges: ClassVar = {"weight_decay": NOT_NEGATIVE, "momentum": SHARE}
+
     weight_decay: float = 0.0
     momentum: float = 0.0
     caffe_biases: bool = False
@@ -67,6 +71,8 @@ class Sgd:
 class Adam:
     """Adam; `weight_decay` is an L2 penalty on the loss."""
 
+    ranges: ClassVar = {"weight_decay": NOT_NEGATIVE}
+
     weight_decay: float = 0.0
 
     def __call__(self, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
@@ -76,6 +82,8 @@ class Adam:
 @dataclasses.dataclass(frozen=True)
 class AdamW:
     """Adam with decoupled `weight_decay` (Loshchilov and Hutter, ICLR 2019)."""
+
+    ranges: ClassVar = {"weight_decay": NOT_NEGATIVE}
 
     weight_decay: float = 0.01
 

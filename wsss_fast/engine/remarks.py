@@ -71,6 +71,12 @@ def collected() -> Iterator[None]:
             _print_all()
 
 
+def forget() -> None:
+    """Drop the remarks counted so far: an error makes them pointless."""
+    with _State.lock:
+        _State.found.clear()
+
+
 def gather() -> None:
     """Add the other processes' remarks to those of this process. Collective."""
     if distributed.world_size() == 1:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import re
 
 import torch
 
 from wsss_fast.engine import distributed
 from wsss_fast.errors import InputError
 
-DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
+_LARGEST_SEED = 2**63 - 1  # of torch's generators
+_MOST_WORKERS = 1024  # more than any machine has cores for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +52,26 @@ def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16
         InputError: an unknown or unavailable device, a negative seed or worker count, an unknown
             precision; workers for a script whose loader processes would run it again.
     """
-    if device != "auto" and device.split(":")[0] not in DEVICES:
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]+", device):
         raise InputError(f"device: got {device!r}, must be auto, cpu, cuda or cuda:N")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"device: got {device!r}, but torch {torch.__version__} finds no CUDA device"
         )
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise InputError(
+            f"device: got {device!r}, but there are {torch.cuda.device_count()} devices, "
+            f"cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
     if precision not in PRECISIONS:
         raise InputError(f"precision: got {precision!r}, must be one of {', '.join(PRECISIONS)}")
     if seed < 0 or workers < 0:
         raise InputError(f"seed and workers must be >= 0, got seed={seed}, workers={workers}")
+    if seed > _LARGEST_SEED or workers > _MOST_WORKERS:
+        raise InputError(
+            f"seed must be <= {_LARGEST_SEED} and workers <= {_MOST_WORKERS}, "
+            f"got seed={seed}, workers={workers}"
+        )
     # Checked before anything is written to the run folder.
     if workers and getattr(multiprocessing.current_process(), "_inheriting", False):
         raise InputError(

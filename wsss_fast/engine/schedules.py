@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
+
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SHARE, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +19,8 @@ class Poly:
         stairs: number of equal parts of the training with a constant factor (2000 stairs of 20,000
             updates change it every 10), or None to change it at every update.
     """
+
+    ranges: ClassVar = {"power": NOT_NEGATIVE, "warmup": SHARE, "stairs": COUNT}
 
     power: float = 0.9
     warmup: float = 0.0
@@ -42,6 +47,8 @@ class OneCycle:
         start: factor at the beginning.
         end: factor at the end.
     """
+
+    ranges: ClassVar = {"warmup": Range(0, 0.999), "start": NOT_NEGATIVE, "end": NOT_NEGATIVE}
 
     warmup: float = 0.3
     start: float = 0.04

@@ -99,12 +99,14 @@ def _announce(reader: int) -> None:
             if seen > 1:
                 _exit_now(number)
             announced = True
-            _write("stopping; again stops now")
-        for number in os.read(reader, 64) if select.select([reader], [], [], 0)[0] else b"":
+            if not _State.ended:
+                _write("stopping; again stops now")
+            continue
+        for received in os.read(reader, 64):
             now = time.monotonic()
-            if number not in _SIGNALS or _is_echo(now, first):
+            if received not in _SIGNALS or _is_echo(now, first):
                 continue
-            seen, first = seen + 1, now
+            seen, first, number = seen + 1, now, received
             if seen == 1 and _State.deferred:
                 announced = True
                 _write("stopping after this update; again stops now")

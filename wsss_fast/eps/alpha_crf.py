@@ -6,12 +6,14 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.progress import Bar
+from wsss_fast.engine.ranges import POSITIVE
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, map_files, to_labels
@@ -30,6 +32,8 @@ class AlphaCrf(DenseCrf):
         alpha: exponent of the background score (1 - highest map)^alpha, > 0; published: 4 and 32. A
             higher value gives less background.
     """
+
+    ranges: ClassVar = {**DenseCrf.ranges, "alpha": POSITIVE}
 
     bilateral: tuple[float, float, float] = (80.0, 13.0, 10.0)
     alpha: float = 4.0

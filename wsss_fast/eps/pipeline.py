@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from wsss_fast import cam, nets, seg
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.engine import ranges
+from wsss_fast.engine.fit import check_lengths
+from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.eps.inference import infer, pseudo_masks
-from wsss_fast.eps.recipe import COCO, RECIPES, Recipe
+from wsss_fast.eps.recipe import COCO, RECIPES, Recipe, check_recipe
 from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
@@ -24,9 +27,11 @@ from wsss_fast.pipeline import (
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import saliency
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Pipeline:
             masks exist, for maps at `eps.threshold` and for pseudo-masks; see `confusion_ratios`.
         seg: recipe of the segmentation network.
     """
+
+    ranges: ClassVar = {"cam_threshold": SHARE}
 
     baseline: bool = True
     cam: cam.Recipe = cam.RECIPES["resnet38"]
@@ -148,6 +155,14 @@ def run(
     unseen = None if val is None else opened(val)
     backbone, numbers = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
+    ranges.check(numbers, "pipeline")
+    check_recipe(numbers.eps, data)
+    lengths = {"eps": numbers.eps.length()}
+    if numbers.baseline:
+        lengths["cam"] = numbers.cam.length()
+    if until == "seg":
+        lengths["seg"] = numbers.seg.length()
+        seg.check_weights(data, backbone, numbers.seg, seg_weights)
     numbers = with_known_pairs(data, numbers)
     data.check_masks()
     if unseen is not None:
@@ -155,6 +170,7 @@ def run(
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     saliency.check(data)
+    check_lengths(len(data), **lengths)
     arguments = run_arguments(
         out,
         data,
@@ -195,9 +211,11 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
-    cams = None
+    plan, cams = _plan(data, numbers, compute, until), None
+    say_disk(data, out, plan)
     if numbers.baseline:
         cams = _make_baseline(data, out, numbers, weights, unseen, compute)
+        say_time(out, plan)
     trained = train(data, out, maps=cams, weights=weights, recipe=numbers.eps, **compute.train())
     result = infer(
         data, trained.weights, out, recipe=numbers.eps, crf=numbers.crf, **compute.infer()
@@ -224,6 +242,19 @@ def _run_stages(
         curves={**({"CAM": "cam"} if numbers.baseline else {}), "EPS": "eps"},
     )
     return RunResult(out, result.masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = nets.SALIENCY_BACKBONES[compute.backbone]
+    names = ["cam", "eps"] if numbers.baseline else ["eps"]
+    kind = "crf-masks" if numbers.crf else "masks"
+    own = Plan(
+        {f"{name}/maps": 0 for name in names},
+        [f"{name}/{kind}" for name in names],
+        {name: Network.of(backbone, getattr(numbers, name), data) for name in names},
+    )
+    return own + segment_plan(numbers.seg, compute, data, until)
 
 
 def _make_baseline(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SCALES, SHARE, TRAINING
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.eps.alpha_crf import AlphaCrf
 from wsss_fast.errors import InputError
+
+STRATEGIES = ("adaptive", "naive", "predefined")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,18 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
 
+    ranges: ClassVar = {
+        **TRAINING,
+        "updates": COUNT,
+        "head_lr_scale": NOT_NEGATIVE,
+        "tau": SHARE,
+        "lam": SHARE,
+        "strategy": STRATEGIES,
+        "saliency_weight": POSITIVE,
+        "scales": SCALES,
+        "threshold": SHARE,
+    }
+
     updates: int = 20_000
     batch_size: int = 8
     lr: float = 0.01
@@ -58,6 +75,10 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=5e-4, caffe_biases=True)
     schedule: Schedule = Poly()
     prefer_bf16: bool = False
+
+    def length(self) -> Length:
+        """Length of the training."""
+        return Length(self.batch_size, updates=self.updates)
 
 
 RECIPES = {
@@ -97,7 +118,7 @@ def check_recipe(recipe: Recipe, data: Dataset) -> None:
             raise InputError(f"eps: {name} must be in 0..1, got {getattr(recipe, name)}")
     if recipe.saliency_weight <= 0:
         raise InputError(f"eps: saliency_weight must be > 0, got {recipe.saliency_weight}")
-    if recipe.strategy not in ("adaptive", "naive", "predefined"):
+    if recipe.strategy not in STRATEGIES:
         raise InputError(
             f"eps: strategy must be adaptive, naive or predefined, got {recipe.strategy!r}"
         )

@@ -14,7 +14,6 @@ from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out
@@ -91,7 +90,7 @@ def train(
         name,
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
-        length=Length(recipe.batch_size, updates=recipe.updates),
+        length=recipe.length(),
         runtime=runtime,
         finish=lambda: {"black_saliency": black, "saliency_overlap": overlap},
         arguments={

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, PIXELS, POSITIVE, SHARE, TRAINING, Range
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
+from wsss_fast.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,19 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
 
+    ranges: ClassVar = {
+        **TRAINING,
+        "epochs": COUNT,
+        "displacement_lr_scale": NOT_NEGATIVE,
+        "radius": Range(2, PIXELS.high),
+        "power": POSITIVE,
+        "walk_radius": Range(1, 32),
+        "beta": POSITIVE,
+        "steps": Range(0, 100_000),
+        "pad": PIXELS,
+        "threshold": SHARE,
+    }
+
     epochs: int = 3
     batch_size: int = 32
     lr: float = 0.1
@@ -52,6 +69,19 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
     schedule: Schedule = Poly()
     prefer_bf16: bool = False
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError for a radius that does not fit into the crop."""
+        cells = -(-self.augment.crop // 4)
+        if self.radius > (cells - 1) // 2 + 1:
+            raise InputError(
+                f"{name}.radius: got {self.radius}, but a crop of {self.augment.crop} pixels has "
+                f"{cells} cells of 4 pixels, which allow 2..{(cells - 1) // 2 + 1}"
+            )
+
+    def length(self) -> Length:
+        """Length of the training."""
+        return Length(self.batch_size, self.epochs)
 
 
 RECIPES = {

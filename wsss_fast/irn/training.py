@@ -16,7 +16,6 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment, resize_labels
 from wsss_fast.engine import distributed
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.run_folder import check_out, provenance
@@ -97,7 +96,7 @@ def train(
         name,
         optimizer=recipe.optimizer(parameter_groups(net, recipe)),
         schedule=recipe.schedule,
-        length=Length(batch_size, recipe.epochs),
+        length=recipe.length(),
         runtime=runtime,
         finish=finish,
         arguments={

@@ -32,6 +32,7 @@ __all__ = [
     "cam_resnet38",
     "cam_resnet50",
     "check",
+    "check_file",
     "deeplabv2_resnet101",
     "eps_resnet38",
     "fingerprint",
@@ -64,6 +65,12 @@ def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACK
         with torch.device("meta"):
             wanted = backbones[backbone]()
         check_backbone(weights, wanted)
+
+
+def check_file(name: str, weights: str | Path | None) -> None:
+    """Raise InputError, with the name of the argument, if a weights file is given and missing."""
+    if weights is not None and not Path(weights).is_file():
+        raise InputError(f"{name}: {weights}: no such weights file")
 
 
 def _backbone(name: str, backbones: Backbones = BACKBONES) -> Backbone:

@@ -4,6 +4,7 @@ from .inference import predict as predict
 from .inference import to_probabilities as to_probabilities
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
+from .recipe import check_weights as check_weights
 from .recipe import network as network
 from .training import Extension as Extension
 from .training import ExtraLoss as ExtraLoss

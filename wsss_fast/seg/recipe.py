@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from wsss_fast import nets
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, subtract_mean
+from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SCALE, TRAINING
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.stages.crf import Crf
 
@@ -37,6 +40,15 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
     """
 
+    ranges: ClassVar = {
+        **TRAINING,
+        "updates": COUNT,
+        "accumulate": COUNT,
+        "head_lr_scale": NOT_NEGATIVE,
+        "scales": SCALE,
+        "resize": ("labels", "logits"),
+    }
+
     updates: int = 20_000
     batch_size: int = 10
     accumulate: int = 2
@@ -57,6 +69,10 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=0.9, caffe_biases=True)
     schedule: Schedule = Poly(stairs=2000)  # the rate changes every 10 updates
     prefer_bf16: bool = False
+
+    def length(self) -> Length:
+        """Length of the training."""
+        return Length(self.batch_size, updates=self.updates, accumulate=self.accumulate)
 
 
 RECIPES = {
@@ -86,3 +102,21 @@ def network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLabV2:
         InputError: an unknown backbone, or a scale that is not positive.
     """
     return nets.deeplabv2_resnet101(len(data.classes), backbone=backbone, scales=recipe.scales)
+
+
+def check_weights(data: Dataset, backbone: str, recipe: Recipe, weights: str | Path | None) -> None:
+    """Check, before a pipeline starts, that its last network can start from a weights file.
+
+    Args:
+        data: the data set whose classes the network has.
+        backbone: of the pipeline's other networks; "small" stays, others become "resnet101".
+        recipe: hyper-parameters of the network.
+        weights: the file, or None.
+
+    Raises:
+        InputError: the file is missing, unreadable or of another network.
+    """
+    if weights is not None:
+        nets.check_file("seg_weights", weights)
+        own = "small" if backbone == "small" else "resnet101"
+        nets.load_weights(network(data, own, recipe), weights)

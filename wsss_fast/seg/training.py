@@ -16,7 +16,6 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
-from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
@@ -149,7 +148,7 @@ def train_extended(
         optimizer=recipe.optimizer(backbone_and_head(net, recipe.lr, recipe.head_lr_scale)),
         schedule=recipe.schedule,
         runtime=runtime,
-        length=Length(recipe.batch_size, updates=recipe.updates, accumulate=recipe.accumulate),
+        length=recipe.length(),
         arguments={
             "data": data.fingerprint(),
             "masks": provenance(folder, label_files(data)),

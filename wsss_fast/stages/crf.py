@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import torch
 
+from wsss_fast.engine.ranges import NOT_NEGATIVE, POSITIVE, Each, Range
 from wsss_fast.ops import dense_crf, unary_from_labels
 
 
@@ -20,6 +22,12 @@ class DenseCrf:
             0..255, and weight.
         iterations: number of mean-field iterations.
     """
+
+    ranges: ClassVar = {
+        "gaussian": Each((POSITIVE, NOT_NEGATIVE)),
+        "bilateral": Each((POSITIVE, POSITIVE, NOT_NEGATIVE)),
+        "iterations": Range(0, 10_000),
+    }
 
     gaussian: tuple[float, float] = (3.0, 3.0)
     bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
@@ -55,6 +63,8 @@ class Crf(DenseCrf):
     Attributes:
         gt_prob: probability that a given label is right, in the open interval (0, 1).
     """
+
+    ranges: ClassVar = {**DenseCrf.ranges, "gt_prob": Range(0, 1, open=True)}
 
     gt_prob: float = 0.7
 
