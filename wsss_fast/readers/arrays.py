@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _UNREADABLE = (
     OverflowError,
     MemoryError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
 )
 
