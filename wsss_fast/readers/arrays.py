@@ -24,6 +24,8 @@ _UNREADABLE = (
     RuntimeError,
     KeyError,
     TypeError,
+    SyntaxError,
+    IndexError,
     OverflowError,
     MemoryError,
     struct.error,
