@@ -25,6 +25,8 @@ _UNREADABLE = (
     RuntimeError,
     KeyError,
     TypeError,
+    SyntaxError,
+    IndexError,
     OverflowError,
     MemoryError,
     struct.error,
