@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 import struct
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from PIL import Image
 
 from wsss_fast.data import coco, folder, listing, voc
 from wsss_fast.data.names import KnownIds
+from wsss_fast.engine import remarks
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import ClassMaps, load_maps, save_maps
@@ -21,6 +26,9 @@ from wsss_fast.readers import mxnet
 from wsss_fast.readers.label_maps import read_labels, write_labels
 from wsss_fast.readers.photos import check_image, read_image
 from wsss_fast.readers.saliency_maps import read_saliency
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
+import wild  # noqa: E402
 
 Case = Callable[[random.Random, Path], None]  # (random numbers, folder for files)
 
@@ -202,9 +210,25 @@ def _records(path: Path) -> None:
     )
 
 
+def _wild(kind: str, reader: str) -> Case:
+    """A target: damage one of the odd files of tests/data/wild, and read it."""
+    files = sorted(path for path in (wild.WILD / kind).iterdir())
+
+    def case(rng: random.Random, work: Path) -> None:
+        chosen = rng.choice(files)
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            path = Path(folder) / chosen.name
+            path.write_bytes(damaged(rng, chosen.read_bytes()))
+            (Path(folder) / "work").mkdir()
+            with contextlib.redirect_stderr(io.StringIO()), remarks.collected():
+                wild.READERS[reader](path, Path(folder) / "work")
+
+    return case
+
+
 READERS: dict[str, Case] = {
     "voc annotation": _file(
-        _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"))
+        _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"), None)
     ),
     "coco instances": _coco,
     "labels.csv": _csv,
@@ -219,4 +243,5 @@ READERS: dict[str, Case] = {
     ),
     "maps": _file(_maps, "a.npz", lambda path: load_maps(path.parent, path.stem)),
     "metrics.json": _file(_records, "metrics.json", _metrics),
+    **{f"wild {kind} ({reader})": _wild(kind, reader) for kind, reader in wild.KINDS},
 }

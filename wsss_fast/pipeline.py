@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from wsss_fast import irn, seg
+from wsss_fast import irn, nets, seg
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.ranges import SHARE, check_order
 from wsss_fast.engine.redo import repeated
@@ -21,6 +21,7 @@ from wsss_fast.evaluation.metrics import Metrics
 from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan
 from wsss_fast.stages.training import TrainResult
 
 P = TypeVar("P")
@@ -318,6 +319,24 @@ def refine_maps(
             data, maps, out, threshold=threshold, crf=options.crf, device=device
         ).folder
     return folder, run_scores.masks(out, "masks", data, folder)
+
+
+def refine_plan(options: RefineOptions, compute: Compute, data: Dataset) -> Plan:
+    """What `refine_maps` will write and train."""
+    labels = () if options.kind == "irn" else ("masks",)
+    if options.kind == "crf":
+        return Plan({}, labels, {})
+    backbone = nets.BACKBONES[compute.with_backbone("resnet50").backbone]
+    trained = {"irn": Network.of(backbone, options.irn, data)}
+    return Plan({"irn/maps": 0}, ("irn/seeds", "irn/masks", *labels), trained)
+
+
+def segment_plan(recipe: seg.Recipe, compute: Compute, data: Dataset, until: str) -> Plan:
+    """What `segment` will write and train, if the pipeline gets there."""
+    if until != "seg":
+        return Plan({}, (), {})
+    backbone = nets.SEGMENTATION_BACKBONES[compute.with_backbone("resnet101").backbone]
+    return Plan({}, ("seg/predictions",), {"seg": Network.of(backbone, recipe, data)})
 
 
 def segment(

@@ -22,6 +22,8 @@ def test_only_keeps_the_tags_of_each_id(shapes):
     some = shapes.only([shapes.ids[5], shapes.ids[2]])
     assert len(some) == 2
     np.testing.assert_array_equal(some.tags_of(shapes.ids[5]), shapes.tags_of(shapes.ids[5]))
+    with pytest.raises(InputError, match=r"id 'x' is not in split 'train'"):
+        shapes.only([shapes.ids[5], "x"])
 
 
 def test_check_masks_reads_every_mask(own_shapes):

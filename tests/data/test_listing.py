@@ -1,10 +1,13 @@
 """Lists of ids: what a line means, and errors that name the list and the line."""
 
+import re
+
 import pytest
 from layouts import make_folder, make_voc
 from odd_folders import load, make, mask, photo
 
 from wsss_fast import InputError, data
+from wsss_fast.engine import remarks
 
 
 def test_errors_name_the_line(tmp_path):
@@ -43,7 +46,8 @@ READ = [
     ("spaces", "/JPEGImages/a b.jpg /SegmentationClass/a b.png\n", ("a b",)),
     ("plain", "/JPEGImages/b.jpg\t/SegmentationClass/b.png\na.jpg a.png\n", ("b", "a")),
     ("plain", "a.jpg\nb.JPG\n", ("a", "b")),
-    ("plain", "C:\\photos\\b.jpg\n./photos/a.jpg\n", ("b", "a")),
+    ("plain", "/JPEGImages/b.jpg /SegmentationClass/a.png\n", ("b",)),
+    ("plain", "./b.jpg\na.jpg\n", ("b", "a")),
     ("plain", '\ufeff"a"\r\n"b.jpg" \r\n', ("a", "b")),
     ("plain", "a \t\nb\n\n", ("a", "b")),
     ("suffixes", "a\nb\nx.y.z\n", ("a", "b", "x.y.z")),
@@ -106,7 +110,7 @@ def listed(path, text):
 def test_what_a_line_means(folder, tmp_path, names, text, ids):
     expected = ids or tuple(name.removesuffix(".jpg") for name in NAMES[names])
     loaded, said = load(folder(names), ids=listed(tmp_path / "list.lst", text))
-    assert loaded.ids == expected and not said
+    assert loaded.ids == expected and all("in another folder" in line for line in said)
     assert all(loaded.images[id].stem == id for id in expected)
 
 
@@ -122,6 +126,20 @@ def test_an_id_that_looks_like_a_line_of_main(tmp_path):
     assert load(root, ids=listed(tmp_path / "list.lst", "a 1\n"))[0].ids == ("a 1",)
 
 
+def test_paths_of_another_folder_are_counted(tmp_path):
+    root = make(tmp_path, "train/a.jpg,cat\nb.jpg,dog\n", files=("train/a.jpg", "b.jpg"))
+    assert not load(root, ids=["/elsewhere/train/a.jpg"])[1]
+    loaded, said = load(root, ids=listed(tmp_path / "list.lst", "val/a.jpg\nb.jpg\n"))
+    assert loaded.ids == ("a", "b") and len(said) == 1
+    assert "in another folder than the image that is read: 1 of 2 lines" in said[0]
+
+
+def test_a_pair_names_the_image_first(tmp_path):
+    root = make(tmp_path, "a.jpg,cat\na.jpg copy.png,dog\n", files=("a.jpg", "a.jpg copy.png"))
+    assert load(root, ids=["a.jpg copy.png"])[0].ids == ("a.jpg copy",)
+    assert load(root, ids=["x/a.jpg y/a.jpg copy.png"])[0].ids == ("a",)
+
+
 def test_masks_are_found_per_file_and_in_another_unicode_form(folder, tmp_path):
     root = folder("decomposed")
     place = root / ("masks" if (root / "labels.csv").exists() else "SegmentationClass")
@@ -135,9 +153,14 @@ def test_a_folder_of_masks_whose_names_do_not_fit(tmp_path):
     root = make_folder(tmp_path / "mine")
     for path in (root / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_mask.png"))
-    loaded, said = load(root)
-    assert not loaded.masks and len(said) == 1
-    assert "no file is used, since none is named <id>.png" in said[0] and "a_mask.png" in said[0]
+    loaded = load(root)[0]
+    text = r"no file of .*masks is used, since none is named <id>.png .* \(first a_mask.png\)"
+    with pytest.raises(InputError, match=f"no id of split 'train' has a mask; .*: {text}"):
+        loaded.with_masks()
+    with remarks.collected():
+        loaded.check_masks()
+        (line,) = remarks.lines()
+    assert re.search(text, line)
     # Masks of other images of the data set are no reason for a remark.
     mask(root / "masks/a.png")
-    assert not load(root, ids=["d"])[1]
+    assert not load(root, ids=["d"])[0].unused_masks

@@ -24,6 +24,24 @@ def test_failed_write_keeps_the_old_file_only(tmp_path):
     assert json.loads(path.read_text()) == {"x": 1} and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".npz", ".json", ".pth"])
+def test_longest_name_that_the_file_system_allows_is_written(tmp_path, suffix):
+    for stem in ("a" * 251, "é" * 125 + "a", "a." * 125 + "b"):
+        name = stem.encode()[: 255 - len(suffix)].decode(errors="ignore")
+        path = tmp_path / (name + suffix)
+        with atomic_write(path) as temporary:
+            assert temporary.suffix == suffix and len(temporary.name.encode()) < 100
+            temporary.write_text("whole")
+        assert path.read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 3
+    with (
+        pytest.raises(OSError, match="too long"),
+        atomic_write(tmp_path / ("a" * 256)) as temporary,
+    ):
+        temporary.write_text("whole")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_during_a_write_keeps_the_old_file_only(tmp_path, number):
     path = tmp_path / "a.json"

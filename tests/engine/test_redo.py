@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from wsss_fast import InputError
+from wsss_fast import InputError, cli
 from wsss_fast.engine.redo import repeated
 from wsss_fast.engine.run_folder import config_of, provenance, stage
 
@@ -211,6 +211,23 @@ def test_lost_weights_are_named_with_the_cure(pipeline, lost):
     assert stages_of(pipeline(redo="net")) == ["net"]
 
 
+def test_file_that_cannot_be_read_is_named_with_the_cure(pipeline):
+    def error(name):
+        return f"{pipeline.out / name}: cannot be read"
+
+    for name, cure in (
+        ("maps/a.npz", "; remove this file, and the same command makes it again"),
+        ("net/weights.pth", "; repeat it and what depends on it with `toy run --redo net`, or .*"),
+        ("maps/mine.png", ""),
+        ("../elsewhere.png", ""),
+    ):
+        with (
+            pytest.raises(InputError, match=f"^{re.escape(error(name))}{cure}$"),
+            repeated(pipeline.out, "toy run", STAGES, None, None),
+        ):
+            raise InputError(error(name))
+
+
 def test_edited_file_is_noticed_by_the_next_stage(pipeline):
     (pipeline.out / "maps/seeds/b.png").write_text("by hand")
     with pytest.raises(InputError, match=r"net: finished .*\(seeds changed\)"):
@@ -243,3 +260,22 @@ def test_config_is_that_of_the_last_call_that_did_something(tmp_path):
     assert json.loads((out / "config.json").read_text())["arguments"] == {"threshold": 0.3}
     call(threshold=0.5, redo="maps/seeds")
     assert json.loads((out / "config.json").read_text())["arguments"]["threshold"] == 0.5
+
+
+def test_single_stage_is_repeated_from_the_command_line(shapes_root, tmp_path, capfd):
+    argv = ["saliency", "--data", str(shapes_root), "--out", str(tmp_path)]
+    assert cli.run(argv) == 0
+    maps = sorted(tmp_path.glob("saliency/*.png"))
+    before = [p.read_bytes() for p in maps]
+    mine = tmp_path / "saliency/mine.png"
+    for path in (maps[0], mine):
+        path.write_bytes(b"by hand")
+    assert cli.run(argv) == 0 and maps[0].read_bytes() == b"by hand"
+    assert cli.run([*argv, "--redo"]) == 0
+    assert [p.read_bytes() for p in maps] == before and mine.read_bytes() == b"by hand"
+    assert "saliency: removed its results" in capfd.readouterr().err
+    for wrong in (["--out", ""], ["--out="], ["--out", str(mine)], ["--name", "../x"]):
+        assert cli.run([*argv, *wrong]) == 2
+        last = capfd.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("error: ") and ("out: " in last or "name: " in last)
+    assert not (tmp_path / "x").exists()

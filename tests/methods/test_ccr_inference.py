@@ -62,8 +62,13 @@ def test_bad_input_raises_before_anything_is_written(shapes, classifier_weights,
     with pytest.raises(InputError, match="no such weights file"):
         infer(shapes, tmp_path / "nowhere.pth", out)
     state = torch.load(classifier_weights, weights_only=True)
-    state["head.weight"] *= float("nan")
-    torch.save(state, tmp_path / "nan.pth")
-    with pytest.raises(InputError, match="ccr: the classifier's maps of .* are not finite"):
-        infer(shapes, tmp_path / "nan.pth", out, precision="auto")
+    head = state["head.weight"]
+    for value, message in (
+        (torch.nan, r"nan\.pth: the tensor head\.weight has .* NaN"),
+        (3e38, "ccr: the classifier's maps of .* are not finite"),
+    ):
+        state["head.weight"] = torch.full_like(head, value)
+        torch.save(state, tmp_path / f"{value}.pth")
+        with pytest.raises(InputError, match=message):
+            infer(shapes, tmp_path / f"{value}.pth", out, precision="auto")
     assert not list(out.rglob("*.*"))

@@ -25,13 +25,16 @@ from wsss_fast.pipeline import (
     RefineOptions,
     RunResult,
     refine_maps,
+    refine_plan,
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +237,10 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
+    plan = _plan(data, numbers, compute, until)
+    say_disk(data, out, plan)
     start, seeds = _make_seeds(data, out, numbers, weights, unseen, compute)
+    say_time(out, plan)
     maps = _make_maps(data, out, numbers, start, seeds, compute)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
@@ -255,6 +261,18 @@ def _run_stages(
         out, data, panels(data, out, masks), title="AMN: from image tags to masks", curves=curves
     )
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = nets.BACKBONES[compute.backbone]
+    trained = {
+        "cam": Network.of(backbone, numbers.cam, data),
+        "amn": Network.of(backbone, numbers.amn, data),
+    }
+    own = Plan({"cam/maps": 0, "amn/maps": 1}, ("seeds",), trained)
+    rest = refine_plan(numbers.refine, compute, data)
+    return own + rest + segment_plan(numbers.seg, compute, data, until)
 
 
 def _make_seeds(

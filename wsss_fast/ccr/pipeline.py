@@ -26,13 +26,16 @@ from wsss_fast.pipeline import (
     RefineOptions,
     RunResult,
     refine_maps,
+    refine_plan,
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import saliency
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 from wsss_fast.stages.training import TrainResult
 
 
@@ -215,7 +218,10 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
+    plan = _plan(data, numbers, compute, until, trained=weights is None)
+    say_disk(data, out, plan)
     classifier, maps = _make_maps(data, out, numbers, weights, unseen, compute)
+    say_time(out, plan)
     start = irn_weights or (None if backbone == "resnet38" else classifier)
     masks, metrics = refine_maps(data, out, maps, numbers.refine, weights=start, compute=compute)
     predictions = seg_metrics = None
@@ -237,6 +243,15 @@ def _run_stages(
         out, data, panels(data, out, masks), title="CCR: from a classifier to masks", curves=curves
     )
     return RunResult(out, masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str, *, trained: bool) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = {**nets.BACKBONES, **nets.SALIENCY_BACKBONES}[compute.backbone]
+    networks = {"cam": Network.of(backbone, numbers.cam, data)} if trained else {}
+    own = Plan({"cam/maps": 0, "ccr/maps": 0}, (), networks)
+    rest = refine_plan(numbers.refine, compute, data)
+    return own + rest + segment_plan(numbers.seg.seg, compute, data, until)
 
 
 def _make_maps(

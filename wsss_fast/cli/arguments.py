@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ def parse(command: Command, argv: Sequence[str]) -> dict[str, Any] | int:
             configuration file.
     """
     errors, muted = io.StringIO(), io.StringIO()
-    if _value(argv, "--out") == "":
+    if "--out=" in argv or ("--out", "") in itertools.pairwise(argv):
         raise InputError("--out: is empty; name a folder ('.' is the current one)")
     function = _signature(command, argv)
     try:

@@ -23,6 +23,11 @@ Source = Dataset | str | Path
 # The first that recognises the folder reads it: labels.csv first, since the user wrote it on
 # purpose, then COCO, whose photos may be in JPEGImages/ too.
 _LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
+# Names that stand for a layout in another case, in another year, or with another suffix.
+_SIMILAR = (
+    *("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv", "labels.xlsx"),
+    *("jpegimages", "train2014", "val2014", "train2017", "val2017"),
+)
 
 __all__ = [
     "Dataset",
@@ -93,9 +98,8 @@ def load(
             f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
-    maps = Path(saliency) if saliency is not None else None
     with remarks.collected():
-        loaded = load_layout(root, split, id_source, maps)
+        loaded = load_layout(root, split, id_source, None if saliency is None else Path(saliency))
     loaded.source = _source(path_or_name, split, saliency, ids, strict)
     loaded.strict = strict
     return loaded.check() if strict else loaded.without_broken()
@@ -104,7 +108,7 @@ def load(
 def _instead(root: Path) -> str:
     """What a folder without a layout has instead, for the message."""
     for path in sorted(root.iterdir()):
-        if path.name.lower() in ("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv"):
+        if path.name.lower() in _SIMILAR:
             return f"; there is {path.name}"
         if path.is_dir() and any(recognises(path) for recognises, _ in _LAYOUTS):
             return f"; {path} has one"

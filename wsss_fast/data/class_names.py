@@ -149,28 +149,32 @@ def _remark_on_labels(classes: Sequence[str], path: Path) -> None:
             )
 
 
-def ordered(names: Iterable[str], path: Path) -> tuple[str, ...]:
+def ordered(names: Iterable[str]) -> list[str]:
     """Names without a given order in the order of their labels.
 
     Whole numbers are in numerical order. Other names are in the order of their characters' codes,
     as `sorted` has it: upper case comes before lower case, accented letters after z, and "a10"
-    before "a2". A remark says so where a reader would expect another order.
-
-    Args:
-        names: cleaned names, in any order.
-        path: file that they come from.
+    before "a2"; see `remark_on_order`.
     """
     found = set(names)
-    if found and all(map(_is_number, found)):
-        return tuple(sorted(found, key=lambda name: (int(name), name)))
-    plain = sorted(found)
-    if plain != sorted(found, key=_reading_order):
+    if all(map(_is_number, found)):
+        return sorted(found, key=lambda name: (int(name), name))
+    return sorted(found)
+
+
+def remark_on_order(classes: Sequence[str], path: Path) -> None:
+    """Say so where a reader would expect another order than that of `ordered`.
+
+    Args:
+        classes: names as ordered.
+        path: file that they come from.
+    """
+    if list(classes) != sorted(classes, key=_reading_order):
         remarks.add(
-            f"the labels 1..{len(plain)} follow the order {_short(plain)} (upper case first, digit "
-            "by digit); a classes.txt sets another one",
+            f"the labels 1..{len(classes)} follow the order {_short(classes)} (upper case first, "
+            "digit by digit); a classes.txt sets another one",
             path,
         )
-    return tuple(plain)
 
 
 def _is_number(name: str) -> bool:

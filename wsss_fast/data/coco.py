@@ -12,7 +12,13 @@ import numpy as np
 
 from wsss_fast.data.class_names import check_classes, is_background
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.listing import (
+    PngNames,
+    find_pngs,
+    read_ids,
+    saliency_folder,
+    unused_pngs,
+)
 from wsss_fast.data.names import Folders, KnownIds, check_id, is_image
 from wsss_fast.data.text import read_text
 from wsss_fast.engine import remarks
@@ -85,32 +91,43 @@ def load_coco(
     names = {number: Path(file).stem for number, file in files.items()}
     numbers = sorted(names) if ids is None else _image_numbers(ids, names, path, folder)
     source = path if ids is None else "ids"
-    number_of_id = {names[n]: n for n in numbers}
-    numbers_of_all = {name: n for n, name in names.items()}
-
-    def png_names(id: str, place: Path) -> list[str]:
-        """The PNG of an image is named like it or, as in public mask archives, by its number.
-
-        The number counts only in a folder of one split: it does not tell train from val.
-        """
-        plain = [f"{id}.png"]
-        return [*plain, f"{numbers_of_all[id]:012d}.png"] if place.name == folder else plain
-
-    def pngs(parents: Sequence[Path]) -> dict[str, Path]:
-        places = [place for parent in parents for place in (parent / folder, parent)]
-        return find_pngs(places, number_of_id, numbers_of_all, png_names)
-
+    chosen = {names[n]: n for n in numbers}
+    number_of = {name: n for n, name in names.items()}
+    png_names = _png_names(folder, number_of)
+    masks = _places([root / parent for parent in _MASK_PARENTS], folder)
+    saliencies = _places([saliency_folder(root, saliency)], folder)
     return Dataset(
         name=root.name,
         root=root,
         split=split if ids is None else f"{split}: {ids if isinstance(ids, Path) else 'ids'}",
         classes=classes,
-        ids=tuple(number_of_id),
+        ids=tuple(chosen),
         tags=np.stack([tags_by_number[n] for n in numbers]),
         images=_find_photos(photos, {names[n]: files[n] for n in numbers}, source),
-        masks=pngs([root / p for p in _MASK_PARENTS]),
-        saliencies=pngs([saliency_folder(root, saliency)]),
+        masks=find_pngs(masks, chosen, png_names),
+        saliencies=find_pngs(saliencies, chosen, png_names),
+        unused_masks=unused_pngs(masks, number_of, png_names),
     )
+
+
+def _places(parents: Sequence[Path], folder: str) -> list[Path]:
+    """Folders of PNGs: `parent/train2014`, and `parent` itself."""
+    return [place for parent in parents for place in (parent / folder, parent)]
+
+
+def _png_names(folder: str, number_of: Mapping[str, int]) -> PngNames:
+    """Function to the names of an image's PNG.
+
+    A PNG is named like its image or, as in public mask archives, by the image's number with 12
+    digits. The latter counts only in a folder of one split: the number alone does not tell train
+    from val.
+    """
+
+    def names(id: str, place: Path) -> list[str]:
+        plain = [f"{id}.png"]
+        return [*plain, f"{number_of[id]:012d}.png"] if place.name == folder else plain
+
+    return names
 
 
 def _photo_folders(root: Path, folder: str) -> list[Path]:

@@ -42,6 +42,7 @@ class Dataset:
         source: arguments of `data.load` that open the data set again, or None.
         strict: whether a mask that cannot be used is an error; otherwise it is left out.
         broken_masks: by id, the reason why a mask was left out; see `check_masks`.
+        unused_masks: why no file of the folder of masks is used, if that is so.
         mask_checks: what was found in masks; it and `broken_masks` are shared with the data sets
             made from this one.
     """
@@ -59,6 +60,7 @@ class Dataset:
     source: dict[str, object] | None = None
     strict: bool = True
     broken_masks: dict[str, str] = dataclasses.field(default_factory=dict)
+    unused_masks: str = ""
     mask_checks: MaskChecks = dataclasses.field(default_factory=MaskChecks, repr=False)
 
     def __post_init__(self):
@@ -148,6 +150,8 @@ class Dataset:
                 them are without any class.
         """
         if not self.masks:
+            if self.unused_masks:
+                remarks.add(self.unused_masks, self.root, unit="folder")
             return self
         with remarks.collected():
             reasons = self.mask_checks.check(self.masks, self.mask, self.tags_of)
@@ -170,7 +174,14 @@ class Dataset:
         return self
 
     def only(self, ids: Sequence[str]) -> Dataset:
-        """The same data set restricted to `ids`, in their order."""
+        """The same data set restricted to `ids`, in their order.
+
+        Raises:
+            InputError: an id that the data set does not have.
+        """
+        unknown = [i for i in ids if i not in self._index]
+        if unknown:
+            raise InputError(f"{self.root}: id {unknown[0]!r} is not in split {self.split!r}")
         return dataclasses.replace(
             self,
             source=None,
@@ -189,12 +200,14 @@ class Dataset:
         Raises:
             InputError: there are none, or as `check_masks`.
         """
+        if not self.masks:
+            why = f": {self.unused_masks}" if self.unused_masks else ""
+            raise InputError(
+                f"{self.root}: no id of split {self.split!r} has a mask; nothing can be "
+                f"evaluated{why}"
+            )
         self.check_masks()
         ids = [i for i in self.ids if i in self.masks]
-        if not ids:
-            raise InputError(
-                f"{self.root}: no id of split {self.split!r} has a mask; nothing can be evaluated"
-            )
         if len(ids) == len(self):
             return self
         with remarks.collected():

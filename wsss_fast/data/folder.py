@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from wsss_fast.data.class_names import (
     class_list,
     ordered,
     read_classes,
+    remark_on_order,
     unknown_class,
 )
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.labels_csv import read_rows
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.labels_csv import Row, read_rows
+from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder, unused_pngs
 from wsss_fast.data.names import Folders, KnownIds, is_image
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
@@ -41,44 +42,41 @@ def load_folder(
 
     Args:
         root: the folder.
-        split: name of `<split>.txt` in the folder, with one id per line; without any such list,
-            "train" means every line of labels.csv.
+        split: name of `<split>.txt` in the folder; without any such list, "train" means every line
+            of labels.csv.
         ids: instead of a split, ids or a text file with one per line.
         saliency: folder of `<id>.png`; default `root/saliency`.
 
     Raises:
-        InputError: a line of labels.csv that cannot be read, an image that is missing or listed
-            twice, a class that is not in classes.txt, or an id without a line; with the file and
-            line.
+        InputError: a line that cannot be read, an image that is missing or listed twice, a class
+            that is not in classes.txt, or an id without a line; with the file and line.
     """
     path, fixed = root / "labels.csv", class_list(root)
     given = None if fixed is None else read_classes(fixed)
     images_of = _Images(root)
     rows = read_rows(path, images_of.find, given)
     known = KnownIds(rows)
-    classes = given
-    if classes is None:
-        lines = {name: row.line for row in reversed(rows.values()) for name in row.classes}
-        names = ordered(lines, path)
-        classes = check_classes(names, path, [f"{path}, line {lines[name]}" for name in names])
+    classes = given or _classes_of(rows, path)
     listing = _split_file(root, split, known) if ids is None else ids
     chosen, source = tuple(rows), split
     if listing is not None:
-        listed = read_ids(listing, known, lambda id: f"id {id!r} has no line in {path}")
+        files = {id: row.path for id, row in rows.items() if row.path is not None}
+        listed = read_ids(
+            listing, known, lambda id: f"id {id!r} has no line in {path}", files=files
+        )
         chosen, source = listed.ids, split if ids is None else listed.source
-    column = {name: n for n, name in enumerate(classes)}
     images, tags = {}, np.zeros((len(chosen), len(classes)), np.uint8)
     for n, id in enumerate(chosen):
         row = rows[id]
-        place = f"{path}, line {row.line}"
         if row.path is None:
-            raise InputError(images_of.missing(row.file, place))
+            raise InputError(images_of.missing(row.file, f"{path}, line {row.line}"))
         images[id] = row.path
         for name in row.classes:
-            if name not in column:
+            if name not in classes:
                 assert fixed is not None
-                raise InputError(f"{place}: {unknown_class(name, classes, fixed)}")
-            tags[n, column[name]] = 1
+                unknown = unknown_class(name, classes, fixed)
+                raise InputError(f"{path}, line {row.line}: {unknown}")
+            tags[n, classes.index(name)] = 1
     return Dataset(
         name=root.name,
         root=root,
@@ -87,9 +85,19 @@ def load_folder(
         ids=chosen,
         tags=tags,
         images=images,
-        masks=find_pngs([root / "masks"], chosen, rows),
-        saliencies=find_pngs([saliency_folder(root, saliency)], chosen, rows),
+        masks=find_pngs([root / "masks"], chosen),
+        saliencies=find_pngs([saliency_folder(root, saliency)], chosen),
+        unused_masks=unused_pngs([root / "masks"], rows),
     )
+
+
+def _classes_of(rows: Mapping[str, Row], path: Path) -> tuple[str, ...]:
+    """The classes of labels.csv in the order of their labels."""
+    lines = {name: row.line for row in [*rows.values()][::-1] for name in row.classes}
+    names = ordered(lines)
+    classes = check_classes(names, path, [f"{path}, line {lines[name]}" for name in names])
+    remark_on_order(classes, path)
+    return classes
 
 
 class _Images:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wsss_fast.data.names import (
@@ -53,6 +53,7 @@ def read_ids(
     known: KnownIds,
     missing: Callable[[str], str] = "id {!r} is not in the data set".format,
     find: Callable[[str], str | None] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> IdList:
     """Ids from a text file with one per line, or from a sequence.
 
@@ -66,6 +67,7 @@ def read_ids(
         missing: text of the error for an id that it does not have.
         find: entry -> id of the data set or None; default: `known.find`. The text of a ValueError
             that it raises becomes the message, together with the entry's place.
+        files: image of each id; a remark says which paths of the list are in another folder.
 
     Raises:
         InputError: no such file, not text, no id in it, an id twice, or one that the data set does
@@ -90,6 +92,9 @@ def read_ids(
         except ValueError as error:
             raise InputError(f"{place}: {error}") from None
         check_id(id, place)
+        if files is not None and _is_elsewhere(entry, files.get(id)):
+            text = "paths of an id list are in another folder than the image that is read"
+            remarks.add(text, f"{place}, {entry.strip()!r}", unit="line", of=len(entries))
         if id in seen:
             raise InputError(f"{place}: id {id!r} is listed more than once, first at {seen[id]}")
         seen[id] = place
@@ -99,17 +104,32 @@ def read_ids(
 def _readings(entry: str) -> Iterator[str]:
     """What a line of an id list may mean, the most literal first."""
     yield entry
+    yield entry.strip()
+    path = _unquoted(entry)
+    yield path
+    pair = _PAIR.fullmatch(path)
+    if pair is not None:
+        if "/" not in path:  # a file name with two suffixes
+            yield without_suffix(path)
+        path = pair[1]
+    if is_image(path):
+        file = path.replace("\\", "/").rpartition("/")[2]
+        yield file
+        yield without_suffix(file)
+
+
+def _unquoted(entry: str) -> str:
     bare = entry.strip()
-    yield bare
-    if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
-        bare = bare[1:-1].strip()
-        yield bare
-    pair = _PAIR.fullmatch(bare)
-    for path in (bare, pair[1]) if pair is not None else (bare,):
-        if is_image(path):
-            file = path.replace("\\", "/").rpartition("/")[2]
-            yield file
-            yield without_suffix(file)
+    is_quoted = len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'"
+    return bare[1:-1].strip() if is_quoted else bare
+
+
+def _is_elsewhere(entry: str, file: Path | None) -> bool:
+    """Whether an entry is a path whose last folder is not that of the image."""
+    pair = _PAIR.fullmatch(_unquoted(entry))
+    path = pair[1] if pair is not None else _unquoted(entry)
+    folder = path.replace("\\", "/").split("/")[-2:-1]
+    return file is not None and folder not in ([], ["."], [""], [file.parent.name])
 
 
 def _explain(
@@ -151,22 +171,20 @@ def saliency_folder(root: Path, saliency: Path | None) -> Path:
     return saliency
 
 
+# Names of the PNG of an id in a folder, the best first.
+PngNames = Callable[[str, Path], Sequence[str]]
+
+
+def _named_like_images(id: str, folder: Path) -> Sequence[str]:
+    return (f"{id}.png",)
+
+
 def find_pngs(
-    folders: Sequence[Path],
-    ids: Iterable[str],
-    known: Iterable[str],
-    names: Callable[[str, Path], Sequence[str]] = lambda id, folder: (f"{id}.png",),
+    folders: Sequence[Path], ids: Iterable[str], names: PngNames = _named_like_images
 ) -> dict[str, Path]:
     """The PNG of each id that has one, from the first of the folders that has it.
 
-    Remarks say which files come from another folder than the first that exists, and which folder
-    has no PNG of any image.
-
-    Args:
-        folders: folders to look into, those that exist.
-        ids: ids to look for.
-        known: all ids of the data set.
-        names: file names of an id in a folder, the best first.
+    A remark says which come from another folder than the first one that exists.
     """
     found: dict[str, Path] = {}
     ids = list(ids)
@@ -183,25 +201,28 @@ def find_pngs(
         if len(used) > 1 and path.parent != present[0].folders[0]:
             text = f"PNGs are read from {path.parent}, since {present[0].folders[0]} has none"
             remarks.add(text, id, unit="image", of=len(ids))
-    if not found:
-        _remark_on_unused(present, known, names)
     return found
 
 
-def _remark_on_unused(
-    present: Sequence[Folders],
-    known: Iterable[str],
-    names: Callable[[str, Path], Sequence[str]],
-) -> None:
-    """Say so if a folder has files, but none for any image of the data set."""
+def unused_pngs(
+    folders: Sequence[Path], known: Iterable[str], names: PngNames = _named_like_images
+) -> str:
+    """The text of a remark if a folder has files, but none for any image of the data set; else "".
+
+    Args:
+        folders: folders to look into, those that exist.
+        known: all ids of the data set.
+        names: file names of an id in a folder.
+    """
     known = list(known)
-    for files in present:
-        folder, example = files.folders[0], files.example(".png")
+    for folder in filter(Path.is_dir, folders):
+        files = Folders(folder)
+        example = files.example(".png")
         if example is None or (folder / example).is_dir():
             continue
         if not any(files.find(name) for id in known for name in names(id, folder)):
-            remarks.add(
-                f"no file is used, since none is named <id>.png after an image (first {example})",
-                folder,
-                unit="folder",
+            return (
+                f"no file of {folder} is used, since none is named <id>.png after an image "
+                f"(first {example})"
             )
+    return ""

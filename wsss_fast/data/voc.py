@@ -14,7 +14,7 @@ import numpy as np
 
 from wsss_fast.data.class_names import class_list, clean_name, read_classes, unknown_class
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder
+from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder, unused_pngs
 from wsss_fast.data.names import Folders, KnownIds
 from wsss_fast.errors import InputError
 
@@ -85,6 +85,7 @@ def load_voc(
         images[id] = image
         annotation = annotations.find(f"{id}.xml") or root / "Annotations" / f"{id}.xml"
         tags[n] = _read_tags(annotation, classes, fixed)
+    masks = [root / folder for folder in _MASK_FOLDERS]
     return Dataset(
         name=root.name,
         root=root,
@@ -93,8 +94,9 @@ def load_voc(
         ids=listed.ids,
         tags=tags,
         images=images,
-        masks=find_pngs([root / f for f in _MASK_FOLDERS], listed.ids, photos.stems()),
-        saliencies=find_pngs([saliency_folder(root, saliency)], listed.ids, photos.stems()),
+        masks=find_pngs(masks, listed.ids),
+        saliencies=find_pngs([saliency_folder(root, saliency)], listed.ids),
+        unused_masks=unused_pngs(masks, photos.stems()),
     )
 
 

@@ -70,6 +70,8 @@ def repeated(
         yield
         if _State.request is not None:
             say(f"{out}: {names[0]} is not repeated, since this call does not reach it")
+    except InputError as error:
+        raise InputError(f"{error}{_cure_of_file(out, str(error))}") from None
     finally:
         _State.command, _State.stages, _State.request = before
     distributed.run_on_main(lambda: (out / _REQUEST).unlink(missing_ok=True))
@@ -166,4 +168,22 @@ def cure(name: str, folder: Path) -> str:
             f"repeat it and what depends on it with `{_State.command} --redo {name}`, or it and "
             f"all later stages with `--from {name}`"
         )
-    return f"repeat the stage with --redo (without a command line: remove its files in {folder})"
+    return (
+        f"remove its files in {folder} to repeat the stage, or add --redo to the command of a "
+        "single stage"
+    )
+
+
+def _cure_of_file(out: Path, error: str) -> str:
+    """How to replace a file of a finished stage that cannot be read; empty for other errors."""
+    path = Path(error.partition(": ")[0])
+    try:
+        name = path.parent.relative_to(out).as_posix()
+        made_here = path.name in Marker.read(path.parent / "done.json")["files"]
+    except (ValueError, OSError, InputError):
+        return ""
+    if not made_here or "--redo" in error:
+        return ""
+    if path.suffix == ".pth":
+        return f"; {cure(name, path.parent)}"
+    return "; remove this file, and the same command makes it again"

@@ -27,9 +27,11 @@ from wsss_fast.pipeline import (
     resolve_preset,
     run_arguments,
     segment,
+    segment_plan,
     started,
 )
 from wsss_fast.stages import saliency
+from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,9 +211,11 @@ def _run_stages(
     until: str,
 ) -> RunResult:
     """All stages in order, their scores and the report."""
-    cams = None
+    plan, cams = _plan(data, numbers, compute, until), None
+    say_disk(data, out, plan)
     if numbers.baseline:
         cams = _make_baseline(data, out, numbers, weights, unseen, compute)
+        say_time(out, plan)
     trained = train(data, out, maps=cams, weights=weights, recipe=numbers.eps, **compute.train())
     result = infer(
         data, trained.weights, out, recipe=numbers.eps, crf=numbers.crf, **compute.infer()
@@ -238,6 +242,19 @@ def _run_stages(
         curves={**({"CAM": "cam"} if numbers.baseline else {}), "EPS": "eps"},
     )
     return RunResult(out, result.masks, metrics, page, predictions, seg_metrics)
+
+
+def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Plan:
+    """What the pipeline will write and train."""
+    backbone = nets.SALIENCY_BACKBONES[compute.backbone]
+    names = ["cam", "eps"] if numbers.baseline else ["eps"]
+    kind = "crf-masks" if numbers.crf else "masks"
+    own = Plan(
+        {f"{name}/maps": 0 for name in names},
+        [f"{name}/{kind}" for name in names],
+        {name: Network.of(backbone, getattr(numbers, name), data) for name in names},
+    )
+    return own + segment_plan(numbers.seg, compute, data, until)
 
 
 def _make_baseline(

@@ -60,7 +60,7 @@ def describe_mismatch(given: State, net: Any, problems: str) -> str:
     kind = next((kind for name, kind, _ in _HEADS if name in given), None)
     own = _KINDS.get(type(net).__name__)
     if kind is not None and own is not None and kind != own:
-        return f"they are of {kind}, not of {own}; {problems}"
+        return f"{problems}; they are of {kind}, not of {own}"
     return f"{problems}{_other_classes(given, net)}"
 
 

@@ -86,7 +86,7 @@ def load_weights(
         wanted = [k for k in own if k.startswith("backbone.")]
     if problems := _problems(given, own, wanted):
         if headless and complete:
-            problems = f"they are of a backbone alone; {problems}"
+            problems = f"{problems}; they are of a backbone alone"
         why = recognition.describe_mismatch(everything, net, problems)
         raise InputError(f"{name}: these weights do not fit {type(net).__name__} ({why})")
     net.load_state_dict({**own, **given})

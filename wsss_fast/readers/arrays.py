@@ -44,10 +44,7 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
         InputError: the file is damaged or something else, or an array is not of finite numbers;
             one line with the file's name.
     """
-    found = _load(path, what)
-    if isinstance(found, np.ndarray):
-        raise InputError(f"{path}: cannot be read as {what}: it is one array, not an .npz archive")
-    with found:
+    with _load(path, what) as found:
         try:
             # A member without NumPy's header is read as bytes.
             arrays: dict[str, Any] = {name: found[name] for name in names if name in found}
@@ -70,7 +67,7 @@ def load_array(path: Path, what: str = "an array") -> np.ndarray:
             numbers; one line with the file's name.
     """
     try:
-        found = _load(path, what)
+        found = _load(path, what, allowed=first_bytes.NUMPY_ARRAY)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     if not isinstance(found, np.ndarray):
@@ -99,11 +96,11 @@ def check_numbers(path: Path, array: object, name: str) -> None:
             )
 
 
-def _load(path: Path, what: str) -> Any:
-    """What np.load returns: an array, or an open archive."""
+def _load(path: Path, what: str, allowed: str | None = None) -> Any:
+    """The open archive; an array, if the file is of the `allowed` kind."""
     try:
         described = first_bytes.describe(path)
-        if described is not None and not described.startswith("an array of NumPy"):
+        if described not in (None, allowed):
             raise InputError(f"{path}: cannot be read as {what}: it is {described}")
         return np.load(path, allow_pickle=False)
     except (FileNotFoundError, InputError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+NUMPY_ARRAY = "an array of NumPy (.npy)"
 _ENOUGH = 4096
 _LFS = b"version https://git-lfs"
 
@@ -23,7 +24,7 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"II*\x00", "a TIFF image"),
     (b"MM\x00*", "a TIFF image"),
     (b"%PDF", "a PDF document"),
-    (b"\x93NUMPY", "an array of NumPy (.npy)"),
+    (b"\x93NUMPY", NUMPY_ARRAY),
     (b"\x89HDF\r\n", "an HDF5 file, as Keras and MATLAB write"),
     (b"MATLAB 5.0", "a MATLAB file"),
     (b"\x7fELF", "a program or library"),
