@@ -351,7 +351,7 @@ def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
         refined = {"IRN map": report.heat(data, out / "irn/maps")}
     return {
         "image": report.photo(data),
-        "truth": report.truth(data),
+        **report.truth_column(data),
         "CAM": report.heat(data, out / "cam/maps"),
         "seed": report.labels(data, out / "seeds"),
         "AMN map": report.heat(data, out / "amn/maps"),

@@ -190,7 +190,7 @@ def _write_page(
     titles = {name: _title(name, erasing) for name in sorted(folders, key=_order)}
     panels = {
         "image": report.photo(data),
-        "truth": report.truth(data),
+        **report.truth_column(data),
         **{title: report.heat(data, folders[name]) for name, title in titles.items()},
     }
     explanation = _EXPLANATION.format(masking=_MASKINGS[erasing.masking], unit=_UNITS[erasing.unit])

@@ -310,7 +310,7 @@ def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
         saliency_column = {"saliency": report.salient(data)}
     return {
         "image": report.photo(data),
-        "truth": report.truth(data),
+        **report.truth_column(data),
         **saliency_column,
         "CAM": report.heat(data, out / "cam/maps"),
         "CCR map": report.heat(data, out / "ccr/maps"),

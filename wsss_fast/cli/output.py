@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,8 +39,24 @@ def show(result: Any) -> None:
         _show_benchmarks([result])
     elif isinstance(result, Iterator):
         _show_benchmarks(result)
+    elif dataclasses.is_dataclass(result) and type(result).__str__ is object.__str__:
+        for line in _described(result):
+            OUTPUT.print(line, soft_wrap=True, markup=False)
     elif result is not None:
         OUTPUT.print(str(result), soft_wrap=True, markup=False)
+
+
+def _described(result: Any) -> Iterator[str]:
+    """A line for each field of a stage's result."""
+    for field in dataclasses.fields(result):
+        value, name = getattr(result, field.name), field.name.replace("_", " ")
+        if field.name == "losses":
+            last = f", {value[-1]:.4f} in the last of {len(value)}" if len(value) > 1 else ""
+            yield f"mean loss: {value[0]:.4f} in the first epoch{last}" if value else "no loss"
+        elif isinstance(value, float):  # a share
+            yield f"{name}: {100 * value:.1f} %"
+        elif value is not None:
+            yield f"{name}: {value}"
 
 
 def _show_benchmarks(reports: Iterable[Report]) -> None:

@@ -208,7 +208,7 @@ def _write_page(
     """
     panels = {
         "image": report.photo(data),
-        "truth": report.truth(data),
+        **report.truth_column(data),
         "saliency": report.salient(data),
         **{name: report.heat(data, folders[name]) for name in folders if name in _PICTURED},
     }

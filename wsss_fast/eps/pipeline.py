@@ -327,7 +327,7 @@ def panels(data: Dataset, out: Path, masks: Path) -> dict[str, report.Panel]:
         baseline = {"CAM": report.heat(data, out / "cam/maps")}
     return {
         "image": report.photo(data),
-        "truth": report.truth(data),
+        **report.truth_column(data),
         "saliency": report.salient(data),
         **baseline,
         "EPS map": report.heat(data, out / "eps/maps"),

@@ -22,25 +22,28 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import resize_image
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.progress import duration, rate
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import load_maps
 from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 
-# Pixels; the pictures of a wider row are smaller.
-_PICTURE_HEIGHT, _GRID_WIDTH = 144, 1040
+# Pixels; the pictures of a wider row are smaller. With the names of the images beside them, a row
+# fits into a window of 1200.
+_PICTURE_HEIGHT, _GRID_WIDTH = 144, 960
 _INK = {"CAM": "#b45309", "AMN": "#1d4ed8", "EPS": "#1d4ed8"}
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;
 color:#1c1917}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}p{max-width:75ch}
-table{border-collapse:collapse}
+table{border-collapse:collapse}.wide{overflow-x:auto}
 td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e7e5e4}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#57534e}
 .grid td,.grid th{padding:.15rem;border:0;text-align:center;font-size:.8rem}
 .grid img{display:block;border-radius:3px}
-.grid td:first-child{font-size:.75rem;color:#57534e;max-width:9rem;text-align:left}
+.grid td:first-child{font-size:.75rem;color:#57534e;width:8rem;text-align:left;
+overflow-wrap:anywhere}
 .key span{display:inline-block;margin:0 .9rem .3rem 0}
 .key i{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin-right:.35em;
 vertical-align:-.1em}
@@ -79,6 +82,11 @@ def truth(data: Dataset) -> Panel:
     return draw
 
 
+def truth_column(data: Dataset) -> dict[str, Panel]:
+    """The column of the true masks, if there are any."""
+    return {"truth": truth(data)} if data.masks else {}
+
+
 def labels(data: Dataset, folder: Path) -> Panel:
     """The label map in `folder` over the image; 255 is light gray."""
     return lambda id: over(data.image(id), read_labels(folder / f"{id}.png", len(data.classes)))
@@ -113,27 +121,34 @@ def over(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    """The stage table: one row per record of metrics.json, text by column."""
-    return [
+    """The stage table: one row per record of metrics.json, text by column.
+
+    Columns without any entry are left out: mIoU where there are no true masks.
+    """
+    found = [
         {
             "stage": name,
             "mIoU at fixed": _percent(values.get("miou_at_fixed"))
             + _at(values.get("fixed_threshold")),
             "mIoU at best": _percent(values.get("miou")) + _at(values.get("best_threshold")),
             "also": _also(values),
-            "seconds": _one_digit(values.get("seconds")),
-            "images/s": _one_digit(values.get("images_per_second")),
+            "time": _time(values.get("seconds")),
+            "speed": rate(values.get("images_per_second") or 0.0, 1.0, "img"),
         }
         for name, values in read_records(out).items()
     ]
+    empty = {column for column in (found[0] if found else ()) if not any(r[column] for r in found)}
+    return [{column: text for column, text in row.items() if column not in empty} for row in found]
 
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _one_digit(value: float | None) -> str:
-    return f"{value:.1f}" if value else ""
+def _time(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
 
 
 def _number(value: float | None) -> str:
@@ -158,8 +173,10 @@ def _also(values: Mapping[str, Any]) -> str:
 
 def text_table(out: Path) -> Table:
     """The stage table for a terminal."""
-    table = Table(title=Text(f"mIoU (%) of the stages of {out}"), title_justify="left")
     content = rows(out)
+    scored = any("mIoU" in column for column in (content[0] if content else ()))
+    title = f"mIoU (%) of the stages of {out}" if scored else f"stages of {out}"
+    table = Table(title=Text(title), title_justify="left")
     for column in content[0] if content else ():
         table.add_column(column, justify="left" if column in ("stage", "also") else "right")
     for row in content:
@@ -211,8 +228,7 @@ def write(
         parts = [
             f"<h1>{html.escape(title)}</h1>",
             f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: "
-            f"{len(data)} images, {len(data.classes)} classes, {len(data.masks)} true masks "
-            "(used for scores only)</small></p>",
+            f"{len(data)} images, {len(data.classes)} classes, {_true_masks(data)}</small></p>",
             *lead,
             "<h2>Stages</h2>",
             _stage_table(out),
@@ -260,7 +276,13 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body
     )
-    return f"<table><tr>{names}</tr>{cells}</table>"
+    return f"<div class=wide><table><tr>{names}</tr>{cells}</table></div>"
+
+
+def _true_masks(data: Dataset) -> str:
+    if not data.masks:
+        return "no true masks, so nothing is scored"
+    return f"{len(data.masks)} true masks (used for scores only)"
 
 
 def _stage_table(out: Path) -> str:
@@ -268,6 +290,8 @@ def _stage_table(out: Path) -> str:
     if not content:
         return ""
     shown = table(list(content[0]), [list(row.values()) for row in content])
+    if not any("mIoU" in column for column in content[0]):
+        return shown
     return (
         f"{shown}<p><small>mIoU in %, over background and classes, on the images with a true mask. "
         "Fixed: at the threshold of the recipe. Best: at the threshold with the highest mIoU. "
@@ -351,7 +375,7 @@ def _grid(data: Dataset, panels: Mapping[str, Panel], ids: Sequence[str]) -> str
             for name, panel in panels.items()
         )
         lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(names)}</td>{cells}</tr>")
-    return f"<table class=grid><tr>{head}</tr>{''.join(lines)}</table>"
+    return f"<div class=wide><table class=grid><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
 def _resized(picture: np.ndarray, height: int) -> Image.Image:
