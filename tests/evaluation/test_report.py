@@ -24,11 +24,11 @@ def own(tmp_path):
 
 
 def records(out, *left_out):
-    kept = {
-        name: {key: value for key, value in values.items() if key not in left_out}
+    stages = [
+        {"stage": name, **{key: value for key, value in values.items() if key not in left_out}}
         for name, values in RECORDS.items()
-    }
-    write_json(out / "metrics.json", kept)
+    ]
+    write_json(out / "metrics.json", {"stages": stages})
     return report.rows(out)
 
 
@@ -44,7 +44,7 @@ def test_times_and_rates_are_in_units_in_which_one_would_say_them(tmp_path):
 
 
 def test_without_true_masks_nothing_speaks_of_scores(tmp_path, own):
-    (_, *_) = rows = records(tmp_path, "miou", "best_threshold")
+    rows = records(tmp_path, "miou", "best_threshold")
     assert [*rows[0]] == ["stage", "time", "speed"]
     own.masks.clear()
     panels = {"image": report.photo(own), **report.truth_column(own)}
