@@ -3,10 +3,10 @@
     python tools/fuzz.py [--cases 200000] [--seed 0] [--only NAME ...] [--out bench-fuzz]
 
 Each case must end within seconds, with a result or with the error that is meant for users:
-InputError of a reader, ValueError of an operator, one line of a command. An operator's case runs with the native kernels
-and with the reference: both must answer, with values and gradients that agree, or both refuse; all
-else counts as a silent disagreement, and as a problem. Cases run in child processes, so that a
-crash or a hang is counted and reported, and the fuzzing continues after it.
+InputError of a reader, ValueError of an operator, one line of a command. An operator's case runs
+with the native kernels and with the reference: both must answer, with values and gradients that
+agree, or both refuse; all else counts as a silent disagreement, and as a problem. Cases run in
+child processes, so that a crash or a hang is counted and reported, and the fuzzing continues.
 """
 
 from __future__ import annotations
