@@ -177,6 +177,14 @@ def test_weights_of_another_network_are_recognised(small_cam, tmp_path):
     assert "missing: head.weight; they are of a backbone alone" in message(
         nets.cam_resnet50(4, backbone="small"), small_cam.backbone.state_dict(), complete=True
     )
+    foreign = {f"encoder.{k}": v for k, v in small_cam.backbone.state_dict().items()}
+    assert "of its 72 names is known here; the first are encoder.conv1.weight, " in message(
+        nets.cam_resnet50(4, backbone="small"), foreign
+    )
+    one = {**nets.cam_resnet50(4).state_dict(), "backbone.bn1.weight": torch.zeros(0)}
+    assert message(nets.cam_resnet50(4), one).endswith(
+        "CamNet (wrong shape: backbone.bn1.weight is (0,), needs (64,))"
+    )
     with torch.device("meta"):
         deep = nets.cam_resnet50(4).backbone.state_dict()
     shallow = {

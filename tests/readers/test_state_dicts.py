@@ -161,6 +161,10 @@ CONTENTS = {
         "head.weight has no values",
     ),
     "sparse": (lambda n, s: with_head(s, s["head.weight"].to_sparse()), "head.weight is sparse"),
+    "nested": (
+        lambda n, s: with_head(s, torch.nested.nested_tensor([torch.zeros(3)])),
+        "head.weight is a nested tensor",
+    ),
     "complex": (
         lambda n, s: with_head(s, s["head.weight"].to(torch.complex64)),
         r"head.weight is complex \(complex64\)",
@@ -172,6 +176,7 @@ CONTENTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_content_that_is_refused(tmp_path, net, state, kind, capfd):
     make, message = CONTENTS[kind]
@@ -229,7 +234,7 @@ FILES = {
     "npy": (lambda g: b"\x93NUMPY\x01\x00", "an array of NumPy"),
     "PNG": (lambda g: b"\x89PNG\r\n\x1a\n" + bytes(9), "a PNG image"),
     "HDF5": (lambda g: b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file"),
-    "cut": (lambda g: g[: len(g) // 2], "truncated or damaged: the archive's end is missing"),
+    "cut": (lambda g: g[: len(g) // 2], "truncated or damaged, the archive's end is missing"),
     "cut early": (lambda g: g[:10], "truncated or damaged"),
     "noise": (lambda g: bytes(range(7, 250)) * 5, "torch cannot read it as a checkpoint"),
     "pickle": (lambda g: pickle.dumps({"a": [1.5]}), "a pickle that torch.save did not write"),

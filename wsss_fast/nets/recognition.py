@@ -48,10 +48,15 @@ def describe_mismatch(given: State, net: Any, problems: str) -> str:
         problems: names and shapes that differ.
 
     Returns:
-        One line; it has the problems unless the backbone is another one, where all names differ.
+        One line; it has the problems, unless all names differ as with another backbone.
     """
     wanted = next((name for name, kind in _BACKBONES.items() if type(net.backbone) is kind), "?")
+    if not any(name.startswith("backbone.") for name in given):
+        names = ", ".join(list(given)[:3])
+        return f"none of its {len(given)} names is known here; the first are {names}"
     found = _backbone(given)
+    if found is not None and found.lower().replace("-", "") == wanted:
+        found = wanted
     if found is not None and found != wanted:
         option = f"--backbone {found}, or " if found in _BACKBONES else ""
         return f"their backbone is {found}, not {wanted}: use {option}weights of {wanted}"

@@ -187,7 +187,8 @@ def _check_archive(path: Path) -> None:
             ]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
         raise InputError(
-            "truncated or damaged: the archive's end is missing; get the file again"
+            "not a file of weights only: truncated or damaged, the archive's end is missing; "
+            "get the file again"
         ) from None
     if any(name.endswith("/constants.pkl") for name in names):
         raise InputError(
@@ -310,6 +311,8 @@ def _unusable(name: str, value: torch.Tensor) -> str | None:
     """Why a tensor cannot be a weight, or None."""
     if value.device.type == "meta":
         return "has no values (device meta); save the network after its weights were loaded"
+    if value.is_nested:
+        return "is a nested tensor; weights have one shape"
     if value.layout != torch.strided:
         return f"is sparse ({str(value.layout).removeprefix('torch.')}); save it as .to_dense()"
     if value.is_quantized:
