@@ -1,9 +1,9 @@
-"""Fuzz the file readers with damaged files, and the operators with random shapes and values.
+"""Fuzz readers with damaged files, operators with random values, commands with wrong words.
 
     python tools/fuzz.py [--cases 200000] [--seed 0] [--only NAME ...] [--out bench-fuzz]
 
 Each case must end within seconds, with a result or with the error that is meant for users:
-InputError of a reader, ValueError of an operator. An operator's case runs with the native kernels
+InputError of a reader, ValueError of an operator, one line of a command. An operator's case runs with the native kernels
 and with the reference: both must answer, with values and gradients that agree, or both refuse; all
 else counts as a silent disagreement, and as a problem. Cases run in child processes, so that a
 crash or a hang is counted and reported, and the fuzzing continues after it.
@@ -27,13 +27,18 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.fuzz_commands import COMMAND_LINES  # noqa: E402
 from tools.fuzz_operators import OPERATORS, difference  # noqa: E402
 from tools.fuzz_readers import READERS  # noqa: E402
-from wsss_fast import InputError, _native  # noqa: E402
+from wsss_fast import _native  # noqa: E402
 from wsss_fast.engine.files import write_json  # noqa: E402
+from wsss_fast.errors import InputError, RunError  # noqa: E402
 
 CHUNK = 500  # cases of one child process
 CHUNK_SECONDS = 120.0  # after which a child process counts as hanging
+FILES = {**READERS, **COMMAND_LINES}
+# Shares of the cases; a command line takes as long as a hundred files.
+SHARES = ((0.66, READERS), (0.3, OPERATORS), (0.04, COMMAND_LINES))
 BACKENDS = ("native", "reference")
 
 
@@ -48,22 +53,24 @@ def fuzz(
 
     Args:
         out: folder of the result; problems are written there.
-        cases: number of all cases, of which readers get seven tenths and operators the rest.
+        cases: number of all cases, divided by SHARES.
         seed: seed of the cases.
         only: names of targets; none: all.
     """
-    targets = [name for name in (*READERS, *OPERATORS) if not only or name in only]
-    readers = [name for name in targets if name in READERS]
+    groups = [
+        (share, [name for name in group if not only or name in only]) for share, group in SHARES
+    ]
+    whole = sum(share for share, names in groups if names)
     rows: dict[str, dict[str, Any]] = {}
     # Here no library may be loaded, since each child chooses its backend; but it must be built.
     builder = multiprocessing.get_context("fork").Process(target=_native.load)
     builder.start()
     builder.join()
-    for name in targets:
-        among = len(readers) if name in READERS else len(targets) - len(readers)
-        share = (0.7 if name in READERS else 0.3 if readers else 1.0) * cases / among
-        rows[name] = run_target(name, max(1, round(share)), seed, out)
-        print(f"{name}: {rows[name]}", flush=True)
+    for share, names in groups:
+        for name in names:
+            own = share / whole * cases / len(names)
+            rows[name] = run_target(name, max(1, round(own)), seed, out)
+            print(f"{name}: {rows[name]}", flush=True)
     problems = sum(len(row["problems"]) for row in rows.values())
     silent = sum(row.get("silent_disagreements", 0) for row in rows.values())
     total = sum(row["cases"] for row in rows.values())
@@ -82,7 +89,7 @@ def run_target(name: str, cases: int, seed: int, out: Path) -> dict[str, Any]:
     start, first = time.monotonic(), 0
     while first < cases:
         last = min(first + CHUNK, cases)
-        run = _in_child if name in READERS else _in_both_backends
+        run = _in_both_backends if name in OPERATORS else _in_child
         ended, counts = run(name, first, last, seed)
         for key in set(counts) - {"case", "results"}:
             row[key] = (
@@ -204,9 +211,9 @@ def _run_operator(name: str, case: int, rng: random.Random, results: dict[int, A
 def _run_case(name: str, rng: random.Random, folder: Path) -> tuple[str, str]:
     """The outcome of a case, "accepted" or "rejected" or "", and what is wrong with it, or ""."""
     try:
-        READERS[name](rng, folder)
+        FILES[name](rng, folder)
         return "accepted", ""
-    except InputError as error:
+    except (InputError, RunError) as error:
         if "\n" in str(error):
             return "rejected", f"more than one line: {error}"[:300]
         return "rejected", ""

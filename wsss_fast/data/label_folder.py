@@ -42,7 +42,12 @@ def check_label_folder(folder: Path, data: Dataset, what: str, *, values: bool =
         )
     if values:
         labels = _labels_of_files(folder, data, what)
-        check_folder_values(labels, what)
+        classes = set().union(*labels.values()) - {0, IGNORE}
+        if classes or not (folder / "done.json").is_file():
+            check_folder_values(labels, what)
+        else:  # of an earlier stage, which no edit of a file would mend
+            text = f"{what}: no pixel of a class, so nothing is learned; train longer before"
+            remarks.add(text, folder, unit="folder")
         for id, (path, found) in zip(data.ids, labels.items(), strict=True):
             tags = {int(c) + 1 for c in np.flatnonzero(data.tags_of(id))}
             if set(found) - tags - {0, IGNORE}:
