@@ -103,8 +103,14 @@ def test_damaged_and_missing_files(tmp_path):
     np.save(public / "a.npy", np.zeros(3))
     with pytest.raises(InputError, match="is an array float64"):
         convert.maps_from_pickles(public, tmp_path / "ours")
-    with pytest.raises(InputError, match="has no .npy files"):
+    with pytest.raises(InputError, match=r"has no \.npy files; there is no such folder"):
         convert.maps_from_pickles(tmp_path / "nowhere", tmp_path / "ours")
+    with pytest.raises(InputError, match=r"has no \.npy files; it is a file"):
+        convert.maps_from_pickles(public / "a.npy", tmp_path / "ours")
+    with pytest.raises(InputError, match=r"did you mean from-pickles\?"):
+        convert.maps_to_pickles(public, tmp_path / "ours")
+    with pytest.raises(InputError, match=r"a\.npy is not a directory; name another"):
+        convert.maps_from_pickles(public, public / "a.npy")
     with pytest.raises(InputError, match="has no maps"):
         convert.maps_to_pickles(tmp_path / "nowhere", tmp_path / "back")
 

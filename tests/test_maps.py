@@ -124,6 +124,7 @@ def with_value(name, value):
         (with_value("high_res", -0.5), r"high_res has scores -0\.5\.\.1; must be"),
         ({"high_res": np.full((2, 9, 13), 99, np.uint8)}, r"scores 99\.\.99; .* divide each map"),
         ({"strided": np.full((2, 3, 4), 9.0)}, r"strided has scores 9\.\.9"),
+        ({"keys": np.array([True, False])}, r"keys are \[True, False\]"),
         ({"keys": np.array([1, 1])}, r"keys are \[1, 1\]; must be different whole numbers"),
         ({"keys": np.array([1, 2.5])}, r"keys are \[1\.0, 2\.5\]"),
         ({"keys": np.array([1, -1])}, r"keys are \[1, -1\]"),

@@ -54,7 +54,7 @@ COMMANDS = {
 WORDS = (
     "", "0", "-1", "1", "2", "nan", "inf", "-inf", "1e999", "0.5", "1e-30", "3.7", "True", "None",
     "99999999999999999999", "null", "[]", "{}", "'", '"', "\u00e9\u732b", "a b", "a\nb", "--", "-",
-    "---x", "--recipe.lr", "--out", "../escaped", "/dev/null", "/dev/full", "/proc/self/mem", "~",
+    "---x", "--recipe.lr", "--out", "/dev/null", "/dev/full", "/proc/self/mem", "~",
     ".", "..", "*", "%s", "{out}", "{data}", "{data}/labels.csv", "{run}/cam/weights.pth",
     "{data}/photos/a.png", "{run}/seeds/a.png", "cuda", "cuda:9", "meta", "auto", "fp16", "bf16",
     "x" * 300,
@@ -62,8 +62,12 @@ WORDS = (
 
 
 def _prepare(work: Path) -> dict[str, str]:
-    """A data set, and a run folder with the artefacts that the commands read."""
-    root, run = work / "inside/data", work / "inside/run"
+    """A data set, and a run folder with the artefacts that the commands read, below `work`.
+
+    The paths are relative, so that a wrong character in one of them does not lead out of `work`.
+    """
+    os.chdir(work)
+    root, run = work / "data", work / "run"
     if not (run / "ready").exists():
         rng = np.random.default_rng(0)
         for name in ("photos", "masks", "saliency"):
@@ -77,12 +81,12 @@ def _prepare(work: Path) -> dict[str, str]:
             write_labels(root / "masks" / f"{id}.png", mask)
         rows = [f"photos/{id}.png,cup" for id in "abc"]
         (root / "labels.csv").write_text("\n".join(["file,class", *rows, ""]))
-        paths = {"data": str(root), "run": str(run), "out": str(run)}
+        paths = {"data": "data", "run": "run", "out": "run"}
         for name in ("cam train", "cam infer", "seeds"):
             code, printed = _run([*name.split(), *_filled(COMMANDS[name], paths)])
             assert code == 0, printed
         (run / "ready").touch()
-    return {"data": str(root), "run": str(run), "out": str(work / "inside/out")}
+    return {"data": "data", "run": "run", "out": "out"}
 
 
 def _filled(words: str, paths: dict[str, str]) -> list[str]:
@@ -107,7 +111,7 @@ def _changed(rng: random.Random, words: list[str], paths: dict[str, str]) -> lis
             words.insert(at, rng.choice(words))
         else:
             cut = rng.randrange(len(words[at]) + 1)
-            words[at] = words[at][:cut] + rng.choice("xX-=.,/ 0") + words[at][cut + 1 :]
+            words[at] = words[at][:cut] + rng.choice("xX-=., 0") + words[at][cut + 1 :]
         if not words:
             break
     return words
@@ -141,10 +145,8 @@ def _limited() -> Iterator[None]:
 
 def _command(name: str) -> Case:
     def case(rng: random.Random, work: Path) -> None:
-        paths = _prepare(work.parent)
-        out = Path(paths["out"])
+        paths = _prepare(work)
         argv = [*name.split(), *_changed(rng, _filled(COMMANDS[name], paths), paths)]
-        os.chdir(work)
         before = _files(work)
         try:
             with _limited():
@@ -153,7 +155,7 @@ def _command(name: str) -> Case:
             if code == 2 and (new := _files(work) - before):
                 raise AssertionError(f"{argv}: exit code 2, but wrote {sorted(new)[:3]}")
         finally:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(work / paths["out"], ignore_errors=True)
             for stray in _files(work) - before:
                 Path(stray).unlink(missing_ok=True)
 

@@ -25,6 +25,7 @@ from wsss_fast.nets import cam_resnet50, load_weights, save_weights
 from wsss_fast.readers import mxnet
 from wsss_fast.readers.label_maps import read_labels, write_labels
 from wsss_fast.readers.photos import check_image, read_image
+from wsss_fast.readers.probabilities import read_probabilities
 from wsss_fast.readers.saliency_maps import read_saliency
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
@@ -117,6 +118,21 @@ _COCO: dict[str, list[dict]] = {
 def _photo(kind: str) -> Callable[[Path], None]:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
     return lambda path: Image.fromarray(pixels).save(path, kind)
+
+
+def _cut_out(path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 31, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def _two_bits(path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 4, (24, 31)).astype(np.uint8)
+    Image.fromarray(labels).save(path, bits=2)
+
+
+def _probabilities(path: Path) -> None:
+    values = np.random.default_rng(0).random((24, 31)).astype(np.float32)
+    np.save(path, np.stack([1 - values, values]))
 
 
 def _labels(path: Path) -> None:
@@ -235,6 +251,15 @@ READERS: dict[str, Case] = {
     "id list": _file(_text("2007_000032\n/JPEGImages/a.jpg /S/a.png\n\nx y\n"), "ids.txt", _ids),
     "jpeg": _file(_photo("JPEG"), "a.jpg", lambda path: (check_image(path), read_image(path))),
     "png": _file(_photo("PNG"), "a.png", lambda path: (check_image(path), read_image(path))),
+    **{
+        kind: _file(_photo(kind), "a", lambda path: (check_image(path), read_image(path)))
+        for kind in ("WEBP", "GIF", "TIFF", "BMP")
+    },
+    "2-bit labels": _file(_two_bits, "a.png", lambda path: read_labels(path, 3)),
+    "cut-out": _file(_cut_out, "a.png", read_saliency),
+    "probabilities": _file(
+        _probabilities, "a.npy", lambda path: read_probabilities(path, path, (24, 31))
+    ),
     "palette png": _file(_labels, "a.png", lambda path: read_labels(path, 20)),
     "saliency": _file(_photo("PNG"), "a.png", read_saliency),
     "params": _file(_params, "a.params", mxnet.read_params),

@@ -37,7 +37,8 @@ def maps_from_pickles(source: Path, out: Path) -> Path:
     """
     files = _files(source, ".npy")
     if not files:
-        raise InputError(f"convert: {source} has no .npy files")
+        hint = "; it has maps: did you mean to-pickles?" if _files(source, ".npz") else ""
+        raise InputError(f"convert: {source} has no .npy files{hint or _not_a_folder(source)}")
 
     def convert(path: Path) -> None:
         save_maps(out, path.stem, _from_public(path, pickled_maps.read(path)))
@@ -61,7 +62,8 @@ def maps_to_pickles(source: Path, out: Path) -> Path:
     """
     files = _files(source, ".npz")
     if not files:
-        raise InputError(f"convert: {source} has no maps (.npz)")
+        hint = "; it has .npy files: did you mean from-pickles?" if _files(source, ".npy") else ""
+        raise InputError(f"convert: {source} has no maps (.npz){hint or _not_a_folder(source)}")
 
     def convert(path: Path) -> None:
         maps = load_maps(source, path.stem).foreground()
@@ -82,8 +84,16 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return sorted(p for p in folder.glob(f"*{suffix}") if not p.name.startswith("."))
 
 
+def _not_a_folder(path: Path) -> str:
+    if path.is_dir():
+        return ""
+    return "; it is a file, name its folder" if path.exists() else "; there is no such folder"
+
+
 def _convert_all(files: Sequence[Path], convert: Callable[[Path], None], out: Path) -> None:
     """Convert every file that can be; name the others."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"convert: {out} is not a directory; name another one to write to")
     failures = []
     with remarks.collected():
         for path in track(files, "convert maps", unit="img"):

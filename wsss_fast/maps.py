@@ -166,7 +166,8 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
 def _checked_keys(path: Path, keys: np.ndarray) -> np.ndarray:
     """Labels as int16; InputError for fractions, repetitions and what is no label."""
     if keys.size and not (
-        np.array_equal(keys, keys.astype(np.int64))
+        keys.dtype.kind != "b"
+        and np.array_equal(keys, keys.astype(np.int64))
         and keys.min() >= 0
         and keys.max() <= _LARGEST_LABEL
         and len(np.unique(keys)) == len(keys)

@@ -154,6 +154,7 @@ class PixelLossCpu {
 
  private:
   static constexpr int64_t kTile = ClassTile<Real>::kPixels, kChunk = 16 * kTile;
+  static constexpr Real kFar = 4096;
   using Tile = ClassTile<Real>;
   using V = typename Tile::V;
   struct Count {
@@ -228,7 +229,7 @@ class PixelLossCpu {
       binary(work.tile, present, weight, own, loss);
       for (int64_t x = 0; x < pixels; ++x) {
         if (std::isfinite(loss[x]) || weight[x] == 0) continue;
-        loss[x] = loss_with_infinities(work, present, own[x], image, y, at, x);
+        loss[x] = loss_of_any_logits(work, present, own[x], image, at, x);
       }
     }
     // A pixel that is not used adds nothing, whatever its logits are.
@@ -271,15 +272,19 @@ class PixelLossCpu {
     for (int64_t x = 0; x < kTile; ++x) tile.row(own[x])[x] -= weight[x] * more;
   }
 
-  // sum_k max(z_k, 0) - t_k z_k + log(1 + e^-|z_k|)
+  // sum_k max(z_k, 0) - t_k z_k + log(1 + e^-|z_k|); not finite where the caller must compute it
+  // again: a logit is not finite, or the label's is so large that the other classes' terms are
+  // lost.
   void binary(Tile& tile, const uint8_t* present, const Real* weight, const int32_t* own,
               Real* loss) const {
     const Real other = static_cast<Real>(target_.other),
                more = static_cast<Real>(target_.own - target_.other);
     Real more_here[kTile];
+    bool far[kTile];
     for (int64_t x = 0; x < kTile; ++x) {
       more_here[x] = present == nullptr || present[own[x]] ? more : Real(0);
       loss[x] = -more_here[x] * (more_here[x] != 0 ? tile.row(own[x])[x] : Real(0));
+      far[x] = std::fabs(loss[x]) > kFar;
     }
     for (int64_t k = 0; k < s_.classes; ++k) {
       Real* const row = tile.row(k);
@@ -296,14 +301,16 @@ class PixelLossCpu {
         write(row + x, read<V>(weight + x) * (sigmoid - other));
       }
     }
+    for (int64_t x = 0; x < kTile; ++x) {
+      if (far[x]) loss[x] = std::numeric_limits<Real>::quiet_NaN();
+    }
     if (grad_ == nullptr) return;
     for (int64_t x = 0; x < kTile; ++x) tile.row(own[x])[x] -= weight[x] * more_here[x];
   }
 
-  // A pixel's binary cross-entropy where a logit is not finite; `x` is the pixel's place in the
-  // tile at `at`.
-  Real loss_with_infinities(const Work& work, const uint8_t* present, int64_t own, int64_t image,
-                            int64_t y, int64_t at, int64_t x) const {
+  // A pixel's binary cross-entropy, whatever its logits are; `x` is its place in the tile at `at`.
+  Real loss_of_any_logits(const Work& work, const uint8_t* present, int64_t own, int64_t image,
+                          int64_t at, int64_t x) const {
     Real loss = 0;
     for (int64_t k = 0; k < s_.classes; ++k) {
       if (present != nullptr && !present[k]) continue;

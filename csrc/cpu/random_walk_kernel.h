@@ -2,6 +2,7 @@
 // radius, for 32 cells at a time.
 #pragma once
 
+#include <atomic>
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -54,13 +55,15 @@ class RandomWalk {
     [[maybe_unused]] const FlushDenormals flush;
     const auto [first_row, last_row] = Team::part(shape_.height, rank, team.size());
     const auto [first, last] = Team::part(units_, rank, team.size());
+    float doubt = 0;  // NaN if a value is not finite
     for (int64_t y = first_row; y < last_row; ++y) {
       for (int64_t x = 0; x < shape_.width; ++x) {
         const float wall = edge[y * shape_.width + x];
         wall_[place(y, x)] = wall;
         for (int64_t k = 0; k < maps_; ++k) {
-          fields_[0][k * plane_ + place(y, x)] =
-              maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
+          const float value = maps[(k * shape_.height + y) * shape_.width + x] * (1 - wall);
+          fields_[0][k * plane_ + place(y, x)] = value;
+          doubt += value - value;
         }
       }
       // Border cells stay 0, except after an image with a NaN.
@@ -71,12 +74,15 @@ class RandomWalk {
         std::fill_n(fields_[0].data() + k * plane_ + place(y, shape_.width), border, 0.0f);
       }
     }
+    if (doubt != 0) infinite_ = true;
     team.barrier();
     for (int64_t unit = first; unit < last; ++unit) compute_weights(unit);
     for (int64_t i = 0; i < steps; ++i) {
       step(first, last, fields_[i % 2].data(), fields_[(i + 1) % 2].data());
+      if (infinite_) clear_border(first, last, fields_[(i + 1) % 2].data());
       team.barrier();
     }
+    if (rank == 0) infinite_ = false;
     for (int64_t y = first_row; y < last_row; ++y) {
       for (int64_t k = 0; k < maps_; ++k) {
         std::copy_n(fields_[steps % 2].data() + k * plane_ + place(y, 0), shape_.width,
@@ -135,6 +141,15 @@ class RandomWalk {
     if (maps_ - k == 1) step_maps<1>(first, last, from, to);
   }
 
+  // Sets the border cells of units [first, last) to 0, which weights of 0 do for finite maps: a NaN
+  // would reach the next row through them.
+  void clear_border(int64_t first, int64_t last, float* to) const {
+    for (int64_t cell = first * kUnit; cell < last * kUnit; ++cell) {
+      if (cell < shape_.cells() && cell % shape_.stride() < shape_.width) continue;
+      for (int64_t k = 0; k < maps_; ++k) to[k * plane_ + shape_.margin() + cell] = 0;
+    }
+  }
+
   // Adds weighted differences to a cell instead of taking a weighted sum: that is exact
   // where a map is constant, while the rounding errors of a sum repeat in every step and
   // add up to 1e-3 in 256 steps.
@@ -171,6 +186,7 @@ class RandomWalk {
   const int64_t maps_;
   const double beta_;
   const int64_t units_, plane_;
+  std::atomic<bool> infinite_{false};  // whether a value of this image's maps is not finite
   std::vector<Neighbour> neighbours_;
   std::vector<float> wall_;           // the edge map, with a border of ones
   std::unique_ptr<float[]> weights_;  // [units, neighbours, kUnit], read in this order by each step

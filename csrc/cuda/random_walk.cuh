@@ -77,8 +77,10 @@ __global__ void walk_step(WalkArrays a, int64_t first, const float* from, float*
   const int64_t i = thread_number(), cells = a.shape.cells(), plane = a.plane();
   if (i >= a.images * cells) return;
   const WalkShape s = a.shape;
-  const int64_t image = i / cells, cell = i % cells,
-                place = (image * a.maps + first) * plane + s.margin() + cell;
+  const int64_t image = i / cells, cell = i % cells;
+  // Border cells stay 0: through a NaN there, a NaN of one row would reach the next.
+  if (cell % s.stride() >= s.width) return;
+  const int64_t place = (image * a.maps + first) * plane + s.margin() + cell;
   const float* weight = a.weights + image * neighbours(s.radius) * cells + cell;
   float here[K], sum[K] = {};
   for (int k = 0; k < K; ++k) here[k] = from[place + k * plane];

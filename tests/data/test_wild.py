@@ -20,7 +20,11 @@ def test_expected_result(row, tmp_path, capfd):
     except (InputError, RunError) as error:
         found = f"error: {error}"
         assert len(found.splitlines()) == 1
-        read_as = {"tags": "labels.csv", "coco": "instances_train2014.json"}
+        read_as = {
+            "classes": "classes.txt",
+            "tags": "labels.csv",
+            "coco": "instances_train2014.json",
+        }
         assert read_as.get(row.reader, path.name) in found
     printed = capfd.readouterr().err
     if row.expected.startswith("error: "):

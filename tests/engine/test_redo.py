@@ -228,6 +228,22 @@ def test_file_that_cannot_be_read_is_named_with_the_cure(pipeline):
             raise InputError(error(name))
 
 
+def test_changed_data_repeat_every_stage(pipeline):
+    def call(tags, first=None):
+        with repeated(pipeline.out, "toy run", STAGES, None, first):
+            stage(pipeline.out, "maps", {"data": {"tags": tags}}, dict)
+
+    (pipeline.out / "maps/done.json").unlink()
+    call("0" * 16)
+    with pytest.raises(
+        InputError,
+        match=r"\(data\.tags changed\); use another --out, or repeat it and all later stages with "
+        r"`toy run --from maps`$",
+    ):
+        call("1" * 16)
+    call("1" * 16, first="maps")
+
+
 def test_edited_file_is_noticed_by_the_next_stage(pipeline):
     (pipeline.out / "maps/seeds/b.png").write_text("by hand")
     with pytest.raises(InputError, match=r"net: finished .*\(seeds changed\)"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from brief import amn_pipeline
 
 from wsss_fast import InputError, amn, cam, data, evaluate, seeds
+from wsss_fast.amn.pipeline import STAGES
 from wsss_fast.data import read_labels
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.maps import load_maps
+from wsss_fast.stages import masks
 
 
 def run(shapes, out, **options):
@@ -103,6 +106,32 @@ def test_second_run_skips_all_stages(finished, shapes, capfd):
 def test_other_arguments_for_a_finished_run_raise(finished, shapes):
     with pytest.raises(InputError, match="seed was 0, now 1"):
         run(shapes, finished.out, seed=1)
+
+
+def test_threshold_is_changed_without_repeating_what_is_before_it(finished, shapes, tmp_path):
+    out = shutil.copytree(finished.out, tmp_path / "run", copy_function=shutil.copyfile)
+    numbers = amn_pipeline()
+    refine = dataclasses.replace(numbers.refine, irn_crf_threshold=0.6)
+    changed = {"pipeline": dataclasses.replace(numbers, refine=refine), "backbone": "small"}
+    changed["val"] = data.load(shapes.root, split="val")
+    with pytest.raises(
+        InputError, match=r"run/masks: .*threshold was 0\.3, now 0\.6.*--redo masks`"
+    ):
+        amn.run(shapes, out, **changed)
+    again = amn.run(shapes, out, redo="masks", **changed)
+    kept = [n for n in STAGES if n != "masks" and not n.startswith("seg")]
+    for name in kept:
+        marker = (out / name / "done.json").read_text()
+        assert marker == (finished.out / name / "done.json").read_text(), name
+    done = json.loads((again.masks / "done.json").read_text())
+    assert done["arguments"]["threshold"] == 0.6
+    fresh = masks.make(
+        shapes, out / "irn/maps", tmp_path, threshold=0.6, crf=refine.crf, name="fresh"
+    )
+    assert {p.name: p.read_bytes() for p in again.masks.glob("*.png")} == {
+        p.name: p.read_bytes() for p in fresh.folder.glob("*.png")
+    }
+    assert not (out / "redo.json").exists()
 
 
 def test_missing_map_is_computed_again(finished, shapes):

@@ -22,6 +22,20 @@ def test_training_and_inference(shapes, tmp_path):
         assert maps.high_res.shape[1:] == shapes.size(id)
 
 
+def test_mean_average_precision_is_that_of_the_validation_set(shapes, tmp_path):
+    """Another validation set changes it, and not the training."""
+    val = data.load(shapes.root, split="val")
+    options = {"backbone": "small", "recipe": BRIEF, "precision": "fp32"}
+
+    def score(out, val):
+        return cam.train(shapes, tmp_path / out, val=val, **options).mean_ap
+
+    found = [score("one", v) for v in (None, val, shapes, val)]
+    weights = (tmp_path / "one/cam/weights.pth").stat().st_mtime_ns
+    assert found[0] is None and found[1] == found[3] != found[2] == score("other", shapes)
+    assert (tmp_path / "one/cam/weights.pth").stat().st_mtime_ns == weights
+
+
 def test_updates_replace_epochs(shapes, tmp_path):
     recipe = brief(cam.RECIPES["small"], 64, epochs=100, updates=4)
     trained = cam.train(shapes, tmp_path, backbone="small", recipe=recipe, precision="fp32")

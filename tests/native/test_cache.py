@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from native_builds import (
     ROOT,
     SCRIPT_WITH_COPIED_LIBRARY,
@@ -100,7 +102,8 @@ def test_damage_is_noticed_before_loading(built, tmp_path, monkeypatch, capfd, k
     monkeypatch.setattr(
         _build, "compile_library", lambda plan, folder: shutil.copy(source, folder / plan.library)
     )
-    assert not list(caches.find_fitting("cpu"))
+    fitting, problem = caches.find_fitting("cpu")
+    assert not fitting and (kind == "no library" or str(library.parent) in problem)
     found = caches.find_or_build("cpu", lambda: _build.make_plan("cpu"))
     assert found.path.read_bytes() == source.read_bytes() and found.build_seconds is not None
     line = capfd.readouterr().err
@@ -116,8 +119,33 @@ def test_warm_cache_needs_no_compiler(built, tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("change", ["cpu", "torch", "machine", "source_hash", "old", None])
-def test_library_that_does_not_fit_is_not_loaded(built, tmp_path, monkeypatch, change):
+def test_damaged_library_without_a_compiler(built, tmp_path, monkeypatch):
+    """The reason names both."""
+    cache = shutil.copytree(built[0], tmp_path / "cache")
+    (library,) = cache.glob("*/libwsss_fast_cpu.so")
+    damage(library, "zeroed")
+    for name, value in (without_compiler(tmp_path) | {"WSSS_FAST_CACHE": str(cache)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        _native.Unavailable, match=r"^.*_cpu\.so is damaged: .*; no C\+\+ compiler on PATH: "
+    ):
+        _native._load_native(_native._Backend("cpu"))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cpu", "a CPU with avx4096, which this one lacks"),
+        ("torch", f"torch {torch.__version__} avx4096"),
+        ("machine", f"a machine of type {platform.machine()} avx4096"),
+        ("source_hash", "other sources of wsss-fast"),
+        ("old", "torch None"),
+        (None, ""),
+    ],
+)
+def test_library_that_does_not_fit_is_not_loaded(built, tmp_path, monkeypatch, change, message):
     """Code for another CPU would end the process with an illegal instruction."""
     cache = shutil.copytree(built[0], tmp_path / "cache")
     (library,) = cache.glob("*/libwsss_fast_cpu.so")
@@ -130,15 +158,18 @@ def test_library_that_does_not_fit_is_not_loaded(built, tmp_path, monkeypatch, c
         manifest["runs_on"][change] += " avx4096"
     library.with_suffix(".json").write_text(json.dumps(manifest))
     monkeypatch.setenv("WSSS_FAST_CACHE", str(cache))
-    assert [found.path for found in caches.find_fitting("cpu")] == ([] if change else [library])
+    found, problem = caches.find_fitting("cpu")
+    assert [one.path for one in found] == ([] if change else [library])
+    assert problem == (f"{library} was built for {message}" if change else "")
 
 
-def test_library_for_fewer_features_fits(monkeypatch):
-    here = _build.runs_on("cpu")
-    older = here | {"cpu": " ".join(here["cpu"].split()[1:])}
-    assert caches._fits("cpu", {"runs_on": older}, here)
-    assert not caches._fits("cpu", {"runs_on": here}, older)
-    assert not caches._fits("cpu", {"runs_on": "text"}, here)
+def test_library_for_fewer_features_fits():
+    here = {"source_hash": "0", **_build.runs_on("cpu")}
+    first, *others = here["cpu"].split()
+    older = here | {"cpu": " ".join(others)}
+    assert not caches._misfit("cpu", {"source_hash": "0", "runs_on": older}, here)
+    assert first in caches._misfit("cpu", {"source_hash": "0", "runs_on": here}, older)
+    assert caches._misfit("cpu", {"source_hash": "0", "runs_on": "text"}, here)
 
 
 @needs_compiler

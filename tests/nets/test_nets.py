@@ -134,6 +134,12 @@ def test_errors_of_weights_list_what_is_wrong(small_cam, tmp_path):
     headless = {k: v for k, v in small_cam.state_dict().items() if not k.startswith("head.")}
     with pytest.raises(InputError, match=r"missing: head\.weight"):
         nets.load_weights(nets.cam_resnet50(4, backbone="small"), headless)
+    for source, message in (
+        (small_cam, r"weights: is a CamNet, must be .*; pass its state_dict\(\)"),
+        (3, "weights: is a int, must be a file or a state dict$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            nets.load_weights(small_cam, source)
     with pytest.raises(InputError, match=r"nowhere\.pth: no such weights file"):
         nets.load_weights(small_cam, tmp_path / "nowhere.pth")
     (tmp_path / "text.pth").write_text("hello")

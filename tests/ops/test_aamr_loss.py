@@ -318,6 +318,22 @@ def test_compiles_whole():
     torch.testing.assert_close(given[0].grad, torch.autograd.grad(expected, given[0])[0])
 
 
+def test_dynamic_shapes_compile_whole_and_export():
+    compiled = torch.compile(aamr_loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    module = torch.nn.Module()
+    module.forward = aamr_loss
+    sizes = [{0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO}] * 3
+    draw = torch.Generator().manual_seed(0)
+    graph = None
+    for batch, height in ((2, 5), (3, 8), (4, 2)):
+        shapes = (batch, 3, height, 7), (batch, 1, 2 * height, 9), (batch, 2, 3 * height, 8)
+        given = [torch.rand(shape, generator=draw) for shape in shapes]
+        if graph is None:
+            graph = torch.export.export(module, tuple(given), dynamic_shapes=sizes).module()
+        assert torch.equal(compiled(*given), aamr_loss(*given))
+        assert torch.equal(graph(*given), aamr_loss(*given))
+
+
 ARGUMENTS = {
     "logits": torch.zeros(1, 4, 3, 3),
     "saliency": torch.zeros(1, 1, 6, 6),

@@ -76,6 +76,7 @@ WRONG = {
         "image is on cpu but unary is on meta",
     ),
     "iterations": (dict(iterations=-1), "iterations is -1"),
+    "endless": (dict(iterations=10**12), "iterations is 10000000000.*integer >= 0, at most 100000"),
     "fractional": (dict(iterations=2.5), "iterations is 2.5"),
     "keys": (dict(bilateral=(0.001, 0.00001, 3.0)), "too small for a 8x8 image"),
     "gaussian_keys": (

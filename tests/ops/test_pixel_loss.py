@@ -1,5 +1,6 @@
 """pixel_cross_entropy and pixel_bce: values by hand and against torch, gradients, errors."""
 
+import importlib
 import math
 
 import pytest
@@ -8,6 +9,11 @@ from op_testing import each_device, threads, wrong_values
 
 from wsss_fast.ops import _library, pixel_bce, pixel_cross_entropy, reference
 
+pixel_loss = importlib.import_module("wsss_fast.ops.pixel_loss")  # its default kernels
+REFERENCES = {
+    "pixel_cross_entropy": "_cross_entropy_reference",
+    "pixel_bce": "_bce_reference",
+}
 LOSSES = {"pixel_cross_entropy": pixel_cross_entropy, "pixel_bce": pixel_bce}
 each_loss = pytest.mark.parametrize("op", LOSSES)
 
@@ -190,6 +196,26 @@ def test_compiles_whole(op):
     loss.backward()
     torch.testing.assert_close(loss, LOSSES[op](logits, labels, **options))
     assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+
+
+def test_bce_keeps_the_other_classes_beside_a_large_logit():
+    for size in (5e3, 1e8, 1e30):
+        logits = torch.tensor([size, 0.5, -1.0]).view(1, 3, 1, 1)
+        labels = torch.zeros(1, 1, 1, dtype=torch.uint8)
+        exact = torch.nn.functional.softplus(torch.tensor([0.5, -1.0])).sum() / 3
+        torch.testing.assert_close(pixel_bce(logits, labels), exact)
+
+
+@each_loss
+def test_labels_that_resizing_leaves_out_are_not_checked(op):
+    logits, labels = torch.zeros(1, 2, 1, 1), torch.zeros(1, 3, 3, dtype=torch.uint8)
+    labels[0, 0, 0] = 7
+    assert LOSSES[op](logits, labels).isfinite()
+    below = getattr(torch.ops.wsss_fast, op).default
+    options = 0.0, False, 255, False, False
+    arguments = (logits, labels, *([None] if op == "pixel_bce" else []), *options)
+    loss, _ = getattr(pixel_loss, REFERENCES[op])(*arguments)
+    torch.testing.assert_close(loss, below(*arguments)[0])
 
 
 def test_bce_is_torchs_and_counts_present_classes_alone():

@@ -125,6 +125,38 @@ def test_threads_and_batches_agree_to_the_bit():
 
 
 @each_device
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_nan_spreads_as_in_the_reference(value, device):
+    """Not over the map's border, where rows follow one another in memory."""
+    maps, edge = torch.rand(3, 12, 9, device=device), torch.rand(12, 9, device=device) / 2
+    maps[1, 5, 8] = value
+    for radius, steps in ((2, 1), (2, 3), (3, 2), (5, 1)):
+        ours = random_walk(maps, edge, radius=radius, beta=1.0, steps=steps)
+        exact = reference.random_walk(
+            maps.double(), edge.double(), radius=radius, beta=1.0, steps=steps
+        )
+        assert torch.equal(ours.isfinite(), exact.isfinite())
+        assert ours[::2].isfinite().all() and ours[1].isfinite().any()
+
+
+def test_the_reference_of_half_precisions_computes_wider():
+    maps, edge = torch.rand(2, 9, 9), torch.rand(9, 9) / 4
+    options = {"radius": 2, "steps": 100}
+    for dtype in (torch.bfloat16, torch.float16):
+        given = maps.to(dtype), edge.to(dtype)
+        exact = reference.random_walk(*(t.double() for t in given), **options)
+        half = reference.random_walk(*given, **options)
+        assert half.dtype == dtype and torch.equal(half, exact.to(dtype))
+
+
+def test_sparse_tensors_are_errors_below_the_public_function():
+    maps, edge = torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4)
+    with pytest.raises(ValueError, match="tensors must be dense and on one device"):
+        torch.ops.wsss_fast.random_walk(maps.to_sparse(), edge, 5, 10.0, 1)
+    assert random_walk(maps.to("meta"), edge.to("meta")).device.type == "meta"
+
+
+@each_device
 def test_a_nan_stays_in_its_map(device):
     maps, edge = torch.rand(3, 2, 9, 11, device=device), torch.rand(3, 9, 11, device=device)
     broken = maps.clone()
@@ -243,6 +275,8 @@ def test_wrong_arguments_of_any_kind(name, value):
         ({"beta": 0.0}, "beta is 0.0; must be a finite number > 0"),
         ({"steps": -1}, "steps is -1; must be an integer >= 0"),
         ({"steps": True}, "steps is True"),
+        ({"steps": 10**12}, "steps is 1000000000000; must be an integer >= 0, at most 1000000"),
+        ({"beta": 10**400}, "beta is an integer of more than 40 digits; must be a finite number"),
     ],
 )
 def test_wrong_arguments(change, message):

@@ -62,6 +62,7 @@ def test_no_data():
         (dict(labels=torch.tensor([[0, 1]]).to_sparse()), "labels is torch.int64 torch.sparse_coo"),
         (dict(num_labels=2.5), "num_labels is 2.5; must be an integer >= 1"),
         (dict(num_labels="x"), "num_labels is 'x'"),
+        (dict(labels=torch.tensor([[2**63 + 5]], dtype=torch.uint64)), "labels holds 922337203685"),
         (dict(unsure_label=2**70), "unsure_label is 1180591620717411303424"),
         (dict(unsure_label="x"), "unsure_label is 'x'; must be an integer or None"),
         (dict(gt_prob="x"), "gt_prob is 'x'; must be a number strictly between 0 and 1"),
@@ -75,6 +76,27 @@ def test_wrong_arguments_with_labels(change, message):
     arguments = dict(labels=torch.tensor([[0, 1]]), num_labels=3) | change
     with pytest.raises(ValueError, match="unary_from_labels: " + message):
         unary_from_labels(**arguments)
+
+
+class _Unary(torch.nn.Module):
+    def forward(self, labels):
+        return unary_from_labels(labels, 3, unsure_label=255)
+
+
+@pytest.mark.parametrize("how", ["dynamic", "export"])
+def test_labels_compile_whole_and_export(how):
+    """There a wrong label cannot be an error: its energies are NaN."""
+    labels = torch.tensor([[[0, 2, 255], [1, 1, 0]]], dtype=torch.uint8)
+    if how == "export":
+        graph = torch.export.export(_Unary(), (labels,)).module()
+    else:
+        graph = torch.compile(
+            _Unary(), fullgraph=True, dynamic=how == "dynamic", backend="aot_eager"
+        )
+    assert torch.equal(graph(labels), _Unary()(labels))
+    labels[0, 0, 1] = 7
+    wrong = graph(labels).isnan()
+    assert wrong[0, :, 0, 1].all() and wrong.sum() == 3
 
 
 def test_probabilities_equal_pydensecrf():

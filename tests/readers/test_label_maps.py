@@ -165,6 +165,7 @@ def test_one_bit_is_label_1(tmp_path):
         ("gray.png", Image.fromarray(BOX), {"bits": 1}),
         ("bool.png", Image.fromarray(BOX.astype(bool)), {}),
         ("palette.png", black_and_white, {"bits": 1}),
+        ("fax.tif", Image.fromarray(BOX.astype(bool)), {"compression": "group4"}),
         ("bool.bmp", Image.fromarray(BOX.astype(bool)), {}),
     ):
         image.save(tmp_path / name, **options)

@@ -241,7 +241,7 @@ def test_command(scene, capsys):
     best = np.array([3, 7])[expected(scene, "a").argmax(0)]
     assert np.array_equal(read_labels(scene / "r.png"), best)
     assert cli.run(["crf", image, labels, "-o", out, "--crf.gt-prob", "2", "--overwrite"]) == 2
-    assert "gt_prob is 2.0" in capsys.readouterr().err
+    assert "got 2.0, must be > 0 and < 1" in capsys.readouterr().err
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(scene / "lab/b.png")
     folders = [str(scene / n) for n in ("im", "lab")]
     options = ["--out", str(scene / "o"), "--crf.iterations", "1", "--probabilities"]

@@ -1,5 +1,7 @@
 """Pseudo-masks from class maps."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,9 @@ def test_without_a_crf_masks_are_the_argmax(shapes, truth_maps, tmp_path):
     np.testing.assert_array_equal(
         read_labels(result.folder / f"{id}.png"), np.where(tagged, shapes.mask(id), 0)
     )
+    names = json.loads((result.folder / "classes.json").read_text())
+    assert names.pop("0") == "background" and names.pop("255") == "ignore"
+    assert names == {str(n): name for n, name in enumerate(shapes.classes, 1)}
 
 
 def test_bad_threshold(shapes, truth_maps, tmp_path):

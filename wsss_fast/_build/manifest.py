@@ -51,8 +51,8 @@ def read_manifest(library: Path) -> dict:
         raise Unavailable(f"{error.filename} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Unavailable(f"{path} cannot be read: {error}") from None
-    if len(data) != size or hashlib.sha256(data).hexdigest() != expected:
-        raise Unavailable(
-            f"{library} is damaged: its {len(data)} bytes do not match its manifest ({size} bytes)"
-        )
+    if len(data) != size:
+        raise Unavailable(f"{library} is damaged: it has {len(data)} of {size} bytes")
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise Unavailable(f"{library} is damaged: its checksum is not the one in its manifest")
     return manifest

@@ -96,23 +96,27 @@ def _load_native(backend: _Backend) -> None:
         path, manifest, seconds = _library(backend.part)
         libraries.open_library(path, manifest)
     except (Unavailable, OSError) as error:
-        problem += str(error)
-        if (fitting := _open_fitting(backend.part)) is None:
-            raise Unavailable(problem) from None
+        fitting, others = _open_fitting(backend.part)
+        if fitting is None:
+            # The library that could not be opened or built is named already.
+            more = "" if not others or others in str(error) else f"{others}; "
+            raise Unavailable(f"{problem}{more}{error}") from None
         path, manifest, seconds = fitting
-        problem += "; "
+        problem += f"{error}; "
     backend.path, backend.manifest, backend.build_seconds = path, manifest, seconds
     backend.reason = problem + ("found in the cache" if seconds is None else "built at first use")
 
 
-def _open_fitting(part: str) -> Found | None:
-    """Open a library of the cache that fits, though it was built elsewhere; None without one."""
-    with suppress(Unavailable, OSError):  # the sources are missing
-        for found in find_fitting(part):
+def _open_fitting(part: str) -> tuple[Found | None, str]:
+    """Open a library of the cache that was built elsewhere; None, and why not, without one."""
+    problem = ""
+    with suppress(Unavailable):  # the sources are missing
+        fitting, problem = find_fitting(part)
+        for found in fitting:
             with suppress(Unavailable, OSError):
                 libraries.open_library(found.path, found.manifest)
-                return found
-    return None
+                return found, ""
+    return None, problem
 
 
 def _warn_once(message: str) -> None:

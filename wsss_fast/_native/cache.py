@@ -97,39 +97,55 @@ def _find(part: str, key: str) -> tuple[Found | None, str]:
     return None, damage
 
 
-def find_fitting(part: str) -> Iterator[Found]:
+def find_fitting(part: str) -> tuple[list[Found], str]:
     """Libraries of the caches that were built elsewhere, or by another compiler, and run here.
 
     They serve where none can be built, as in a container without a compiler.
+
+    Returns:
+        The libraries, newest first, and why another one is not among them: "" without others.
     """
     if fcntl is None:
-        return
-    wanted = {"source_hash": _build.source_hash(part)}
-    here = _build.runs_on(part)
-    found = []
+        return [], ""
+    here = {"source_hash": _build.source_hash(part), **_build.runs_on(part)}
+    found, problem = [], ""
     for folder in filter(Path.is_dir, cache_folders()):
-        for library in folder.glob(f"{part}-*/{NAMES[part]}.so"):
-            with suppress(Unavailable, OSError):
-                if not _is_foreign(folder):
-                    manifest = read_manifest(library)
-                    if wanted.items() <= manifest.items() and _fits(part, manifest, here):
-                        found.append((library.stat().st_mtime_ns, Found(library, manifest)))
-    yield from (library for _, library in sorted(found, key=lambda pair: pair[0], reverse=True))
+        for library in sorted(folder.glob(f"{part}-*/{NAMES[part]}.so")):
+            try:
+                if _is_foreign(folder):
+                    continue
+                manifest = read_manifest(library)
+                if misfit := _misfit(part, manifest, here):
+                    raise Unavailable(f"{library} {misfit}")
+                found.append((library.stat().st_mtime_ns, Found(library, manifest)))
+            except Unavailable as error:
+                problem = problem or str(error)
+            except OSError:  # removed by another process
+                continue
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    return [library for _, library in found], problem
 
 
-def _fits(part: str, manifest: dict, here: dict[str, str]) -> bool:
-    """Whether a library that another process built runs with this torch, CPU, Python and GPUs."""
-    built = manifest.get("runs_on")
-    if not isinstance(built, dict) or set(built) != set(here):
-        return False
-    features = [set(str(place["cpu"]).split()) for place in (built, here)]
-    same = all(built[name] == here[name] for name in here if name != "cpu")
+def _misfit(part: str, manifest: dict, here: dict[str, str]) -> str:
+    """Why a library that another process built does not run here; "" if it does."""
+    runs_on = manifest.get("runs_on")
+    built = {"source_hash": manifest.get("source_hash")}
+    built |= runs_on if isinstance(runs_on, dict) else {}
+    for name, what in (
+        ("source_hash", "other sources of wsss-fast"),
+        ("torch", f"torch {built.get('torch')}"),
+        ("machine", f"a machine of type {built.get('machine')}"),
+        ("python", f"Python {built.get('python')}"),
+    ):
+        if built.get(name) != here[name]:
+            return f"was built for {what}"
+    missing = set(str(built.get("cpu")).split()) - set(here["cpu"].split())
+    if missing:
+        return f"was built for a CPU with {sorted(missing)[0]}, which this one lacks"
     archs = str(manifest.get("cuda_archs", "")).split()
-    return (
-        same
-        and features[0] <= features[1]
-        and (part != "cuda" or all(runs(capability, archs) for capability in capabilities()))
-    )
+    if part == "cuda" and not all(runs(capability, archs) for capability in capabilities()):
+        return f"was built for sm_{', sm_'.join(archs)} only"
+    return ""
 
 
 @contextmanager

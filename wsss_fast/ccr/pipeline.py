@@ -164,6 +164,7 @@ def run(
     if numbers.refine.kind != "crf":
         lengths["irn"] = numbers.refine.irn.length()
         nets.check_file("irn_weights", irn_weights)
+        nets.check("small" if backbone == "small" else "resnet50", irn_weights)
     if until == "seg":
         lengths["seg"] = numbers.seg.seg.length()
         seg.check_weights(data, backbone, numbers.seg.seg, seg_weights)

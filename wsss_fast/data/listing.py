@@ -18,7 +18,7 @@ from wsss_fast.data.names import (
     is_image,
     without_suffix,
 )
-from wsss_fast.data.text import lines_of, read_text
+from wsss_fast.data.text import lines_of, read_text, unprintable
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 
@@ -143,6 +143,8 @@ def _explain(
     entry, last = readings[1], readings[-1]
     if not last:
         return "the id is empty"
+    if unprintable(last.replace("\t", "")):
+        return f"{last!r} has a character that an id cannot have"
     of_main = _OF_MAIN.fullmatch(entry)
     if of_main is not None and find(of_main[1]) is not None:
         return (

@@ -147,9 +147,9 @@ def check_or_remove(marker: Marker, path: Path) -> None:
     changes = marker.changes(path)
     if not changes:
         return
-    follows = (marker.out / _REQUEST).is_file() and all(
-        not name.startswith("data") and is_content(before, now) for name, before, now in changes
-    )
+    of_data = any(name.startswith("data") for name, _, _ in changes)
+    follows = not of_data and (marker.out / _REQUEST).is_file()
+    follows = follows and all(is_content(before, now) for _, before, now in changes)
     if follows or _State.every:
         names = ", ".join(name for name, _, _ in changes)
         say(f"{marker.name}: repeated, since its {names} changed")
@@ -157,12 +157,14 @@ def check_or_remove(marker: Marker, path: Path) -> None:
         return
     raise InputError(
         f"{marker.folder}: finished or started with other arguments ({describe(changes)}); "
-        f"use another --out, or {cure(marker.name, marker.folder)}"
+        f"use another --out, or {cure(marker.name, marker.folder, of_data=of_data)}"
     )
 
 
-def cure(name: str, folder: Path) -> str:
-    """How to repeat a stage, in words."""
+def cure(name: str, folder: Path, *, of_data: bool = False) -> str:
+    """How to repeat a stage, in words; every stage depends on the data."""
+    if name in _State.stages and of_data:
+        return f"repeat it and all later stages with `{_State.command} --from {name}`"
     if name in _State.stages:
         return (
             f"repeat it and what depends on it with `{_State.command} --redo {name}`, or it and "

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import functools
 import inspect
 import json
@@ -26,6 +25,11 @@ from typing import ParamSpec, TypeVar
 from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -170,6 +174,8 @@ def _command() -> str:
 
 def _open_and_lock(path: Path) -> int:
     """Descriptor of the locked file; BlockingIOError if another process holds the lock."""
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -217,4 +223,5 @@ def _close_in_child() -> None:
     _State.held, _State.guard = {}, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -150,6 +150,10 @@ def _is_of_another_task(given: Mapping[str, torch.Tensor], own: Mapping[str, tor
 
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, state_dicts.StateDict]:
     """The name of the source, for errors, and its state dict."""
+    if not isinstance(source, (str, Path, Mapping)):
+        kind = type(source).__name__
+        hint = "; pass its state_dict()" if isinstance(source, nn.Module) else ""
+        raise InputError(f"weights: is a {kind}, must be a file or a state dict{hint}")
     if not isinstance(source, Mapping):
         return str(source), state_dicts.read(Path(source))
     try:

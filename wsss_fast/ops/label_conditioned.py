@@ -22,9 +22,20 @@ _TENSORS = "Tensor features, Tensor? scale, Tensor weight, Tensor bias, int[] di
 
 
 def _reference_backward(grad, features, scale, weight, bias, dilations, need_features, need_weight):
-    grads = reference.label_conditioned_logits_backward(grad, features, scale, weight, dilations)
+    wide = _sum_dtype(features)
+    scale = None if scale is None else scale.to(wide)
+    grads = reference.label_conditioned_logits_backward(
+        grad.to(wide), features.to(wide), scale, weight.to(wide), dilations
+    )
     needed = need_features, need_weight, need_weight, True
-    return tuple(g if needs else g.new_empty(0) for g, needs in zip(grads, needed, strict=True))
+    return tuple(
+        g.to(features.dtype) if needs else features.new_empty(0)
+        for g, needs in zip(grads, needed, strict=True)
+    )
+
+
+def _sum_dtype(features: Tensor) -> torch.dtype:
+    return torch.float32 if features.dtype.itemsize == 2 else features.dtype
 
 
 def _fake(features, scale, weight, bias, dilations):
@@ -40,7 +51,12 @@ def _fake_backward(grad, features, scale, weight, bias, dilations, need_features
 
 
 def _reference(features, scale, weight, bias, dilations):
-    return reference.label_conditioned_logits(features, scale, weight, bias, dilations).contiguous()
+    wide = _sum_dtype(features)
+    scale = None if scale is None else scale.to(wide)
+    out = reference.label_conditioned_logits(
+        features.to(wide), scale, weight.to(wide), bias.to(wide), dilations
+    )
+    return out.to(features.dtype).contiguous()
 
 
 # Gradients that are not needed are empty: the first, or the second and third.
@@ -101,7 +117,9 @@ def label_conditioned_logits(
     times); CUDA groups images so as to stay below a quarter of the features, but holds at least one
     image with all its taps. Half precisions are summed in float32.
 
-    Differentiable in features, scale, weight and bias, once.
+    Differentiable in features, scale, weight and bias, once. An infinite or NaN weight of a tap
+    that nowhere meets the map has no effect; such features or weights may make gradients NaN in
+    more places than in PyTorch.
 
     Args:
         features: [B, C, h, w] floating point, h and w >= 1.

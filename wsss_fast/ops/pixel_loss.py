@@ -14,6 +14,7 @@ from ._arguments import (
     is_number,
 )
 from ._library import call, define, refuse_gradient, scaled_gradient
+from .reference.nearest import nearest
 
 RESIZES = ("labels", "logits")
 
@@ -49,6 +50,8 @@ def _from_reference(
     ignore_index, num_labels = options["ignore_index"], logits.shape[1]
     if not labels.is_cuda and labels.numel():  # reading the values would stall a CUDA stream
         values = labels.long()
+        if options["resize"] == "labels":  # those that are left out do not matter
+            values = nearest(values, *logits.shape[2:])
         wrong = (values != ignore_index) & ((values >= num_labels) | (values < 0))
         if wrong.any():
             found = values[wrong][0].item()

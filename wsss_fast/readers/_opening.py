@@ -26,6 +26,7 @@ UNREADABLE = (
     KeyError,
     TypeError,
     OverflowError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -24,9 +25,12 @@ _UNREADABLE = (
     RuntimeError,
     KeyError,
     TypeError,
+    SyntaxError,
+    IndexError,
     OverflowError,
     MemoryError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
 )
 

@@ -22,12 +22,15 @@ IGNORE = 255
 _FORMATS = ("PNG", "TIFF", "BMP", "DIB", "PPM", "TGA")
 _LOSSLESS_TIFF = (
     "raw",
+    "packbits",
     "tiff_lzw",
     "tiff_adobe_deflate",
     "tiff_deflate",
-    "packbits",
     "lzma",
     "zstd",
+    "group3",  # these are of 1 bit
+    "group4",
+    "tiff_ccitt",
 )
 _CURE = "save it as an 8-bit gray or palette PNG"
 _COLOURS_OF_HTML = 8  # VOC's colours of 0..7 are HTML's basic colours, found in many palettes

@@ -90,8 +90,9 @@ def _regions(mask: Tensor) -> Tensor:
     """
     numbers = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float64)
     names = numbers.view(mask.shape) * mask
-    while True:
+    while mask.numel():
         spread = torch.nn.functional.max_pool2d(names, 3, stride=1, padding=1) * mask
         if torch.equal(spread, names):
-            return names
+            break
         names = spread
+    return names

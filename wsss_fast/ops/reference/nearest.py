@@ -8,6 +8,8 @@ from torch import Tensor
 
 def nearest(labels: Tensor, height: int, width: int) -> Tensor:
     """Nearest resizing of [..., H, W] as in Pillow: the pixel under the centre of each new cell."""
+    if 0 in labels.shape[:-2]:
+        return labels.new_empty(*labels.shape[:-2], height, width)
     rows, columns = (
         _centres(old, new, labels.device)
         for old, new in zip(labels.shape[-2:], (height, width), strict=True)
