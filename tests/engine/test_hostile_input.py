@@ -13,6 +13,7 @@ import torch
 from layouts import make_coco, make_folder, make_voc
 
 from wsss_fast import InputError, cli, data
+from wsss_fast.cli import output
 from wsss_fast.data import write_labels
 from wsss_fast.engine.files import write_json
 from wsss_fast.evaluation import report
@@ -114,7 +115,7 @@ def test_report_escapes_names(odd_set, tmp_path, capfd):
     for text in ("&lt;script&gt;alert(2)", "&lt;img src=x onerror=alert(1)&gt;", "猫"):
         assert text in body
     assert body.count("<img ") == len(ids) and "alt='&lt;i&gt;photo of a&#x27;b&quot;c'" in body
-    cli.output.OUTPUT.print(report.text_table(tmp_path))  # square brackets are no markup
+    output.OUTPUT.print(report.text_table(tmp_path))  # square brackets are no markup
     assert "[/bold]/a&b" in capfd.readouterr().out
 
 
