@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,21 @@ def test_damaged_checkpoint_is_skipped(tmp_path, uninterrupted, capfd):
     err = capfd.readouterr().err
     assert "checkpoint-000000009.pth: cannot be read" in err
     assert "resumes after update 8 of 22" in err
+
+
+def test_a_checkpoint_with_changed_bytes_is_skipped(tmp_path, uninterrupted, capfd):
+    """torch itself would load other numbers from it."""
+    with pytest.raises(Killed):
+        train(tmp_path, die_at=10)
+    newest = max(tmp_path.glob("checkpoint-*.pth"))
+    content = bytearray(newest.read_bytes())
+    with zipfile.ZipFile(newest) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content[largest.header_offset + 200] ^= 1  # behind the header, in the numbers
+    newest.write_bytes(content)
+    assert_same(train(tmp_path), uninterrupted)
+    err = capfd.readouterr().err
+    assert f"{newest.name}: cannot be read (the checksum of" in " ".join(err.split())
 
 
 def test_training_continues_without_checkpoints_on_a_full_disk(

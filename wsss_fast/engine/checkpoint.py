@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wsss_fast.engine import distributed
-from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.files import atomic_write, damaged_entry
 from wsss_fast.engine.progress import say
 
 
@@ -57,8 +59,14 @@ class Checkpoints:
         """The newest readable state, or None. Only tensors and plain values are unpickled."""
         for path in reversed(self._files()):
             try:
+                with zipfile.ZipFile(path) as archive:
+                    if (damaged := damaged_entry(archive)) is not None:
+                        raise ValueError(f"the checksum of {damaged} in it is wrong")
                 return torch.load(path, map_location="cpu", weights_only=True)
             except (
+                zipfile.BadZipFile,
+                struct.error,
+                NotImplementedError,
                 RuntimeError,
                 EOFError,
                 OSError,

@@ -1,4 +1,4 @@
-"""Atomic writes: a file that exists under its final name is complete."""
+"""Atomic writes: a file that exists under its final name is complete; damaged archives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,3 +52,19 @@ def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; see `serialize.jsonable`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")
+
+
+def damaged_entry(archive: zipfile.ZipFile) -> str | None:
+    """The first file of an archive whose bytes do not match its checksum, or None.
+
+    torch does not compare the checksums: it would load other numbers than were saved. It may store
+    none, 0.
+    """
+    for entry in archive.infolist():
+        try:
+            with archive.open(entry) as file:
+                while entry.CRC and file.read(1 << 20):
+                    pass
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            return entry.filename
+    return None

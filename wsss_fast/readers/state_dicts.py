@@ -14,7 +14,6 @@ import re
 import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wsss_fast.engine.files import damaged_entry
 from wsss_fast.errors import InputError
 from wsss_fast.readers import first_bytes, mxnet
 
@@ -182,9 +182,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            damaged = [
-                entry.filename for entry in archive.infolist() if _is_damaged(archive, entry)
-            ]
+            damaged = damaged_entry(archive)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
         raise InputError(
             "not a file of weights only: truncated or damaged, the archive's end is missing; "
@@ -201,22 +199,7 @@ def _check_archive(path: Path) -> None:
         first = f", first {names[0]}" if names else ""
         raise InputError(f"not a file of weights only: it is {what}{first}; unpack it first")
     if damaged:
-        raise InputError(
-            f"damaged: the checksum of {damaged[0]} in it is wrong; get the file again"
-        )
-
-
-def _is_damaged(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry has another checksum than was stored with it; torch may store none, 0."""
-    if entry.CRC == 0:
-        return False
-    try:
-        with archive.open(entry) as file:
-            while file.read(1 << 20):
-                pass
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        return True
-    return False
+        raise InputError(f"damaged: the checksum of {damaged} in it is wrong; get the file again")
 
 
 def _reason(error: BaseException) -> str:
