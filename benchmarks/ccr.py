@@ -23,7 +23,7 @@ from benchmarks.ccr_maps import SMALL, Row
 from wsss_fast import amn, cam, ccr, data, evaluate, nets, seg
 from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.readers.label_maps import read_labels
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import make_views, same_size_batches
@@ -156,9 +156,11 @@ def speed_row(dataset: data.Dataset, run: Path, seed: int) -> dict[str, object]:
 
     expected, plain_seconds = _timed(plain)
     bf16_net = nets.optimize_for_inference(
-        copy.deepcopy(net), runtime("cpu", 0, 0, "bf16", prefer_bf16=False)
+        copy.deepcopy(net), resolve_runtime("cpu", 0, 0, "bf16", prefer_bf16=False)
     )
-    nets.optimize_for_inference(net, runtime("cpu", 0, 0, "fp32", prefer_bf16=False), amx=True)
+    nets.optimize_for_inference(
+        net, resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False), amx=True
+    )
     found, seconds = _timed(lambda: batched(net))
     worst = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(expected, found, strict=True))
     if worst > 1e-4:

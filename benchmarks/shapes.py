@@ -19,7 +19,7 @@ from wsss_fast import amn, cam, data, evaluate, irn, nets
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.fit import move_to_device
 from wsss_fast.engine.run_folder import read_records
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages import masks
@@ -154,7 +154,7 @@ def pair_confusion(dataset: data.Dataset, weights: Path, recipe: amn.Recipe) -> 
     Similar classes are neighbours in the class list (1-2, 3-4, ...). Predictions are the argmax
     over all classes, whether an image is tagged with them or not.
     """
-    where = runtime("cpu", 0, 0, "auto", prefer_bf16=True)
+    where = resolve_runtime("cpu", 0, 0, "auto", prefer_bf16=True)
     net = nets.amn_resnet50(
         len(dataset.classes), backbone="small", condition_at=recipe.condition_at
     )

@@ -14,7 +14,7 @@ from wsss_fast.engine.ranges import SHARE, check_order
 from wsss_fast.engine.redo import repeated
 from wsss_fast.engine.run_folder import config_of
 from wsss_fast.engine.run_lock import exclusive
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import run_scores
 from wsss_fast.evaluation.metrics import Metrics
@@ -71,7 +71,9 @@ class Compute:
         Raises:
             InputError: an option that cannot be used.
         """
-        found = runtime(self.device, self.seed, self.workers, self.precision, prefer_bf16=False)
+        found = resolve_runtime(
+            self.device, self.seed, self.workers, self.precision, prefer_bf16=False
+        )
         return str(found.device)
 
 

@@ -18,7 +18,7 @@ from wsss_fast import InputError, RunError, cam
 from wsss_fast.engine import signals
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.fit import Length, fit
-from wsss_fast.engine.runtime import runtime, set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed
 from wsss_fast.engine.samples import Samples
 from wsss_fast.engine.schedules import OneCycle
 from wsss_fast.stages import training
@@ -73,7 +73,7 @@ def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, lengt
         optimizer=torch.optim.AdamW(net.parameters(), 0.01),
         schedule=OneCycle(),
         length=Length(4, **(length or {"updates": 22})),
-        runtime=runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
+        runtime=resolve_runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
         label="train",
         checkpoints=checkpoints,
     )
@@ -176,7 +176,7 @@ def test_failed_training_removes_its_checkpoints(tmp_path):
             optimizer=torch.optim.SGD(net.parameters(), 0.1),
             label="train",
             length=Length(4, updates=9),
-            runtime=runtime("cpu", 0, 0, "fp32", prefer_bf16=False),
+            runtime=resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False),
             checkpoints=Checkpoints(tmp_path, every=0.0),
         )
     assert not list(tmp_path.iterdir())

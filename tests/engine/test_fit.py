@@ -9,7 +9,7 @@ from torch import nn
 
 from wsss_fast import InputError, RunError
 from wsss_fast.engine.fit import Length, fit
-from wsss_fast.engine.runtime import runtime, set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed
 from wsss_fast.engine.samples import Samples
 from wsss_fast.engine.schedules import Constant
 
@@ -49,7 +49,7 @@ def train(
         optimizer=torch.optim.SGD(net.parameters(), lr),
         schedule=schedule or Constant(),
         length=Length(batch_size, epochs, updates, accumulate),
-        runtime=runtime("cpu", seed, workers, "fp32", prefer_bf16=False),
+        runtime=resolve_runtime("cpu", seed, workers, "fp32", prefer_bf16=False),
         label="train",
     )
     return net, history

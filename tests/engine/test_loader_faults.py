@@ -20,7 +20,7 @@ from torch.utils.data import get_worker_info
 from wsss_fast import InputError, RunError, cli
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.fit import Length
-from wsss_fast.engine.runtime import runtime, set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed
 from wsss_fast.engine.samples import Samples
 from wsss_fast.engine.schedules import OneCycle
 from wsss_fast.stages import training
@@ -72,7 +72,7 @@ def train(out, sabotage=None, workers=2):
         schedule=OneCycle(),
         arguments={},
         length=Length(batch_size=4, updates=30),
-        runtime=runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
+        runtime=resolve_runtime("cpu", 0, workers, "fp32", prefer_bf16=False),
     )
     return (out / "toy/weights.pth").read_bytes()
 

@@ -10,7 +10,7 @@ from golden import cases, filled, golden, needs_full_golden
 
 from wsss_fast import nets, seg
 from wsss_fast.engine.optimizers import backbone_and_head
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.engine.schedules import Poly
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 
@@ -79,7 +79,7 @@ def test_prediction_from_the_photo():
     stored = torch.nn.functional.interpolate(
         torch.from_numpy(file["out_eval_unscaled"]), file["img_u8"].shape[:2], mode="bilinear"
     ).softmax(1)
-    where = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
+    where = resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
     ours = seg.predict(net, file["img_u8"][None], RECIPE, where, None)
     assert (ours.argmax(1) != stored.argmax(1)).float().mean() <= 1e-3
     # The logits span 450 here, so a relative error of 1e-5 moves a softmax.

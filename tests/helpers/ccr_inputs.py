@@ -10,12 +10,12 @@ from torch import nn
 from wsss_fast import ccr, nets
 from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.data.transforms import normalise, resize_image
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.stages.activate import Views, scaled_size
 
 SCALES = (1.0, 0.5, 1.5)
 TAGS = [[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
-CPU = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
+CPU = resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
 
 
 def classifier(classes=4, backbone="small"):

@@ -10,10 +10,10 @@ from torch.testing import assert_close
 
 from wsss_fast import InputError, data, evaluate, nets, seg
 from wsss_fast.data import read_labels
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 
 BRIEF = brief(seg.RECIPES["small"], 64, updates=4)
-CPU = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
+CPU = resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from wsss_fast import InputError, evaluate, nets, seg
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.fit import _update
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.training import _step
 
 SMALL = seg.RECIPES["small"]
 BRIEF = brief(SMALL, 64, updates=4)
-CPU = runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
+CPU = resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
 
 
 def train(shapes, out, masks, recipe=BRIEF, **options):

@@ -15,11 +15,12 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.run_folder import check_out, provenance
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.maps import ClassMaps, resize_maps, strided_size
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

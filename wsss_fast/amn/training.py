@@ -19,14 +19,14 @@ from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
-from wsss_fast.engine.runtime import runtime as resolve_runtime
-from wsss_fast.engine.runtime import set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.stages import training
 from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.training import TrainResult
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,

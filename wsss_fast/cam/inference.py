@@ -12,7 +12,7 @@ from wsss_fast import nets
 from wsss_fast.cam.recipe import RECIPES, Recipe, network
 from wsss_fast.data import Source, opened
 from wsss_fast.engine.run_folder import check_out
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.maps import ClassMaps, merge_views, strided_size
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 
@@ -28,6 +28,7 @@ class MapsResult:
     maps: Path
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

@@ -19,8 +19,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.run_folder import amend, check_out, read_notes
-from wsss_fast.engine.runtime import Runtime, set_seed
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import Runtime, resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.engine.serialize import exact
 from wsss_fast.evaluation.metrics import average_precision
@@ -29,6 +28,7 @@ from wsss_fast.stages.activate import same_size_batches
 from wsss_fast.stages.training import TrainResult
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,

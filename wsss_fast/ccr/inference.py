@@ -17,12 +17,13 @@ from wsss_fast.ccr.recipe import RECIPES, Recipe
 from wsss_fast.data import Source, opened
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import check_out
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, merge_views, resize_maps, strided_size
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

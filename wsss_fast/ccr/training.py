@@ -17,6 +17,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import read_label
 from wsss_fast.data.transforms import Augment, resize_image
 from wsss_fast.engine.run_folder import provenance
+from wsss_fast.engine.runtime import with_torch_defaults
 from wsss_fast.engine.samples import Batch
 from wsss_fast.maps import check_maps, load_maps, map_files
 from wsss_fast.stages import saliency
@@ -24,6 +25,7 @@ from wsss_fast.stages.batch_losses import aamr
 from wsss_fast.stages.training import TrainResult
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,

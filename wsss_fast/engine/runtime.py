@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from wsss_fast.engine import distributed
 from wsss_fast.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PRECISIONS = ("auto", "fp32", "bf16")
 _LARGEST_SEED = 2**63 - 1  # of torch's generators
@@ -38,7 +45,30 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
 
-def runtime(device: str, seed: int, workers: int, precision: str, *, prefer_bf16: bool) -> Runtime:
+def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: in the function, new tensors are float32 on the CPU, whatever the user has set.
+
+    Networks and losses of another default dtype or device would not fit the images.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        torch.set_default_dtype(torch.float32)
+        # The context costs time in every call of torch, so it is entered only where it is needed.
+        on_cpu = contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu")
+        try:
+            with on_cpu:
+                return function(*args, **kwargs)
+        finally:
+            torch.set_default_dtype(dtype)
+
+    return wrapped
+
+
+def resolve_runtime(
+    device: str, seed: int, workers: int, precision: str, *, prefer_bf16: bool
+) -> Runtime:
     """Check the four arguments that every command shares and resolve their "auto". Collective.
 
     Args:

@@ -20,7 +20,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import check_out, read_records, record
 from wsss_fast.engine.run_lock import with_exclusive_out
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.eps.inference import infer
 from wsss_fast.eps.pipeline import PIPELINES, PRESETS, Pipeline, run, with_known_pairs
 from wsss_fast.eps.recipe import Recipe

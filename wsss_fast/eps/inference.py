@@ -10,7 +10,7 @@ from wsss_fast.cam.inference import merge_maps
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.recipe import RECIPES, Recipe, check_recipe
 from wsss_fast.maps import ClassMaps
@@ -31,6 +31,7 @@ class InferResult:
     masks: Path
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

@@ -17,8 +17,7 @@ from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out
-from wsss_fast.engine.runtime import runtime as resolve_runtime
-from wsss_fast.engine.runtime import set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.eps.recipe import RECIPES, Recipe, check_recipe
 from wsss_fast.ops import saliency_loss
@@ -26,6 +25,7 @@ from wsss_fast.stages import saliency, training
 from wsss_fast.stages.training import TrainResult
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,

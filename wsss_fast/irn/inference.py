@@ -14,7 +14,7 @@ from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, provenance
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
 from wsss_fast.irn.recipe import RECIPES, Recipe
 from wsss_fast.maps import (
@@ -44,6 +44,7 @@ class RefineResult:
     masks: Path
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

@@ -19,8 +19,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say, track
 from wsss_fast.engine.run_folder import check_out, provenance
-from wsss_fast.engine.runtime import Runtime, set_seed
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import Runtime, resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.irn.recipe import RECIPES, Recipe
 from wsss_fast.irn.relations import relation_losses
@@ -29,6 +28,7 @@ from wsss_fast.stages import training
 from wsss_fast.stages.training import TrainResult
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,

@@ -17,8 +17,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import check_out
-from wsss_fast.engine.runtime import Runtime
-from wsss_fast.engine.runtime import runtime as resolve_runtime
+from wsss_fast.engine.runtime import Runtime, resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_probabilities
 from wsss_fast.readers.label_maps import write_labels
@@ -40,6 +39,7 @@ class PredictResult:
     predictions: Path
 
 
+@with_torch_defaults
 def infer(
     data: Source,
     weights: str | Path,

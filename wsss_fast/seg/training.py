@@ -19,8 +19,7 @@ from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
-from wsss_fast.engine.runtime import runtime as resolve_runtime
-from wsss_fast.engine.runtime import set_seed
+from wsss_fast.engine.runtime import resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, LoadSample, Samples
 from wsss_fast.seg.recipe import RECIPES, Recipe, network
 from wsss_fast.stages import training
@@ -48,6 +47,7 @@ class Extension:
     arguments: dict[str, Any]
 
 
+@with_torch_defaults
 def train(
     data: Source,
     out: str | Path,
@@ -106,6 +106,7 @@ def train(
     )
 
 
+@with_torch_defaults
 def train_extended(
     data: Source,
     out: str | Path,

@@ -12,7 +12,7 @@ import torch
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar, say
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
 from wsss_fast.readers.label_maps import (
@@ -104,7 +104,7 @@ def refine_files(
         RunError: some files of a folder could not be used; the others are refined.
     """
     image, labels, out = Path(image), Path(labels), Path(out)
-    where = runtime(device, 0, 0, "fp32", prefer_bf16=False).device
+    where = resolve_runtime(device, 0, 0, "fp32", prefer_bf16=False).device
     _check_parameters(crf, clip, unsure)
     if image.is_dir() != labels.is_dir():
         raise InputError(f"{image} and {labels}: give two files or two folders")

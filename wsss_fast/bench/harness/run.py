@@ -23,7 +23,7 @@ from wsss_fast.bench.harness.suite import OURS, Implementation, Input, Results, 
 from wsss_fast.bench.options import RunOptions
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.progress import Bar, say
-from wsss_fast.engine.runtime import runtime
+from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.ops._library import has_native_kernel
 
@@ -132,7 +132,7 @@ def run_suite(
     Raises:
         InputError: an unknown row or device, or a number out of range.
     """
-    where = runtime(options.device, 0, 0, "fp32", prefer_bf16=False).device
+    where = resolve_runtime(options.device, 0, 0, "fp32", prefer_bf16=False).device
     if options.threads < 0 or options.repeats < 1:
         raise InputError(
             "bench: threads must be >= 0 and repeats >= 1, "
