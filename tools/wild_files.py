@@ -2,7 +2,7 @@
 
 python tools/wild_files.py [FOLDER]
 
-The expected result of each file is in tests/data/wild/expected.csv, which is written by hand.
+The expected result of each file, reviewed by hand, is in tests/data/wild/expected.csv.
 """
 
 from __future__ import annotations
