@@ -26,7 +26,7 @@ LONG_UPDATE = """
 
     sys.exit(streams.guarded(work))
 """
-SHORT_UPDATE = LONG_UPDATE.replace("2_000_000_000", "300_000")
+SHORT_UPDATE = LONG_UPDATE.replace("2_000_000_000", "3_000_000")  # about two seconds
 
 
 def start(*argv, **options):

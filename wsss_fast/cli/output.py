@@ -23,7 +23,7 @@ WIDE = OutputConsole(highlight=False, width=200)  # tables whose figures must no
 def show(result: Any) -> None:
     """Print the result of a command on stdout."""
     if isinstance(result, RunResult):
-        OUTPUT.print(report.text_table(result.out))
+        _unwrapped().print(report.text_table(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(
             f"masks: {result.masks}{predicted}\nreport: {result.report}",
@@ -31,7 +31,7 @@ def show(result: Any) -> None:
             markup=False,
         )
     elif isinstance(result, AnalysesResult):
-        OUTPUT.print(report.text_table(result.out))
+        _unwrapped().print(report.text_table(result.out))
         OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
     elif isinstance(result, summary.Evaluation):
         _show_evaluation(result)
@@ -44,6 +44,11 @@ def show(result: Any) -> None:
             OUTPUT.print(line, soft_wrap=True, markup=False)
     elif result is not None:
         OUTPUT.print(str(result), soft_wrap=True, markup=False)
+
+
+def _unwrapped() -> OutputConsole:
+    """The console of a table: in a file or a pipe, no cell is wrapped."""
+    return OUTPUT if OUTPUT.is_terminal else WIDE
 
 
 def _described(result: Any) -> Iterator[str]:

@@ -178,7 +178,11 @@ def text_table(out: Path) -> Table:
     title = f"mIoU (%) of the stages of {out}" if scored else f"stages of {out}"
     table = Table(title=Text(title), title_justify="left")
     for column in content[0] if content else ():
-        table.add_column(column, justify="left" if column in ("stage", "also") else "right")
+        table.add_column(
+            column,
+            justify="left" if column in ("stage", "also") else "right",
+            no_wrap=column == "stage",
+        )
     for row in content:
         table.add_row(*map(Text, row.values()))  # Text: rich must not read names as markup
     return table
