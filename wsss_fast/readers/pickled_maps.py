@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def _unpickle(path: Path) -> Any:
         RuntimeError,
         MemoryError,
         OverflowError,
+        AssertionError,  # of torch, for a storage in its old format
         struct.error,
+        tokenize.TokenError,  # of NumPy, for a header
     ) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{path}: cannot be unpickled as maps ({reason})") from None
