@@ -47,7 +47,7 @@ def begun(code):
     return process
 
 
-def line(process, seconds=5):
+def line(process, seconds=20):
     """The next line on stderr."""
     assert select.select([process.stderr], [], [], seconds)[0], "nothing was printed"
     return process.stderr.readline().decode()
@@ -70,7 +70,7 @@ def test_third_signal_waits_for_nothing():
     process.send_signal(signal.SIGTERM)
     time.sleep(0.05)  # equal signals that are still pending are one
     process.send_signal(signal.SIGTERM)
-    assert process.wait(1.5) == 143
+    assert process.wait(10) == 143
     assert process.stderr.read() == b"stopped by SIGTERM, at once\n"
 
 
