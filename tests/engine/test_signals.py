@@ -13,14 +13,15 @@ from processes import ROOT
 
 # A command whose update computes in C for minutes: Python's handlers have to wait for it.
 LONG_UPDATE = """
-    import hashlib, os, sys
+    import hashlib, os, sys, threading
     from wsss_fast.cli import streams
     from wsss_fast.engine import signals
 
     def work():
         signals.install()
         with signals.defer_signals():
-            print("began", flush=True)
+            # While the main thread computes: before, the handler would run at once.
+            threading.Timer(0.3, print, ("began",), {"flush": True}).start()
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)
         return 0
 
