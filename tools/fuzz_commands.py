@@ -55,7 +55,7 @@ WORDS = (
     "", "0", "-1", "1", "2", "nan", "inf", "-inf", "1e999", "0.5", "1e-30", "3.7", "True", "None",
     "99999999999999999999", "null", "[]", "{}", "'", '"', "\u00e9\u732b", "a b", "a\nb", "--", "-",
     "---x", "--recipe.lr", "--out", "/dev/null", "/dev/full", "/proc/self/mem", "~",
-    ".", "..", "*", "%s", "{out}", "{data}", "{data}/labels.csv", "{run}/cam/weights.pth",
+    ".", "*", "%s", "{out}", "{data}", "{data}/labels.csv", "{run}/cam/weights.pth",
     "{data}/photos/a.png", "{run}/seeds/a.png", "cuda", "cuda:9", "meta", "auto", "fp16", "bf16",
     "x" * 300,
 )  # fmt: skip

@@ -59,6 +59,11 @@ def test_bad_input_is_reported_before_anything_is_written(shapes, truth_maps, tm
     assert not out.exists()
 
 
+def test_a_crf_that_these_photos_cannot_have_is_rejected(shapes, truth_maps, tmp_path):
+    with pytest.raises(InputError, match="too small for a 64x64 image"):
+        seeds.make(shapes, truth_maps, tmp_path, crf=Crf(gaussian=(1e-30, 3.0)))
+
+
 def test_maps_of_other_tags_are_rejected(shapes, truth_maps, tmp_path):
     id = shapes.ids[0]
     save_maps(

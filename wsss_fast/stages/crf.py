@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from wsss_fast.engine.ranges import NOT_NEGATIVE, POSITIVE, Each, Range
+from wsss_fast.errors import InputError
 from wsss_fast.ops import dense_crf, unary_from_labels
 
 
@@ -44,16 +45,19 @@ class DenseCrf:
             Marginals Q, float32 of `unary`'s shape; they sum to 1 over L.
 
         Raises:
-            ValueError: a parameter is out of range, or the shapes do not match.
+            InputError: a parameter is out of range for these photos, or the shapes do not match.
         """
         photos = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        return dense_crf(
-            photos.to(unary.device),
-            unary,
-            gaussian=self.gaussian,
-            bilateral=self.bilateral,
-            iterations=self.iterations,
-        )
+        try:
+            return dense_crf(
+                photos.to(unary.device),
+                unary,
+                gaussian=self.gaussian,
+                bilateral=self.bilateral,
+                iterations=self.iterations,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
