@@ -48,11 +48,14 @@ def difference(name: str, native: list[torch.Tensor], reference: list[torch.Tens
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             return what
         mine, other = ours.double(), theirs.double()
-        places = _finite_places(name, place, mine, other)
+        finite_inputs = name not in ZEROS_AROUND or not reference[-1][1]
+        places = _finite_places(name, place == 0 and finite_inputs, mine, other)
         if places is None:
             return f"{what}: NaN or infinite in other places"
         if places.any():
             scale = max(1.0, other[places].abs().max().item())
+            if name in ZEROS_AROUND:
+                scale = max(scale, reference[-1][0].item())  # products of extreme inputs cancel
             error = (mine - other)[places].abs().max().item() / scale
             if error > TOLERANCE.get(ours.dtype, 0.0) * OF_TARGET.get(name, 1.0):
                 return f"{what}: they differ by {error:.3g}"
@@ -60,12 +63,18 @@ def difference(name: str, native: list[torch.Tensor], reference: list[torch.Tens
 
 
 def _finite_places(
-    name: str, place: int, mine: torch.Tensor, other: torch.Tensor
+    name: str, as_finite: bool, mine: torch.Tensor, other: torch.Tensor
 ) -> torch.Tensor | None:
-    """Where both results are finite; None if NaN and infinities are not where they must be."""
+    """Where both results are finite; None if NaN and infinities are not where they must be.
+
+    Args:
+        name: of the target.
+        as_finite: of a target in ZEROS_AROUND: it must be finite where the reference is.
+        mine, other: the results.
+    """
     ours, theirs = mine.isfinite(), other.isfinite()
     if name in ZEROS_AROUND:
-        return None if place == 0 and (theirs & ~ours).any() else ours & theirs
+        return None if as_finite and (theirs & ~ours).any() else ours & theirs
     if not torch.equal(ours, theirs):
         return None
     same = torch.equal(mine.isnan(), other.isnan())
@@ -200,8 +209,12 @@ def _head(rng: random.Random) -> list[torch.Tensor]:
     classes = None
     if rng.random() < 0.2:
         classes = torch.tensor([rng.randrange(k) for _ in range(rng.randrange(4))]).long()
+    sizes = [_finite(tensor).abs().max().clamp(min=1) for tensor in tensors if tensor.numel()]
+    odd = any(not tensor.isfinite().all() for tensor in tensors)
+    extremes = torch.tensor([math.prod(size.item() for size in sizes), odd], dtype=torch.float64)
     if rng.random() < 0.5:
-        return _gradients(ops.label_conditioned_logits(*given, dilations, classes=classes), *given)
+        out = ops.label_conditioned_logits(*given, dilations, classes=classes)
+        return [*_gradients(out, *given), extremes]
     out = ops.label_conditioned_activation(
         *given,
         dilations,
@@ -209,7 +222,13 @@ def _head(rng: random.Random) -> list[torch.Tensor]:
         activation=_mostly(rng, ("softmax", "sigmoid"), "none"),
         classes=classes,
     )
-    return _gradients(out, *given)
+    return [*_gradients(out, *given), extremes]
+
+
+def _finite(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as float64, with zeros for NaN and infinities."""
+    values = tensor.real if tensor.is_complex() else tensor
+    return torch.nan_to_num(values.double(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _labels(rng: random.Random, shape: tuple[int, ...], classes: int) -> torch.Tensor:
