@@ -88,7 +88,7 @@ def run_target(name: str, cases: int, seed: int, out: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"cases": 0, "accepted": 0, "rejected": 0, "problems": []}
     start, first = time.monotonic(), 0
     while first < cases:
-        last = min(first + CHUNK, cases)
+        last = min(first + (CHUNK // 50 if name in COMMAND_LINES else CHUNK), cases)
         run = _in_both_backends if name in OPERATORS else _in_child
         ended, counts = run(name, first, last, seed)
         for key in set(counts) - {"case", "results"}:

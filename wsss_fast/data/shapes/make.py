@@ -25,6 +25,7 @@ from wsss_fast.readers.label_maps import write_labels
 VERSION = 2  # to be raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")
 _MIN_SIZE, _MAX_SIZE = 48, 512
+_MOST_PICTURES, _LARGEST_SEED = 1_000_000, 2**63 - 1
 _FOLDERS = (
     "JPEGImages",
     "Annotations",
@@ -114,9 +115,11 @@ def make_shapes(
 
 def _check(target: Path, seed: int, counts: dict[str, tuple[int, int]], size: int) -> None:
     for name, (value, least) in {"seed": (seed, 0), **counts}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        most = _LARGEST_SEED if name == "seed" else _MOST_PICTURES
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not (whole and least <= value <= most):
             raise InputError(
-                f"make_shapes: {name} must be a whole number >= {least}, got {value!r}"
+                f"make_shapes: {name} must be a whole number in {least}..{most}, got {value!r}"
             )
     if (
         isinstance(size, bool)
