@@ -122,7 +122,7 @@ def test_repeating_without_a_change_repeats_what_depends_only_if_it_changed(pipe
 def test_later_stage_with_another_number_of_its_own_is_not_repeated_silently(pipeline):
     with pytest.raises(InputError, match=r"net: finished .*lr was 0\.1, now 0\.2; seeds changed"):
         pipeline(redo="maps/seeds", threshold=0.5, lr=0.2)
-    # what was repeated until then stays, and the call that is meant goes on from there
+    # what was repeated until then stays, and the call that is meant resumes from there
     assert stages_of(pipeline(first="net", threshold=0.5, lr=0.2)) == ["net", "masks"]
 
 
@@ -148,7 +148,7 @@ def test_interrupted_repetition_goes_on_when_it_is_repeated(pipeline, capfd, sto
         pipeline(threshold=0.5, first="maps/seeds")
     done, pipeline.stop_in = set(pipeline.did[:-1]), None
     assert not done & set(pipeline(threshold=0.5, first="maps/seeds"))
-    assert "goes on repeating maps/seeds, which was interrupted" in capfd.readouterr().err
+    assert "resumes the repetition of maps/seeds, which was interrupted" in capfd.readouterr().err
     assert stages_of(pipeline(threshold=0.5, first="maps/seeds")) == list(STAGES[1:])  # anew
 
 

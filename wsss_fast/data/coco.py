@@ -203,7 +203,7 @@ def _read_instances(
 def _without_background(
     categories: list[dict[str, Any]], used: set[int], path: Path
 ) -> list[dict[str, Any]]:
-    """Categories in the order of their ids, without a first one that is no class.
+    """Categories in the order of their ids, without a first one that is not a class.
 
     That is the background, or the super-category of others that some programs write with id 0.
     """

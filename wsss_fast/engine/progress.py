@@ -45,7 +45,7 @@ class OutputConsole(Console):
             raise
         except OSError as error:
             if self.stderr and error.errno != errno.EPIPE:
-                return  # the terminal was closed, a log's disk is full: the work goes on
+                return  # the terminal was closed, a log's disk is full: the run continues
             raise OutputError(error.errno, error.strerror) from None
 
 

@@ -41,7 +41,7 @@ def repeated(
 
     They are removed when the first of them is reached, so that nothing is lost if an earlier stage
     is refused. Only files that the stages wrote are removed. If the pipeline is interrupted after
-    that, the same call goes on without removing again.
+    that, the same call continues without removing again.
 
     Args:
         out: run folder.
@@ -81,7 +81,7 @@ def repeated(
 def every_stage_repeated(on: bool) -> Iterator[None]:
     """Around a command with a single stage: repeats it if it is finished.
 
-    An interrupted one goes on, unless its arguments changed.
+    An interrupted one is resumed, unless its arguments changed.
     """
     before, _State.every = _State.every, on
     try:
@@ -105,7 +105,7 @@ def _remove_requested(out: Path, asked: dict[str, str | None], names: Sequence[s
     path = out / _REQUEST
     with contextlib.suppress(OSError, ValueError):
         if json.loads(path.read_text()) == asked:
-            say(f"{out}: goes on repeating {names[0]}, which was interrupted")
+            say(f"{out}: resumes the repetition of {names[0]}, which was interrupted")
             return
     removed = [name for name in names if _remove(out, name)]
     if removed:
