@@ -6,6 +6,7 @@
 #include "cpu/aamr_loss.h"
 #include "cpu/amx_conv2d.h"
 #include "cpu/dense_crf.h"
+#include "cpu/image_views.h"
 #include "cpu/label_conditioned.h"
 #include "cpu/pixel_loss.h"
 #include "cpu/point_lattice.h"
