@@ -11,6 +11,7 @@
 #include "cpu/pixel_loss.h"
 #include "cpu/point_lattice.h"
 #include "cpu/random_walk.h"
+#include "cpu/resize_window.h"
 #include "cpu/resized_activation.h"
 #include "cpu/saliency_loss.h"
 #include "library_info.h"

@@ -63,11 +63,6 @@ class SideTaps {
   std::vector<int32_t> weights_;  // [size, taps]
 };
 
-// The rows [top, bottom) and columns [left, right) of an image.
-struct Window {
-  int64_t top, bottom, left, right;
-};
-
 // Computes windows of resized images; each thread has its own object.
 template <int C>
 class BicubicRows {

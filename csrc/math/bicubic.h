@@ -35,6 +35,11 @@ struct ResizedImage {
   }
 };
 
+// The rows [top, bottom) and columns [left, right) of an image.
+struct Window {
+  int64_t top, bottom, left, right;
+};
+
 // The pixels [first, last) of the source that pixel `i` of a resized side reads.
 struct PixelTaps {
   int64_t first, last;
