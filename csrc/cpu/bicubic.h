@@ -202,7 +202,7 @@ class BicubicRows {
     for (; at < bytes; ++at) {
       int32_t sum = kHalfWeight;
       for (int64_t t = 0; t < range.count(); ++t) sum += weight[t] * row[t * from.pitch + at];
-      to[at] = static_cast<uint8_t>(std::clamp(sum >> kWeightBits, 0, 255));
+      to[at] = to_pixel(sum);
     }
   }
 

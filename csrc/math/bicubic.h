@@ -74,4 +74,10 @@ WSSS_HD int32_t fixed_weight(double weight, double total) {
   return static_cast<int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
 }
 
+// A sum of weighted pixels that began at kHalfWeight, clipped.
+WSSS_HD uint8_t to_pixel(int32_t sum) {
+  const int32_t x = sum >> kWeightBits;
+  return static_cast<uint8_t>(x < 0 ? 0 : x > 255 ? 255 : x);
+}
+
 }  // namespace wsss
