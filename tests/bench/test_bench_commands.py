@@ -15,6 +15,7 @@ from wsss_fast import bench, cli, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    image_views,
     inference,
     label_conditioned,
     pixel_bce,
@@ -88,7 +89,7 @@ def test_all_runs_all(tmp_path, monkeypatch, tiny_rows):
         pixel_cross_entropy: ("seg41",),
         pixel_bce: ("bce41",),
     }
-    for module in (*quick, saliency_loss, aamr_loss, random_walk, inference):
+    for module in (*quick, saliency_loss, aamr_loss, image_views, random_walk, inference):
         suite = (
             module.suite(dense_crf.Options(size=SIZE)) if module is dense_crf else module.suite()
         )

@@ -9,8 +9,9 @@ from op_testing import each_device, threads, wrong_values
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from wsss_fast import _native
 from wsss_fast.data.transforms import normalise
-from wsss_fast.ops import image_views, reference
+from wsss_fast.ops import _library, image_views, reference
 from wsss_fast.ops.reference.bicubic import VERTICAL_FIRST, resize_bicubic
 from wsss_fast.stages.activate import scaled_size
 
@@ -222,6 +223,12 @@ def test_compiles_whole(device, dynamic):
         expected = [v * 2 for v in image_views(image, [0.5, 1.0, 1.3])]
         for ours, view in zip(compiled(image), expected, strict=True):
             assert torch.equal(ours, view) and ours.stride() == view.stride()
+
+
+def test_the_native_kernel_is_used_where_it_can_be_built():
+    if not _native.load():
+        pytest.skip("native library not available")
+    assert _library.has_native_kernel("image_views", torch.device("cpu"))
 
 
 ARGUMENTS = {

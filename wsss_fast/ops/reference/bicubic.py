@@ -27,20 +27,35 @@ def resize_bicubic(
     Returns:
         uint8 [..., height, width, C].
     """
+    return resize_window(image, height, width, slice(None), slice(None), vertical_first)
+
+
+def resize_window(
+    image: Tensor,
+    height: int,
+    width: int,
+    rows: slice,
+    columns: slice,
+    vertical_first: bool = VERTICAL_FIRST,
+) -> Tensor:
+    """The rows and columns of an image resized by `resize_bicubic`; the others are not computed."""
     shrinks = image.shape[-3] - height
     if vertical_first and shrinks > max(0, 2 * (image.shape[-2] - width)):
-        return _resize_side(_resize_side(image, -3, height), -2, width)
-    return _resize_side(_resize_side(image, -2, width), -3, height)
+        return _resize_side(_resize_side(image, -3, height, rows), -2, width, columns)
+    return _resize_side(_resize_side(image, -2, width, columns), -3, height, rows)
 
 
-def _resize_side(image: Tensor, dim: int, size: int) -> Tensor:
-    """Resize along one dimension and round to uint8; a dimension that keeps its size is skipped."""
+def _resize_side(image: Tensor, dim: int, size: int, part: slice) -> Tensor:
+    """Part of an image resized along one dimension, rounded to uint8.
+
+    A dimension that keeps its size is not filtered.
+    """
     source = image.shape[dim]
     if source == size:
-        return image
-    first, weights = (t.to(image.device) for t in bicubic_taps(source, size))
+        return image.transpose(0, dim)[part].transpose(0, dim)
+    first, weights = (t[..., part].to(image.device) for t in bicubic_taps(source, size))
     along = [1] * image.dim()
-    along[dim] = size
+    along[dim] = len(first)
     total = torch.full((), 1 << (_BITS - 1), dtype=torch.int32, device=image.device)
     for tap, weight in enumerate(weights):
         pixels = image.index_select(dim, (first + tap).clamp_(max=source - 1))

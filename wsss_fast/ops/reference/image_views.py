@@ -29,8 +29,8 @@ def image_views(
     channels = torch.arange(3, device=image.device)
     views = []
     for scale in scales:
-        size = (scaled_side(side, scale) for side in images.shape[1:3])
-        pixels = resize_bicubic(images, *size, vertical_first).long()
+        height, width = (scaled_side(side, scale) for side in images.shape[1:3])
+        pixels = resize_bicubic(images, height, width, vertical_first).long()
         view = levels[channels, pixels]  # [B, h, w, 3]
         both = torch.cat([view, view.flip(2)]) if mirror else view
         views.append(both.permute(0, 3, 1, 2))
