@@ -65,7 +65,7 @@ def maps(
     ratios_at = fixed if pairs_at is None else pairs_at
 
     def measure() -> dict[str, Any]:
-        curve = threshold_curve(folder, data)
+        curve = threshold_curve(folder, data, device=device)
         ratios = confusion_ratios(data, pairs, labels_at(folder, data, ratios_at))
         return {
             **_curve_record(curve, fixed, curve.at(fixed)),
