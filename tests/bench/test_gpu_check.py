@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, synthetic_voc
+from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner
 from benchmarks.gpu_runner import Check, Step
 from wsss_fast import cli, data
+from wsss_fast.bench.harness import synthetic_voc
 from wsss_fast.cli.arguments import parse
 
 ROOT = Path(__file__).parents[2]
