@@ -67,21 +67,21 @@ class StageTime:
 
 
 def from_notes(stage: str, notes: Mapping[str, Any], images: int | None = None) -> StageTime | None:
-    """The time that a stage noted; None if it noted none.
+    """The time that a stage noted; None if it noted none. Of trainings the rate may be all.
 
     Args:
         stage: name of the stage.
         notes: notes of its done.json.
-        images: number of its images; default: the number that was noted, if any.
+        images: number of its images.
     """
-    time = notes.get("time")
-    rate = notes.get("images_per_second") or notes.get("samples_per_second")
-    if not time:
+    trained = notes.get("samples_per_second")
+    if not (noted := notes.get("time", {})) and not trained:
         return None
     names = ("wall", "host", "device", "wait", "peak_memory", "peak_device_memory")
-    return StageTime(
-        stage, time.get("images", images), rate, **{name: time.get(name) for name in names}
-    )
+    time = {name: noted.get(name) for name in names}
+    if trained:
+        time["wall"] = time["wall"] or notes.get("seconds")
+    return StageTime(stage, images, trained or notes.get("images_per_second"), **time)
 
 
 def of_run(out: Path) -> list[StageTime]:
