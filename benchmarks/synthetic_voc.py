@@ -9,7 +9,6 @@ Tags are in XML files; there are masks and saliency maps. The same arguments giv
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -32,15 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--odd", type=int, default=0, help="every n-th image has another size")
     options = parser.parse_args()
-    threads = os.cpu_count() or 1
-    make(
-        options.folder,
-        options.train,
-        options.val,
-        tuple(options.size),
-        odd=options.odd,
-        threads=threads,
-    )
+    make(options.folder, options.train, options.val, tuple(options.size), odd=options.odd)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ colour and stripes, so that a network can learn it, but accuracies on these imag
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +93,6 @@ def make(
     size: tuple[int, int] = (375, 500),
     *,
     odd: int = 0,
-    threads: int = 1,
 ) -> Path:
     """Write the folder: photos, tags, masks and saliency maps.
 
@@ -107,12 +105,10 @@ def make(
         val: number of validation images.
         size: height and width in pixels of the images in landscape format.
         odd: every n-th image has a shorter side of its own; 0: none.
-        threads: number of images that are made at the same time.
     """
     for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation", "saliency"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(threads) as pool:
-        ids = list(pool.map(lambda number: _write(root, number, size, odd), range(train + val)))
+    ids = [_write(root, number, size, odd) for number in range(train + val)]
     for split, chosen in (("train", ids[:train]), ("val", ids[train:])):
         (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(
             "".join(f"{id}\n" for id in chosen)

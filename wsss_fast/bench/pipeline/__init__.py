@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,19 +122,21 @@ def prepare(
     kind: Kind,
     device: str,
     precision: str = "auto",
+    root: Path | None = None,
 ) -> Setting:
-    """Write the photos into a folder, and return what all stages share.
+    """What all stages share; writes the photos.
 
     Args:
-        folder: folder to write to.
+        folder: folder to write photos, weights and artefacts to.
         images: number of photos.
         size: height and width of most of them, in pixels.
         kind: which networks.
         device: cpu, cuda or cuda:N.
         precision: fp32, bf16 or auto.
+        root: folder in VOC layout to use instead of new photos.
     """
-    root = make(folder / "voc", images, 0, size, odd=_ODD, threads=os.cpu_count() or 1)
-    (folder / "weights").mkdir()
+    (folder / "weights").mkdir(parents=True)
+    root = root or make(folder / "voc", images, 0, size, odd=_ODD)
     return Setting(root, folder / "weights", folder / "run", kind, device, precision)
 
 

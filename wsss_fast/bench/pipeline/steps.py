@@ -187,19 +187,9 @@ STEPS = (
     _make_seeds("seeds", None),
     _make_seeds("seeds-crf", Crf()),
     _maps_step("amn/maps", _amn),
-    Step("irn", _irn, _check_irn, ("irn/maps", "irn/masks")),
     _make_masks("masks", None),
     _make_masks("masks-crf", Crf()),
-    _predict("predictions", crf=False),
-    _predict("predictions-crf", crf=True),
-    Step("eps", _eps, _check_eps, ("eps/maps", "eps/masks"), _EPS_IMAGES),
-    _labels_step("eps/crf-masks", _eps_crf, _EPS_IMAGES),
-    _maps_step("ccr/maps", _ccr, limit=_CCR_IMAGES),
-    Step(
-        "CRF of a folder",
-        _crf_folder,
-        lambda out, data, _: checks.labels(out / "crf", data),
-    ),
+    Step("irn", _irn, _check_irn, ("irn/maps", "irn/masks")),
     _score("score of labels", lambda s, data: metrics.evaluate(s.out / "masks", data)),
     _score(
         "score of seeds",
@@ -207,6 +197,16 @@ STEPS = (
         lambda found, data: checks.seed_score(found),
     ),
     _score("threshold curve", lambda s, data: curves.threshold_curve(s.out / "cam/maps", data)),
+    _predict("predictions", crf=False),
+    _predict("predictions-crf", crf=True),
+    Step(
+        "CRF of a folder",
+        _crf_folder,
+        lambda out, data, _: checks.labels(out / "crf", data),
+    ),
+    Step("eps", _eps, _check_eps, ("eps/maps", "eps/masks"), _EPS_IMAGES),
+    _labels_step("eps/crf-masks", _eps_crf, _EPS_IMAGES),
+    _maps_step("ccr/maps", _ccr, limit=_CCR_IMAGES),
 )
 
 
