@@ -23,10 +23,11 @@ HEAD = (
 EXPLANATION = (
     "Seconds: from the first image to the last one. CPU work: processor time of reading, preparing "
     "and writing, summed over threads, without the network. Network, kernels: time in which the "
-    "device computed; on a CPU, the time of the network's calls. Waiting: time in which the device "
-    "had nothing to do, since the next images were not read or the last results not written yet. "
-    "These overlap, so they do not add up to the seconds. Where waiting is a large part of the "
-    "seconds, more CPU cores or a faster disk help; where it is not, a faster device does."
+    "device computed; on a CPU, the time of the network's calls. Waiting: time in which the main "
+    "thread waited for files to be read or results to be written. These overlap, so they do not "
+    "add up to the seconds. Where network and kernels take almost all of the seconds, only a "
+    "faster device helps; where they do not and waiting is long, more CPU cores or a faster disk "
+    "do. Peak memory is that of the process until then."
 )
 _SUFFIXES = (".npz", ".png")
 

@@ -34,8 +34,8 @@ HEADS = (
 _EXPLANATION = """\
 host: CPU time of all threads, without the network; device: time of the network and of kernels (on a
 CPU: of the network's calls); busy, waiting: share of the stage's seconds in which the device
-computed, and in which the main thread waited for files to be read or written; memory: peak. Rows
-without a device column are timed from outside: all CPU time counts as the host's."""
+computed, and in which the main thread waited for files to be read or results to be written; memory:
+peak of the process. Rows without a device are timed from outside: all CPU time counts as host."""
 
 
 @dataclasses.dataclass(frozen=True)
