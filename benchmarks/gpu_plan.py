@@ -215,7 +215,7 @@ class Planner:
             where += "" if self.gpu else " --quick"
             figures = self.check.figures / f"{name}.json"
             command = self.script("stage_rates", where, "--data", self.photos, "--json", figures)
-            return Step(name, command, seconds + 20, needs=30, after=("data_stages",))
+            return Step(name, command, seconds + 25, needs=30, after=("data_stages",))
 
         steps = [
             step("stages", 90, ""),

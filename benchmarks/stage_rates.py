@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_steps(steps: list[Step], setting: Setting, end: float) -> list[dict[str, Any]]:
-    """Measure each step that begins before `end`; prints its rows."""
-    rows: list[dict[str, Any]] = []
+def run_steps(steps: list[Step], setting: Setting, end: float) -> Iterator[list[dict[str, Any]]]:
+    """Measure each step that begins before `end`; prints and yields its rows."""
     for line in pipeline.table([]):
         print(f"| {line}", flush=True)
     for step in steps:
         if time.monotonic() > end:
             print(f"| {step.name:<18}no time left", flush=True)
-            rows.append({"stage": step.name, "problem": "no time left"})
+            yield [{"stage": step.name, "problem": "no time left"}]
             continue
         try:
             warm_up(step, setting)
@@ -56,12 +56,11 @@ def run_steps(steps: list[Step], setting: Setting, end: float) -> list[dict[str,
         except Exception as error:
             problem = f"{type(error).__name__}: {str(error)[:300]}"
             print(f"| {step.name:<18}FAILED {problem}", flush=True)
-            rows.append({"stage": step.name, "problem": problem, "failed": True})
+            yield [{"stage": step.name, "problem": problem, "failed": True}]
             continue
         for line in pipeline.table(times, heads=False):
             print(f"| {line}", flush=True)
-        rows += map(dataclasses.asdict, times)
-    return rows
+        yield [dataclasses.asdict(one) for one in times]
 
 
 def main() -> int:
@@ -83,10 +82,12 @@ def main() -> int:
             options.precision,
             None if options.quick else options.data,
         )
-        rows = run_steps(steps, setting, end)
-    if options.json:
         facts = {**machine(where), "cores": os.cpu_count(), "precision": options.precision}
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1, default=str))
+        rows: list[dict[str, Any]] = []
+        for found in run_steps(steps, setting, end):
+            rows += found
+            if options.json:  # after every step, since the process may be stopped
+                options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1, default=str))
     return int(any(row.get("failed") for row in rows))
 
 

@@ -74,7 +74,7 @@ def run(
 
     Args:
         out: folder for pipeline.json.
-        images: number of photos, at least 2; EPS uses at most 64 of them, CCR at most 8.
+        images: number of photos, at least 2; EPS uses at most 64 of them, CCR at most 4.
         network: published: ResNet-50, EPS' and CCR's ResNet-38, DeepLab's ResNet-101; small: a
             small network for all; none: ready maps that cost nothing; auto: published on a GPU,
             small on a CPU.

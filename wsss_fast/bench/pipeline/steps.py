@@ -181,7 +181,7 @@ def _check_eps(out: Path, data: Dataset, _: Any) -> None:
 
 
 # EPS' and CCR's ResNet-38 computes 16 to 100 times as much per image as ResNet-50.
-_EPS_IMAGES, _CCR_IMAGES = 64, 8
+_EPS_IMAGES, _CCR_IMAGES = 64, 4
 STEPS = (
     _maps_step("cam/maps", _cam),
     _make_seeds("seeds", None),
