@@ -38,7 +38,10 @@ def test_benchmarks_are_found_by_folder():
     found = {p.stem for p in FOLDER.glob("*.py") if "\ndef suite(" in p.read_text()}
     assert set(bench.summaries()) == found and len(found) >= 8
     commands = {c.name for c in COMMANDS}
-    assert commands == {"bench", "bench all", *(f"bench {name}" for name in found)}
+    assert commands == {
+        *("bench", "bench all", "bench pipeline"),
+        *(f"bench {name}" for name in found),
+    }
     for function in (bench.run_all, *map(bench.command, found)):
         assert get_type_hints(function).keys() >= inspect.signature(function).parameters.keys()
         assert "Args:" in inspect.getdoc(function)
