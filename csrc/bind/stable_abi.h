@@ -55,6 +55,11 @@ constexpr const char* schema_type<std::vector<int64_t>>() {
   return "List[int]";
 }
 
+template <>
+constexpr const char* schema_type<std::vector<Tensor>>() {
+  return "List[Tensor]";
+}
+
 template <class... T>
 std::string schema_types() {
   std::string text;
