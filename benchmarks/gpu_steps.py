@@ -28,11 +28,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_crf  # noqa: E402
 from wsss_fast import _build, _native, ops  # noqa: E402
+from wsss_fast.bench import summaries  # noqa: E402
 from wsss_fast.bench.harness.memory import build_suite, to_device  # noqa: E402
 from wsss_fast.bench.harness.suite import OURS, Suite, as_list  # noqa: E402
 
-# group: (benchmark of `wsss-fast bench`, its options, rows)
+# group: (benchmark of `wsss-fast bench`, its options, rows; none: all)
 RATES: dict[str, list[tuple[str, dict[str, Any], tuple[str, ...]]]] = {
+    "maps": [("image_views", {}, ()), ("merge_maps", {}, ())],
     "heads": [
         (
             "label_conditioned",
@@ -211,9 +213,10 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
     heads = ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms")
     print(f"| {'case':<38}{''.join(f'{head:>10}' for head in heads)}  difference", flush=True)
     rows, wrong = [], 0
-    for name, options, keys in (entry for group in names for entry in RATES[group]):
+    entries = [entry for group in names for entry in RATES[group] if entry[0] in summaries()]
+    for name, options, keys in entries:
         suite = build_suite(name, options)
-        for key in keys:
+        for key in keys or suite.rows:
             row = rate(suite, key, device, quick)
             rows.append({"benchmark": name, "options": options, **row})
             wrong += "problem" in row

@@ -15,7 +15,8 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.readers.arrays import load_arrays
+from wsss_fast.ops.reference.merge_maps import strided_size as strided_size
+from wsss_fast.readers.arrays import load_arrays, num_finite
 
 _LARGEST_LABEL = 254  # 255 is "unsure" in label maps
 # Scores of 1 are rounded in files; IRN divides both maps by the largest score at the image's size,
@@ -76,11 +77,6 @@ class ClassMaps:
         return resize_maps(torch.from_numpy(self.strided), height, width).numpy()
 
 
-def strided_size(height: int, width: int) -> tuple[int, int]:
-    """Size of maps at stride 4, as IRN and AMN store them."""
-    return (height - 1) // 4 + 1, (width - 1) // 4 + 1
-
-
 def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear resize of [..., h, w] maps, align_corners False."""
     lead = maps.shape[:-2]
@@ -108,17 +104,17 @@ def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
         InputError: a score is NaN or infinite.
     """
     for scores in (maps.strided, maps.high_res):
-        if scores is not None and not np.isfinite(scores).all():
+        if scores is not None and num_finite(scores) < scores.size:
             raise InputError(
                 f"{maps_path(folder, id)}: not written: scores are NaN or infinite; check the "
                 "weights, or use --precision fp32"
             )
     arrays: dict[str, Any] = {
         "keys": maps.keys.astype(np.int16),
-        "strided": maps.strided.astype(np.float16),
+        "strided": maps.strided.astype(np.float16, copy=False),
     }
     if maps.high_res is not None:
-        arrays["high_res"] = maps.high_res.astype(np.float16)
+        arrays["high_res"] = maps.high_res.astype(np.float16, copy=False)
     with atomic_write(maps_path(folder, id)) as temporary:
         np.savez(temporary, **arrays)
 

@@ -27,7 +27,7 @@ def label_index(scores: Tensor, thresholds: Sequence[float]) -> Tensor:
     out = scores.new_empty((*lead, len(thresholds), *size), dtype=torch.uint8)
     if not count:
         return out.zero_()
-    row, best = _best(scores)
+    row, best = best_row(scores)
     row += 1
     for labels, threshold in zip(out.unbind(-3), thresholds, strict=True):
         above = best > np.float32(threshold).item()
@@ -56,7 +56,7 @@ def add_counts(
     steps, labels = len(thresholds) + 1, counts.shape[1]
     rows = max(1, len(keys))
     if len(keys):
-        row, best = _best(scores)
+        row, best = best_row(scores)
         index = _number_below(best, thresholds).mul_(256).add_(truth).mul_(rows).add_(row)
     else:
         index, keys = truth.to(torch.int32), keys.new_zeros(1)
@@ -69,8 +69,15 @@ def add_counts(
     counts.index_add_(2, keys, found.view(steps, 256, rows)[:, :labels])
 
 
-def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Row of each pixel's largest score, the first one of ties, uint8; and the score."""
+def best_row(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Row of each pixel's largest score, the first one of ties, uint8; and the score.
+
+    Args:
+        scores: [..., K, H, W], 1 <= K <= 256.
+
+    Returns:
+        uint8 and the dtype of `scores`, both [..., H, W].
+    """
     if scores.is_cuda:
         best, index = scores.max(dim=-3)
         return index.to(torch.uint8), best

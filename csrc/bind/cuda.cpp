@@ -16,6 +16,7 @@
 
 #include "cuda/aamr_loss.h"
 #include "cuda/dense_crf.h"
+#include "cuda/image_views.h"
 #include "cuda/label_conditioned.h"
 #include "cuda/merge_maps.h"
 #include "cuda/pixel_loss.h"

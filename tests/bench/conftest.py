@@ -7,6 +7,7 @@ import pytest
 from wsss_fast import ops
 from wsss_fast.bench import (
     aamr_loss,
+    image_views,
     inference,
     label_conditioned,
     pixel_bce,
@@ -30,6 +31,10 @@ TINY_ROWS = {
     label_conditioned: TINY_HEADS,
     saliency_loss: {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))},
     aamr_loss: {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))},
+    image_views: {
+        key: (key, dataclasses.replace(image_views.ROWS[key][1], size=(14, 17)))
+        for key in ("voc", "half")
+    },
     inference: {"eps_quick": ("EPS, tiny", inference.Pictures("eps", (32, 48), (1.0,)))},
     random_walk: {
         key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")

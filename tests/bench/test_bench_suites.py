@@ -13,6 +13,7 @@ from wsss_fast import bench, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    image_views,
     label_conditioned,
     pixel_bce,
     pixel_cross_entropy,
@@ -187,6 +188,19 @@ def test_other_ops_agree_with_other_implementations(module, others, tmp_path, ti
     for row in report.rows:
         assert not row.problems and {"ours", "eager", *others} == set(row.times) and row.rate() > 0
         assert row.figures["ours"]["error"] <= 2e-5  # float32 walks of others may have more
+
+
+def test_views_are_pillows_to_the_bit(tmp_path, tiny_rows, monkeypatch):
+    report = measure(tmp_path, image_views.suite(), quick=True)
+    for row in report.rows:
+        assert not row.problems and {"ours", "eager", "pillow"} == set(row.times)
+        assert row.figures["ours"]["error"] == row.figures["eager"]["error"] == 0 < row.rate()
+    right = ops.image_views
+    monkeypatch.setattr(
+        ops, "image_views", lambda *given, **named: [v + 1e-6 for v in right(*given, **named)]
+    )
+    report = measure(tmp_path, image_views.suite(), quick=True)
+    assert len(report.wrong()) == len(report.rows)
 
 
 @pytest.mark.parametrize(("module", "package"), [(aamr_loss, "ndimage"), (random_walk, "sparse")])

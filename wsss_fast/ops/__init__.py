@@ -3,6 +3,7 @@
 from . import reference
 from .aamr_loss import aamr_loss
 from .dense_crf import dense_crf
+from .image_views import image_views
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
 from .merge_maps import MergedMaps, merge_maps
@@ -18,6 +19,7 @@ __all__ = [
     "SaliencyLoss",
     "aamr_loss",
     "dense_crf",
+    "image_views",
     "label_conditioned_activation",
     "label_conditioned_logits",
     "merge_maps",

@@ -90,14 +90,20 @@ def check_numbers(path: Path, array: object, name: str) -> None:
             f"{path}: contains something other than arrays of numbers: {name} is {kind}"
         )
     if array.dtype.kind == "f":
-        # The largest float64 are infinite as float32, which all computations use.
-        with np.errstate(over="ignore", invalid="ignore"):
-            wrong = array.size - int(np.isfinite(array.astype(np.float32)).sum())
+        wrong = array.size - num_finite(array)
         if wrong:
             raise InputError(
                 f"{path}: {name} has {wrong} of {array.size} values that are NaN or infinite; "
                 "make the file again with weights and settings that give finite values"
             )
+
+
+def num_finite(array: np.ndarray) -> int:
+    """Number of values that are finite, also as float32, which all computations use."""
+    if array.dtype == np.float16:  # by its exponent: NumPy's own test is five times slower
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) != 0x7C00))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(np.count_nonzero(np.isfinite(array.astype(np.float32, copy=False))))
 
 
 def _load(path: Path, what: str, allowed: str | None = None) -> Any:
