@@ -17,6 +17,7 @@ from wsss_fast.data import load
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import read_notes
 from wsss_fast.eps.inference import pseudo_masks
+from wsss_fast.errors import RunError
 from wsss_fast.evaluation import curves, metrics
 from wsss_fast.evaluation.stage_times import StageTime, from_notes
 from wsss_fast.stages import masks, seeds
@@ -61,7 +62,7 @@ class Step:
     """One call.
 
     Attributes:
-        name: its name in the table, if it notes no time of its own.
+        name: its name; in the table, those of its stages are shown instead.
         run: function of the setting and the images; writes artefacts, or returns a score.
         check: function of the run folder, the images and the result; raises for wrong results.
         stages: stages whose done.json has the time; none: the call is timed from outside.
@@ -164,6 +165,10 @@ def _crf_folder(s: Setting, data: Dataset) -> None:
     )
 
 
+def _curve(s: Setting, data: Dataset) -> curves.Curve:
+    return curves.threshold_curve(s.out / "cam/maps", data, device=s.device)
+
+
 def _score(
     name: str, run: Callable[[Setting, Dataset], Any], check: Callable[..., None] = checks.score
 ) -> Step:
@@ -196,7 +201,7 @@ STEPS = (
         lambda s, data: metrics.evaluate_seeds(s.out / "seeds", data),
         lambda found, data: checks.seed_score(found),
     ),
-    _score("threshold curve", lambda s, data: curves.threshold_curve(s.out / "cam/maps", data)),
+    _score("threshold curve", _curve),
     _predict("predictions", crf=False),
     _predict("predictions-crf", crf=True),
     Step(
@@ -226,7 +231,7 @@ def measure(step: Step, setting: Setting) -> list[StageTime]:
 
     Raises:
         InputError: an input of the step is missing.
-        RunError: a result is missing or wrong.
+        RunError: a result is missing or wrong, or a stage recorded no time.
     """
     data = load(setting.root)  # a new one, which keeps no decoded images
     data = data.only(data.ids[: step.limit])
@@ -236,12 +241,16 @@ def measure(step: Step, setting: Setting) -> list[StageTime]:
         result = step.run(setting, data)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     step.check(setting.out, data, result)
-    notes = {stage: read_notes(setting.out, stage) for stage in step.stages}
-    found = [from_notes(stage, noted, len(data)) for stage, noted in notes.items()]
-    if found and all(time is not None for time in found):
-        return [time for time in found if time is not None]
-    rate, peak = len(data) / wall, peak_resident()
-    return [StageTime(step.name, len(data), rate, wall, host=cpu, peak_memory=peak)]
+    if not step.stages:
+        rate, peak = len(data) / wall, peak_resident()
+        return [StageTime(step.name, len(data), rate, wall, host=cpu, peak_memory=peak)]
+    found = []
+    for stage in step.stages:
+        noted = from_notes(stage, read_notes(setting.out, stage), len(data))
+        if noted is None:
+            raise RunError(f"{stage} recorded no time")
+        found.append(noted)
+    return found
 
 
 def _networks(setting: Setting) -> contextlib.AbstractContextManager[None]:
