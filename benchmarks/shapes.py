@@ -17,9 +17,9 @@ import tyro
 
 from wsss_fast import amn, cam, data, evaluate, irn, nets
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.fit import move_to_device
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.engine.runtime import resolve_runtime
+from wsss_fast.engine.transfer import move_to_device
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.stages import masks

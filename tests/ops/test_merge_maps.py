@@ -36,7 +36,7 @@ CASES = {
     "no_maps": Case(((), ()), (6, 5), ((2, 2),), 3),
     "no_images": Case((), (6, 5), ((2, 2),), 3),
     "many_views": Case(((0, 2),), (10, 9), ((3, 3),) * 31 + ((2, 4),), 3),
-    "many_rows": Case(((2, 0, 1) * 130,) * 3, (2, 3), ((2, 2),), 3),
+    "many_rows": Case(((2, 0, 1) * 82,) * 2, (2, 3), ((2, 2),), 3),
 }
 each_case = pytest.mark.parametrize("name", CASES)
 each_kind = pytest.mark.parametrize("kind", KINDS)

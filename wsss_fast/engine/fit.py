@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, transfer
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.ddp import TrainStepModule, no_grad_sync, sync_batch_norm, wrap_ddp
+from wsss_fast.engine.optimizers import use_fused
 from wsss_fast.engine.progress import Bar, say
-from wsss_fast.engine.runtime import Runtime
+from wsss_fast.engine.runtime import Runtime, tuned_convolutions
 from wsss_fast.engine.samples import Batch, EpochBatches, Samples
 from wsss_fast.engine.signals import (
     Stopped,
@@ -121,7 +122,7 @@ def fit(
     length.check(len(samples), label)
     batches = EpochBatches(len(samples), length.batch_size, runtime.seed, length.accumulate)
     loader = _loader(samples, batches, runtime)
-    move_to_device(net, runtime.device).train()
+    transfer.move_to_device(net, runtime.device).train()
     peaks = [group["lr"] for group in optimizer.param_groups]
     per_epoch = len(batches)
     total = length.updates if length.epochs is None else length.epochs * per_epoch
@@ -136,7 +137,11 @@ def fit(
         say(f"{label}: resumes after update {state.done} of {total}")
     before = state.done
     images = length.batch_size
-    with Bar(label, total * images, done=before * images) as bar, sync_batch_norm(net):
+    with (
+        Bar(label, total * images, done=before * images) as bar,
+        sync_batch_norm(net),
+        tuned_convolutions(runtime.device),
+    ):
         module = wrap_ddp(TrainStepModule(net, step), optimizer, runtime.device)
         try:
             with defer_signals():  # a signal waits until all processes have finished an update
@@ -144,18 +149,19 @@ def fit(
                     batches.epoch = epoch
                     batches.skip = state.done - epoch * per_epoch
                     batches.limit = total - state.done
-                    for batch in _started(loader, runtime):
+                    for batch in transfer.on_device(_started(loader, runtime), runtime.device):
                         _seed_dropout(runtime.seed, state.done)
                         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                             group["lr"] = peak * schedule(state.done / total)
-                        on_device = to_device(batch, runtime.device)
-                        state.update(module, on_device, runtime, length.accumulate)
+                        state.update(module, batch, runtime, length.accumulate)
                         last = f" loss {state.losses[-1]:.4f}" if state.losses else ""
                         bar.advance(images, f"epoch {epoch + 1}/{epochs}{last}")
                         if checkpoints is not None and checkpoints.due():
                             checkpoints.save(state.done, state.to_dict())
                         if state.should_stop():
                             raise_stopped()
+                    if state.should_stop(newest=True):
+                        raise_stopped()
                     state.finish_epoch(epoch, state.done - epoch * per_epoch, label)
         except Stopped:
             if checkpoints is not None and state.done > before and not state.updating:
@@ -228,11 +234,12 @@ class TrainingState:
     """
 
     def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
-        self.net, self.optimizer = net, optimizer
+        self.net, self.optimizer, self.device = net, optimizer, device
+        use_fused(optimizer.param_groups, device)
         self.loss_sum = torch.zeros((), device=device)
         self.done, self.updating = 0, False
         self.losses: list[float] = []
-        self._stops = torch.zeros((), device=device)
+        self._stop = transfer.LateFlag(device)
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -247,6 +254,7 @@ class TrainingState:
     def load(self, kept: dict[str, Any]) -> None:
         """Continue from what `to_dict` returned."""
         self.net.load_state_dict(kept["net"])
+        use_fused(kept["optimizer"]["param_groups"], self.device)  # another device's may be kept
         self.optimizer.load_state_dict(kept["optimizer"])
         self.loss_sum.copy_(kept["loss_sum"])
         self.done, self.losses = kept["done"], list(kept["losses"])
@@ -258,14 +266,20 @@ class TrainingState:
         self.updating = True
         with distributed.translate_errors():
             loss = _update(module, batch, self.optimizer, runtime, accumulate)
-        stop = torch.full_like(loss, stop_requested())
-        loss, self._stops = distributed.all_reduce_mean(torch.stack([loss, stop])).unbind()
+        if distributed.world_size() > 1:
+            stop = torch.full_like(loss, stop_requested())
+            loss, stops = distributed.all_reduce_mean(torch.stack([loss, stop])).unbind()
+            self._stop.note(stops)
         self.loss_sum += loss
         self.done, self.updating = self.done + 1, False
 
-    def should_stop(self) -> bool:
-        """Whether any process had received a signal at the last update; all agree."""
-        return stop_requested() if distributed.world_size() == 1 else bool(self._stops)
+    def should_stop(self, *, newest: bool = False) -> bool:
+        """Whether any process had received a signal at the last update; all agree.
+
+        Several processes on CUDA look at the update before, whose exchange has ended, unless
+        `newest` is set, which waits.
+        """
+        return stop_requested() if distributed.world_size() == 1 else self._stop.read(newest=newest)
 
     def finish_epoch(self, epoch: int, count: int, label: str) -> None:
         """Note the mean loss of an epoch of `count` updates; RunError if it is not finite."""
@@ -297,21 +311,3 @@ def _update(
         total += loss.detach()
     optimizer.step()
     return total
-
-
-def to_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """Move a batch; [B, C, H, W] tensors become channels_last, which convolutions prefer."""
-    moved = {}
-    for name, value in batch.items():
-        layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
-        moved[name] = value.to(device, non_blocking=True, memory_format=layout)
-    return moved
-
-
-def move_to_device(net: nn.Module, device: torch.device) -> nn.Module:
-    """Move `net`, its 2-d convolutions in channels_last."""
-    net.to(device)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net

@@ -15,7 +15,7 @@ from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.progress import Bar
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of, remark_on_absent
-from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
+from wsss_fast.maps import check_maps, label_index, load_maps, load_stored, to_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.labels import index_at, stream_labels
 from wsss_fast.thresholds import add_counts
@@ -80,13 +80,13 @@ def threshold_curve(
 
     def load(id: str) -> tuple[torch.Tensor, ...]:
         truth = data.mask(id)
-        loaded = load_maps(folder, id, data).foreground()
+        loaded = load_stored(folder, id, data).foreground()
         arrays = loaded.at_size(*truth.shape), loaded.keys.astype(np.int64), truth
         return tuple(stream.host_tensor(array, where) for array in arrays)
 
     def count(id: str, loaded: tuple[torch.Tensor, ...]) -> None:
         scores, keys, truth = (one.to(where, non_blocking=True) for one in loaded)
-        add_counts(passed, scores, keys, truth, bounds)
+        add_counts(passed, scores.float(), keys, truth, bounds)
 
     own = distributed.shard(data.ids)
     stream.scan(own, load, count, where, f"curve {folder.parent.name}", data.size)

@@ -20,7 +20,7 @@ from wsss_fast.irn.recipe import RECIPES, Recipe
 from wsss_fast.maps import (
     ClassMaps,
     check_maps,
-    load_maps,
+    load_stored,
     map_files,
     maps_path,
     resize_maps,
@@ -183,7 +183,7 @@ def walk_maps(
 
 def _walked(maps: ClassMaps, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The maps at stride 4 after the random walk, [K, h, w]."""
-    given = host_tensor(maps.strided, edge.device).to(edge.device, non_blocking=True)
+    given = host_tensor(maps.strided, edge.device).to(edge.device, non_blocking=True).float()
     if not len(given):
         return given
     return random_walk(
@@ -209,7 +209,7 @@ def _at_full_size(keys: tuple[int, ...], walked: torch.Tensor, size: tuple[int, 
 
 def _load_maps(folder: Path, data: Dataset, id: str) -> ClassMaps:
     """Class maps of an image, without a background row; InputError for another size."""
-    maps, wanted = load_maps(folder, id).foreground(), strided_size(*data.size(id))
+    maps, wanted = load_stored(folder, id, full=False).foreground(), strided_size(*data.size(id))
     if maps.strided.shape[1:] != wanted:
         raise InputError(
             f"{maps_path(folder, id)}: strided maps are {maps.strided.shape[1:]}, "

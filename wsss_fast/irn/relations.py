@@ -118,6 +118,16 @@ def pairs(edge: Tensor, displacement: Tensor, labels: Tensor, radius: int) -> It
         )
 
 
+def _grid(radius: int, like: Tensor) -> Tensor:
+    """Offset (dy, dx) at [:, dy, dx + radius - 1], [2, radius, 2 * radius - 1].
+
+    Computed where it is used: a copy of the numbers to a GPU would wait for it.
+    """
+    rows = torch.arange(radius, dtype=like.dtype, device=like.device)
+    columns = torch.arange(1 - radius, radius, dtype=like.dtype, device=like.device)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+
+
 def relation_losses(
     edge_logits: Tensor, displacement: Tensor, labels: Tensor, radius: int = 10
 ) -> RelationLosses:
@@ -148,13 +158,15 @@ def relation_losses(
     # Positive pairs of background, of foreground, negative pairs, displacements of foreground, of
     # background.
     sums, counts = edge.new_zeros(5), edge.new_zeros(5)
+    grid = _grid(radius, displacement)
     for pair in pairs(edge, displacement, labels, radius):
         labelled = (pair.source != IGNORE) & (pair.target != IGNORE)
         same = labelled & (pair.source == pair.target)
         background, foreground = same & (pair.source == 0), same & (pair.source != 0)
         different = labelled & ~same
         attract, repel = -(pair.affinity + _EPSILON).log(), -(1 + _EPSILON - pair.affinity).log()
-        offset = pair.displacement.new_tensor(pair.offset)[:, None]
+        y, x = pair.offset
+        offset = grid[:, y, x + radius - 1, None]
         from_offset, from_zero = ((pair.displacement - d).abs().sum(1) for d in (offset, 0.0))
         terms = (
             (attract, background),
@@ -168,7 +180,7 @@ def relation_losses(
     # Mean counts of all processes, so that the mean of their losses is that of the whole batch.
     counts = distributed.all_reduce_mean(counts)
     # A displacement has two components.
-    denominators = counts * counts.new_tensor([1, 1, 1, 2, 2]) + _EPSILON
+    denominators = torch.cat([counts[:3], 2 * counts[3:]]) + _EPSILON
     positive_bg, positive_fg, negative, displacement_fg, displacement_bg = sums / denominators
     positive = (positive_bg + positive_fg) / 2
     return RelationLosses(positive, negative, displacement_fg, displacement_bg)

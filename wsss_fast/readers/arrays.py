@@ -106,6 +106,20 @@ def num_finite(array: np.ndarray) -> int:
         return int(np.count_nonzero(np.isfinite(array.astype(np.float32, copy=False))))
 
 
+def value_range(array: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value of an array that is not empty and has only finite values."""
+    if array.dtype != np.float16:
+        return float(array.min()), float(array.max())
+    # By their bits, which are sign and magnitude: NumPy's own comparisons are ten times slower.
+    bits = array.view(np.int16)
+    least, most = (edge.view(np.float16) for edge in (bits.min(), bits.max()))
+    if least >= 0 and not np.signbit(least):
+        return float(least), float(most)
+    least = array.view(np.uint16).max().view(np.float16)
+    most = most if not np.signbit(most) else bits.min().view(np.float16)
+    return float(least), float(most)
+
+
 def _load(path: Path, what: str, allowed: str | None = None) -> Any:
     """The open archive; an array, if the file is of the `allowed` kind."""
     try:

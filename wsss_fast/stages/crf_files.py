@@ -125,8 +125,8 @@ def refine_files(
     if refiner.is_finished(out):
         return CrfResult(out, 0, 1)
     files = _Files(image, labels, out)
-    given = refiner.load(files)
-    refiner.write(files, (given, *(one.cpu() for one in refiner.compute(files, given)[1:])))
+    kept, *results = refiner.compute(files, refiner.load(files))
+    refiner.write(files, (kept, *(one.cpu() for one in results)))
     return CrfResult(out, 1, 0)
 
 
@@ -185,8 +185,9 @@ class _Refiner:
             check_size(labels, values.shape, files.photo, size)
             unary, names = _from_labels(labels, values, self.unsure, self.crf.gt_prob)
         remark_orientation(files.photo)
-        tensors = (stream.host_tensor(a, self.device) for a in (photo[None], unary[None].numpy()))
-        return _Given(names, *tensors, palette)
+        pixels = stream.host_tensor(photo[None], self.device)
+        energies = stream.host_tensor(unary[None].numpy(), self.device)
+        return _Given(names, pixels, energies, palette)
 
     def compute(self, files: _Files, given: _Given) -> tuple[Any, ...]:
         """What was read, label indices uint8 [H, W] and, if requested, Q float16 [L, H, W]."""
@@ -275,13 +276,13 @@ def _refine_folders(
         stream.run(todo, refiner.in_folder(times, done), times)
     every = distributed.all_gather_objects(problems)
     problems = [problem for part in every for problem in part]
-    done = sum(distributed.all_gather_objects(len(todo)))
+    count = sum(distributed.all_gather_objects(len(todo)))
     if problems:
         raise RunError(
-            f"{len(problems)} of {done} maps could not be refined (the others are in {out}); "
+            f"{len(problems)} of {count} maps could not be refined (the others are in {out}); "
             f"first: {problems[0]}"
         )
-    return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
+    return CrfResult(out, count, len(pairs) - count, tuple(unmatched))
 
 
 def _files_by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:

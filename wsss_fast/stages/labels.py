@@ -17,7 +17,7 @@ from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, load_maps, maps_path
+from wsss_fast.maps import ClassMaps, load_stored, maps_path
 from wsss_fast.readers.label_maps import IGNORE, write_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.thresholds import label_index
@@ -114,7 +114,9 @@ def write_all(
     own, todo = unfinished_shard(data, folder)
 
     def write(id: str, keys: np.ndarray, index: np.ndarray) -> np.ndarray:
-        labels = _with_ignore(keys).take(index)
+        # Twice as fast as NumPy's `take`.
+        content = index.tobytes().translate(_labels_of(keys))
+        labels = np.frombuffer(content, np.uint8).reshape(index.shape)
         write_labels(folder / f"{id}.png", labels)
         return labels
 
@@ -133,11 +135,11 @@ def write_all(
     return {"images_per_second": sum(speeds), "time": times.notes()}
 
 
-def _with_ignore(keys: np.ndarray) -> np.ndarray:
-    """Label of each index, uint8 [256]; 255 stays."""
+def _labels_of(keys: np.ndarray) -> bytes:
+    """The label of each index 0..255; 255 stays."""
     table = np.zeros(256, np.uint8)
     table[1 : len(keys) + 1], table[IGNORE] = keys, IGNORE
-    return table
+    return table.tobytes()
 
 
 def stream_labels(
@@ -182,7 +184,7 @@ def stream_labels(
 
     def compute(ids: list[str], loaded: tuple[Any, ...]) -> tuple[Any, ...]:
         keys, scores, images = loaded
-        on_device = scores.to(where, non_blocking=True)
+        on_device = scores.to(where, non_blocking=True).float()
         if images is not None:
             images = images.to(where, non_blocking=True)
         return keys, index_of(Scores(keys, on_device, images, times))
@@ -233,12 +235,12 @@ def index_at(given: Scores, thresholds: Sequence[float], crf: Crf | None) -> tor
 
 
 def tagged_maps(data: Dataset, folder: Path, id: str) -> ClassMaps:
-    """The maps of an image, without a background row.
+    """The maps of an image as they are stored, without a background row.
 
     Raises:
         InputError: they cannot be read, or their labels are not the image's tags.
     """
-    maps, present = load_maps(folder, id).foreground(), np.flatnonzero(data.tags_of(id)) + 1
+    maps, present = load_stored(folder, id).foreground(), np.flatnonzero(data.tags_of(id)) + 1
     if not np.array_equal(maps.keys, present):
         raise InputError(
             f"{maps_path(folder, id)}: has maps of labels {maps.keys.tolist()}, "

@@ -128,5 +128,5 @@ def _counts(seed: np.ndarray) -> np.ndarray:
 
 def combine(confident: torch.Tensor, loose: torch.Tensor) -> torch.Tensor:
     """Seeds from the label maps at the high and at the low threshold, uint8, of one shape."""
-    unsure = torch.where(loose > 0, IGNORE, 0).to(torch.uint8)
+    unsure = (loose > 0).to(torch.uint8) * IGNORE
     return torch.where(confident > 0, confident, unsure)

@@ -29,7 +29,10 @@ def _centres(old: int, new: int, device: torch.device) -> Tensor:
         return torch.zeros(0, dtype=torch.long, device=device)
     step = old / new
     centres = accumulate(repeat(step, new - 1), initial=0.5 * step)
-    return torch.tensor([min(int(c), old - 1) for c in centres], device=device)
+    pixels = torch.tensor([min(int(c), old - 1) for c in centres])
+    if device.type == "cuda":  # from pinned memory, so that the host does not wait for the device
+        return pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.to(device)
 
 
 def resized(maps: Tensor, logits: Tensor) -> Tensor:
