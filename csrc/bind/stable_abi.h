@@ -64,11 +64,6 @@ constexpr const char* schema_type<torch::headeronly::ScalarType>() {
   return "int";
 }
 
-template <>
-constexpr const char* schema_type<std::vector<Tensor>>() {
-  return "List[Tensor]";
-}
-
 template <class... T>
 std::string schema_types() {
   std::string text;

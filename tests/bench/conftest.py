@@ -10,6 +10,7 @@ from wsss_fast.bench import (
     image_views,
     inference,
     label_conditioned,
+    merge_maps,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -34,6 +35,10 @@ TINY_ROWS = {
     image_views: {
         key: (key, dataclasses.replace(image_views.ROWS[key][1], size=(14, 17)))
         for key in ("voc", "half")
+    },
+    merge_maps: {
+        key: (key, dataclasses.replace(merge_maps.ROWS[key][1], images=2, size=(14, 17)))
+        for key in ("cam1", "amn1")
     },
     inference: {"eps_quick": ("EPS, tiny", inference.Pictures("eps", (32, 48), (1.0,)))},
     random_walk: {

@@ -15,6 +15,7 @@ from wsss_fast.bench import (
     dense_crf,
     image_views,
     label_conditioned,
+    merge_maps,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -201,6 +202,18 @@ def test_views_are_pillows_to_the_bit(tmp_path, tiny_rows, monkeypatch):
     )
     report = measure(tmp_path, image_views.suite(), quick=True)
     assert len(report.wrong()) == len(report.rows)
+
+
+def test_merged_maps_are_compared(tmp_path, tiny_rows, monkeypatch):
+    report = measure(tmp_path, merge_maps.suite(), quick=True)
+    assert not report.wrong() and all(row.rate() > 0 for row in report.rows)
+    monkeypatch.setattr(ops, "merge_maps", without_last_view)
+    report = measure(tmp_path, merge_maps.suite(), quick=True)
+    assert len(report.wrong()) == len(report.rows)
+
+
+def without_last_view(views, *given, **named):
+    return ops.reference.merge_maps(views[:-1], *given, **named)
 
 
 @pytest.mark.parametrize(("module", "package"), [(aamr_loss, "ndimage"), (random_walk, "sparse")])
