@@ -9,6 +9,13 @@ namespace wsss {
 // The same as in wsss_fast/ops/image_views.py.
 constexpr int64_t kMaxViewSide = int64_t{1} << 20, kMaxViewValues = int64_t{1} << 33;
 
+inline PassOrder pass_order(const char* op, int64_t order) {
+  check(order >= 0 && order < kPassOrders,
+        std::string(op) + ": order is " + std::to_string(order) + "; must be in 0.." +
+            std::to_string(kPassOrders - 1));
+  return static_cast<PassOrder>(order);
+}
+
 // images [B, H, W, 3] uint8, made contiguous
 inline Tensor views_input(const Tensor& images, const std::vector<double>& mean,
                           const std::vector<double>& std, ScalarType dtype) {

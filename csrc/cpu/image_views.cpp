@@ -23,7 +23,7 @@ template <class Value>
 void write_rows(const ViewsCall& call, const ViewArray& view, const SideTaps& rows,
                 const SideTaps& columns, int64_t first, int64_t last) {
   const ResizedImage size{rows.side, columns.side};
-  BicubicRows<kChannels> resized(rows, columns, size.vertical_first(call.vertical_first));
+  BicubicRows<kChannels> resized(rows, columns, size.vertical_first(call.order));
   const auto* levels = static_cast<const Value*>(call.levels);
   const int64_t row = view.width * kChannels;
   while (first < last) {

@@ -12,7 +12,8 @@ namespace wsss::cpu {
 struct ViewsCall {
   const uint8_t* images;
   int64_t count, height, width;
-  bool mirror, vertical_first;
+  bool mirror;
+  PassOrder order;
   const void* levels;  // [3, 256]: the value of each level of a channel
   int value_bytes;     // 4, or 2 for half precisions
 };

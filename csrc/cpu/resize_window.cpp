@@ -19,12 +19,12 @@ void resize(const uint8_t* image, const SideTaps& rows, const SideTaps& columns,
 }  // namespace
 
 void resize_window(const uint8_t* image, const ResizedImage& size, int64_t channels,
-                   bool vertical_first, const Window& window, int threads, uint8_t* result) {
+                   PassOrder order, const Window& window, int threads, uint8_t* result) {
   // Fewer bytes per thread take less time than starting it.
   constexpr int64_t kBytesPerThread = 1 << 17;
   const int64_t height = window.bottom - window.top, row = (window.right - window.left) * channels;
   const SideTaps rows(size.rows), columns(size.columns);
-  const bool first = size.vertical_first(vertical_first);
+  const bool first = size.vertical_first(order);
   const int team =
       static_cast<int>(std::clamp<int64_t>(height * row / kBytesPerThread, 1, threads));
   Team::run(team, [&](Team&, int rank) {

@@ -18,7 +18,7 @@ DeviceView device_view(Context& context, const ViewsCall& call, const ViewArray&
   DeviceView device{
       device_side(context, size.rows),
       device_side(context, size.columns),
-      size.vertical_first(call.vertical_first),
+      size.vertical_first(call.order),
       nullptr,
       view.values,
       {}};

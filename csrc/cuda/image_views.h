@@ -14,7 +14,8 @@ namespace wsss::cuda {
 struct ViewsCall {
   const uint8_t* images;
   int64_t count, height, width;
-  bool mirror, vertical_first;
+  bool mirror;
+  PassOrder order;
   ElementType type;  // float32 or a half precision
   double mean[kChannels], std[kChannels];
 };

@@ -24,14 +24,24 @@ struct ResizedSide {
   WSSS_HD int64_t taps() const { return 2 * static_cast<int64_t>(ceil(2.0 * stretch())) + 1; }
 };
 
+// Which images begin with the vertical pass; it changes the result, which is rounded after each.
+enum class PassOrder : int64_t {
+  kHorizontal,  // none (Pillow until 12.1)
+  kTall,        // those more than 100 times as high as wide, if they shrink (since 12.2)
+  kShrinking,   // where the height shrinks by more than twice as many pixels as the width (13)
+};
+constexpr int64_t kPassOrders = 3;
+
 struct ResizedImage {
   ResizedSide rows, columns;
 
-  // Pillow 13 begins with the vertical pass where the height shrinks by more than twice as many
-  // pixels as the width (`allowed`); earlier releases never do.
-  bool vertical_first(bool allowed) const {
+  bool vertical_first(PassOrder order) const {
     const int64_t less = rows.source - rows.size, narrower = columns.source - columns.size;
-    return allowed && less > 0 && less > 2 * narrower;
+    switch (order) {
+      case PassOrder::kTall: return less > 0 && rows.source > 100 * columns.source;
+      case PassOrder::kShrinking: return less > 0 && less > 2 * narrower;
+      default: return false;
+    }
   }
 };
 

@@ -18,6 +18,8 @@ using wsss::kChannels, wsss::kLevels, wsss::ResizedSide;
 using Pixels = std::vector<uint8_t>;
 using Values = std::vector<uint32_t>;
 
+constexpr wsss::PassOrder kOrders[] = {
+    wsss::PassOrder::kHorizontal, wsss::PassOrder::kTall, wsss::PassOrder::kShrinking};
 constexpr double kMean[] = {0.485, 0.456, 0.406}, kStd[] = {0.229, 0.224, 0.225};
 
 struct Size {
@@ -45,18 +47,21 @@ Pixels pass(const Pixels& from, const ResizedSide& side, int64_t inner) {
   return to;
 }
 
-Pixels resized(const Pixels& image, Size from, Size to, int64_t channels, bool vertical_first) {
+Pixels resized(const Pixels& image, Size from, Size to, int64_t channels, wsss::PassOrder order) {
   const ResizedSide rows{from.height, to.height}, columns{from.width, to.width};
   const int64_t less = from.height - to.height;
-  if (vertical_first && less > 0 && less > 2 * (from.width - to.width)) {
+  const bool tall = order == wsss::PassOrder::kTall && from.height > 100 * from.width,
+             shrinking = order == wsss::PassOrder::kShrinking && less > 2 * (from.width - to.width);
+  if (less > 0 && (tall || shrinking)) {
     return pass(pass(image, rows, from.width * channels), columns, channels);
   }
   return pass(pass(image, columns, channels), rows, to.width * channels);
 }
 
 // [M * images, h, w, 3] float32 as integers.
-Values expected_view(const Pixels& images, int64_t count, Size from, Size to, bool vertical_first) {
-  const Pixels all = resized(images, from, to, kChannels, vertical_first);
+Values expected_view(const Pixels& images, int64_t count, Size from, Size to,
+                     wsss::PassOrder order) {
+  const Pixels all = resized(images, from, to, kChannels, order);
   Values values(2 * all.size());
   for (size_t i = 0; i < all.size(); ++i) {
     const int64_t c = i % 3, pixel = i / 3, x = pixel % to.width;
@@ -93,7 +98,7 @@ Pixels random_pixels(int64_t count) {
 }
 
 bool views_are_correct(int64_t count, Size from, const std::vector<Size>& sizes,
-                       bool vertical_first) {
+                       wsss::PassOrder order) {
   const Pixels images = random_pixels(count * from.height * from.width * kChannels);
   std::vector<float> levels(kChannels * kLevels);
   for (int i = 0; i < kChannels * kLevels; ++i) {
@@ -101,7 +106,7 @@ bool views_are_correct(int64_t count, Size from, const std::vector<Size>& sizes,
   }
   std::vector<Values> expected;
   for (const Size& to : sizes) {
-    expected.push_back(expected_view(images, count, from, to, vertical_first));
+    expected.push_back(expected_view(images, count, from, to, order));
   }
   bool passed = true;
   const auto compare = [&](const char* what, const auto& run) {
@@ -121,8 +126,8 @@ bool views_are_correct(int64_t count, Size from, const std::vector<Size>& sizes,
         views.push_back({sizes[i].height, sizes[i].width, found[i].data()});
       }
       wsss::cpu::image_views(
-          {images.data(), count, from.height, from.width, true, vertical_first, levels.data(), 4},
-          views, threads);
+          {images.data(), count, from.height, from.width, true, order, levels.data(), 4}, views,
+          threads);
     });
   }
   for (const bool reversed : {false, true}) {
@@ -139,7 +144,7 @@ bool views_are_correct(int64_t count, Size from, const std::vector<Size>& sizes,
           from.height,
           from.width,
           true,
-          vertical_first,
+          order,
           wsss::cuda::ElementType::kFloat32,
           {},
           {}};
@@ -154,8 +159,8 @@ bool views_are_correct(int64_t count, Size from, const std::vector<Size>& sizes,
 bool windows_are_correct(Size from, Size to, int64_t channels, const wsss::Window& w) {
   const Pixels image = random_pixels(from.height * from.width * channels);
   bool passed = true;
-  for (const bool vertical_first : {false, true}) {
-    const Pixels whole = resized(image, from, to, channels, vertical_first);
+  for (const auto order : kOrders) {
+    const Pixels whole = resized(image, from, to, channels, order);
     Pixels expected;
     for (int64_t y = w.top; y < w.bottom; ++y) {
       const auto row = whole.begin() + (y * to.width + w.left) * channels;
@@ -164,7 +169,7 @@ bool windows_are_correct(Size from, Size to, int64_t channels, const wsss::Windo
     for (int threads : {1, 2}) {
       Pixels found(expected.size());
       wsss::cpu::resize_window(image.data(), {{from.height, to.height}, {from.width, to.width}},
-                               channels, vertical_first, w, threads, found.data());
+                               channels, order, w, threads, found.data());
       passed = passed && found == expected;
     }
   }
@@ -176,17 +181,16 @@ bool windows_are_correct(Size from, Size to, int64_t channels, const wsss::Windo
 
 int main() {
   bool passed = true;
-  for (const bool vertical_first : {false, true}) {
-    passed &=
-        views_are_correct(1, {19, 23}, {{10, 12}, {19, 23}, {28, 34}, {38, 46}}, vertical_first);
-    passed &= views_are_correct(2, {41, 9}, {{20, 4}, {37, 8}, {41, 12}, {50, 9}}, vertical_first);
-    passed &= views_are_correct(1, {1, 1}, {{1, 1}, {4, 4}}, vertical_first);
-    passed &= views_are_correct(3, {1, 37}, {{1, 1}, {1, 90}, {2, 37}}, vertical_first);
-    passed &= views_are_correct(1, {700, 2}, {{1, 1}, {350, 1}}, vertical_first);
+  for (const auto order : kOrders) {
+    passed &= views_are_correct(1, {19, 23}, {{10, 12}, {19, 23}, {28, 34}, {38, 46}}, order);
+    passed &= views_are_correct(2, {41, 9}, {{20, 4}, {37, 8}, {41, 12}, {50, 9}}, order);
+    passed &= views_are_correct(1, {1, 1}, {{1, 1}, {4, 4}}, order);
+    passed &= views_are_correct(3, {1, 37}, {{1, 1}, {1, 90}, {2, 37}}, order);
+    passed &= views_are_correct(1, {700, 2}, {{1, 1}, {350, 1}}, order);
   }
   std::vector<Size> many;
   for (int64_t n = 1; n <= 11; ++n) many.push_back({n, 12 - n});
-  passed &= views_are_correct(1, {6, 5}, many, true);
+  passed &= views_are_correct(1, {6, 5}, many, wsss::PassOrder::kShrinking);
   for (int64_t channels : {1, 3}) {
     passed &= windows_are_correct({30, 21}, {47, 33}, channels, {3, 40, 5, 30});
     passed &= windows_are_correct({30, 21}, {11, 9}, channels, {2, 11, 0, 9});

@@ -78,7 +78,7 @@ def test_library_reports_build_info_and_signatures():
                 [0.0] * 3,
                 [1.0] * 3,
                 torch.float32,
-                False,
+                0,
             ),
             r"image_views: scales holds 0\.0+ but images is \[1,4,5,3\]; must be > 0",
         ),

@@ -1,4 +1,4 @@
-"""Ops that need no device sync: CUDA graphs of them can be replayed with new inputs."""
+"""Ops without a device sync: a CUDA graph of them can be replayed with new inputs."""
 
 import pytest
 import torch
@@ -31,6 +31,39 @@ def test_dense_crf_can_be_captured(sets, labels):
             to.copy_(new)
         graph.replay()
         assert torch.equal(q, call(*fresh))
+
+
+def test_image_views_can_be_captured():
+    def call(image):
+        return ops.image_views(image, [0.5, 1.0, 1.5, 2.0], dtype=torch.bfloat16)
+
+    def inputs(seed):
+        generator = torch.Generator("cuda").manual_seed(seed)
+        size = (2, 75, 100, 3)
+        return torch.randint(0, 256, size, generator=generator, device="cuda", dtype=torch.uint8)
+
+    captured = inputs(0)
+    call(captured)  # loads the kernels
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        views = call(captured)
+    for seed in (1, 2, 1):
+        fresh = inputs(seed)
+        captured.copy_(fresh)
+        graph.replay()
+        for view, expected in zip(views, call(fresh), strict=True):
+            assert torch.equal(view, expected)
+
+
+def test_image_views_never_waits():
+    image = torch.zeros(75, 100, 3, dtype=torch.uint8, device="cuda")
+    ops.image_views(image, [0.5, 2.0])  # loads the kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ops.image_views(image, [0.5, 2.0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("kind", ["relative", "softmax", "sum"])

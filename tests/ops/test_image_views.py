@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from wsss_fast import _native
 from wsss_fast.data.transforms import normalise
 from wsss_fast.ops import _library, image_views, reference
-from wsss_fast.ops.reference.bicubic import VERTICAL_FIRST, resize_bicubic
+from wsss_fast.ops.reference.bicubic import PASS_ORDER, pass_order, resize_bicubic
 from wsss_fast.stages.activate import scaled_size
 
 # name: shape of the image, scales, options
@@ -130,26 +130,34 @@ def test_overshoot_is_clipped_and_constants_stay(device):
             assert (resized_levels(flat, scale, device) == level).all()
 
 
-def test_both_orders_of_the_passes():
-    """Pillow 13 begins with the vertical pass where the height shrinks by much more."""
+@each_device
+def test_the_order_of_the_passes(device):
+    """The rule of each release of Pillow; the installed one is what `PASS_ORDER` says."""
     scale = 0.5
-    for height, width in ((80, 30), (80, 39), (80, 40), (80, 41), (30, 80)):
+    for height, width in ((80, 30), (80, 39), (80, 40), (30, 80), (602, 6), (600, 6)):
         image = random_image((height, width, 3), height + width)
-        size = height // 2, scaled_size((height, width), scale)[1]
+        size = scaled_size((height, width), scale)
         picture = Image.fromarray(image.numpy())
-        one = picture.resize((size[1], height), 3).resize((size[1], size[0]), 3)
-        other = picture.resize((width, size[0]), 3).resize((size[1], size[0]), 3)
-        taller = height - size[0] > 2 * (width - size[1])
-        assert not np.array_equal(one, other)
-        for first in (False, True):
-            expected = torch.from_numpy(np.array(other if first and taller else one))
-            assert torch.equal(resize_bicubic(image, *size, first), expected)
+        horizontal, vertical = (
+            np.array(picture.resize(middle, 3).resize(size[::-1], 3))
+            for middle in ((size[1], height), (width, size[0]))
+        )
+        assert not np.array_equal(horizontal, vertical)
+        shrinking = height - size[0] > 2 * (width - size[1])
+        for order, first in ((0, False), (1, height > 100 * width), (2, shrinking)):
+            expected = torch.from_numpy(vertical if first else horizontal)
+            assert torch.equal(resize_bicubic(image, *size, order), expected)
             (view,) = torch.ops.wsss_fast.image_views(
-                image[None], [scale], False, [0.0] * 3, [1.0] * 3, torch.float32, first
+                image[None].to(device), [scale], False, [0.0] * 3, [1.0] * 3, torch.float32, order
             )
-            assert torch.equal((view[0] * 255).round().byte().permute(1, 2, 0), expected)
-        picture = picture.resize((size[1], size[0]), 3)
-        assert np.array_equal(other if VERTICAL_FIRST and taller else one, picture)
+            assert torch.equal((view[0].cpu() * 255).round().byte().permute(1, 2, 0), expected)
+            if order == PASS_ORDER:
+                assert np.array_equal(np.array(picture.resize(size[::-1], 3)), expected)
+
+
+def test_the_order_of_each_release():
+    releases = ("9.5.0", "12.1.1", "12.2.0", "12.3.0.dev0", "13.0.0", "14.1.0")
+    assert [pass_order(release) for release in releases] == [0, 0, 1, 1, 2, 2]
 
 
 @each_device
@@ -195,7 +203,7 @@ def test_opcheck(name, device):
         list(options.get("mean", (0.485, 0.456, 0.406))),
         list(options.get("std", (0.229, 0.224, 0.225))),
         options.get("dtype", torch.float32),
-        VERTICAL_FIRST,
+        PASS_ORDER,
     )
     torch.library.opcheck(
         torch.ops.wsss_fast.image_views.default, (images.to(device), scales, *arguments)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsss_fast import _native
 from wsss_fast.ops import _library
-from wsss_fast.ops.reference.bicubic import VERTICAL_FIRST
+from wsss_fast.ops.reference.bicubic import PASS_ORDER
 from wsss_fast.ops.resize_window import resize_window
 
 # name: shape of the image, size after resizing, window (top, left, rows, columns)
@@ -89,7 +89,7 @@ def test_opcheck(name, device):
     image = random_image(shape).to(device)
     planes = image if image.dim() == 3 else image[..., None]
     torch.library.opcheck(
-        torch.ops.wsss_fast.resize_window.default, (planes, *size, *window, VERTICAL_FIRST)
+        torch.ops.wsss_fast.resize_window.default, (planes, *size, *window, PASS_ORDER)
     )
 
 
@@ -118,9 +118,9 @@ def test_the_native_kernel_itself_rejects_wrong_numbers():
         ((0, 10, 0, 0, 1, 1), r"a side is 0; must be in 1\.\.1048576"),
     ):
         with pytest.raises(ValueError, match=f"resize_window: {message}"):
-            torch.ops.wsss_fast.resize_window(image, *arguments, True)
+            torch.ops.wsss_fast.resize_window(image, *arguments, 2)
     with pytest.raises(ValueError, match=r"resize_window: image is \[4,5,2\]"):
-        torch.ops.wsss_fast.resize_window(image[..., :2], 8, 10, 0, 0, 1, 1, True)
+        torch.ops.wsss_fast.resize_window(image[..., :2], 8, 10, 0, 0, 1, 1, 2)
 
 
 ARGUMENTS = {

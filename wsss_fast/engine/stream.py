@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
+from wsss_fast.engine import distributed
 from wsss_fast.engine.progress import Bar
 
 Item = TypeVar("Item")
@@ -31,6 +32,7 @@ Written = TypeVar("Written")
 # Bytes of inputs and results that may wait in memory, besides the item that is computed.
 LARGEST_WAITING = 512 << 20
 _MOST_THREADS = 8  # of each kind; more only contend for Python's interpreter lock
+_SUMMED = ("load", "write", "device", "wait")
 _AHEAD = 2  # items per thread that may be loaded ahead, and written behind
 
 
@@ -103,17 +105,21 @@ class Times:
             self.device += seconds
 
     def notes(self) -> dict[str, Any]:
-        """What a stage notes: seconds by part, and the highest memory in bytes."""
-        notes: dict[str, Any] = {
-            name: round(getattr(self, name), 4)
-            for name in ("load", "write", "device", "wait", "wall")
-        }
-        notes["host"] = round(self.load + self.write + self.main, 4)
+        """What a stage notes: seconds by part, and the highest memory of a process in bytes.
+
+        Seconds are summed over the processes, except `wall`, the longest. Collective.
+        """
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        notes["peak_memory"] = peak if sys.platform == "darwin" else 1024 * peak
+        own: dict[str, Any] = {name: getattr(self, name) for name in _SUMMED}
+        own |= {"host": self.load + self.write + self.main, "wall": self.wall}
+        own["peak_memory"] = peak if sys.platform == "darwin" else 1024 * peak
         if self.where.type == "cuda":
-            notes["peak_device_memory"] = torch.cuda.max_memory_allocated(self.where)
-        return notes
+            own["peak_device_memory"] = torch.cuda.max_memory_allocated(self.where)
+        every = distributed.all_gather_objects(own)
+        return {
+            name: round((sum if name in (*_SUMMED, "host") else max)(one[name] for one in every), 4)
+            for name in own
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._arguments import argument_error, is_dense, is_number
 from ._library import call, define
-from .reference.bicubic import VERTICAL_FIRST
+from .reference.bicubic import PASS_ORDER
 from .reference.image_views import image_views as reference_views
 from .reference.image_views import scaled_side
 
@@ -18,7 +18,7 @@ MAX_VALUES = 1 << 33  # of one result
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _reference(images, scales, mirror, mean, std, dtype, vertical_first):
+def _reference(images, scales, mirror, mean, std, dtype, order):
     return reference_views(
         images,
         scales,
@@ -26,11 +26,11 @@ def _reference(images, scales, mirror, mean, std, dtype, vertical_first):
         mean=mean,
         std=std,
         dtype=dtype,
-        vertical_first=vertical_first,
+        order=order,
     )
 
 
-def _fake(images, scales, mirror, mean, std, dtype, vertical_first):
+def _fake(images, scales, mirror, mean, std, dtype, order):
     batch, height, width, _ = images.shape
     return [
         torch.empty(
@@ -46,7 +46,7 @@ def _fake(images, scales, mirror, mean, std, dtype, vertical_first):
 # images [B, H, W, 3] uint8 -> for each scale [B or 2B, 3, h, w] in channels_last
 _op = define(
     "image_views(Tensor images, float[] scales, bool mirror, float[] mean, float[] std, "
-    "ScalarType dtype, bool vertical_first) -> Tensor[]",
+    "ScalarType dtype, int order) -> Tensor[]",
     reference=_reference,
     fake=_fake,
 )
@@ -98,7 +98,7 @@ def image_views(
     scales, mean, std = _check(image, scales, mean, std, dtype)
     images = image if image.dim() == 4 else image.unsqueeze(0)
     _check_sizes(images, scales, 1 + bool(mirror))
-    return call(_op, images, scales, bool(mirror), mean, std, dtype, VERTICAL_FIRST)
+    return call(_op, images, scales, bool(mirror), mean, std, dtype, PASS_ORDER)
 
 
 def _check(

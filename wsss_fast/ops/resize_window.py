@@ -6,25 +6,25 @@ from torch import Tensor
 from ._arguments import argument_error, is_dense, is_integer
 from ._library import call, define
 from .image_views import MAX_SIDE
-from .reference.bicubic import VERTICAL_FIRST
+from .reference.bicubic import PASS_ORDER
 from .reference.bicubic import resize_window as reference_window
 
 
-def _reference(image, height, width, top, left, rows, columns, vertical_first):
+def _reference(image, height, width, top, left, rows, columns, order):
     part = slice(top, top + rows), slice(left, left + columns)
-    return reference_window(image, height, width, *part, vertical_first).clone(
+    return reference_window(image, height, width, *part, order).clone(
         memory_format=torch.contiguous_format
     )
 
 
-def _fake(image, height, width, top, left, rows, columns, vertical_first):
+def _fake(image, height, width, top, left, rows, columns, order):
     return image.new_empty(rows, columns, image.shape[2])
 
 
 # image [H, W, C] uint8, C 1 or 3 -> [rows, columns, C]
 _op = define(
     "resize_window(Tensor image, int height, int width, int top, int left, int rows, int columns, "
-    "bool vertical_first) -> Tensor",
+    "int order) -> Tensor",
     reference=_reference,
     fake=_fake,
 )
@@ -75,5 +75,5 @@ def resize_window(
         if not is_integer(length) or not 1 <= length <= side - start:
             raise argument_error(op, count, length, f"an integer in 1..{side - start}")
     planes = image if image.dim() == 3 else image.unsqueeze(2)
-    window = call(_op, planes, height, width, top, left, rows, columns, VERTICAL_FIRST)
+    window = call(_op, planes, height, width, top, left, rows, columns, PASS_ORDER)
     return window if image.dim() == 3 else window.squeeze(2)

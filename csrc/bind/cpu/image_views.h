@@ -11,7 +11,7 @@ namespace wsss {
 inline std::vector<Tensor> image_views(const Tensor& images_in, const std::vector<double>& scales,
                                        bool mirror, const std::vector<double>& mean,
                                        const std::vector<double>& std, ScalarType dtype,
-                                       bool vertical_first) {
+                                       int64_t order) {
   const Tensor images = views_input(images_in, mean, std, dtype);
   Tensor levels = allocate(images, {kChannels, kLevels}, ScalarType::Float);
   float* level = levels.mutable_data_ptr<float>();
@@ -34,7 +34,7 @@ inline std::vector<Tensor> image_views(const Tensor& images_in, const std::vecto
         images.size(1),
         images.size(2),
         mirror,
-        vertical_first,
+        pass_order("image_views", order),
         const_data(levels),
         dtype == ScalarType::Float ? 4 : 2};
     cpu::image_views(call, views, threads());

@@ -9,7 +9,7 @@ namespace wsss {
 
 // image [H, W, C] uint8, C 1 or 3 -> [rows, columns, C]
 inline Tensor resize_window(const Tensor& image_in, int64_t height, int64_t width, int64_t top,
-                            int64_t left, int64_t rows, int64_t columns, bool vertical_first) {
+                            int64_t left, int64_t rows, int64_t columns, int64_t order) {
   const std::string op = "resize_window: ";
   check(image_in.dim() == 3 && (image_in.size(2) == 1 || image_in.size(2) == kChannels) &&
             image_in.scalar_type() == ScalarType::Byte && image_in.numel() > 0,
@@ -27,7 +27,7 @@ inline Tensor resize_window(const Tensor& image_in, int64_t height, int64_t widt
   Tensor result = allocate(image, {rows, columns, image.size(2)});
   const ResizedImage size{{image.size(0), height}, {image.size(1), width}};
   cpu::resize_window(
-      image.const_data_ptr<uint8_t>(), size, image.size(2), vertical_first,
+      image.const_data_ptr<uint8_t>(), size, image.size(2), pass_order("resize_window", order),
       {top, top + rows, left, left + columns}, threads(), result.mutable_data_ptr<uint8_t>());
   return result;
 }

@@ -6,28 +6,38 @@ import PIL
 import torch
 from torch import Tensor
 
-# The order of the two passes matters to the result, since the first one is rounded to uint8. Up to
-# release 12 Pillow always began with the horizontal one.
-VERTICAL_FIRST = int(PIL.__version__.split(".")[0]) >= 13
+# Which images Pillow begins with the vertical pass: it changes the result, which is rounded to
+# uint8 after each pass, and differs between releases. The same as in csrc/math/bicubic.h.
+HORIZONTAL_FIRST = 0  # none
+TALL_FIRST = 1  # those more than 100 times as high as wide, if they shrink
+SHRINKING_FIRST = 2  # where the height shrinks by more than twice as many pixels as the width
+
+
+def pass_order(release: str) -> int:
+    """The order of the passes in a release of Pillow, such as "12.3.0"."""
+    major, minor = (int(number) for number in release.split(".")[:2])
+    if (major, minor) >= (13, 0):
+        return SHRINKING_FIRST
+    return TALL_FIRST if (major, minor) >= (12, 2) else HORIZONTAL_FIRST
+
+
+PASS_ORDER = pass_order(PIL.__version__)
 _BITS = 22  # of the fixed-point weights: 8 bits of a pixel and 2 of overshoot remain of an int32
 
 
-def resize_bicubic(
-    image: Tensor, height: int, width: int, vertical_first: bool = VERTICAL_FIRST
-) -> Tensor:
+def resize_bicubic(image: Tensor, height: int, width: int, order: int = PASS_ORDER) -> Tensor:
     """Resize images as Pillow's BICUBIC does.
 
     Args:
         image: uint8 [..., H, W, C].
         height, width: the new size in pixels.
-        vertical_first: whether the vertical pass comes first where the height shrinks by more than
-            twice as many pixels as the width, as in Pillow 13; the default is what the installed
-            Pillow does.
+        order: which images begin with the vertical pass; the default is that of the installed
+            Pillow.
 
     Returns:
         uint8 [..., height, width, C].
     """
-    return resize_window(image, height, width, slice(None), slice(None), vertical_first)
+    return resize_window(image, height, width, slice(None), slice(None), order)
 
 
 def resize_window(
@@ -36,13 +46,20 @@ def resize_window(
     width: int,
     rows: slice,
     columns: slice,
-    vertical_first: bool = VERTICAL_FIRST,
+    order: int = PASS_ORDER,
 ) -> Tensor:
     """The rows and columns of an image resized by `resize_bicubic`; the others are not computed."""
-    shrinks = image.shape[-3] - height
-    if vertical_first and shrinks > max(0, 2 * (image.shape[-2] - width)):
+    source = image.shape[-3], image.shape[-2]
+    if _begins_vertically(source, (height, width), order):
         return _resize_side(_resize_side(image, -3, height, rows), -2, width, columns)
     return _resize_side(_resize_side(image, -2, width, columns), -3, height, rows)
+
+
+def _begins_vertically(source: tuple[int, int], size: tuple[int, int], order: int) -> bool:
+    less, narrower = source[0] - size[0], source[1] - size[1]
+    if order == TALL_FIRST:
+        return less > 0 and source[0] > 100 * source[1]
+    return order == SHRINKING_FIRST and less > max(0, 2 * narrower)
 
 
 def _resize_side(image: Tensor, dim: int, size: int, part: slice) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .bicubic import VERTICAL_FIRST, resize_bicubic
+from .bicubic import PASS_ORDER, resize_bicubic
 
 __all__ = ["image_views"]
 
@@ -18,11 +18,11 @@ def image_views(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     dtype: torch.dtype = torch.float32,
-    vertical_first: bool = VERTICAL_FIRST,
+    order: int = PASS_ORDER,
 ) -> list[Tensor]:
     """The definition of `wsss_fast.ops.image_views`: same arguments, without checks.
 
-    `vertical_first` is as for `bicubic.resize_bicubic`.
+    `order` is as for `bicubic.resize_bicubic`.
     """
     images = image if image.dim() == 4 else image.unsqueeze(0)
     levels = _normalised_levels(mean, std).to(dtype).to(image.device)
@@ -30,7 +30,7 @@ def image_views(
     views = []
     for scale in scales:
         height, width = (scaled_side(side, scale) for side in images.shape[1:3])
-        pixels = resize_bicubic(images, height, width, vertical_first).long()
+        pixels = resize_bicubic(images, height, width, order).long()
         view = levels[channels, pixels]  # [B, h, w, 3]
         both = torch.cat([view, view.flip(2)]) if mirror else view
         views.append(both.permute(0, 3, 1, 2))
