@@ -161,7 +161,7 @@ def test_host_tensor(array):
 
 
 def test_number_of_threads():
-    assert 1 <= num_threads() <= 8
+    assert 1 <= num_threads() <= 4
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

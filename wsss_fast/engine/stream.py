@@ -31,8 +31,9 @@ Written = TypeVar("Written")
 
 # Bytes of inputs and results that may wait in memory, besides the item that is computed.
 LARGEST_WAITING = 512 << 20
-_MOST_THREADS = 8  # of each kind; more only contend for Python's interpreter lock
+_MOST_THREADS = 4  # of each kind; more only contend for the interpreter lock
 _SUMMED = ("load", "write", "device", "wait")
+_SWITCH = 2e-4  # seconds
 _AHEAD = 2  # items per thread that may be loaded ahead, and written behind
 
 
@@ -158,7 +159,7 @@ def run(items: Iterable[Item], steps: Steps[Item, Any, Any, Any], times: Times) 
     Raises:
         Exception: the first failure, in the order of the items.
     """
-    with times._running(), contextlib.ExitStack() as stack:
+    with times._running(), _prompt_main_thread(), contextlib.ExitStack() as stack:
         stack.enter_context(_own_stream(times.where))
         _Stream(iter(items), steps, times, stack).run()
 
@@ -221,7 +222,7 @@ def host_tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def num_threads() -> int:
-    """Threads that read ahead, and threads that write behind; half of the cores, 1 to 8."""
+    """Threads that read ahead, and threads that write behind; half of the cores, 1 to 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(_MOST_THREADS, (cores or 1) // 2))
 
@@ -341,6 +342,20 @@ def _to_host(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_to_host, value))
     return value
+
+
+@contextlib.contextmanager
+def _prompt_main_thread() -> Iterator[None]:
+    """Let the main thread, which feeds the device, get Python's interpreter lock sooner.
+
+    By default a thread that wants it waits 5 ms before another one has to give it up.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SWITCH))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,10 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, map_files, maps_path, save_maps, strided_size
 from wsss_fast.ops import MergedMaps, image_views
 
+_CUDA_BATCH = 8  # images, each with its mirror image; more hardly gain anything
+# Memory per pixel of an image that the largest network, ResNet-38 at scale 2, needs on an H200.
+_CUDA_BYTES = 12_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Views:
@@ -295,12 +299,25 @@ def unfinished_batches(
     """This process' batches with an unfinished image, and the number of images in its shard.
 
     The batches are those of an uninterrupted run on one process, since the last bits of a network's
-    outputs may depend on the batch. On CUDA, where small batches waste time, images are sorted by
-    size.
+    outputs may depend on the batch. On CUDA, which small batches leave idle, images are sorted by
+    size, and as many share a pass as its memory allows.
     """
-    ids = sorted(data.ids, key=data.size) if device.type == "cuda" else data.ids
-    batches = distributed.shard(list(same_size_batches(data, ids, batch_size)))
+    if device.type != "cuda":
+        every = list(same_size_batches(data, data.ids, batch_size))
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
+        every = list(_large_batches(data, batch_size, memory))
+    batches = distributed.shard(every)
     return [ids for ids in batches if not all(map(finished, ids))], sum(map(len, batches))
+
+
+def _large_batches(data: Dataset, least: int, memory: int) -> Iterator[list[str]]:
+    """Batches of images of one size, of at least `least` and up to `_CUDA_BATCH` images."""
+    for (height, width), run in itertools.groupby(sorted(data.ids, key=data.size), key=data.size):
+        same = list(run)
+        fits = int(memory / 2 / (_CUDA_BYTES * height * width))
+        size = max(least, min(_CUDA_BATCH, fits))
+        yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
 def same_size_batches(data: Dataset, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:
