@@ -55,23 +55,21 @@ void run(Context& context, const MergeCall& call) {
           ? Scaling::kRange
           : Scaling::kNone;
   if (scaling == Scaling::kNone && std::is_same_v<Real, Out>) return;
-  const int sizes = smalls ? 2 : 1;
   const int parts =
       static_cast<int>(std::min<int64_t>((fulls + kPartPixels - 1) / kPartPixels, kMostParts));
   Extremes<Real>* extremes = nullptr;
   if (scaling != Scaling::kNone) {
-    const int64_t count = rows.count * sizes * parts;
+    const int64_t count = rows.count * (smalls ? 2 : 1) * parts;
     extremes = context.allocate<Extremes<Real>>(count);
     launch_with_barriers(stream, blocks_for(count, 1), kThreads, find_extremes<Real>, parts, smalls,
-                         fulls, smalls ? small : nullptr, full, extremes);
+                         fulls, small, full, extremes);
   }
-  auto scale = [&](int64_t pixels, const uint8_t* mask, int size, const Real* values, void* maps) {
-    const int64_t threads = (pixels + kPerThread - 1) / kPerThread;
-    launch(stream, blocks_for(rows.count * threads), kThreads, scale_maps<Real, Out>, scaling,
-           pixels, rows, mask, extremes, parts, size, sizes, values, static_cast<Out*>(maps));
-  };
-  if (smalls) scale(smalls, call.small_mask, 0, small, call.small_maps);
-  scale(fulls, call.full_mask, sizes - 1, full, call.full_maps);
+  const MapsOfSize<Real, Out> of_small{
+      smalls, call.small_mask, small, static_cast<Out*>(call.small_maps)};
+  const MapsOfSize<Real, Out> of_full{
+      fulls, call.full_mask, full, static_cast<Out*>(call.full_maps)};
+  launch(stream, blocks_for(rows.count * (of_small.threads() + of_full.threads())), kThreads,
+         scale_maps<Real, Out>, scaling, rows, extremes, parts, of_small, of_full);
 }
 
 }  // namespace

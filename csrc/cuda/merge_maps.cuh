@@ -176,28 +176,40 @@ enum class Scaling { kNone, kMaximum, kRange };  // kRange: where the mask is no
 
 constexpr int kPerThread = 8;  // pixels, so that few threads read the extremes of a map's parts
 
-// maps [rows, pixels] of one size from `values`, which may be the same memory. `mask`
-// [images, pixels] only for kRange. extremes [rows, sizes, parts], of which it reads those of
-// `size`.
+// Maps, masks and values of one size; maps and values may be the same memory.
 template <class Real, class Out>
-__global__ void scale_maps(Scaling scaling, int64_t pixels, WantedRows rows, const uint8_t* mask,
-                           const Extremes<Real>* extremes, int parts, int size, int sizes,
-                           const Real* values, Out* maps) {
-  const int64_t threads = (pixels + kPerThread - 1) / kPerThread;  // of a map
-  const int64_t i = thread_number();
-  if (i >= rows.count * threads) return;
-  const int64_t r = i / threads;
+struct MapsOfSize {
+  int64_t pixels;       // of a map
+  const uint8_t* mask;  // [images, pixels], only for kRange
+  const Real* values;   // [rows, pixels]
+  Out* maps;            // [rows, pixels]
+
+  WSSS_HD int64_t threads() const { return (pixels + kPerThread - 1) / kPerThread; }
+};
+
+// The maps of both sizes from their values; extremes [rows, sizes, parts]. Without small maps,
+// small has no pixels.
+template <class Real, class Out>
+__global__ void scale_maps(Scaling scaling, WantedRows rows, const Extremes<Real>* extremes,
+                           int parts, MapsOfSize<Real, Out> small, MapsOfSize<Real, Out> full) {
+  const int64_t all_threads = small.threads() + full.threads(), i = thread_number();
+  if (i >= rows.count * all_threads) return;
+  const int64_t r = i / all_threads, thread = i % all_threads;
+  const bool is_full = thread >= small.threads();
+  const int64_t sizes = small.pixels > 0 ? 2 : 1, map = r * sizes + (is_full ? sizes - 1 : 0);
+  const MapsOfSize<Real, Out>& of = is_full ? full : small;
   Extremes<Real> all = no_extremes<Real>();
   for (int p = 0; scaling != Scaling::kNone && p < parts; ++p) {
-    all.include(extremes[(r * sizes + size) * parts + p]);
+    all.include(extremes[map * parts + p]);
   }
   const Real low = scaling == Scaling::kRange ? all.low : Real(0);
   const Real range = all.high - low + static_cast<Real>(1e-5);
-  for (int64_t at = i % threads; at < pixels; at += threads) {
-    const Real value = values[r * pixels + at];
+  for (int64_t at = is_full ? thread - small.threads() : thread; at < of.pixels;
+       at += of.threads()) {
+    const Real value = of.values[r * of.pixels + at];
     const bool scaled = scaling == Scaling::kMaximum ||
-                        (scaling == Scaling::kRange && mask[rows.image[r] * pixels + at] != 0);
-    maps[r * pixels + at] = static_cast<Out>(scaled ? (value - low) / range : value);
+                        (scaling == Scaling::kRange && of.mask[rows.image[r] * of.pixels + at]);
+    of.maps[r * of.pixels + at] = static_cast<Out>(scaled ? (value - low) / range : value);
   }
 }
 

@@ -91,10 +91,10 @@ def merge_maps(
                     p = softmax(m) over all channels, and minimum and maximum over the image
         "sum":      s_k
 
-    Computed in float32 (float64 for float64 views); not differentiable. On CUDA it takes five
-    kernels at most whatever the number of views and images, does not wait for the device and can be
-    captured in a graph; two runs give the same bits. On the CPU torch's resizing serves: there is
-    no native kernel for it.
+    Computed in float32 (float64 for float64 views); not differentiable. On CUDA a batch takes four
+    kernels, one more per 480 maps, whatever the number of views; it does not wait for the device,
+    can be captured in a graph, and two runs give the same bits. On the CPU torch's own resizing
+    serves: there is no native kernel.
 
     Args:
         views: one floating point tensor per scale, [2B, C, h_s, w_s]: the images', then the mirror
