@@ -65,6 +65,7 @@ CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
     "aamr": ("aamr_loss", {}, "seg321"),
     "walk": ("random_walk", {}, "irn5"),
     "views": ("image_views", {}, "voc"),
+    "merge": ("merge_maps", {}, "amn1"),
 }
 SHOWN_KERNELS = 12  # the slowest kernels of each call
 
