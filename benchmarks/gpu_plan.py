@@ -210,23 +210,19 @@ class Planner:
     def stages(self) -> list[Step]:
         """Rates of inference and label stages, and of trainings."""
 
-        def step(name: str, seconds: int, arguments: str) -> Step:
+        def step(script: str, name: str, seconds: int, limit: int, arguments: str = "") -> Step:
             where = f"--device {self.device} --seconds {seconds} {arguments}"
             where += "" if self.gpu else " --quick"
             figures = self.check.figures / f"{name}.json"
-            command = self.script("stage_rates", where, "--data", self.photos, "--json", figures)
-            return Step(name, command, seconds + 25, needs=30, after=("data_stages",))
+            command = self.script(script, where, "--data", self.photos, "--json", figures)
+            return Step(name, command, limit, needs=20, after=("data_stages",))
 
-        steps = [
-            step("stages", 90, ""),
-            step("stages_bf16", 30, "--precision bf16 cam/maps seeds amn/maps predictions"),
+        bf16 = "--precision bf16 cam/maps seeds amn/maps predictions"
+        return [
+            step("stage_rates", "stages", 90, 115),
+            step("stage_rates", "stages_bf16", 30, 55, bf16),
+            step("train_rates", "train", 70, 80),
         ]
-        if (ROOT / "benchmarks/train_rates.py").exists():
-            figures = self.check.figures / "training.json"
-            size = "" if self.gpu else "--quick"
-            arguments = f"--device {self.device} {size} --json"
-            steps.insert(1, Step("training", self.script("train_rates", arguments, figures), 70))
-        return steps
 
     def voc_run(self) -> list[str]:
         """`amn run` on the synthetic VOC folder."""

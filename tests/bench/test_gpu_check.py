@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, stage_rates
+from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, stage_rates, train_rates
 from benchmarks.gpu_runner import Check, Step
 from wsss_fast import cli, data
 from wsss_fast.bench.harness import synthetic_voc
@@ -260,6 +260,28 @@ def test_stage_rates_measures_every_stage_and_goes_on_after_failures(monkeypatch
     assert shown[-2].startswith("| seeds             FAILED InputError: maps: ")
     assert shown[-1].startswith("| CRF of a folder")
     assert [row.get("failed") for row in json.loads(path.read_text())["rows"]] == [True, None]
+
+
+def test_train_rates_measures_updates_and_the_loader(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "rates.json"
+    argv = f"train_rates.py --device cpu --quick --modes fp32 --workers 0 --json {path}"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    assert train_rates.main() == 0
+    rows = json.loads(path.read_text())["rows"]
+    names = ["cam fp32", "amn fp32", "seg fp32", "eps fp32", "loader, 0 workers"]
+    assert [row["row"] for row in rows] == names
+    assert all(row["rate"] > 0 for row in rows)
+    # A broken loss and a missing folder.
+    monkeypatch.setattr(sys, "argv", [*argv.split(), "--data", str(tmp_path / "none")])
+    monkeypatch.setattr(train_rates, "LOW", float("nan"))
+    capsys.readouterr()
+    assert train_rates.main() == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "| cam fp32           FAILED AssertionError: WRONG: the loss is nan"
+    assert shown[-1].startswith("| loader, 0 workers  FAILED InputError: ")
+    monkeypatch.setattr(sys, "argv", [*argv.split(), "--seconds", "0"])
+    assert train_rates.main() == 0
+    assert all(row["problem"] == "no time left" for row in json.loads(path.read_text())["rows"])
 
 
 def test_synthetic_voc_can_be_loaded_and_is_deterministic(tmp_path):
