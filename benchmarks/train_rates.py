@@ -42,7 +42,7 @@ from wsss_fast.data.transforms import Augment  # noqa: E402
 from wsss_fast.engine import fit, transfer  # noqa: E402
 from wsss_fast.engine.ddp import TrainStepModule  # noqa: E402
 from wsss_fast.engine.optimizers import backbone_and_head  # noqa: E402
-from wsss_fast.engine.runtime import Runtime, tuned_convolutions  # noqa: E402
+from wsss_fast.engine.runtime import Runtime, compiled, tuned_convolutions  # noqa: E402
 from wsss_fast.engine.samples import EpochBatches, Samples  # noqa: E402
 from wsss_fast.eps import training as eps_training  # noqa: E402
 from wsss_fast.seg import training as seg_training  # noqa: E402
@@ -157,7 +157,7 @@ def measure_update(
         net = training.network()
     transfer.move_to_device(net, device).train()
     state = fit.TrainingState(net, training.optimizer(net), device)
-    network = torch.compile(net) if mode.compiled else net
+    network = compiled(net) if mode.compiled else net
     module, batch = TrainStepModule(network, training.step), training.batch(device)
     runtime, parts = Runtime(device, 0, 0, mode.dtype), training.recipe.length().accumulate
 
