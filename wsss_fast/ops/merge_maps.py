@@ -42,7 +42,7 @@ def _packed(
         dtype=FLOATING_DTYPES[dtype],
         **options,
     )
-    like = {"dtype": FLOATING_DTYPES[dtype], "device": views[0].device}
+    like: dict[str, Any] = {"dtype": FLOATING_DTYPES[dtype], "device": views[0].device}
     full = [maps.full for maps in images] or [torch.empty(0, *size, **like)]
     small = [maps.strided for maps in images if maps.strided is not None]
     small = small or [torch.empty(0, *strided_size(*size), **like)]
