@@ -131,23 +131,6 @@ def _computes_bf16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-@contextlib.contextmanager
-def tuned_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN time its algorithms at the first batch; all batches of the block have one shape.
-
-    Where the user wants deterministic algorithms, nothing changes.
-    """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark
-    deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
-    if device.type == "cuda" and not deterministic:
-        cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before
-
-
 def compiled(net: nn.Module) -> nn.Module:
     """`net`, which torch.compile compiles at its first call; the parameters are the same.
 
