@@ -82,12 +82,14 @@ def best_row(scores: Tensor) -> tuple[Tensor, Tensor]:
         best, index = scores.max(dim=-3)
         return index.to(torch.uint8), best
     # Reductions over an outer dimension are slow on the CPU, comparisons of planes are not.
-    best, *others = scores.unbind(-3)
-    row = torch.zeros(best.shape, dtype=torch.uint8)
+    first, *others = scores.unbind(-3)
+    best, row = first.clone(), torch.zeros(first.shape, dtype=torch.uint8)
+    larger = torch.empty(first.shape, dtype=torch.bool)
+    number_there = larger.view(torch.uint8)
     for number, plane in enumerate(others, 1):
-        larger = torch.gt(plane, best).view(torch.uint8)
-        row = torch.maximum(row, larger.mul_(number))
-        best = torch.maximum(best, plane)
+        torch.gt(plane, best, out=larger)
+        torch.maximum(row, number_there.mul_(number), out=row)
+        torch.maximum(best, plane, out=best)
     return row, best
 
 

@@ -212,7 +212,7 @@ def test_threads_do_not_matter(dtype):
     )
 
 
-def test_masks_of_the_wrong_size_are_refused_by_the_kernel():
+def test_bad_masks_and_channels_are_refused_by_the_kernel():
     op, views = torch.ops.wsss_fast.merge_maps_softmax.default, [torch.ones(2, 3, 2, 2)]
     op(views, [0], [1], [6, 5], True, False, None, None, 2)  # loads the library
     masks = torch.ones(1, 2, 2, dtype=torch.uint8), torch.ones(1, 6, 4, dtype=torch.uint8)
