@@ -16,7 +16,23 @@
 
 namespace wsss::cpu {
 
+// As many values as the target's vectors hold, or one double.
+template <class Real>
+struct VectorOf : SimdOf<Real> {};
+#if !defined(__AVX512F__)
+template <>
+struct VectorOf<float> {
+  using V = EightLanes;
+  static constexpr int64_t kCount = 8;
+};
+#endif
+
 inline void transpose(const float* rows, Lanes* lanes) { to_lanes<kLanes>(rows, lanes); }
+inline void transpose(const float* rows, EightLanes* lanes) {
+  for (int k = 0; k < 8; ++k) {
+    for (int i = 0; i < 8; ++i) lanes[k][i] = rows[i * 8 + k];
+  }
+}
 inline void transpose(const double* rows, double* lanes) { *lanes = *rows; }
 
 // Minimum and maximum of a map; NaN if one of its values is NaN, as in PyTorch.
@@ -35,7 +51,7 @@ struct Extremes {
 template <class Real>
 class AveragedViews {
  public:
-  static constexpr int64_t kStep = SimdOf<Real>::kCount;
+  static constexpr int64_t kStep = VectorOf<Real>::kCount;
 
   explicit AveragedViews(const SoftmaxCall<Real>& call) : call_(call) {
     for (const OutputView& view : call.views) {
@@ -152,8 +168,8 @@ class SoftmaxRows {
   }
 
  private:
-  using V = typename SimdOf<Real>::V;
-  static constexpr int64_t kStep = SimdOf<Real>::kCount;
+  using V = typename VectorOf<Real>::V;
+  static constexpr int64_t kStep = VectorOf<Real>::kCount;
 
   // Where a pixel of a row lies between two cells of a view.
   struct Column {

@@ -58,6 +58,12 @@ inline IntLanes less(IntLanes a, IntLanes b) { return -(a < b); }
 inline Lanes keep_if_equal(IntLanes a, IntLanes b, Lanes x) { return a == b ? x : Lanes{}; }
 inline Lanes bits_to_float(IntLanes x) { return reinterpret_cast<Lanes>(x); }
 
+// GCC computes on vectors of 16 lanes one by one where the target has none; some kernels use 8
+// there.
+using EightLanes = Vec<8>::Float;
+inline Vec<8>::Int to_int(EightLanes x) { return __builtin_convertvector(x, Vec<8>::Int); }
+inline EightLanes bits_to_float(Vec<8>::Int x) { return reinterpret_cast<EightLanes>(x); }
+
 inline bool all(IntLanes x) {
   int32_t lane[kLanes], every = -1;
   std::memcpy(lane, &x, sizeof lane);
