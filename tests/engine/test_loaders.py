@@ -19,7 +19,6 @@ from brief import brief
 from processes import environment, remaining, running
 
 from wsss_fast import _native, amn, cam, ccr, data, eps, irn, seg
-from wsss_fast._native import cache
 from wsss_fast.maps import ClassMaps, save_maps, strided_size
 from wsss_fast.stages import training
 
@@ -63,12 +62,12 @@ def digests(samples):
 
 
 def send_digests(samples, connection):
-    """In the spawned process; samples must not build the native library."""
+    """In the spawned process; samples must not load or build the native library."""
 
-    def build(*_):
-        raise AssertionError("a sample builds the native library")
+    def load(*_):
+        raise AssertionError("a sample uses the native library")
 
-    cache._build_into = build
+    _native.load = load
     connection.send(digests(samples))
 
 
@@ -92,7 +91,6 @@ def samples(shapes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def spawned(samples):
     """Digests of the same samples, computed by a spawned process."""
-    _native.load("cpu")  # as before a training's loader starts
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe()
     process = context.Process(target=send_digests, args=(samples, sender))

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wsss_fast.data.windows import Window, resize_image, resize_labels, resize_linear
 from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE
@@ -26,23 +25,21 @@ STD = np.array([0.229, 0.224, 0.225])
 MEAN_BGR = np.array([104.008, 116.669, 122.675])  # Caffe's ImageNet networks, in 0..255
 
 
-def normalise(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def normalise(image: np.ndarray) -> np.ndarray:
     """Network input (image / 255 - mean) / std, computed in float64 as in the public code.
 
     Args:
         image: RGB [H, W, 3] in 0..255.
-        out: float32 [3, H, W] to write to.
 
     Returns:
         float32 [3, H, W].
     """
-    out = _input_like(image) if out is None else out
     if image.dtype == np.uint8:  # looking up the 256 levels of a channel is four times faster
-        for channel, levels in enumerate(_NORMALISED):
-            np.take(levels, image[..., channel], out=out[channel], mode="clip")
-    else:
-        out[...] = ((image / 255.0 - MEAN) / STD).transpose(2, 0, 1)
-    return out
+        return np.stack(
+            [levels.take(image[..., channel]) for channel, levels in enumerate(_NORMALISED)]
+        )
+    normalised = ((image / 255.0 - MEAN) / STD).astype(np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
 # `normalise` of the 256 levels of each channel, [3, 256].
@@ -51,32 +48,39 @@ _NORMALISED = np.ascontiguousarray(
 )
 
 
-def subtract_mean(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def subtract_mean(image: np.ndarray) -> np.ndarray:
     """Network input of Caffe's networks: BGR in 0..255 minus the mean colour.
 
     Args:
         image: RGB [H, W, 3] in 0..255.
-        out: float32 [3, H, W] to write to.
 
     Returns:
         float32 [3, H, W].
     """
-    out = _input_like(image) if out is None else out
-    for channel, mean in enumerate(MEAN_BGR):  # in float64
-        np.subtract(image[..., 2 - channel], mean, out=out[channel], casting="same_kind")
-    return out
+    return np.ascontiguousarray((image[..., ::-1] - MEAN_BGR).astype(np.float32).transpose(2, 0, 1))
 
 
-def _input_like(image: np.ndarray) -> np.ndarray:
-    return np.empty((3, *image.shape[:2]), np.float32)
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic resize of uint8 [H, W, 3] or [H, W]."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-# Saliency and value of a map by its 256 levels.
-_SALIENCY = saliency_of(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2))[0]
-_VALUES = (np.arange(256) / 255.0).astype(np.float32)
+def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear resize of uint8 [H, W, 3] to float32, without antialiasing, as OpenCV's."""
+    x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(
+        x, (height, width), mode="bilinear", align_corners=False
+    )
+    return resized[0].permute(1, 2, 0).numpy()
 
 
-_NO_MAPS = np.empty((0, 1, 1), np.uint8)
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest resize of uint8 [H, W]."""
+    if labels.shape == (height, width):
+        return labels
+    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +151,7 @@ class Augment:
         Returns:
             float32 [3, crop, crop], and uint8 [crop, crop] or None.
         """
-        cropped, cropped_labels, _ = self._transform(image, labels, _NO_MAPS, rng)
+        cropped, cropped_labels, _ = self._transform(image, labels, None, rng)
         return cropped, cropped_labels
 
     def with_saliency(
@@ -163,12 +167,9 @@ class Augment:
         Returns:
             float32 [3, crop, crop] and, in 0..1, float32 [1, crop, crop].
         """
-        gray = levels[..., :1]
-        if (levels == gray).all():
-            cropped, _, planes = self._transform(image, None, gray.transpose(2, 0, 1), rng)
-            return cropped, torch.from_numpy(_SALIENCY.take(planes))
-        cropped, _, planes = self._transform(image, None, levels.transpose(2, 0, 1), rng)
-        return cropped, torch.from_numpy(saliency_of(planes.transpose(1, 2, 0))[None])
+        cropped, _, channels = self._transform(image, None, levels.transpose(2, 0, 1), rng)
+        assert channels is not None
+        return cropped, torch.from_numpy(saliency_of(channels.transpose(1, 2, 0))[None])
 
     def with_maps(
         self, image: np.ndarray, labels: np.ndarray, maps: np.ndarray, rng: np.random.Generator
@@ -185,60 +186,47 @@ class Augment:
             float32 [3, crop, crop], uint8 [crop, crop] and, in 0..1, float32 [M, crop, crop].
         """
         cropped, cropped_labels, cropped_maps = self._transform(image, labels, maps, rng)
-        assert cropped_labels is not None
-        return cropped, cropped_labels, torch.from_numpy(_VALUES.take(cropped_maps))
+        assert cropped_labels is not None and cropped_maps is not None
+        values = torch.from_numpy((cropped_maps / 255.0).astype(np.float32))
+        return cropped, cropped_labels, values
 
     def _transform(
         self,
         image: np.ndarray,
         labels: np.ndarray | None,
-        maps: np.ndarray,
+        maps: np.ndarray | None,
         rng: np.random.Generator,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray]:
-        """float32 [3, crop, crop], uint8 [crop, crop] or None, uint8 [M, crop, crop]."""
-        size = self._size(image, self._draw_factor(image, rng))
-        flip = self.flip and rng.random() < 0.5
-        strengths = hue = None
-        if self.jitter:
-            low, high = 1 - self.jitter, 1 + self.jitter
-            strengths = rng.uniform(low, high, 3).astype(np.float32)
-            hue = rng.uniform(-self.hue, self.hue) if self.hue else None
-        window = Window.of_crop(size, self.crop, *self._draw_place(size, rng), flip=flip)
-        part = self._part(image, window, strengths)
-        cropped = self._input(part if hue is None else _turn_hue(part, hue), window)
-        found = None
-        if labels is not None:
-            found = torch.from_numpy(window.placed(window.labels(labels), IGNORE))
-        values = np.zeros((len(maps), self.crop, self.crop), np.uint8)
-        for target, one in zip(window.place(values), maps, strict=True):
-            target[...] = window.image(one)
-        return torch.from_numpy(cropped), found, values
+    ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray | None]:
+        """float32 [3, crop, crop], uint8 [crop, crop] or None, uint8 [M, crop, crop] or None."""
+        image, labels = self.resized(image, labels, self._draw_factor(image, rng))
+        if maps is not None:
+            height, width = image.shape[:2]
+            maps = np.stack([resize_image(one, height, width) for one in maps])
+        if self.flip and rng.random() < 0.5:
+            image = image[:, ::-1]
+            labels = None if labels is None else labels[:, ::-1]
+            maps = None if maps is None else maps[..., ::-1]
+        image = self._jitter_colours(image, rng)
+        top, left = self._draw_place(image, rng)
+        cropped, cropped_labels = self.cropped(self.to_input(image), labels, top, left)
+        cropped_maps = None if maps is None else self.crop_or_pad(maps, 0, top, left)
+        return cropped, cropped_labels, cropped_maps
 
-    def _part(self, image: np.ndarray, window: Window, strengths: np.ndarray | None) -> np.ndarray:
-        """The part of the resized image, its colours changed by `strengths`, if they are given."""
-        if strengths is None:
-            return window.linear(image) if self.linear else window.image(image)
-        resize = resize_linear if self.linear else resize_image
-        return _jitter(resize(image, window.height, window.width), window, *strengths)
+    def _jitter_colours(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.jitter:
+            return image
+        image = _jitter(image, self.jitter, rng)
+        return _turn_hue(image, rng.uniform(-self.hue, self.hue)) if self.hue else image
 
-    def _input(self, part: np.ndarray, window: Window) -> np.ndarray:
-        """The crop as a network input, float32 [3, crop, crop]."""
-        if self.to_input not in (normalise, subtract_mean):
-            return window.placed(self.to_input(part), 0)
-        shape = (3, self.crop, self.crop)
-        crop = np.empty(shape, np.float32) if window.is_full() else np.zeros(shape, np.float32)
-        self.to_input(part, window.place(crop))
-        return crop
-
-    def _draw_place(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """(top, left) of the crop in an image of this size.
+    def _draw_place(self, image: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+        """(top, left) of the crop in the image.
 
         Along a side on which the image is shorter than the crop, it is the image's place in the
         crop.
         """
         top, left = (
             0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
-            for n in size
+            for n in image.shape[:2]
         )
         return top, left
 
@@ -257,14 +245,10 @@ class Augment:
         self, image: np.ndarray, labels: np.ndarray | None, factor: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Image and labels with their sides scaled by `factor`."""
-        height, width = self._size(image, factor)
-        labels = None if labels is None else resize_labels(labels, height, width)
-        return (resize_linear if self.linear else resize_image)(image, height, width), labels
-
-    def _size(self, image: np.ndarray, factor: float) -> tuple[int, int]:
         round_ = np.floor if self.linear else np.round
         height, width = (max(1, int(round_(n * factor))) for n in image.shape[:2])
-        return height, width
+        labels = None if labels is None else resize_labels(labels, height, width)
+        return (resize_linear if self.linear else resize_image)(image, height, width), labels
 
     def cropped(
         self, image: np.ndarray, labels: np.ndarray | None, top: int, left: int
@@ -281,37 +265,22 @@ class Augment:
         Along a side on which the array is shorter than the crop, it begins there in the crop, and
         the rest is `fill`.
         """
-        size = array.shape[-2:]
-        window = Window.of_crop(size, self.crop, top, left, flip=False)
-        rows = slice(window.top, window.top + window.rows)
-        part = array[..., rows, window.left : window.left + window.columns]
-        out = np.full((*array.shape[:-2], self.crop, self.crop), fill, array.dtype)
-        window.place(out)[...] = part
+        side, (height, width) = self.crop, array.shape[-2:]
+        places = ((top, height), (left, width))
+        source = [slice(o, o + side) if n >= side else slice(0, n) for o, n in places]
+        target = [slice(0, side) if n >= side else slice(o, o + n) for o, n in places]
+        out = np.full((*array.shape[:-2], side, side), fill, array.dtype)
+        out[..., target[0], target[1]] = array[..., source[0], source[1]]
         return out
 
 
-def _jitter(
-    image: np.ndarray,
-    window: Window,
-    brightness: np.float32,
-    contrast: np.float32,
-    saturation: np.float32,
-) -> np.ndarray:
-    """The window of an image [H, W, 3] with other colours, uint8; contrast needs the whole mean."""
-    x = (image[:, ::-1] if window.flip else image).astype(np.float32)
-    x *= brightness
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    x = image.astype(np.float32) * brightness
     gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    mean = gray.mean()
-    shown = dataclasses.replace(window, left=window.first_column(), flip=False)
-    gray = shown.part(gray)[..., None]
-    x = shown.part(x) - gray
-    x *= saturation
-    x += gray
-    x -= mean
-    x *= contrast
-    x += mean
-    x += np.float32(0.5)
-    return np.clip(x, 0, 255, out=x).astype(np.uint8)
+    x = gray[..., None] + saturation * (x - gray[..., None])
+    x = gray.mean() + contrast * (x - gray.mean())
+    return np.clip(x + 0.5, 0, 255).astype(np.uint8)
 
 
 def _turn_hue(image: np.ndarray, share: float) -> np.ndarray:

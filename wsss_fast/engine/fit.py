@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from wsss_fast import _native
 from wsss_fast.engine import distributed, transfer
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.ddp import TrainStepModule, no_grad_sync, sync_batch_norm, wrap_ddp
@@ -177,7 +176,6 @@ def fit(
 
 
 def _loader(samples: Samples, batches: EpochBatches, runtime: Runtime) -> DataLoader:
-    _native.load("cpu")  # samples use it, and a loader process must not build it
     return DataLoader(
         samples,
         batch_sampler=batches,
