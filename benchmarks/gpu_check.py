@@ -36,7 +36,10 @@ def parse_arguments() -> argparse.Namespace:
         help="cpu: a trial at tiny sizes, without NVIDIA tools",
     )
     parser.add_argument(
-        "--only", nargs="+", help="names of steps; their prerequisites are not added"
+        "--only",
+        nargs="+",
+        help="names of steps, or of sections: preparation, operators, stages, pipelines, tools; "
+        "their prerequisites are not added",
     )
     parser.add_argument(
         "--list", action="store_true", help="print the steps and their commands, and run nothing"
@@ -47,14 +50,18 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def selected(steps: list[Step], only: list[str] | None) -> list[Step]:
-    """The steps with these names, which then wait for no others; all steps for None."""
+def selected(sections: dict[str, list[Step]], only: list[str] | None) -> list[Step]:
+    """The steps of these names or sections, which then wait for no others; all steps for None."""
+    steps = [step for section in sections.values() for step in section]
     if not only:
         return steps
+    names = {name for word in only for name in [word, *(s.name for s in sections.get(word, ()))]}
+    if unknown := set(only) - {*sections, *(step.name for step in steps)}:
+        raise SystemExit(f"unknown steps: {', '.join(sorted(unknown))}; --list prints all")
     return [
-        dataclasses.replace(step, after=tuple(set(step.after) & set(only)))
+        dataclasses.replace(step, after=tuple(set(step.after) & names))
         for step in steps
-        if step.name in only
+        if step.name in names
     ]
 
 

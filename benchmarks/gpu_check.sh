@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call of at most 8 minutes, on a machine with CUDA, torch and
-# nvcc, without a network: machine, cold build, tests on CUDA, throughput, whole pipelines, NCCL,
-# sanitizers, profiles. benchmarks/gpu_check.py does the work.
+# nvcc, without a network: machine, cold build, tests on CUDA, throughput of operators, stages and
+# trainings, whole pipelines, NCCL, sanitizers, profiles. benchmarks/gpu_check.py does the work.
 #
 #   OUT=results benchmarks/gpu_check.sh              # writes summary.txt, gpu_check.json and
 #                                                    # gpu_check.tar.gz (logs) into OUT
 #   benchmarks/gpu_check.sh --device cpu             # the same at tiny sizes, to test the check
 #   benchmarks/gpu_check.sh --only build tests crf   # some steps; --list prints all of them
+#   benchmarks/gpu_check.sh --only preparation operators stages   # and then, on the same machine,
+#   benchmarks/gpu_check.sh --only preparation pipelines tools    # the other sections
 #
 # GPU_CHECK_SECONDS is the time limit of the whole check (470); steps that do not fit into the rest
 # of it are skipped. PYTHON is the interpreter (python3). The exit code is 1 if a step failed or

@@ -245,7 +245,61 @@ def random_walk() -> Iterator[Case]:
         yield "random_walk", torch.float32, walk
 
 
-CASES = (dense_crf, lattice, heads, pixel_losses, map_losses, random_walk)
+def image_views() -> Iterator[Case]:
+    """Sizes from one pixel on, up and down; with and without mirror images."""
+    for dtype in FLOATS:
+        for size, scales, mirror in (
+            ((37, 50), (0.5, 1.0, 1.5, 2.0), True),
+            ((1, 1), (1.0, 3.0), True),
+            ((5, 130), (0.1, 0.73), False),
+        ):
+            photo = torch.randint(0, 256, (*size, 3), generator=generator(size[1])).byte()
+
+            def views(
+                to: ToDevice,
+                photo: Tensor = photo,
+                scales: tuple = scales,
+                mirror: bool = mirror,
+                dtype: torch.dtype = dtype,
+            ) -> list[Tensor]:
+                return ops.image_views(to(photo), scales, mirror=mirror, dtype=dtype)
+
+            yield "image_views", dtype, views
+
+
+def merge_maps() -> Iterator[Case]:
+    """CAM's, AMN's and CCR's maps of two images, one of them without any channel."""
+    for dtype in FLOATS:
+        for number, (kind, align) in enumerate((("relative", 16), ("softmax", 1), ("sum", 1))):
+            g, size = generator(number), (37, 50)
+            grids = (2, 3), (3, 4), (5, 7)
+            views = [torch.rand(4, 6, *grid, generator=g).to(dtype) for grid in grids]
+            masks = [torch.rand(2, *grid, generator=g) < 0.5 for grid in ((10, 13), size)]
+
+            def merged(
+                to: ToDevice,
+                views: list = views,
+                masks: list = masks,
+                kind: str = kind,
+                align: int = align,
+            ) -> list[Tensor]:
+                found = ops.merge_maps(
+                    [*map(to, views)],
+                    [[4, 0, 2], []],
+                    (37, 50),
+                    kind=kind,
+                    align=align,
+                    foreground=(to(masks[0]), to(masks[1])) if kind == "softmax" else None,
+                )
+                return [tensor for maps in found for tensor in maps if tensor.numel()]
+
+            yield "merge_maps", dtype, merged
+
+
+CASES = (
+    *(dense_crf, lattice, heads, pixel_losses, map_losses, random_walk),
+    *(image_views, merge_maps),
+)
 
 
 def difference(got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:

@@ -97,6 +97,11 @@ class Planner:
         return self.device == "cuda"
 
     @property
+    def photos(self) -> Path:
+        """Photos of the steps `stages`."""
+        return self.check.work / "photos"
+
+    @property
     def runs(self) -> Path:
         return self.check.work / "runs"
 
@@ -129,7 +134,7 @@ class Planner:
         return Step(
             "tests",
             [*pytest, *selected],
-            110,
+            90,
             needs=20,
             group="tests",
             read_log=pytest_results,
@@ -141,7 +146,7 @@ class Planner:
         return Step(
             tool,
             [*sanitizer, *self.script("gpu_ops")],
-            100,
+            70,
             needs=25,
             group="sanitizers",
             tool="compute-sanitizer",
@@ -174,23 +179,49 @@ class Planner:
         call = "load('shapes:0')" if self.gpu else call
         code = f"from wsss_fast import data; data.{call}"
         write_voc, write_shapes = self.script("synthetic_voc", voc, numbers), [self.python, "-c"]
+        numbers = "--train 256 --val 0" if self.gpu else "--train 4 --val 0 --size 60 80"
+        write_photos = self.script("synthetic_voc", self.photos, f"{numbers} --odd 8")
         return [
-            self.torch_step("machine", 40, "machine", native=False),
-            Step("data_voc", write_voc, 90, group="build", native=False),
-            Step("data_shapes", [*write_shapes, code], 90, group="build", native=False),
-            self.torch_step("build", 180, "build", group="build"),
+            self.torch_step("machine", 25, "machine", native=False),
+            Step("data_voc", write_voc, 60, group="build", native=False),
+            Step("data_shapes", [*write_shapes, code], 60, group="build", native=False),
+            Step("data_stages", write_photos, 60, group="build", native=False),
+            self.torch_step("build", 120, "build", group="build"),
         ]
 
     def operators(self) -> list[Step]:
-        """Tests and throughput of the operators."""
+        """Tests of all operators, and throughput of those of inference."""
         size = "" if self.gpu else "--quick"
         crf = f"--device {self.device} {size} --json"
         return [
-            Step("ops", self.script("gpu_ops", f"--device {self.device}"), 60, group="tests"),
+            Step("ops", self.script("gpu_ops", f"--device {self.device}"), 40, group="tests"),
             self.tests(),
-            Step("crf", self.script("gpu_crf", crf, self.check.figures / "crf.json"), 60),
-            self.torch_step("heads", 60, "rates heads"),
-            self.torch_step("losses", 60, "rates losses"),
+            Step("crf", self.script("gpu_crf", crf, self.check.figures / "crf.json"), 40),
+            self.torch_step("maps", 30, "rates maps"),
+        ]
+
+    def losses(self) -> list[Step]:
+        """Throughput of the operators of trainings."""
+        return [
+            self.torch_step("heads", 40, "rates heads"),
+            self.torch_step("losses", 45, "rates losses"),
+        ]
+
+    def stages(self) -> list[Step]:
+        """Rates of inference and label stages, and of trainings."""
+
+        def step(script: str, name: str, seconds: int, limit: int, arguments: str = "") -> Step:
+            where = f"--device {self.device} --seconds {seconds} {arguments}"
+            where += "" if self.gpu else " --quick"
+            figures = self.check.figures / f"{name}.json"
+            command = self.script(script, where, "--data", self.photos, "--json", figures)
+            return Step(name, command, limit, needs=20, after=("data_stages",))
+
+        bf16 = "--precision bf16 cam/maps seeds amn/maps predictions"
+        return [
+            step("stage_rates", "stages", 90, 115),
+            step("stage_rates", "stages_bf16", 30, 55, bf16),
+            step("train_rates", "train", 70, 80),
         ]
 
     def voc_run(self) -> list[str]:
@@ -204,15 +235,15 @@ class Planner:
         shapes = self.check.work / "shapes"
         demo = words("amn run --preset shapes --until masks --data", shapes, numbers)
         return [
-            self.pipeline("demo", 130, ["demo"] if self.gpu else demo, after=("data_shapes",)),
-            self.pipeline("voc", 140, self.voc_run(), after=("data_voc",)),
+            self.pipeline("demo", 80, ["demo"] if self.gpu else demo, after=("data_shapes",)),
+            self.pipeline("voc", 80, self.voc_run(), after=("data_voc",)),
         ]
 
     def nccl(self) -> Step:
         return Step(
             "nccl",
             self.script("gpu_nccl", self.runs / "nccl"),
-            100,
+            70,
             needs=25,
             group="sanitizers",
             native=False,
@@ -220,20 +251,28 @@ class Planner:
         )
 
 
-def plan(check: Check, device: str, python: str, workers: int) -> list[Step]:
-    """All steps, the most important first; on a CPU without NVIDIA's tools."""
+def plan(check: Check, device: str, python: str, workers: int) -> dict[str, list[Step]]:
+    """All steps by section, the most important first; on a CPU without NVIDIA's tools."""
     build = Planner(check, device, python, workers)
-    steps = [*build.preparation(), *build.operators(), *build.pipelines(), build.nccl()]
+    sections = {
+        "preparation": build.preparation(),
+        "operators": build.operators(),
+        "stages": build.stages(),
+        "pipelines": build.pipelines(),
+    }
     if not build.gpu:
-        return [*steps, build.torch_step("profile", 50, "profile crf-21 pixel-loss")]
+        profile = build.torch_step("profile", 50, "profile crf-21 pixel-loss")
+        return {**sections, "tools": [build.nccl(), *build.losses(), profile]}
     bf16 = [*build.voc_run(), *words("--precision bf16 --until masks")]
-    return [
-        *steps,
+    tools = [
+        build.nccl(),
         # Without torch's pool every tensor is an allocation of its own, whose bounds memcheck
         # knows.
         build.sanitizer("memcheck", PYTORCH_NO_CUDA_MEMORY_CACHING="1"),
         build.sanitizer("racecheck"),
-        build.torch_step("profile", 50, "profile"),
+        *build.losses(),
+        build.torch_step("profile", 40, "profile"),
         *(build.counters(call) for call in ("crf-21", "crf-pair", "pixel-loss")),
-        build.pipeline("voc_bf16", 100, bf16, after=("voc",)),
+        build.pipeline("voc_bf16", 70, bf16, after=("voc",)),
     ]
+    return {**sections, "tools": tools}

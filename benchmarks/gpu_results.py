@@ -62,7 +62,14 @@ def pipeline_results(check: Check, step: Step, log: str) -> tuple[list[str], Any
     lines = [f"{len(stages)} stages, {sum(row['seconds'] for row in stages.values()):.1f} s in all"]
     for name, row in stages.items():
         rate = row["images_per_s"] or NAN
-        lines.append(f"{name:<16}{row['seconds']:>8.2f} s {rate:>9.1f} images/s")
+        time = row["time"]
+        shares = (
+            f", device {100 * time['device'] / time['wall']:.0f} %, "
+            f"waiting {100 * time['wait'] / time['wall']:.0f} %"
+            if time and time["wall"]
+            else ""
+        )
+        lines.append(f"{name:<16}{row['seconds']:>8.2f} s {rate:>9.1f} images/s{shares}")
     miou = [f"{n} {100 * r['miou']:.1f}" for n, r in scores.items() if "miou" in r]
     if scores:
         lines.append(f"mIoU: {', '.join(miou)}")
@@ -85,6 +92,7 @@ def stage_figures(run: Path) -> dict[str, dict[str, Any]]:
             "seconds": notes["seconds"],
             "images_per_s": rate,
             "files": files,
+            "time": notes.get("time"),
         }
     return stages
 

@@ -9,17 +9,15 @@ Each prints its essential figures on lines that start with "| " and writes all o
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +25,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gpu_crf  # noqa: E402
+from benchmarks.gpu_timing import strict_float32, synchronize, timed  # noqa: E402
 from wsss_fast import _build, _native, ops  # noqa: E402
+from wsss_fast.bench import summaries  # noqa: E402
 from wsss_fast.bench.harness.memory import build_suite, to_device  # noqa: E402
 from wsss_fast.bench.harness.suite import OURS, Suite, as_list  # noqa: E402
 
-# group: (benchmark of `wsss-fast bench`, its options, rows)
+# group: (benchmark of `wsss-fast bench`, its options, rows; none: all)
 RATES: dict[str, list[tuple[str, dict[str, Any], tuple[str, ...]]]] = {
+    "maps": [("image_views", {}, ()), ("merge_maps", {}, ())],
     "heads": [
         (
             "label_conditioned",
@@ -63,67 +64,10 @@ CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
     "saliency": ("saliency_loss", {}, "voc"),
     "aamr": ("aamr_loss", {}, "seg321"),
     "walk": ("random_walk", {}, "irn5"),
+    "views": ("image_views", {}, "voc"),
+    "merge": ("merge_maps", {}, "amn1"),
 }
 SHOWN_KERNELS = 12  # the slowest kernels of each call
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(run: Callable[[], object], device: torch.device, budget: float) -> dict[str, float]:
-    """Median times of a warm call in milliseconds, and its additional peak memory in MiB.
-
-    Returns:
-        `ms`: time by events on the device; `host_ms`: time until the call returned; `calls`: number
-        of timed calls; `peak_mib`, on CUDA only.
-    """
-    for _ in range(2):
-        run()
-    synchronize(device)
-    on_device, on_host, start = [], [], time.perf_counter()
-    while len(on_host) < 3 or (len(on_host) < 200 and time.perf_counter() - start < budget):
-        before = time.perf_counter()
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            on_host.append(1e3 * (time.perf_counter() - before))
-            end.synchronize()
-            on_device.append(begin.elapsed_time(end))
-        else:
-            run()
-            on_host.append(1e3 * (time.perf_counter() - before))
-            on_device.append(on_host[-1])
-    figures = {
-        "ms": statistics.median(on_device),
-        "host_ms": statistics.median(on_host),
-        "calls": len(on_host),
-    }
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        allocated = torch.cuda.memory_allocated(device)
-        run()
-        synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device)
-        figures["peak_mib"] = (peak - allocated) / 2**20
-    return figures
-
-
-@contextlib.contextmanager
-def strict_float32() -> Iterator[None]:
-    """No TF32, which torch uses for convolutions by default and which rounds to 10 bits."""
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        for backend in backends:
-            backend.allow_tf32 = False
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
 
 
 def machine(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]:
@@ -211,9 +155,10 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
     heads = ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms")
     print(f"| {'case':<38}{''.join(f'{head:>10}' for head in heads)}  difference", flush=True)
     rows, wrong = [], 0
-    for name, options, keys in (entry for group in names for entry in RATES[group]):
+    entries = [entry for group in names for entry in RATES[group] if entry[0] in summaries()]
+    for name, options, keys in entries:
         suite = build_suite(name, options)
-        for key in keys:
+        for key in keys or suite.rows:
             row = rate(suite, key, device, quick)
             rows.append({"benchmark": name, "options": options, **row})
             wrong += "problem" in row
@@ -239,21 +184,26 @@ def table_cells(row: dict[str, Any]) -> str:
 
 def rate(suite: Suite, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
     """One row: differences from the suite's baseline on two inputs, then times and memory."""
+    available = suite.implementations(key)
+    baseline = next(name for name in suite.baselines if name in available)
     implementations = {
         name: one
-        for name, one in suite.implementations(key).items()
+        for name, one in available.items()
         if not one.compiles and not one.on_cpu and name in (OURS, "eager", "torch")
     }
-    baseline = next(name for name in suite.baselines if name in implementations)
     figures: dict[str, float] = {}
     row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": figures}
     for number in range(2):
-        inputs = to_device(suite.tiny(key) if quick else suite.make(key, number), device)
+        given = suite.tiny(key) if quick else suite.make(key, number)
+        inputs = to_device(given, device)
         try:
             with strict_float32():
                 expected, results = (
-                    [t.detach().cpu() for t in as_list(implementations[name].call(*inputs))]
-                    for name in (baseline, OURS)
+                    [
+                        t.detach().cpu()
+                        for t in as_list(one.call(*(given if one.on_cpu else inputs)))
+                    ]
+                    for one in (available[baseline], available[OURS])
                 )
             errors = suite.compare(results, expected)
         except Exception as error:

@@ -1,12 +1,13 @@
-"""Images per second of the training step alone, and training samples per second of the loader.
+"""Rates of trainings on a device: the update alone, and the loader alone.
 
-    python benchmarks/train_rates.py [--device cuda] [--quick] [--seconds 2] [--json FILE]
-        [--only step loader compiled] [--limit 60]
+    python benchmarks/train_rates.py [--device cuda] [--data FOLDER] [--workers 4 8 14]
+        [--seconds 70] [--quick] [--json FILE]
 
-Prints its essential figures on lines that start with "| " and writes all of them as JSON. The step
-is measured on one random batch that stays on the device; a loss that is not finite is an error.
-Figures that would begin after `--limit` seconds are left out, and so is a compiled step, whose
-first update takes the compiler a minute, if less than a third of them is left.
+An update is that of the published recipe with its network, from random weights and at a low
+learning rate, on a batch of random numbers that lies on the device; its loss must be finite.
+"untuned": without cuDNN's choice of algorithms by their measured time. The loader reads CAM's
+training samples of a folder in VOC layout. A row that fails does not stop the others. Lines that
+start with "| " are printed as soon as a row has ended; the JSON file has all figures.
 """
 
 from __future__ import annotations
@@ -14,297 +15,296 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
+import math
+import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.synthetic_voc import picture  # noqa: E402
-from wsss_fast import amn, cam, nets, seg  # noqa: E402
+from benchmarks.gpu_timing import synchronize, timed  # noqa: E402
+from wsss_fast import amn, cam, eps, nets, seg  # noqa: E402
 from wsss_fast.amn import training as amn_training  # noqa: E402
+from wsss_fast.bench.harness import synthetic_voc  # noqa: E402
+from wsss_fast.bench.harness.run import machine  # noqa: E402
 from wsss_fast.cam import training as cam_training  # noqa: E402
+from wsss_fast.data import load  # noqa: E402
 from wsss_fast.data.transforms import Augment  # noqa: E402
 from wsss_fast.engine import fit, transfer  # noqa: E402
 from wsss_fast.engine.ddp import TrainStepModule  # noqa: E402
 from wsss_fast.engine.optimizers import backbone_and_head  # noqa: E402
 from wsss_fast.engine.runtime import Runtime, tuned_convolutions  # noqa: E402
-from wsss_fast.engine.samples import Batch, EpochBatches, Samples  # noqa: E402
-from wsss_fast.readers.photos import read_image  # noqa: E402
+from wsss_fast.engine.samples import EpochBatches, Samples  # noqa: E402
+from wsss_fast.eps import training as eps_training  # noqa: E402
 from wsss_fast.seg import training as seg_training  # noqa: E402
 
 CLASSES = 20
-PHOTOS = 32
-VARIANTS = {  # of a step: dtype, torch.compile, cuDNN's choice of algorithms
-    "fp32": (torch.float32, False, False),
-    "fp32 tuned": (torch.float32, False, True),
-    "bf16": (torch.bfloat16, False, False),
-    "bf16 tuned": (torch.bfloat16, False, True),
-    "bf16 tuned compiled": (torch.bfloat16, True, True),
+LOW = 1e-6  # random weights with frozen batch-norm would diverge at the published learning rates
+QUICK_CROP, QUICK_BATCH = 64, 4
+
+
+class Mode(NamedTuple):
+    """How an update is computed."""
+
+    dtype: torch.dtype
+    tuned: bool = True
+    compiled: bool = False
+
+
+MODES = {
+    "fp32": Mode(torch.float32),
+    "bf16": Mode(torch.bfloat16),
+    "fp32 untuned": Mode(torch.float32, tuned=False),
+    "bf16 untuned": Mode(torch.bfloat16, tuned=False),
+    "bf16 compiled": Mode(torch.bfloat16, compiled=True),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """A training: its network, step and optimizer, and the parts of its batches."""
+class Training:
+    """A method's training.
 
-    network: Callable[[str], nn.Module]
-    step: Callable[[nn.Module, Batch], torch.Tensor]
-    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
-    backbone: str
-    side: int
-    images: int
-    parts: tuple[str, ...]
-    augment: Augment
-    accumulate: int = 1
+    Attributes:
+        recipe: hyper-parameters.
+        network: function without arguments that makes the network.
+        step: function of the network and a batch that returns the loss.
+        labels: what a batch has besides images and tags.
+    """
+
+    recipe: Any
+    network: Callable[[], nn.Module]
+    step: Callable[[nn.Module, Any], torch.Tensor]
+    labels: str | None = None
+
+    def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        groups = amn.parameter_groups if self.labels == "seed" else _groups
+        return self.recipe.optimizer(groups(net, self.recipe))
+
+    def batch(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Random images, tags and labels."""
+        size, side = self.recipe.batch_size, self.recipe.augment.crop
+        generator = torch.Generator().manual_seed(0)
+        found = {
+            "image": torch.randn(size, 3, side, side, generator=generator),
+            "tags": torch.randint(0, 2, (size, CLASSES), generator=generator).float(),
+        }
+        if self.labels == "saliency":
+            found["saliency"] = torch.rand(size, 1, side, side, generator=generator)
+        elif self.labels:
+            shape = (size, side, side)
+            values = torch.randint(0, CLASSES + 1, shape, generator=generator)
+            found[self.labels] = values.to(torch.uint8)
+        return transfer.to_device(found, device)
 
 
-def cases() -> dict[str, Case]:
-    cams, amns = cam.RECIPES["resnet50"], amn.RECIPES["resnet50"]
-    segs = seg.RECIPES["resnet101"]
+def _groups(net: nn.Module, recipe: Any) -> list[Any]:
+    return backbone_and_head(net, recipe.lr, recipe.head_lr_scale)
+
+
+def trainings(quick: bool) -> dict[str, Training]:
+    """The published trainings; at tiny sizes with the small network if `quick`."""
+    fifty, wide, deep = ["small"] * 3 if quick else ("resnet50", "resnet38", "resnet101")
+    found = {"cam": cam.RECIPES[fifty], "amn": amn.RECIPES[fifty]}
+    found |= {"seg": seg.RECIPES[deep], "eps": eps.RECIPES[wide]}
+    for name, recipe in found.items():
+        rates = {"head_lr": LOW} if name == "amn" else {"head_lr_scale": 1.0}
+        if quick:
+            rates["augment"] = dataclasses.replace(recipe.augment, crop=QUICK_CROP)
+            rates["batch_size"] = QUICK_BATCH
+        found[name] = dataclasses.replace(recipe, lr=LOW, **rates)
+
+    def network(function: Callable[..., nn.Module], backbone: str, **options: Any) -> Any:
+        return functools.partial(function, CLASSES, backbone=backbone, **options)
+
     return {
-        "cam resnet50": Case(
-            lambda backbone: nets.cam_resnet50(CLASSES, backbone=backbone),
-            cam_training._step,
-            lambda net: cams.optimizer(backbone_and_head(net, 1e-4, 1.0)),
-            "resnet50",
-            cams.augment.crop,
-            cams.batch_size,
-            ("tags",),
-            cams.augment,
+        "cam": Training(found["cam"], network(nets.cam_resnet50, fifty), cam_training._step),
+        "amn": Training(
+            found["amn"],
+            network(nets.amn_resnet50, fifty),
+            amn_training._step(found["amn"]),
+            "seed",
         ),
-        "amn resnet50": Case(
-            lambda backbone: nets.amn_resnet50(CLASSES, backbone=backbone),
-            amn_training._step(amns),
-            lambda net: amns.optimizer(amn.parameter_groups(net, amns)),
-            "resnet50",
-            amns.augment.crop,
-            amns.batch_size,
-            ("tags", "seed"),
-            amns.augment,
+        "seg": Training(
+            found["seg"],
+            network(nets.deeplabv2_resnet101, deep, scales=found["seg"].scales),
+            seg_training._step(found["seg"]),
+            "mask",
         ),
-        "seg resnet101": Case(
-            lambda backbone: nets.deeplabv2_resnet101(
-                CLASSES, backbone=backbone, scales=segs.scales
-            ),
-            seg_training._step(segs),
-            lambda net: segs.optimizer(backbone_and_head(net, 1e-6, 1.0)),
-            "resnet101",
-            segs.augment.crop,
-            segs.batch_size,
-            ("mask",),
-            segs.augment,
-            segs.accumulate,
+        "eps": Training(
+            found["eps"],
+            network(nets.eps_resnet38, wide),
+            eps_training._step(found["eps"]),
+            "saliency",
         ),
     }
 
 
-def make_batch(case: Case, side: int, images: int) -> dict[str, torch.Tensor]:
+def measure_update(
+    training: Training, mode: Mode, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Rate of the update, its first call's time, its peak memory and its last loss."""
     torch.manual_seed(0)
-    parts = {
-        "image": torch.randn(images, 3, side, side),
-        "tags": (torch.rand(images, CLASSES) < 0.1).float(),
-        "seed": torch.randint(0, CLASSES + 1, (images, side, side), dtype=torch.uint8),
-    }
-    parts["mask"] = parts["seed"]
-    return {name: parts[name] for name in ("image", *case.parts)}
+    with device:  # random initial weights are made faster there
+        net = training.network()
+    transfer.move_to_device(net, device).train()
+    state = fit.TrainingState(net, training.optimizer(net), device)
+    network = torch.compile(net) if mode.compiled else net
+    module, batch = TrainStepModule(network, training.step), training.batch(device)
+    runtime, parts = Runtime(device, 0, 0, mode.dtype), training.recipe.length().accumulate
+
+    def update() -> None:
+        state.loss_sum.zero_()
+        state.update(module, batch, runtime, parts)
+
+    with tuned_convolutions(device) if mode.tuned else contextlib.nullcontext():
+        start = time.perf_counter()
+        update()
+        synchronize(device)
+        first = time.perf_counter() - start
+        figures = timed(update, device, seconds)
+    loss = state.loss_sum.item()
+    if not math.isfinite(loss):
+        raise AssertionError(f"WRONG: the loss is {loss}")
+    images = training.recipe.batch_size
+    row = {"rate": 1e3 * images / figures["ms"], "first_s": first, "loss": loss, **figures}
+    if device.type == "cuda":
+        row["peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return row
+
+
+def measure_loader(
+    folder: Path, workers: int, augment: Augment, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """Samples per second of CAM's loader, after an epoch that starts its processes."""
+    data = load(folder)
+    samples = Samples(data.ids, cam_training._LoadSample(data, augment), 0)
+    size = min(16, len(data))
+    batches = EpochBatches(len(samples), size, 0, 1)
+    runtime = Runtime(device, 0, workers, torch.float32)
+    loader = fit._loader(samples, batches, runtime)
+    count, begin = 0, 0.0
+    for epoch in range(1000):
+        if epoch == 1:
+            begin = time.perf_counter()
+        batches.epoch = epoch
+        for batch in fit._started(loader, runtime):
+            count += len(batch["image"]) if epoch else 0
+            assert batch["image"].shape[2:] == (augment.crop, augment.crop)
+        passed = time.perf_counter() - begin
+        if epoch and passed > seconds:
+            break
+    if not batch["image"].isfinite().all():
+        raise AssertionError("WRONG: a sample is not finite")
+    return {"rate": count / passed, "samples": count}
+
+
+class NoTimeLeft(Exception):
+    """The time for all rows is over."""
 
 
 @contextlib.contextmanager
-def untuned() -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
+def time_limit(end: float) -> Iterator[None]:
+    """Raise NoTimeLeft in the block at `end`, seconds of the monotonic clock."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise NoTimeLeft
+
+    if end <= time.monotonic():
+        raise NoTimeLeft
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, end - time.monotonic())
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def line_of(row: dict[str, Any]) -> str:
+    parts = [f"| {row['row']:<19}{row['rate']:>8.1f} images/s"]
+    if "ms" in row:
+        parts.append(f"{row['ms']:>8.1f} ms, of the host {row['host_ms']:.1f}")
+        parts.append(f"first {row['first_s']:.1f} s, loss {row['loss']:.3f}")
+    if "peak_mib" in row:
+        parts.append(f"peak {row['peak_mib'] / 1024:.1f} GiB")
+    return ", ".join(parts)
 
 
-def step_rate(
-    case: Case, variant: str, device: torch.device, quick: bool, seconds: float
-) -> dict[str, Any]:
-    """Images per second, milliseconds of the host per update, peak memory, losses."""
-    dtype, compiled, tuned = VARIANTS[variant]
-    side, images = (64, 4) if quick else (case.side, case.images)
-    runtime = Runtime(device, 0, 0, dtype)
-    torch.manual_seed(0)
-    net = transfer.move_to_device(case.network("small" if quick else case.backbone), device)
-    state = fit.TrainingState(net.train(), case.optimizer(net), device)
-    module = TrainStepModule(net, case.step)
-    batch = transfer.to_device(make_batch(case, side, images), device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    begin = time.perf_counter()
-    if compiled:
-        net.compile()
-    with tuned_convolutions(device) if tuned else untuned():
-        for _ in range(3):
-            state.update(module, batch, runtime, case.accumulate)
-        synchronize(device)
-        warm_up = time.perf_counter() - begin
-        start, updates, host = time.perf_counter(), 0, 0.0
-        while updates < 3 or time.perf_counter() - start < seconds:
-            for _ in range(3):  # few, so that the host is not far ahead of the device
-                before = time.perf_counter()
-                state.update(module, batch, runtime, case.accumulate)
-                host += time.perf_counter() - before
-            updates += 3
-            synchronize(device)
-        took = time.perf_counter() - start
-    loss = state.loss_sum.item() / state.done
-    if not np.isfinite(loss):
-        raise ValueError(f"the loss is {loss}")
-    return {
-        "images_per_second": updates * images / took,
-        "ms": 1e3 * took / updates,
-        "host_ms": 1e3 * host / updates,
-        "warm_up_s": warm_up,
-        "peak_mib": torch.cuda.max_memory_allocated(device) / 2**20
-        if device.type == "cuda"
-        else None,
-        "loss": loss,
-    }
+def run_row(name: str, measure: Callable[[], dict[str, Any]], end: float) -> dict[str, Any]:
+    """The row of one measurement, printed; a failure is noted in it."""
+    try:
+        with time_limit(end):
+            row = {"row": name, **measure()}
+        print(line_of(row), flush=True)
+        return row
+    except Exception as error:
+        problem = f"{type(error).__name__}: {str(error)[:300]}"
+        late = isinstance(error, NoTimeLeft) or time.monotonic() >= end
+        shown = "no time left" if late else f"FAILED {problem}"
+        print(f"| {name:<19}{shown}", flush=True)
+        return {"row": name, "problem": shown, "failed": not late}
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadSample:
-    """(id, generator) -> a training sample of a made-up photo and its mask."""
+def plan_rows(
+    options: argparse.Namespace, folder: Path, device: torch.device
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Name and measurement of every row, the slow compiler last."""
+    known, seconds = trainings(options.quick), 0.1 if options.quick else 1.0
+    on_cuda = device.type == "cuda"
+    modes = options.modes or [m for m in MODES if on_cuda or not m.endswith(("untuned", "led"))]
 
-    folder: Path
-    augment: Augment
-    labelled: bool
+    def updates(compiled: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        for name, training in known.items():
+            for mode in modes:
+                if MODES[mode].compiled == compiled:
+                    call = functools.partial(measure_update, training, MODES[mode], device)
+                    yield f"{name} {mode}", functools.partial(call, seconds)
 
-    def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        photo = read_image(self.folder / f"{id}.jpg")
-        if not self.labelled:
-            return {"image": self.augment(photo, None, rng)[0]}
-        image, labels = self.augment(photo, np.asarray(Image.open(self.folder / f"{id}.png")), rng)
-        assert labels is not None  # since labels are given
-        return {"image": image, "labels": labels}
-
-
-def write_photos(folder: Path, quick: bool) -> tuple[str, ...]:
-    """Photos of VOC's size with noise, since smooth ones are decoded faster than real ones."""
-    rng = np.random.default_rng(0)
-    ids = tuple(str(number) for number in range(8 if quick else PHOTOS))
-    height, width = (60, 80) if quick else (375, 500)
-    for id in ids:
-        photo, mask, _ = picture([1, 2], height, width, rng)
-        noisy = np.clip(photo + rng.normal(0, 12, photo.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(noisy).save(folder / f"{id}.jpg", quality=95)
-        Image.fromarray(mask).save(folder / f"{id}.png")
-    return ids
+    yield from updates(compiled=False)
+    augment = known["cam"].recipe.augment
+    for workers in options.workers or ([0, 2] if options.quick else [4, 8, 14]):
+        call = functools.partial(measure_loader, folder, workers, augment, device)
+        yield f"loader, {workers} workers", functools.partial(call, 2 * seconds)
+    yield from updates(compiled=True)
 
 
-def loader_rate(samples: Samples, runtime: Runtime, batch_size: int, seconds: float) -> float:
-    """Samples per second once the loader processes run, as batches arrive on the device."""
-    batches = EpochBatches(len(samples), batch_size, 0, 1)
-    # The ids are repeated, so that one epoch is long enough.
-    found, start, checked = 0, 0.0, torch.zeros((), device=runtime.device)
-    iterator = transfer.on_device(fit._loader(samples, batches, runtime), runtime.device)
-    for number, batch in enumerate(iterator):
-        checked += batch["image"].mean().abs()
-        if number == 2 * max(1, runtime.workers):  # those were prepared while processes started
-            start, found = time.perf_counter(), 0
-        found += len(batch["image"])
-        if start and time.perf_counter() - start > seconds:
-            break
-    took = time.perf_counter() - start
-    if not (start and torch.isfinite(checked)):
-        raise ValueError("too few samples, or values that are not finite")
-    return found / took
-
-
-def step_rates(
-    device: torch.device, quick: bool, seconds: float, titles: list[tuple[str, str]], end: float
-) -> dict[str, Any]:
-    """Rates of trainings by "NAME VARIANT"; those that would begin after `end` are left out."""
-    found: dict[str, Any] = {}
-    print(f"| {'training step':<36}{'images/s':>10}{'ms':>9}{'host ms':>9}{'MiB':>8}{'first s':>9}")
-    for name, variant in titles:
-        title = f"{name} {variant}"
-        if time.perf_counter() > end:
-            print(f"| {title:<36} left out: no time")
-            continue
-        try:
-            row = step_rate(cases()[name], variant, device, quick, seconds)
-        except Exception as error:
-            found[title] = {"problem": f"{type(error).__name__}: {str(error)[:300]}"}
-            print(f"| {title:<36} {found[title]['problem'][:120]}", flush=True)
-            continue
-        found[title] = row
-        cells = row["images_per_second"], row["ms"], row["host_ms"], row["peak_mib"] or 0
-        first, text = row["warm_up_s"], "{:>10.1f}{:>9.1f}{:>9.1f}{:>8.0f}".format(*cells)
-        print(f"| {title:<36}{text}{first:>9.1f}", flush=True)
-        torch._dynamo.reset()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return found
-
-
-def loader_rates(device: torch.device, quick: bool, seconds: float, end: float) -> dict[str, Any]:
-    """Samples per second by "NAME PROCESSES"."""
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        ids = write_photos(Path(folder), quick) * (8 if quick else 1000)
-        for name, case in cases().items():
-            load = LoadSample(Path(folder), case.augment, "tags" not in case.parts[-1])
-            numbers = (0, 2) if quick else (4, 8, 14) if name.startswith("cam") else (14,)
-            for workers in numbers:
-                if time.perf_counter() > end:
-                    continue
-                runtime = Runtime(device, 0, workers, torch.float32)
-                size = 4 if quick else case.images
-                rate = loader_rate(Samples(ids, load, 0), runtime, size, seconds)
-                found[f"{name} {workers}"] = rate
-                print(
-                    f"| loader of {name}, {workers:>2} processes: {rate:.0f} samples/s", flush=True
-                )
-    return found
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda", type=torch.device)
+    parser.add_argument("--data", type=Path, help="folder in VOC layout, instead of new photos")
+    parser.add_argument("--modes", nargs="*", choices=MODES, help="of the updates; none: all")
+    parser.add_argument("--workers", nargs="*", type=int, help="numbers of loader processes")
+    parser.add_argument("--seconds", type=float, default=70.0, help="for all rows together")
+    parser.add_argument("--quick", action="store_true", help="small networks and images")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda", type=torch.device)
-    parser.add_argument("--quick", action="store_true", help="tiny inputs, to test this script")
-    parser.add_argument("--seconds", type=float, default=0.8, help="time of each figure")
-    parts = ("step", "loader", "compiled")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds of all figures together")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    options = parser.parse_args()
-    device, quick, seconds = options.device, options.quick, options.seconds
-    start = time.perf_counter()
-    end = start + options.limit
-    found: dict[str, Any] = {"device": str(device), "torch": torch.__version__, "step": {}}
-    eager = [
-        (name, variant) for name in cases() for variant in VARIANTS if not VARIANTS[variant][1]
-    ]
-    compiled = [("cam resnet50", variant) for variant in VARIANTS if VARIANTS[variant][1]]
-    if "step" in options.only:
-        found["step"] |= step_rates(device, quick, seconds, eager, end)
-    if "loader" in options.only:
-        found["loader"] = loader_rates(device, quick, seconds, end)
-    if "compiled" in options.only:
-        last = start + options.limit * 2 / 3
-        found["step"] |= step_rates(device, quick, seconds, compiled, last)
-    found["seconds"] = time.perf_counter() - start
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
-    return int(any("problem" in row for row in found["step"].values()))
+    options = parse_arguments()
+    end, device, rows = time.monotonic() + options.seconds, options.device, []
+    facts = {**machine(device), "cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory(prefix="train_rates-", ignore_cleanup_errors=True) as folder:
+        data = options.data
+        if data is None:
+            data, size = Path(folder) / "voc", (60, 80) if options.quick else (375, 500)
+            synthetic_voc.make(data, 8 if options.quick else 64, 0, size)
+        for name, measure in plan_rows(options, data, device):
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            rows.append(run_row(name, measure, end))
+            if options.json:  # after every row, since the process may be stopped
+                options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1, default=str))
+    return int(any(row.get("failed") for row in rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LAYERS = [
     {"_version", "errors", "command", "_process", "_build", "_native"},
     {"ops", "compat", "engine"},
     {"readers"},
-    {"nets", "data", "maps"},
+    {"nets", "data", "maps", "thresholds"},
     {"stages", "convert"},
     {"evaluation"},
     {"cam", "irn", "seg"},

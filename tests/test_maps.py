@@ -18,6 +18,7 @@ from wsss_fast.maps import (
     strided_size,
     to_labels,
 )
+from wsss_fast.readers.arrays import num_finite, value_range
 
 
 def maps(keys=(0, 3, 5), high_res=True):
@@ -247,3 +248,20 @@ def test_missing_maps_are_hinted_at(tmp_path, shapes):
     (tmp_path / f"{shapes.ids[0]}.npy").touch()
     with pytest.raises(InputError, match=r"24 of 24 ids, .*; it has \.npy files: .* from-pickles"):
         check_maps(tmp_path, shapes)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.0, 0.5, 1.0], [-0.0, 0.25], [-0.5, -0.25], [-0.5, 0.0, 3.0], [0.0], [-0.0, 0.0], [6e-8, 1]],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_value_range(values, dtype):
+    array = np.array(values, dtype)
+    assert value_range(array) == (array.min(), array.max())
+    assert value_range(array[::-1]) == (array.min(), array.max())
+
+
+def test_number_of_finite_values():
+    values = [0, 1, -1, 65504, np.nan, np.inf, -np.inf, -np.nan]
+    assert num_finite(np.array(values, np.float16)) == 4
+    assert num_finite(np.array([*values, 1e39], np.float64)) == 4

@@ -303,6 +303,21 @@ def _walk(rng: random.Random) -> list[torch.Tensor]:
     ]
 
 
+def _views(rng: random.Random) -> list[torch.Tensor]:
+    shape = (*((_size(rng, 3),) if rng.random() < 0.3 else ()), _size(rng, 60), _size(rng, 60), 3)
+    seed = torch.Generator().manual_seed(rng.randrange(2**31))
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seed)
+    scales = [_mostly(rng, (0.001, 0.5, 0.9, 1.0, 1.7, 4.0), -1.0) for _ in range(_size(rng, 3))]
+    views = ops.image_views(
+        image,
+        scales,
+        mirror=rng.random() < 0.8,
+        std=_mostly(rng, ((0.2, 0.2, 0.2), (1.0, 2.0, 1e-3)), (1.0, 0.0, 1.0)),
+        dtype=rng.choice((torch.float32, torch.bfloat16, torch.float16)),
+    )
+    return views
+
+
 def _convolution(rng: random.Random) -> list[torch.Tensor]:
     b, c, k, side = (
         _size(rng, 2),
@@ -328,5 +343,6 @@ OPERATORS: dict[str, Case] = {
     "saliency_loss": _saliency,
     "aamr_loss": _aamr,
     "random_walk": _walk,
+    "image_views": _views,
     "amx_conv2d": _convolution,
 }

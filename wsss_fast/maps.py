@@ -15,7 +15,8 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
-from wsss_fast.readers.arrays import load_arrays
+from wsss_fast.ops.reference.merge_maps import strided_size as strided_size
+from wsss_fast.readers.arrays import load_arrays, num_finite, value_range
 
 _LARGEST_LABEL = 254  # 255 is "unsure" in label maps
 # Scores of 1 are rounded in files; IRN divides both maps by the largest score at the image's size,
@@ -44,6 +45,8 @@ class ClassMaps:
     def foreground(self) -> ClassMaps:
         """Without the background row, which a constant threshold replaces, as in the papers."""
         rows = self.keys > 0
+        if rows.all():
+            return self
         return ClassMaps(
             self.keys[rows],
             self.strided[rows],
@@ -52,9 +55,9 @@ class ClassMaps:
         )
 
     def at_size(self, height: int, width: int) -> np.ndarray:
-        """Scores at the image's size, float32 [K, H, W].
+        """Scores at the image's size, [K, H, W].
 
-        They are `high_res`, or `strided` upsampled bilinearly.
+        They are `high_res`, or `strided` upsampled bilinearly, float32.
 
         Raises:
             InputError: they are of an image of another size.
@@ -73,12 +76,8 @@ class ClassMaps:
                 f"{where}strided maps are {self.strided.shape[1:]}, but an image of "
                 f"{(height, width)} needs {wanted}"
             )
-        return resize_maps(torch.from_numpy(self.strided), height, width).numpy()
-
-
-def strided_size(height: int, width: int) -> tuple[int, int]:
-    """Size of maps at stride 4, as IRN and AMN store them."""
-    return (height - 1) // 4 + 1, (width - 1) // 4 + 1
+        strided = self.strided.astype(np.float32, copy=False)
+        return resize_maps(torch.from_numpy(strided), height, width).numpy()
 
 
 def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -108,23 +107,33 @@ def save_maps(folder: Path, id: str, maps: ClassMaps) -> None:
         InputError: a score is NaN or infinite.
     """
     for scores in (maps.strided, maps.high_res):
-        if scores is not None and not np.isfinite(scores).all():
+        if scores is not None and num_finite(scores) < scores.size:
             raise InputError(
                 f"{maps_path(folder, id)}: not written: scores are NaN or infinite; check the "
                 "weights, or use --precision fp32"
             )
     arrays: dict[str, Any] = {
         "keys": maps.keys.astype(np.int16),
-        "strided": maps.strided.astype(np.float16),
+        "strided": maps.strided.astype(np.float16, copy=False),
     }
     if maps.high_res is not None:
-        arrays["high_res"] = maps.high_res.astype(np.float16)
+        arrays["high_res"] = maps.high_res.astype(np.float16, copy=False)
     with atomic_write(maps_path(folder, id)) as temporary:
         np.savez(temporary, **arrays)
 
 
 def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
-    """Read what `save_maps` wrote.
+    """Read what `save_maps` wrote, as float32; otherwise as `load_stored`."""
+    maps = load_stored(folder, id, data)
+    full = None if maps.high_res is None else np.ascontiguousarray(maps.high_res, np.float32)
+    strided = np.ascontiguousarray(maps.strided, np.float32)
+    return ClassMaps(maps.keys, strided, full, maps.path)
+
+
+def load_stored(
+    folder: Path, id: str, data: Dataset | None = None, *, full: bool = True
+) -> ClassMaps:
+    """Read what `save_maps` wrote, in the dtype of the file, float16 as a rule.
 
     A class with the same score everywhere is remarked, and a class that is not among the image's
     tags.
@@ -133,6 +142,7 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
         folder: of the maps.
         id: of the image.
         data: the data set of the image, to compare the labels with its classes and tags.
+        full: whether to read `high_res`, too.
 
     Raises:
         InputError: the file is missing or damaged, its arrays do not match, a score is not finite
@@ -140,7 +150,8 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
     """
     path = maps_path(folder, id)
     try:
-        arrays = load_arrays(path, ("keys", "strided", "high_res"), "maps")
+        names = ("keys", "strided", "high_res")
+        arrays = load_arrays(path, names if full else names[:2], "maps")
     except FileNotFoundError:
         raise InputError(f"{path}: no maps for id {id!r}") from None
     keys, strided, high_res = (arrays.get(name) for name in ("keys", "strided", "high_res"))
@@ -153,10 +164,7 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
                 f"{path}: needs keys [K] and {name} [K,h,w], has {list(keys.shape)} and "
                 f"{list(scores.shape)}"
             )
-    full = None if high_res is None else np.ascontiguousarray(high_res, np.float32)
-    maps = ClassMaps(
-        _checked_keys(path, keys), np.ascontiguousarray(strided, np.float32), full, path
-    )
+    maps = ClassMaps(_checked_keys(path, keys), strided, high_res, path)
     check_scores(path, maps)
     if data is not None:
         _compare_with_tags(path, maps, id, data)
@@ -190,13 +198,14 @@ def check_scores(path: Path, maps: ClassMaps) -> None:
             continue
         if not scores.size:
             raise InputError(f"{path}: {name} is {list(scores.shape)}, which holds no scores")
-        if scores.min() < -_TOLERANCE or scores.max() > largest:
+        low, high = value_range(scores)
+        if low < -_TOLERANCE or high > largest:
             raise InputError(
-                f"{path}: {name} has scores {scores.min():g}..{scores.max():g}; must be within "
+                f"{path}: {name} has scores {low:g}..{high:g}; must be within "
                 "0..1: divide each map by its maximum"
             )
-    flat = finest.reshape(len(finest), math.prod(finest.shape[1:]))
-    if flat.shape[1] > 1 and len(flat) and (flat.max(axis=1) == flat.min(axis=1)).any():
+    rows = finest.reshape(len(finest), math.prod(finest.shape[1:]))
+    if rows.shape[1] > 1 and any(low == high for low, high in map(value_range, rows)):
         remarks.add("class maps in which a class has the same score everywhere", _short(path))
 
 

@@ -16,7 +16,9 @@
 
 #include "cuda/aamr_loss.h"
 #include "cuda/dense_crf.h"
+#include "cuda/image_views.h"
 #include "cuda/label_conditioned.h"
+#include "cuda/merge_maps.h"
 #include "cuda/pixel_loss.h"
 #include "cuda/point_lattice.h"
 #include "cuda/random_walk.h"

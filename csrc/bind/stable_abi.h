@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <optional>
 #include <string>
@@ -53,6 +54,14 @@ constexpr const char* schema_type<std::optional<Tensor>>() {
 template <>
 constexpr const char* schema_type<std::vector<int64_t>>() {
   return "List[int]";
+}
+template <>
+constexpr const char* schema_type<std::vector<Tensor>>() {
+  return "List[Tensor]";
+}
+template <>
+constexpr const char* schema_type<torch::headeronly::ScalarType>() {
+  return "int";
 }
 
 template <class... T>

@@ -7,8 +7,10 @@ import pytest
 from wsss_fast import ops
 from wsss_fast.bench import (
     aamr_loss,
+    image_views,
     inference,
     label_conditioned,
+    merge_maps,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -30,6 +32,14 @@ TINY_ROWS = {
     label_conditioned: TINY_HEADS,
     saliency_loss: {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))},
     aamr_loss: {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))},
+    image_views: {
+        key: (key, dataclasses.replace(image_views.ROWS[key][1], size=(14, 17)))
+        for key in ("voc", "half")
+    },
+    merge_maps: {
+        key: (key, dataclasses.replace(merge_maps.ROWS[key][1], images=2, size=(14, 17)))
+        for key in ("cam1", "amn1")
+    },
     inference: {"eps_quick": ("EPS, tiny", inference.Pictures("eps", (32, 48), (1.0,)))},
     random_walk: {
         key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")

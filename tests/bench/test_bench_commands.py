@@ -15,8 +15,10 @@ from wsss_fast import bench, cli, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    image_views,
     inference,
     label_conditioned,
+    merge_maps,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -37,7 +39,10 @@ def test_benchmarks_are_found_by_folder():
     found = {p.stem for p in FOLDER.glob("*.py") if "\ndef suite(" in p.read_text()}
     assert set(bench.summaries()) == found and len(found) >= 8
     commands = {c.name for c in COMMANDS}
-    assert commands == {"bench", "bench all", *(f"bench {name}" for name in found)}
+    assert commands == {
+        *("bench", "bench all", "bench pipeline"),
+        *(f"bench {name}" for name in found),
+    }
     for function in (bench.run_all, *map(bench.command, found)):
         assert get_type_hints(function).keys() >= inspect.signature(function).parameters.keys()
         assert "Args:" in inspect.getdoc(function)
@@ -88,7 +93,8 @@ def test_all_runs_all(tmp_path, monkeypatch, tiny_rows):
         pixel_cross_entropy: ("seg41",),
         pixel_bce: ("bce41",),
     }
-    for module in (*quick, saliency_loss, aamr_loss, random_walk, inference):
+    others = (saliency_loss, aamr_loss, image_views, merge_maps, random_walk, inference)
+    for module in (*quick, *others):
         suite = (
             module.suite(dense_crf.Options(size=SIZE)) if module is dense_crf else module.suite()
         )

@@ -13,7 +13,9 @@ from wsss_fast import bench, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    image_views,
     label_conditioned,
+    merge_maps,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -187,6 +189,31 @@ def test_other_ops_agree_with_other_implementations(module, others, tmp_path, ti
     for row in report.rows:
         assert not row.problems and {"ours", "eager", *others} == set(row.times) and row.rate() > 0
         assert row.figures["ours"]["error"] <= 2e-5  # float32 walks of others may have more
+
+
+def test_views_are_pillows_to_the_bit(tmp_path, tiny_rows, monkeypatch):
+    report = measure(tmp_path, image_views.suite(), quick=True)
+    for row in report.rows:
+        assert not row.problems and {"ours", "eager", "pillow"} == set(row.times)
+        assert row.figures["ours"]["error"] == row.figures["eager"]["error"] == 0 < row.rate()
+    right = ops.image_views
+    monkeypatch.setattr(
+        ops, "image_views", lambda *given, **named: [v + 1e-6 for v in right(*given, **named)]
+    )
+    report = measure(tmp_path, image_views.suite(), quick=True)
+    assert len(report.wrong()) == len(report.rows)
+
+
+def test_merged_maps_are_compared(tmp_path, tiny_rows, monkeypatch):
+    report = measure(tmp_path, merge_maps.suite(), quick=True)
+    assert not report.wrong() and all(row.rate() > 0 for row in report.rows)
+    monkeypatch.setattr(ops, "merge_maps", without_last_view)
+    report = measure(tmp_path, merge_maps.suite(), quick=True)
+    assert len(report.wrong()) == len(report.rows)
+
+
+def without_last_view(views, *given, **named):
+    return ops.reference.merge_maps(views[:-1], *given, **named)
 
 
 @pytest.mark.parametrize(("module", "package"), [(aamr_loss, "ndimage"), (random_walk, "sparse")])

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, synthetic_voc
+from benchmarks import gpu_check, gpu_plan, gpu_results, gpu_runner, stage_rates, train_rates
 from benchmarks.gpu_runner import Check, Step
 from wsss_fast import cli, data
+from wsss_fast.bench.harness import synthetic_voc
 from wsss_fast.cli.arguments import parse
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +217,8 @@ def test_results_of_a_pipeline(check):
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_plan_has_existing_scripts_and_valid_options(check, device):
-    steps = gpu_plan.plan(check, device, sys.executable, 8)
+    sections = gpu_plan.plan(check, device, sys.executable, 8)
+    steps = gpu_check.selected(sections, None)
     assert len({s.name for s in steps}) == len(steps) >= 12
     known = {s.name for s in steps}
     for step in steps:
@@ -229,6 +231,57 @@ def test_the_plan_has_existing_scripts_and_valid_options(check, device):
             rest = argv[len(name.split()) :]
             assert isinstance(parse(cli.COMMANDS[name], rest), dict), step.name
     assert sum(s.needs for s in steps) < gpu_check.DEADLINE
+
+
+def test_steps_are_selected_by_name_and_by_section(check):
+    sections = gpu_plan.plan(check, "cuda", sys.executable, 8)
+    chosen = gpu_check.selected(sections, ["preparation", "stages", "crf"])
+    expected = [*sections["preparation"], *sections["stages"]]
+    assert {s.name for s in chosen} == {*(s.name for s in expected), "crf"}
+    (alone,) = gpu_check.selected(sections, ["stages_bf16"])
+    assert alone.after == ()
+    with pytest.raises(SystemExit, match="unknown steps: typo"):
+        gpu_check.selected(sections, ["typo"])
+
+
+def test_stage_rates_measures_every_stage_and_goes_on_after_failures(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "rates.json"
+    argv = f"stage_rates.py --device cpu --quick --json {path} cam/maps seeds masks"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    assert stage_rates.main() == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["stage"] for row in rows] == ["cam/maps", "seeds", "masks"]
+    assert all(row["images"] == 4 and row["rate"] > 0 for row in rows)
+    # The seeds' maps are missing.
+    monkeypatch.setattr(sys, "argv", [*argv.split()[:-3], "seeds", "CRF of a folder"])
+    capsys.readouterr()
+    assert stage_rates.main() == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2].startswith("| seeds             FAILED InputError: maps: ")
+    assert shown[-1].startswith("| CRF of a folder")
+    assert [row.get("failed") for row in json.loads(path.read_text())["rows"]] == [True, None]
+
+
+def test_train_rates_measures_updates_and_the_loader(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "rates.json"
+    argv = f"train_rates.py --device cpu --quick --modes fp32 --workers 0 --json {path}"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    assert train_rates.main() == 0
+    rows = json.loads(path.read_text())["rows"]
+    names = ["cam fp32", "amn fp32", "seg fp32", "eps fp32", "loader, 0 workers"]
+    assert [row["row"] for row in rows] == names
+    assert all(row["rate"] > 0 for row in rows)
+    # A broken loss and a missing folder.
+    monkeypatch.setattr(sys, "argv", [*argv.split(), "--data", str(tmp_path / "none")])
+    monkeypatch.setattr(train_rates, "LOW", float("nan"))
+    capsys.readouterr()
+    assert train_rates.main() == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "| cam fp32           FAILED AssertionError: WRONG: the loss is nan"
+    assert shown[-1].startswith("| loader, 0 workers  FAILED InputError: ")
+    monkeypatch.setattr(sys, "argv", [*argv.split(), "--seconds", "0"])
+    assert train_rates.main() == 0
+    assert all(row["problem"] == "no time left" for row in json.loads(path.read_text())["rows"])
 
 
 def test_synthetic_voc_can_be_loaded_and_is_deterministic(tmp_path):

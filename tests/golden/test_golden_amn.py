@@ -144,7 +144,7 @@ def test_amn_stage_and_its_seeds(amn_net, name, tmp_path):
 def seed_of(image, scores, keys, fg, bg):
     index = np.stack([label_index(scores, t) for t in (fg, bg)])
     labels = Crf().refine_labels(image[None], index[None], len(keys) + 1)[0]
-    return combine(*to_labels(labels, keys + 1))
+    return combine(*torch.from_numpy(to_labels(labels.numpy(), keys + 1))).numpy()
 
 
 @pytest.mark.parametrize("name", cases("amn_cam_to_ir_label_given"))

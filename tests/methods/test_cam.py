@@ -7,6 +7,7 @@ from brief import brief
 
 from wsss_fast import InputError, cam, data
 from wsss_fast.maps import load_maps
+from wsss_fast.stages.activate import Views
 
 BRIEF = brief(cam.RECIPES["small"], 64, epochs=1)
 
@@ -43,28 +44,36 @@ def test_updates_replace_epochs(shapes, tmp_path):
     assert trained.mean_ap is None
 
 
-def test_merged_maps_are_summed_and_divided_by_their_maximum():
-    views = [torch.rand(3, 4, 5), torch.rand(3, 8, 10)]
-    maps = cam.merge_maps(views, torch.tensor([1.0, 0.0, 1.0]), (8, 10))
-    np.testing.assert_array_equal(maps.keys, [1, 3])
-    resized = torch.nn.functional.interpolate(views[0][None], (8, 10), mode="bilinear")[0]
-    summed = (resized + views[1])[[0, 2]]
+def views_of(size, tags):
+    """A batch of one image without views, since networks' outputs are given."""
+    return Views(("image",), torch.tensor([tags]), (), size)
+
+
+def test_maps_are_of_present_classes_with_their_labels():
+    outputs = [torch.rand(2, 3, 4, 5), torch.rand(2, 3, 8, 10)]
+    (maps,) = cam.relative_maps(views_of((8, 10), [1.0, 0.0, 1.0]), outputs)
+    assert maps.keys == (1, 3)
+    both = [output[0] + output[1].flip(-1) for output in outputs]
+    resized = torch.nn.functional.interpolate(both[0][None], (8, 10), mode="bilinear")[0]
+    summed = (resized + both[1])[[0, 2]]
     expected = summed / (summed.amax(dim=(1, 2), keepdim=True) + 1e-5)
     np.testing.assert_allclose(maps.high_res, expected, rtol=1e-5)
 
 
 def test_aligned_maps_are_resized_to_a_multiple_and_cropped():
-    view = torch.rand(1, 2, 2)
-    maps = cam.merge_maps([view], torch.ones(1), (13, 17), align=16)
-    resized = torch.nn.functional.interpolate(view[None], (16, 32), mode="bilinear")[0]
+    output = torch.rand(2, 1, 2, 2)
+    (maps,) = cam.relative_maps(views_of((13, 17), [1.0]), [output], align=16)
+    both = output[:1] + output[1:].flip(-1)
+    resized = torch.nn.functional.interpolate(both, (16, 32), mode="bilinear")[0]
     expected = resized[:, :13, :17] / (resized[:, :13, :17].amax() + 1e-5)
     np.testing.assert_allclose(maps.high_res, expected, rtol=1e-5)
     assert maps.strided.shape == (1, 4, 5)
 
 
 def test_maps_without_tags_are_empty():
-    maps = cam.merge_maps([torch.rand(2, 4, 4)], torch.zeros(2), (16, 16))
-    assert maps.high_res.shape == (0, 16, 16) and maps.strided.shape == (0, 4, 4)
+    (maps,) = cam.relative_maps(views_of((16, 16), [0.0, 0.0]), [torch.rand(2, 2, 4, 4)])
+    assert maps.keys == () and maps.high_res.shape == (0, 16, 16)
+    assert maps.strided.shape == (0, 4, 4)
 
 
 def test_unknown_backbone_raises(shapes):

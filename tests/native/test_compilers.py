@@ -78,6 +78,7 @@ def test_unsuitable_toolkit_raises(tmp_path, monkeypatch, release, files, messag
     monkeypatch.setenv("CUDA_HOME", str(fake_toolkit(tmp_path, release, files=files)))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(libraries, "capabilities", lambda: [(9, 0)])
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(tmp_path / "cache"))  # an empty one
     with pytest.raises(_native.Unavailable, match=message):
         _native._library("cuda")
 
@@ -108,6 +109,7 @@ def test_missing_cuda_library_does_not_affect_the_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(_build, "find_nvcc", lambda: None)
     monkeypatch.delenv("WSSS_FAST_WARNED", raising=False)
     monkeypatch.delenv("WSSS_FAST_BACKEND", raising=False)
+    monkeypatch.setenv("WSSS_FAST_CACHE", str(tmp_path))  # an empty one
     message = "reference for CUDA tensors, because nvcc is missing: install the CUDA toolkit 13.0"
     with pytest.warns(RuntimeWarning, match=message):
         assert not _native.load("cuda")

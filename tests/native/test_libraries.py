@@ -70,6 +70,19 @@ def test_library_reports_build_info_and_signatures():
             "random_walk: radius is 33",
         ),
         (
+            "image_views",
+            (
+                torch.zeros(1, 4, 5, 3, dtype=torch.uint8),
+                [0.0],
+                True,
+                [0.0] * 3,
+                [1.0] * 3,
+                torch.float32,
+                0,
+            ),
+            r"image_views: scales holds 0\.0+ but images is \[1,4,5,3\]; must be > 0",
+        ),
+        (
             "pixel_cross_entropy",
             (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 7), 0.0, False, 255, False, False),
             r"pixel_cross_entropy: labels holds 7; must be 0..1 or 255",

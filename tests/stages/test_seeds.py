@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from wsss_fast import InputError, data, seeds
 from wsss_fast.data import read_labels
@@ -12,7 +13,8 @@ from wsss_fast.stages.seeds import combine
 
 def test_combine():
     confident, loose = np.array([[3, 0, 0, 2]]), np.array([[3, 1, 0, 0]])
-    np.testing.assert_array_equal(combine(confident, loose), [[3, 255, 0, 2]])
+    found = combine(torch.from_numpy(confident), torch.from_numpy(loose))
+    np.testing.assert_array_equal(found.numpy(), [[3, 255, 0, 2]])
 
 
 def test_without_a_crf_the_two_thresholds_decide(shapes, truth_maps, tmp_path):

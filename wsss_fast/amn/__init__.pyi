@@ -1,5 +1,4 @@
 from .inference import infer as infer
-from .inference import merge_logits as merge_logits
 from .inference import views_to_maps as views_to_maps
 from .pipeline import PIPELINES as PIPELINES
 from .pipeline import PRESETS as PRESETS

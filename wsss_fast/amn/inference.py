@@ -16,8 +16,9 @@ from wsss_fast.data.label_folder import check_label_folder, label_files, read_la
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
-from wsss_fast.maps import ClassMaps, resize_maps, strided_size
-from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.maps import strided_size
+from wsss_fast.ops import MergedMaps, merge_maps
+from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
 
 
 @with_torch_defaults
@@ -92,56 +93,32 @@ def views_to_maps(
         present_only: as in `Recipe`.
     """
 
-    def to_maps(views: Views) -> list[ClassMaps]:
+    def network(views: Views) -> list[torch.Tensor]:
         labels = torch.cat([views.tags, views.tags])
-        logits = []
-        for scale in views.scales:
-            images, mirrored = unflipped(net(scale, labels).float())
-            logits.append((images + mirrored) / 2)  # [B, C+1, h_s, w_s]
-        return [
-            merge_logits([view[i] for view in logits], tags, seed_of(id), views.size, present_only)
-            for i, (id, tags) in enumerate(zip(views.ids, views.tags, strict=True))
-        ]
+        return [net(scale, labels) for scale in views.scales]
 
-    return to_maps
+    def merge(views: Views, outputs: list[torch.Tensor]) -> list[Maps]:
+        channels = [(0, *(c + 1 for c in own)) for own in views.present()]
+        device = outputs[0].device
+        assert views.loaded is not None
+        strided, full = (
+            torch.stack(masks).to(device, non_blocking=True)
+            for masks in zip(*views.loaded, strict=True)
+        )
+        merged = merge_maps(
+            outputs,
+            channels,
+            views.size,
+            kind="softmax",
+            foreground=MergedMaps(strided, full),
+            present_only=present_only,
+        )
+        return [Maps.of(keys, maps) for keys, maps in zip(channels, merged, strict=True)]
 
-
-def merge_logits(
-    views: list[torch.Tensor],
-    tags: torch.Tensor,
-    seed: np.ndarray,
-    size: tuple[int, int],
-    present_only: bool = False,
-) -> ClassMaps:
-    """Class maps of one image from the logits of its scales.
-
-    Args:
-        views: logits [C+1, h_s, w_s] of each scale.
-        tags: multi-hot [C].
-        seed: uint8 [H, W].
-        size: size (H, W) of the image.
-        present_only: as in `Recipe`.
-    """
-    kept = torch.cat([tags.new_ones(1), tags]).nonzero()[:, 0]
-    strided, high_res = (
-        _normalised(views, kept, seed, each, present_only) for each in (strided_size(*size), size)
-    )
-    return ClassMaps(kept.cpu().numpy().astype(np.int16), strided, high_res)
+    return ViewsToMaps(network, merge, lambda id: _foreground(seed_of(id)))
 
 
-def _normalised(
-    views: list[torch.Tensor],
-    kept: torch.Tensor,
-    seed: np.ndarray,
-    size: tuple[int, int],
-    present_only: bool,
-) -> np.ndarray:
-    """Scores of the kept channels at one size, rescaled to 0..1 where the seed is foreground."""
-    chosen = [view[kept] for view in views] if present_only else views
-    logits = torch.stack([resize_maps(view, *size) for view in chosen]).mean(dim=0)
-    scores = logits.softmax(dim=0)
-    scores = scores if present_only else scores[kept]
-    low, high = (f(scores, dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
-    stretched = (scores - low) / (high - low + 1e-5)
-    not_background = torch.from_numpy(resize_labels(seed, *size) != 0).to(scores.device)
-    return torch.where(not_background, stretched, scores).cpu().numpy()
+def _foreground(seed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a seed is not background, bool at the strided and at the full size."""
+    strided = resize_labels(seed, *strided_size(*seed.shape))
+    return torch.from_numpy(strided != 0), torch.from_numpy(seed != 0)

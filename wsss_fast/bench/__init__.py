@@ -1,4 +1,4 @@
-"""Benchmarks of the ops; `wsss-fast bench NAME` runs one.
+"""Benchmarks of the ops, and in `pipeline/` of the stages; `wsss-fast bench NAME` runs one.
 
 Every module of this folder with a function `suite` is a benchmark, named as the op; no list holds
 them. It has
@@ -49,10 +49,13 @@ def summaries() -> dict[str, str]:
 
 
 def contents() -> str:
-    """List the benchmarks; `bench NAME` runs one, `bench all` runs all."""
-    width = max(map(len, summaries()))
+    """List the benchmarks; `bench NAME` runs one, `bench all` runs those of all ops."""
+    source = (Path(__file__).parent / "pipeline/__init__.py").read_text(encoding="utf-8")
+    stages = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    names = {**summaries(), "pipeline": stages}
+    width = max(map(len, names))
     usage = "usage: wsss-fast bench NAME [--quick] [--help], or wsss-fast bench all [--quick]"
-    return "\n".join([usage, "", *(f"  {n:{width}}  {text}" for n, text in summaries().items())])
+    return "\n".join([usage, "", *(f"  {n:{width}}  {text}" for n, text in names.items())])
 
 
 def command(name: str) -> Callable:

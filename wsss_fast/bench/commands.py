@@ -1,4 +1,4 @@
-"""Commands of the command line: one per benchmark, found by its file."""
+"""Commands of the command line: one per benchmark of an op, found by its file; `pipeline`."""
 
 from __future__ import annotations
 
@@ -43,4 +43,5 @@ COMMANDS = (
         )
         for name in bench.summaries()
     ),
+    Command("bench pipeline", "wsss_fast.bench.pipeline:run", flat=True, main_process_only=True),
 )

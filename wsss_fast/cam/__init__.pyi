@@ -1,6 +1,6 @@
 from .inference import MapsResult as MapsResult
 from .inference import infer as infer
-from .inference import merge_maps as merge_maps
+from .inference import relative_maps as relative_maps
 from .inference import views_to_maps as views_to_maps
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from wsss_fast import nets
@@ -13,8 +13,8 @@ from wsss_fast.cam.recipe import RECIPES, Recipe, network
 from wsss_fast.data import Source, opened
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
-from wsss_fast.maps import ClassMaps, merge_views, strided_size
-from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.ops import merge_maps
+from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,48 +86,24 @@ def views_to_maps(net: nets.CamNet, align: int = 16) -> ViewsToMaps:
         align: as in `Recipe`.
     """
 
-    def to_maps(views: Views) -> list[ClassMaps]:
-        summed = []
-        for scale in views.scales:
-            images, mirrored = unflipped(net.maps(scale).float())
-            summed.append(images + mirrored)  # [B, C, h_s, w_s]
-        return [
-            merge_maps([view[i] for view in summed], tags, views.size, align)
-            for i, tags in enumerate(views.tags)
-        ]
+    def network(views: Views) -> list[torch.Tensor]:
+        return [net.maps(scale) for scale in views.scales]
 
-    return to_maps
+    return ViewsToMaps(network, lambda views, outputs: relative_maps(views, outputs, align))
 
 
-def merge_maps(
-    views: list[torch.Tensor], tags: torch.Tensor, size: tuple[int, int], align: int = 1
-) -> ClassMaps:
-    """Class maps of one image: views of the present classes, resized, summed and normalised.
-
-    The sum is divided by (its maximum + 1e-5).
+def relative_maps(views: Views, outputs: Sequence[torch.Tensor], align: int = 1) -> list[Maps]:
+    """Class maps of the present classes: views resized, summed, divided by (maximum + 1e-5).
 
     Args:
-        views: maps >= 0, [C, h_s, w_s] each.
-        tags: multi-hot [C].
-        size: size (H, W) of the image.
+        views: the batch.
+        outputs: maps >= 0 of all classes, [2B, C, h_s, w_s] for each scale.
         align: size multiple in pixels: views are resized to H and W rounded up to multiples of it,
             then cropped. AMN's and IRN's public code uses 16, which keeps the cells of the maps
             aligned with the pixels, EPS' uses 1.
     """
-    present = tags.nonzero()[:, 0]
-    height, width = size
-    kept = [view[present] for view in views]
-    if not len(present):
-        return ClassMaps(
-            np.zeros(0, np.int16),
-            np.zeros((0, *strided_size(*size)), np.float32),
-            np.zeros((0, *size), np.float32),
-        )
-    strided = merge_views(kept, *strided_size(height, width))
-    aligned = merge_views(kept, -(-height // align) * align, -(-width // align) * align)
-    strided, high_res = (
-        maps / (maps.amax(dim=(1, 2), keepdim=True) + 1e-5)
-        for maps in (strided, aligned[:, :height, :width])
-    )
-    keys = (present + 1).cpu().numpy().astype(np.int16)
-    return ClassMaps(keys, strided.cpu().numpy(), high_res.cpu().numpy())
+    classes = views.present()
+    merged = merge_maps(outputs, classes, views.size, align=align)
+    return [
+        Maps.of(tuple(c + 1 for c in own), maps) for own, maps in zip(classes, merged, strict=True)
+    ]

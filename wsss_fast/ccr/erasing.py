@@ -15,11 +15,11 @@ import torch
 
 from wsss_fast.ccr.crops import Box
 from wsss_fast.ccr.padded_batch import PaddedBatch
-from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine.ranges import COUNT, SCALES, SHARE
 from wsss_fast.errors import InputError
 from wsss_fast.maps import merge_views
-from wsss_fast.stages.activate import scaled_size, unflipped
+from wsss_fast.ops import image_views
+from wsss_fast.stages.activate import unflipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +186,8 @@ def cut(
     y0, y1, x0, x1 = box
     part = image[y0:y1, x0:x1]
     size = (part.shape[0], part.shape[1])
-    views = tuple(
-        torch.from_numpy(normalise(resize_image(part, *scaled_size(size, scale)))).to(
-            classes.device
-        )
-        for scale in scales
-    )
+    pixels = torch.from_numpy(np.array(part)).to(classes.device)
+    views = tuple(view[0].contiguous() for view in image_views(pixels, scales, mirror=False))
     return Crop(name, views, size, classes, unit)
 
 

@@ -19,8 +19,9 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, merge_views, resize_maps, strided_size
-from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.maps import resize_maps, strided_size
+from wsss_fast.ops import merge_maps
+from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
 
 
 @with_torch_defaults
@@ -109,13 +110,16 @@ def views_to_maps(
         on_rounds: function called with the number of rounds of each crop.
     """
 
-    def to_maps(views: Views) -> list[ClassMaps]:
+    def network(views: Views) -> list[Maps]:
         crops: list[Crop] = []
         first_maps: list[torch.Tensor | None] = []
         places: list[list[Box]] = []
-        whole = (0, views.size[0], 0, views.size[1])
-        for id, tags, base in zip(views.ids, views.tags, base_maps(net, views), strict=True):
-            classes = tags.nonzero()[:, 0]
+        whole, present = (0, views.size[0], 0, views.size[1]), views.present()
+        assert views.loaded is not None
+        for id, image, own, base in zip(
+            views.ids, views.loaded, present, base_maps(net, views), strict=True
+        ):
+            classes = torch.tensor(own, dtype=torch.int64, device=base.device)
             unit = base.amax(dim=(1, 2), keepdim=True) if recipe.erasing.unit == "image" else None
             cuts = boxes(
                 centres_of_mass(base.cpu().numpy()),
@@ -125,7 +129,7 @@ def views_to_maps(
             )
             places.append(list(dict.fromkeys(cuts)))
             for box in places[-1]:
-                crops.append(cut(id, image_of(id), box, classes, recipe.erasing.scales, unit))
+                crops.append(cut(id, image, box, classes, recipe.erasing.scales, unit))
                 first_maps.append(base if box == whole else None)
         results = run_rounds(
             net, crops, recipe.erasing, batch_size=recipe.batch_size, first_maps=first_maps
@@ -133,11 +137,11 @@ def views_to_maps(
         on_rounds([part.rounds for parts in results for part in parts])
         responses = iter([torch.cat([part.final_response() for part in p]) for p in results])
         return [
-            _merge_crops(tags, [next(responses) for _ in own], own, views.size)
-            for tags, own in zip(views.tags, places, strict=True)
+            _merge_crops(classes, [next(responses) for _ in own], own, views)
+            for classes, own in zip(present, places, strict=True)
         ]
 
-    return to_maps
+    return ViewsToMaps(network, lambda views, maps: maps, image_of)
 
 
 def base_maps(net: PaddedBatch, views: Views) -> list[torch.Tensor]:
@@ -149,16 +153,9 @@ def base_maps(net: PaddedBatch, views: Views) -> list[torch.Tensor]:
     Raises:
         InputError: they are not finite.
     """
-    summed = []
-    for scale in views.scales:
-        images, mirrored = unflipped(net([scale])[0].float())
-        summed.append(images + mirrored)
-    bases = [
-        merge_views([view[i][tags > 0] for view in summed], *views.size)
-        if tags.any()
-        else tags.new_zeros(0, *views.size)
-        for i, tags in enumerate(views.tags)
-    ]
+    outputs = [net([scale])[0] for scale in views.scales]
+    merged = merge_maps(outputs, views.present(), views.size, kind="sum", strided=False)
+    bases = [maps.full for maps in merged]
     for id, base in zip(views.ids, bases, strict=True):
         if not base.isfinite().all():
             raise InputError(
@@ -169,14 +166,12 @@ def base_maps(net: PaddedBatch, views: Views) -> list[torch.Tensor]:
 
 
 def _merge_crops(
-    tags: torch.Tensor, responses: list[torch.Tensor], places: list[Box], size: tuple[int, int]
-) -> ClassMaps:
+    classes: tuple[int, ...], responses: list[torch.Tensor], places: list[Box], views: Views
+) -> Maps:
     """Class maps of an image from the responses of its crops."""
-    keys = (tags.nonzero()[:, 0] + 1).cpu().numpy().astype(np.int16)
+    size, keys = views.size, tuple(c + 1 for c in classes)
     if not responses:
-        return ClassMaps(
-            keys, np.zeros((0, *strided_size(*size)), np.float32), np.zeros((0, *size), np.float32)
-        )
+        none = views.tags.new_zeros
+        return Maps(keys, none((0, *strided_size(*size))), none((0, *size)))
     whole = paste(responses, places, size)
-    strided = resize_maps(whole, *strided_size(*size))
-    return ClassMaps(keys, strided.cpu().numpy(), whole.cpu().numpy())
+    return Maps(keys, resize_maps(whole, *strided_size(*size)), whole)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.ranges import POSITIVE
 from wsss_fast.engine.run_folder import provenance
 from wsss_fast.errors import InputError
-from wsss_fast.maps import check_maps, map_files, to_labels
+from wsss_fast.maps import check_maps, map_files
 from wsss_fast.ops import unary_from_probabilities
-from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import DenseCrf
+from wsss_fast.stages.labels import Scores, label_stage, write_all
 from wsss_fast.stages.masks import MasksResult
-from wsss_fast.stages.seeds import label_stage, share_of_labels, tagged_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +35,7 @@ class AlphaCrf(DenseCrf):
     alpha: float = 4.0
 
     def refine_maps(
-        self, images: np.ndarray, scores: np.ndarray, device: str = "cpu"
+        self, images: np.ndarray | torch.Tensor, scores: np.ndarray | torch.Tensor
     ) -> torch.Tensor:
         """Marginals for energies -log of the maps and of (1 - their maximum)^alpha.
 
@@ -47,13 +43,12 @@ class AlphaCrf(DenseCrf):
 
         Args:
             images: uint8 RGB [B, H, W, 3].
-            scores: class maps, float32 [B, K, H, W] in 0..1, K >= 1.
-            device: device to compute on.
+            scores: class maps, float32 [B, K, H, W] in 0..1, K >= 1, on the device to compute on.
 
         Returns:
             float32 [B, K+1, H, W], background first.
         """
-        maps = torch.from_numpy(scores).to(device)
+        maps = torch.as_tensor(scores)
         background = (1 - maps.amax(dim=1, keepdim=True)).clamp_min(0) ** self.alpha
         return self.apply(images, unary_from_probabilities(torch.cat([background, maps], dim=1)))
 
@@ -86,14 +81,16 @@ def make(
         raise InputError(f"crf: alpha must be > 0, got {crf.alpha}")
     check_maps(maps, data)
 
-    def work() -> dict[str, float]:
-        own, todo = share_of_labels(data, out / name)
-        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
-            for ids, labels in _refined_labels(todo, maps, crf, batch_size, device):
-                for id, one in zip(ids, labels, strict=True):
-                    write_labels(out / name / f"{id}.png", one)
-                bar.advance(len(ids))
-        return {}
+    def work() -> dict[str, Any]:
+        return write_all(
+            data,
+            maps,
+            out / name,
+            lambda given: _index_of(given, crf),
+            batch_size=batch_size,
+            device=device,
+            photos=True,
+        )
 
     arguments = {
         "data": data.fingerprint(),
@@ -104,22 +101,10 @@ def make(
     return MasksResult(out / name)
 
 
-def _refined_labels(
-    data: Dataset, maps: Path, crf: AlphaCrf, batch_size: int, device: str
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Yield ids of equal size and class count, and their label maps, uint8 [H, W]."""
-
-    def kind(id: str) -> tuple[tuple[int, int], int]:
-        return data.size(id), int(data.tags_of(id).sum())
-
-    for (size, count), group in itertools.groupby(sorted(data.ids, key=kind), key=kind):
-        same = list(group)
-        for start in range(0, len(same), batch_size):
-            ids = same[start : start + batch_size]
-            loaded = [tagged_maps(data, maps, i) for i in ids]
-            index = np.zeros((len(ids), *size), np.int64)
-            if count:
-                scores = np.stack([m.at_size(*size) for m in loaded])
-                photos = np.stack([data.image(i) for i in ids])
-                index = crf.refine_maps(photos, scores, device).argmax(dim=1).cpu().numpy()
-            yield ids, [to_labels(one, m.keys) for one, m in zip(index, loaded, strict=True)]
+def _index_of(given: Scores, crf: AlphaCrf) -> torch.Tensor:
+    """Argmax of the marginals, uint8 [B, H, W]: 0 background, otherwise 1 + the row."""
+    scores = given.scores
+    if given.photos is None:
+        return scores.new_zeros((len(scores), *scores.shape[2:]), dtype=torch.uint8)
+    with given.times.computing():
+        return crf.refine_maps(given.photos, scores).argmax(dim=1).to(torch.uint8)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from wsss_fast import nets
-from wsss_fast.cam.inference import merge_maps
+from wsss_fast.cam.inference import relative_maps
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.recipe import RECIPES, Recipe, check_recipe
-from wsss_fast.maps import ClassMaps
 from wsss_fast.stages import masks
-from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +130,7 @@ def pseudo_masks(
 def views_to_maps(net: nets.EpsNet) -> ViewsToMaps:
     """The function from views to class maps that `stages.activate` calls; `net` in eval mode."""
 
-    def to_maps(views: Views) -> list[ClassMaps]:
-        summed = []
-        for scale in views.scales:
-            images, mirrored = unflipped(net(scale)[1].float().softmax(dim=1)[:, 1:])
-            summed.append(images + mirrored)  # [B, C, h_s, w_s]
-        return [
-            merge_maps([view[i] for view in summed], tags, views.size)
-            for i, tags in enumerate(views.tags)
-        ]
+    def network(views: Views) -> list[torch.Tensor]:
+        return [net(scale)[1].float().softmax(dim=1)[:, 1:] for scale in views.scales]
 
-    return to_maps
+    return ViewsToMaps(network, relative_maps)

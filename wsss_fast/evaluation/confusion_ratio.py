@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from wsss_fast.data.class_names import clean_name, read_classes
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, stream
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, read_labels
 
@@ -50,14 +51,23 @@ def confusion_ratios(
     named = named_pairs(data, pairs)
     confused, hit = np.zeros(len(pairs), np.int64), np.zeros(len(pairs), np.int64)
     contexts = any(context is not None for _, _, context in named)
-    for id in distributed.shard(data.ids):
+
+    def count(id: str) -> np.ndarray:
         truth, predicted = data.mask(id), labels(id)
         around = _context(data, id, truth) if contexts else truth
+        found = np.zeros((2, len(pairs)), np.int64)
         for n, (target, coincident, context) in enumerate(named):
             as_target = (predicted == target) & (truth != IGNORE)
             is_coincident = truth == coincident if context is None else around == context
-            confused[n] += int((as_target & is_coincident).sum())
-            hit[n] += int((as_target & (truth == target)).sum())
+            found[:, n] = (as_target & is_coincident).sum(), (as_target & (truth == target)).sum()
+        return found
+
+    def add(id: str, found: np.ndarray) -> None:
+        nonlocal confused, hit
+        confused, hit = confused + found[0], hit + found[1]
+
+    own = distributed.shard(data.ids)
+    stream.scan(own, count, add, torch.device("cpu"), "confusion ratios", data.size)
     confused, hit = distributed.all_reduce_sum(np.stack([confused, hit]))
     with np.errstate(divide="ignore", invalid="ignore"):
         return dict(zip(pairs, (confused / hit).tolist(), strict=True))

@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
-from wsss_fast.engine.progress import Bar, track
+from wsss_fast.engine import distributed, stream
+from wsss_fast.engine.progress import Bar
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of, remark_on_absent
-from wsss_fast.maps import check_maps, label_index, load_maps, to_labels
-from wsss_fast.readers.label_maps import IGNORE
+from wsss_fast.maps import check_maps, label_index, load_maps, load_stored, to_labels
 from wsss_fast.stages.crf import Crf
-from wsss_fast.stages.seeds import refined_labels
+from wsss_fast.stages.labels import index_at, stream_labels
+from wsss_fast.thresholds import add_counts
 
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(46))  # 0.00 .. 0.90
 
@@ -44,7 +45,11 @@ class Curve:
 
 
 def threshold_curve(
-    maps: str | Path, data: Source, *, thresholds: Sequence[float] = THRESHOLDS
+    maps: str | Path,
+    data: Source,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    device: str = "cpu",
 ) -> Curve:
     """mIoU of the argmax of class maps, over the constant background score.
 
@@ -57,6 +62,7 @@ def threshold_curve(
         maps: folder of maps.
         data: data set with masks; ids without a mask are not counted.
         thresholds: background scores to evaluate, ascending, 0..1.
+        device: device that counts.
 
     Raises:
         InputError: there are no masks, maps are missing, of another size or of classes that the
@@ -67,19 +73,24 @@ def threshold_curve(
     data = whole.with_masks()
     num_labels, steps = len(data.classes) + 1, len(thresholds)
     check_maps(folder, data)
-    bounds = np.asarray(thresholds, np.float32)
+    where = torch.device(device)
+    bounds = torch.tensor(thresholds, dtype=torch.float32).to(where)
     # passed[t, g, p]: number of pixels of truth g whose best class p exceeds exactly t thresholds
-    passed = np.zeros((steps + 1) * num_labels * num_labels, np.int64)
-    for id in track(distributed.shard(data.ids), f"curve {folder.parent.name}"):
+    passed = torch.zeros((steps + 1, num_labels, num_labels), dtype=torch.int64, device=where)
+
+    def load(id: str) -> tuple[torch.Tensor, ...]:
         truth = data.mask(id)
-        loaded = load_maps(folder, id, data).foreground()
-        best, score = _best(loaded.at_size(*truth.shape), loaded.keys)
-        valid = truth != IGNORE
-        # Number of thresholds < score: background wins ties.
-        above = np.searchsorted(bounds, score[valid], side="left")
-        index = (above * num_labels + truth[valid]) * num_labels + best[valid]
-        passed += np.bincount(index, minlength=passed.size)
-    counts = distributed.all_reduce_sum(passed).reshape(steps + 1, num_labels, num_labels)
+        loaded = load_stored(folder, id, data).foreground()
+        arrays = loaded.at_size(*truth.shape), loaded.keys.astype(np.int64), truth
+        return tuple(stream.host_tensor(array, where) for array in arrays)
+
+    def count(id: str, loaded: tuple[torch.Tensor, ...]) -> None:
+        scores, keys, truth = (one.to(where, non_blocking=True) for one in loaded)
+        add_counts(passed, scores.float(), keys, truth, bounds)
+
+    own = distributed.shard(data.ids)
+    stream.scan(own, load, count, where, f"curve {folder.parent.name}", data.size)
+    counts = distributed.all_reduce_sum(passed.cpu().numpy())
     total, matrices = counts.sum(axis=0), []
     below = np.cumsum(counts, axis=0)
     for t in range(steps):
@@ -105,13 +116,6 @@ def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], 
         return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
 
     return labels
-
-
-def _best(scores: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Label of each pixel's best class, and its score; (0, -1) without any class."""
-    if not len(keys):
-        return np.zeros(scores.shape[1:], np.int64), np.full(scores.shape[1:], -1, np.float32)
-    return keys.astype(np.int64)[scores.argmax(axis=0)], scores.max(axis=0)
 
 
 def crf_curve(
@@ -149,11 +153,26 @@ def crf_curve(
     matrices = np.zeros((len(thresholds), num_labels, num_labels), np.int64)
     own = data.only(distributed.shard(data.ids))
     with Bar(label, len(own)) as bar:
-        for ids, stack in refined_labels(own, folder, thresholds, crf, batch_size, device):
-            for id, labels in zip(ids, stack, strict=True):
-                truth = data.mask(id)
-                matrices += np.stack([confusion_matrix(truth, one, num_labels) for one in labels])
-            bar.advance(len(ids))
+
+        def compare(id: str, keys: np.ndarray, index: np.ndarray) -> np.ndarray:
+            truth, labels = data.mask(id), to_labels(index, keys)
+            return np.stack([confusion_matrix(truth, one, num_labels) for one in labels])
+
+        def add(found: list[np.ndarray]) -> None:
+            nonlocal matrices
+            matrices += sum(found)
+            bar.advance(len(found))
+
+        stream_labels(
+            own,
+            folder,
+            lambda given: index_at(given, thresholds, crf),
+            compare,
+            add,
+            batch_size=batch_size,
+            device=device,
+            photos=True,
+        )
     counted = len(data), len(whole)
     return _curve(thresholds, list(distributed.all_reduce_sum(matrices)), data.classes, counted)
 

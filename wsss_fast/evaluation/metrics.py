@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, read_label
-from wsss_fast.engine import distributed, remarks
-from wsss_fast.engine.progress import track
+from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, read_labels
 
@@ -119,7 +119,8 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
     folder = check_label_folder(Path(predictions), data, "predictions", values=False)
     num_labels = len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
-    for id in track(distributed.shard(data.ids), f"evaluate {folder.name}"):
+
+    def compare(id: str) -> np.ndarray:
         path = folder / f"{id}.png"
         prediction, truth = read_labels(path, len(data.classes)), data.mask(id)
         if prediction.shape != truth.shape:
@@ -133,7 +134,14 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
                 f"{path}: has pixels of {IGNORE} (ignore); a prediction must label every pixel"
                 f"{cure}"
             )
-        confusion += confusion_matrix(truth, prediction, num_labels)
+        return confusion_matrix(truth, prediction, num_labels)
+
+    def add(id: str, found: np.ndarray) -> None:
+        nonlocal confusion
+        confusion += found
+
+    own = distributed.shard(data.ids)
+    stream.scan(own, compare, add, torch.device("cpu"), f"evaluate {folder.name}", data.size)
     confusion = distributed.all_reduce_sum(confusion)
     if not confusion[:, 1:].any():
         remarks.add("predictions show background only", folder, unit="folder")
@@ -162,13 +170,22 @@ def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     num_labels, data = len(data.classes) + 1, data.with_masks()
     confusion = np.zeros((num_labels, num_labels), np.int64)
     labelled = np.zeros(2, np.int64)  # labelled pixels, all pixels
-    for id in distributed.shard(data.ids):
+
+    def compare(id: str) -> tuple[np.ndarray, int, int]:
         seed, truth = read_label(Path(seeds), data, id), data.mask(id)
         known = seed != IGNORE
-        confusion += confusion_matrix(
+        found = confusion_matrix(
             np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels
         )
-        labelled += known.sum(), known.size
+        return found, int(known.sum()), known.size
+
+    def add(id: str, found: tuple[np.ndarray, int, int]) -> None:
+        nonlocal confusion, labelled
+        confusion += found[0]
+        labelled += found[1:]
+
+    own = distributed.shard(data.ids)
+    stream.scan(own, compare, add, torch.device("cpu"), f"evaluate {Path(seeds).name}", data.size)
     labelled = distributed.all_reduce_sum(labelled)
     if not labelled[0]:
         remarks.add(

@@ -24,6 +24,8 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import duration, rate
 from wsss_fast.engine.run_folder import read_records
+from wsss_fast.evaluation import stage_times
+from wsss_fast.evaluation.html_page import page, table
 from wsss_fast.maps import load_maps
 from wsss_fast.readers.label_maps import IGNORE, read_labels
 
@@ -33,22 +35,6 @@ Panel = Callable[[str], np.ndarray]  # id -> uint8 RGB [H, W, 3]
 # fits into a window of 1200.
 _PICTURE_HEIGHT, _GRID_WIDTH = 144, 960
 _INK = {"CAM": "#b45309", "AMN": "#1d4ed8", "EPS": "#1d4ed8"}
-_CSS = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;
-color:#1c1917}
-h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}p{max-width:75ch}
-table{border-collapse:collapse}.wide{overflow-x:auto}
-td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e7e5e4}
-td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#57534e}
-.grid td,.grid th{padding:.15rem;border:0;text-align:center;font-size:.8rem}
-.grid img{display:block;border-radius:3px}
-.grid td:first-child{font-size:.75rem;color:#57534e;width:8rem;text-align:left;
-overflow-wrap:anywhere}
-.key span{display:inline-block;margin:0 .9rem .3rem 0}
-.key i{display:inline-block;width:.9em;height:.9em;border-radius:2px;margin-right:.35em;
-vertical-align:-.1em}
-figure{margin:0}figure svg{max-width:100%;height:auto}small{color:#57534e}
-"""
 
 
 def colours() -> np.ndarray:
@@ -236,6 +222,7 @@ def write(
             *lead,
             "<h2>Stages</h2>",
             _stage_table(out),
+            _time_table(out),
             _class_table(out, data),
             _curve_figure(out, curves),
             *sections,
@@ -243,16 +230,8 @@ def write(
             _legend(data),
             _grid(data, panels, chosen),
         ]
-        head = (
-            "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{html.escape(title)}</title><style>{_CSS}</style>"
-        )
-        page = (
-            f"<!doctype html><html lang=en><head>{head}</head>"
-            f"<body>{''.join(parts)}</body></html>\n"
-        )
         with atomic_write(out / "report.html") as temporary:
-            temporary.write_text(page, encoding="utf-8")
+            temporary.write_text(page(title, parts), encoding="utf-8")
         return out / "report.html"
 
     return distributed.run_on_main(write_page)
@@ -274,15 +253,6 @@ def sheet(
         canvas.save(temporary, optimize=True)
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """HTML of a table; the text is escaped here."""
-    names = "".join(f"<th>{html.escape(column)}</th>" for column in head)
-    cells = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body
-    )
-    return f"<div class=wide><table><tr>{names}</tr>{cells}</table></div>"
-
-
 def _true_masks(data: Dataset) -> str:
     if not data.masks:
         return "no true masks, so nothing is scored"
@@ -301,6 +271,15 @@ def _stage_table(out: Path) -> str:
         "Fixed: at the threshold of the recipe. Best: at the threshold with the highest mIoU. "
         "+crf: after CRF refinement of the argmax.</small></p>"
     )
+
+
+def _time_table(out: Path) -> str:
+    times = stage_times.of_run(out)
+    if not any(time.host is not None for time in times):
+        return ""
+    shown = table(*stage_times.rows(times))
+    note = f"<p><small>{html.escape(stage_times.EXPLANATION)}</small></p>"
+    return f"<h2>Where the time goes</h2>{shown}{note}"
 
 
 def _class_table(out: Path, data: Dataset) -> str:

@@ -65,7 +65,7 @@ def maps(
     ratios_at = fixed if pairs_at is None else pairs_at
 
     def measure() -> dict[str, Any]:
-        curve = threshold_curve(folder, data)
+        curve = threshold_curve(folder, data, device=device)
         ratios = confusion_ratios(data, pairs, labels_at(folder, data, ratios_at))
         return {
             **_curve_record(curve, fixed, curve.at(fixed)),
@@ -176,11 +176,18 @@ def _record_once(
 
 
 def _stage_costs(out: Path, folder: Path) -> dict[str, Any]:
-    """Seconds and speed of the artefact's stage, and of the training in the folder around it."""
+    """Seconds and speed of the artefact's stage, and of the training in the folder around it.
+
+    `time` is where the seconds of the artefact's stage went, as in `stage_times`.
+    """
     notes = {}
     for path in (folder.parent / "done.json", folder / "done.json"):
         if path.exists() and path.parent != out:
             notes[path.parent] = json.loads(path.read_text())["notes"]
     cost: dict[str, Any] = {"seconds": round(sum(n.get("seconds", 0.0) for n in notes.values()), 2)}
     speeds = [n["images_per_second"] for n in notes.values() if n.get("images_per_second")]
-    return {**cost, "images_per_second": speeds[-1]} if speeds else cost
+    if speeds:
+        cost["images_per_second"] = speeds[-1]
+    if time := notes.get(folder, {}).get("time"):
+        cost["time"] = time
+    return cost

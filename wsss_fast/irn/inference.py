@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,12 +14,13 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
+from wsss_fast.engine.stream import host_tensor
 from wsss_fast.errors import InputError
 from wsss_fast.irn.recipe import RECIPES, Recipe
 from wsss_fast.maps import (
     ClassMaps,
     check_maps,
-    load_maps,
+    load_stored,
     map_files,
     maps_path,
     resize_maps,
@@ -28,7 +28,7 @@ from wsss_fast.maps import (
 )
 from wsss_fast.ops import random_walk
 from wsss_fast.stages import masks
-from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage, unflipped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +128,19 @@ def views_to_maps(
         recipe: as in `infer`.
     """
 
-    def to_maps(views: Views) -> list[ClassMaps]:
+    def network(views: Views) -> list[torch.Tensor]:
+        assert views.loaded is not None
         edges = boundaries(net, views.scales[0], recipe.pad)
+        return [_walked(maps, edge, recipe) for maps, edge in zip(views.loaded, edges, strict=True)]
+
+    def merge(views: Views, outputs: list[torch.Tensor]) -> list[Maps]:
+        assert views.loaded is not None
         return [
-            walk_maps(maps_of(id), edge, views.size, recipe)
-            for id, edge in zip(views.ids, edges, strict=True)
+            _at_full_size(tuple(maps.keys.tolist()), walked, views.size)
+            for maps, walked in zip(views.loaded, outputs, strict=True)
         ]
 
-    return to_maps
+    return ViewsToMaps(network, merge, maps_of)
 
 
 def boundaries(net: nets.IrnNet, images: torch.Tensor, pad: int) -> torch.Tensor:
@@ -172,25 +177,39 @@ def walk_maps(
     Returns:
         Scores relative to the highest one over all classes and pixels, 0..1.
     """
-    if not len(maps.keys):
-        return ClassMaps(maps.keys, maps.strided, np.zeros((0, *size), np.float32))
-    strided = torch.from_numpy(maps.strided).to(edge.device).clamp_min(0) ** recipe.power
-    walked = random_walk(
-        strided, edge, radius=recipe.walk_radius, beta=recipe.beta, steps=recipe.steps
+    keys = tuple(maps.keys.tolist())
+    return _at_full_size(keys, _walked(maps, edge, recipe), size).on_host()
+
+
+def _walked(maps: ClassMaps, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """The maps at stride 4 after the random walk, [K, h, w]."""
+    given = host_tensor(maps.strided, edge.device).to(edge.device, non_blocking=True).float()
+    if not len(given):
+        return given
+    return random_walk(
+        given.clamp_min(0) ** recipe.power,
+        edge,
+        radius=recipe.walk_radius,
+        beta=recipe.beta,
+        steps=recipe.steps,
     )
+
+
+def _at_full_size(keys: tuple[int, ...], walked: torch.Tensor, size: tuple[int, int]) -> Maps:
+    """Maps relative to their highest score, at stride 4 and at the image's size."""
+    if not keys:
+        return Maps(keys, walked, walked.new_zeros((0, *size)))
     height, width = size
     high_res = resize_maps(walked, 4 * walked.shape[1], 4 * walked.shape[2])[:, :height, :width]
     highest = high_res.amax()
     # It is 0 where boundaries are everywhere.
     highest = torch.where(highest > 0, highest, 1.0)
-    return ClassMaps(
-        maps.keys, (walked / highest).cpu().numpy(), (high_res / highest).cpu().numpy()
-    )
+    return Maps(keys, walked / highest, high_res / highest)
 
 
 def _load_maps(folder: Path, data: Dataset, id: str) -> ClassMaps:
     """Class maps of an image, without a background row; InputError for another size."""
-    maps, wanted = load_maps(folder, id).foreground(), strided_size(*data.size(id))
+    maps, wanted = load_stored(folder, id, full=False).foreground(), strided_size(*data.size(id))
     if maps.strided.shape[1:] != wanted:
         raise InputError(
             f"{maps_path(folder, id)}: strided maps are {maps.strided.shape[1:]}, "

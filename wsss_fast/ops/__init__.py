@@ -3,8 +3,10 @@
 from . import reference
 from .aamr_loss import aamr_loss
 from .dense_crf import dense_crf
+from .image_views import image_views
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
+from .merge_maps import MergedMaps, merge_maps
 from .pixel_loss import pixel_bce, pixel_cross_entropy
 from .random_walk import random_walk
 from .saliency_loss import SaliencyLoss, saliency_loss
@@ -12,12 +14,15 @@ from .unary import unary_from_labels, unary_from_probabilities
 
 __all__ = [
     "BilateralLattice",
+    "MergedMaps",
     "PermutohedralLattice",
     "SaliencyLoss",
     "aamr_loss",
     "dense_crf",
+    "image_views",
     "label_conditioned_activation",
     "label_conditioned_logits",
+    "merge_maps",
     "permutohedral_filter",
     "pixel_bce",
     "pixel_cross_entropy",

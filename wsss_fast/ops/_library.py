@@ -60,7 +60,7 @@ def define(
     name = schema[: schema.index("(")]
 
     def default_kernel(*args):
-        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        tensors = _tensors_of(args)
         device = tensors[0].device
         for tensor in tensors:
             # Such calls come here even if there is a native kernel, whose call would come back.
@@ -122,6 +122,12 @@ def _register(name: str, *, differentiable: bool) -> None:
     )
 
 
+def _tensors_of(args: tuple) -> list[torch.Tensor]:
+    """The tensors among an op's arguments, in its lists too."""
+    lists = (arg if isinstance(arg, list) else [arg] for arg in args)
+    return [each for some in lists for each in some if isinstance(each, torch.Tensor)]
+
+
 def _second_derivative(op: str) -> str:
     return (
         f"{op} is differentiable once; its gradient cannot be differentiated "
@@ -154,8 +160,8 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
 
 
 def _refuse_tangents(overload: torch._ops.OpOverload, args: tuple) -> None:
-    for arg in args:
-        if isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None:
+    for tensor in _tensors_of(args):
+        if forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError(
                 f"{overload.name().partition('::')[2]} has no forward-mode derivative (jvp, "
                 "jacfwd); use backward() or torch.autograd.grad"

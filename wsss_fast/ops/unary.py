@@ -17,7 +17,12 @@ from ._library import has_data
 
 
 def unary_from_labels(
-    labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unsure_label: int | None = None
+    labels: Tensor,
+    num_labels: int,
+    *,
+    gt_prob: float = 0.7,
+    unsure_label: int | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Energies of a label map that is right with probability `gt_prob`.
 
@@ -31,6 +36,8 @@ def unary_from_labels(
         num_labels: L >= 1; every value 0..L-1 is a label.
         gt_prob: probability that a pixel's label is right, strictly between 0 and 1.
         unsure_label: value of pixels whose label is unknown, usually 255; None: there is none.
+        check: whether to look for wrong labels, for which a GPU has to be waited for; without it
+            their energies are NaN.
 
     Returns:
         [..., L, H, W] float32 energies on the device of `labels`.
@@ -55,18 +62,20 @@ def unary_from_labels(
     if given.dtype == torch.uint64:
         unsure = unsure & (labels >= 0)  # values from 2^63 on have become negative
     wrong = ~unsure & ((labels < 0) | (labels >= num_labels))
-    if inspects := has_data(labels):
+    if check and has_data(labels):
         _refuse_labels(given, wrong, num_labels, unsure_label)
     own = labels.masked_fill(unsure | wrong, 0).unsqueeze(-3)  # [..., 1, H, W]
     other = -math.log((1.0 - gt_prob) / (num_labels - 1)) if num_labels > 1 else 0.0
     shape = (*labels.shape[:-2], num_labels, *labels.shape[-2:])
     energies = torch.full(shape, other, dtype=torch.float32, device=labels.device)
     sure, unsure = -math.log(gt_prob) if num_labels > 1 else 0.0, unsure.unsqueeze(-3)
-    if inspects:
-        return energies.scatter_(-3, own, sure).masked_fill_(unsure, math.log(num_labels))
+    unknown, wrong = math.log(num_labels), wrong.unsqueeze(-3)
+    if has_data(labels):
+        energies.scatter_(-3, own, sure).masked_fill_(unsure, unknown)
+        return energies if check else energies.masked_fill_(wrong, math.nan)
     # torch.vmap needs a copy.
-    energies = energies.scatter(-3, own, sure).masked_fill(unsure, math.log(num_labels))
-    return energies.masked_fill(wrong.unsqueeze(-3), math.nan)
+    energies = energies.scatter(-3, own, sure).masked_fill(unsure, unknown)
+    return energies.masked_fill(wrong, math.nan)
 
 
 def _refuse_labels(

@@ -90,14 +90,34 @@ def check_numbers(path: Path, array: object, name: str) -> None:
             f"{path}: contains something other than arrays of numbers: {name} is {kind}"
         )
     if array.dtype.kind == "f":
-        # The largest float64 are infinite as float32, which all computations use.
-        with np.errstate(over="ignore", invalid="ignore"):
-            wrong = array.size - int(np.isfinite(array.astype(np.float32)).sum())
+        wrong = array.size - num_finite(array)
         if wrong:
             raise InputError(
                 f"{path}: {name} has {wrong} of {array.size} values that are NaN or infinite; "
                 "make the file again with weights and settings that give finite values"
             )
+
+
+def num_finite(array: np.ndarray) -> int:
+    """Number of values that are finite, also as float32, which all computations use."""
+    if array.dtype == np.float16:  # by its exponent: NumPy's own test is five times slower
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7C00) != 0x7C00))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return int(np.count_nonzero(np.isfinite(array.astype(np.float32, copy=False))))
+
+
+def value_range(array: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value of an array that is not empty and has only finite values."""
+    if array.dtype != np.float16:
+        return float(array.min()), float(array.max())
+    # By their bits, which are sign and magnitude: NumPy's own comparisons are ten times slower.
+    bits = array.view(np.int16)
+    least, most = (edge.view(np.float16) for edge in (bits.min(), bits.max()))
+    if least >= 0 and not np.signbit(least):
+        return float(least), float(most)
+    least = array.view(np.uint16).max().view(np.float16)
+    most = most if not np.signbit(most) else bits.min().view(np.float16)
+    return float(least), float(most)
 
 
 def _load(path: Path, what: str, allowed: str | None = None) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import check_out
@@ -24,7 +26,8 @@ from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.seg.recipe import RECIPES, Recipe, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf
-from wsss_fast.stages.seeds import label_stage
+from wsss_fast.stages.labels import label_stage
+from wsss_fast.thresholds import best_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +88,9 @@ def infer(
     out, final_crf = check_out(out), recipe.crf if crf else None
     folder = out / name
 
-    def scores_of(photos: np.ndarray) -> torch.Tensor:
-        return predict(net, photos, recipe, runtime, final_crf)
-
-    def work() -> dict[str, float]:
-        speed = _write_all(data, scores_of, folder, name, recipe.infer_batch, probabilities)
-        return {"images_per_second": speed}
+    def work() -> dict[str, Any]:
+        predictor = Predictor(net, recipe, runtime, final_crf)
+        return _write_all(data, predictor, folder, name, probabilities)
 
     arguments = {
         "data": data.fingerprint(),
@@ -107,34 +107,84 @@ def infer(
     return PredictResult(folder)
 
 
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A network and how it predicts.
+
+    Attributes:
+        net: the network, in eval mode, on the runtime's device.
+        recipe: hyper-parameters, of which `flip`, `infer_batch` and `augment.to_input` are used.
+        runtime: device and dtype.
+        crf: parameters of the dense CRF, or None.
+    """
+
+    net: nets.DeepLabV2
+    recipe: Recipe
+    runtime: Runtime
+    crf: Crf | None
+
+    def inputs(self, photos: Sequence[np.ndarray]) -> torch.Tensor:
+        """Network inputs, float32 [B, 3, H, W], of photos of one size, uint8 RGB [H, W, 3]."""
+        return torch.from_numpy(np.stack([self.recipe.augment.to_input(one) for one in photos]))
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """float32 [B, C+1, h, w], on the device."""
+        images = inputs.contiguous(memory_format=torch.channels_last)
+        with self.runtime.autocast():
+            logits = self.net(images).float()
+            if self.recipe.flip:
+                logits = (logits + self.net(images.flip(-1)).float().flip(-1)) / 2
+        return logits
+
+
 def _write_all(
-    data: Dataset,
-    scores_of: Callable[[np.ndarray], torch.Tensor],
-    folder: Path,
-    label: str,
-    batch_size: int,
-    probabilities: bool,
-) -> float:
-    """Predict the images that have no prediction in `folder` yet; returns images per second."""
+    data: Dataset, predictor: Predictor, folder: Path, label: str, probabilities: bool
+) -> dict[str, Any]:
+    """Predict the images that have no prediction in `folder` yet; returns notes."""
+    device = predictor.runtime.device
+    times = stream.Times(device)
     suffixes = (".png", ".npy") if probabilities else (".png",)
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     batches, own = unfinished_batches(
-        data, batch_size, lambda id: all(f"{id}{suffix}" in present for suffix in suffixes)
+        data,
+        predictor.recipe.infer_batch,
+        device,
+        lambda id: all(f"{id}{suffix}" in present for suffix in suffixes),
     )
     todo = sum(map(len, batches))
-    with Bar(label, own, done=own - todo) as bar:
-        for ids in batches:
-            scores = scores_of(np.stack([data.image(i) for i in ids]))
-            all_labels = scores.argmax(dim=1).cpu().numpy()
-            for i, (id, labels) in enumerate(zip(ids, all_labels, strict=True)):
-                if probabilities:
-                    with atomic_write(folder / f"{id}.npy") as temporary:
-                        np.save(temporary, scores[i].half().cpu().numpy())
-                # The PNG is last: an image that has one is finished.
-                write_labels(folder / f"{id}.png", labels)
-            bar.advance(len(ids))
+
+    def load(ids: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        photos = [data.image(id) for id in ids]
+        inputs = predictor.inputs(photos).numpy()
+        return stream.host_tensor(np.stack(photos), device), stream.host_tensor(inputs, device)
+
+    def compute(ids: list[str], loaded: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, ...]:
+        photos, inputs = (one.to(device, non_blocking=True) for one in loaded)
+        with times.computing():
+            logits = predictor.logits(inputs)
+        scores = to_probabilities(logits, photos, predictor.crf, times)
+        labels, _ = best_row(scores)
+        return labels, scores.half() if probabilities else None
+
+    def write(ids: list[str], results: tuple[Any, ...]) -> None:
+        for i, id in enumerate(ids):
+            if probabilities:
+                with atomic_write(folder / f"{id}.npy") as temporary:
+                    np.save(temporary, results[1][i].numpy())
+            # The PNG is last: an image that has one is finished.
+            write_labels(folder / f"{id}.png", results[0][i].numpy())
+
+    def size_of(ids: list[str]) -> int:
+        height, width = data.size(ids[0])
+        channels = 3 + 12 + 1 + 2 * probabilities * (1 + len(data.classes))
+        return len(ids) * height * width * channels
+
+    with Bar(label, own, done=own - todo) as bar, torch.inference_mode():
+        steps = stream.Steps(load, compute, write, lambda ids, _: bar.advance(len(ids)), size_of)
+        stream.run(batches, steps, times)
         speed = todo / max(bar.seconds(), 1e-9)
-    return sum(distributed.all_gather_objects(speed))
+    speeds = distributed.all_gather_objects(speed)
+    return {"images_per_second": sum(speeds), "time": times.notes()}
 
 
 @torch.inference_mode()
@@ -153,17 +203,17 @@ def predict(
     Returns:
         float32 [B, C+1, H, W], background first.
     """
-    inputs = np.stack([recipe.augment.to_input(photo) for photo in photos])
-    images = torch.from_numpy(inputs).to(runtime.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    with runtime.autocast():
-        logits = net(images).float()
-        if recipe.flip:
-            logits = (logits + net(images.flip(-1)).float().flip(-1)) / 2
+    predictor = Predictor(net, recipe, runtime, crf)
+    logits = predictor.logits(predictor.inputs(list(photos)).to(runtime.device))
     return to_probabilities(logits, photos, crf)
 
 
-def to_probabilities(logits: torch.Tensor, photos: np.ndarray, crf: Crf | None) -> torch.Tensor:
+def to_probabilities(
+    logits: torch.Tensor,
+    photos: np.ndarray | torch.Tensor,
+    crf: Crf | None,
+    times: stream.Times | None = None,
+) -> torch.Tensor:
     """Class probabilities at the size of the photos, refined by a dense CRF if one is given.
 
     Args:
@@ -171,6 +221,7 @@ def to_probabilities(logits: torch.Tensor, photos: np.ndarray, crf: Crf | None) 
         photos: uint8 RGB [B, H, W, 3]. The public code gives the CRF mean-subtracted photos, whose
             negative values wrap around.
         crf: parameters of the dense CRF, or None.
+        times: to which the time of the CRF is added.
 
     Returns:
         float32 [B, L, H, W].
@@ -180,4 +231,5 @@ def to_probabilities(logits: torch.Tensor, photos: np.ndarray, crf: Crf | None) 
     ).softmax(dim=1)
     if crf is None:
         return probabilities
-    return crf.apply(photos, unary_from_probabilities(probabilities))
+    with contextlib.nullcontext() if times is None else times.computing():
+        return crf.apply(photos, unary_from_probabilities(probabilities))

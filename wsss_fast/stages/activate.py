@@ -1,6 +1,6 @@
 """Class maps of every image: a network sees views at several scales, mirrored too.
 
-The method's `views_to_maps` runs the network and merges its outputs.
+The method's `ViewsToMaps` runs the network and merges its outputs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import numpy as np
 import torch
 
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.transforms import normalise, resize_image
-from wsss_fast.engine import distributed
+from wsss_fast.data.transforms import MEAN, STD
+from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.errors import InputError
-from wsss_fast.maps import ClassMaps, map_files, maps_path, save_maps
+from wsss_fast.maps import ClassMaps, map_files, maps_path, save_maps, strided_size
+from wsss_fast.ops import MergedMaps, image_views
+
+_CUDA_BATCH = 8  # images, each with its mirror image; more hardly gain anything
+# Memory per pixel of an image that the largest network, ResNet-38 at scale 2, needs on an H200.
+_CUDA_BYTES = 12_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +37,76 @@ class Views:
         ids: ids of the images.
         tags: multi-hot tags of the images, float32 [B, C].
         scales: one tensor per scale, float32 [2B, 3, h_s, w_s]: the images, then their mirror
-        images.
+            images.
         size: size (H, W) of the images.
+        classes: indices of the classes that each image has; None: they are read from `tags`, for
+            which a GPU has to be waited for.
+        loaded: what `ViewsToMaps.load` returned for each image; None: it is called when needed.
     """
 
     ids: tuple[str, ...]
     tags: torch.Tensor
     scales: tuple[torch.Tensor, ...]
     size: tuple[int, int]
+    classes: tuple[tuple[int, ...], ...] | None = None
+    loaded: tuple[Any, ...] | None = None
+
+    def present(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of the classes that each image has."""
+        if self.classes is not None:
+            return self.classes
+        return tuple(tuple(tags.nonzero()[:, 0].tolist()) for tags in self.tags)
 
 
-# views -> class maps of each image
-ViewsToMaps = Callable[[Views], list[ClassMaps]]
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """The maps of one image on the device of the network; see `ClassMaps`.
+
+    Attributes:
+        keys: labels.
+        strided: scores [K, (H-1)//4+1, (W-1)//4+1].
+        high_res: scores [K, H, W].
+    """
+
+    keys: tuple[int, ...]
+    strided: torch.Tensor
+    high_res: torch.Tensor
+
+    @classmethod
+    def of(cls, keys: tuple[int, ...], maps: MergedMaps) -> Maps:
+        """From labels and the result of `ops.merge_maps` for them."""
+        assert maps.strided is not None
+        return cls(keys, maps.strided, maps.full)
+
+    def on_host(self) -> ClassMaps:
+        """As NumPy arrays."""
+        keys = np.array(self.keys, np.int16)
+        return ClassMaps(keys, self.strided.cpu().numpy(), self.high_res.cpu().numpy())
+
+
+def _nothing(id: str) -> None:
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewsToMaps:
+    """How a method computes the class maps of a batch of images; a function of `Views`.
+
+    Attributes:
+        network: views -> outputs of the network, in any form.
+        merge: (views, these outputs) -> maps of each image, as float32.
+        load: id -> what else the method needs of an image, from files; it is called in threads.
+    """
+
+    network: Callable[[Views], Any]
+    merge: Callable[[Views, Any], list[Maps]]
+    load: Callable[[str], Any] = _nothing
+
+    def __call__(self, views: Views) -> list[ClassMaps]:
+        """Class maps of each image."""
+        if views.loaded is None:
+            views = dataclasses.replace(views, loaded=tuple(map(self.load, views.ids)))
+        return [maps.on_host() for maps in self.merge(views, self.network(views))]
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -56,17 +119,34 @@ def make_views(
     data: Dataset, ids: Sequence[str], scales: Sequence[float], device: torch.device
 ) -> Views:
     """Load images of one size and resize them to `scales` (bicubic on uint8, as published)."""
-    images = [data.image(i) for i in ids]
-    height, width = images[0].shape[:2]
-    views = []
-    for scale in scales:
-        size = scaled_size((height, width), scale)
-        inputs = np.stack([normalise(resize_image(image, *size)) for image in images])
-        batch = torch.from_numpy(inputs).to(device)
-        pair = torch.cat([batch, batch.flip(-1)])
-        views.append(pair.contiguous(memory_format=torch.channels_last))
-    tags = torch.from_numpy(np.stack([data.tags_of(i) for i in ids]).astype(np.float32)).to(device)
-    return Views(tuple(ids), tags, tuple(views), (height, width))
+    return _views(data, ids, _load_photos(data, ids, device), scales, device)
+
+
+def _load_photos(data: Dataset, ids: Sequence[str], device: torch.device) -> torch.Tensor:
+    """Photos of one size, uint8 [B, H, W, 3], on the CPU."""
+    return stream.host_tensor(np.stack([data.image(id) for id in ids]), device)
+
+
+def _views(
+    data: Dataset,
+    ids: Sequence[str],
+    photos: torch.Tensor,
+    scales: Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    loaded: tuple[Any, ...] | None = None,
+) -> Views:
+    on_device = photos.to(device, non_blocking=True)
+    views = image_views(on_device, scales, mean=tuple(MEAN), std=tuple(STD), dtype=dtype)
+    tags = np.stack([data.tags_of(i) for i in ids])
+    return Views(
+        tuple(ids),
+        stream.host_tensor(tags.astype(np.float32), device).to(device, non_blocking=True),
+        tuple(views),
+        (photos.shape[1], photos.shape[2]),
+        tuple(tuple(np.flatnonzero(one).tolist()) for one in tags),
+        loaded,
+    )
 
 
 def unflipped(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +168,7 @@ def activate(
     batch_size: int,
     runtime: Runtime,
     label: str,
-) -> float:
+) -> dict[str, Any]:
     """Write the maps of every image that has none yet to `folder`.
 
     Collective: each process computes its shard of the images.
@@ -104,7 +184,7 @@ def activate(
         label: text of the progress bar.
 
     Returns:
-        Images per second, summed over the processes.
+        `images_per_second`, summed over the processes, and `time`, see `stream.Times`.
 
     Raises:
         InputError: a scale or the batch size is not positive, or an image cannot be read.
@@ -115,18 +195,50 @@ def activate(
         )
     present = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     batches, own = unfinished_batches(
-        data, batch_size, lambda id: maps_path(folder, id).name in present
+        data, batch_size, runtime.device, lambda id: maps_path(folder, id).name in present
     )
     todo = sum(map(len, batches))
+    times, device = stream.Times(runtime.device), runtime.device
+    dtype = runtime.dtype if device.type == "cuda" else torch.float32
+
+    def load(ids: list[str]) -> tuple[torch.Tensor, tuple[Any, ...]]:
+        return _load_photos(data, ids, device), tuple(map(views_to_maps.load, ids))
+
+    def compute(ids: list[str], loaded: tuple[torch.Tensor, tuple[Any, ...]]) -> list[Any]:
+        views = _views(data, ids, loaded[0], scales, device, dtype, loaded[1])
+        with runtime.autocast():
+            with times.computing():
+                outputs = views_to_maps.network(views)
+            maps = views_to_maps.merge(views, outputs)
+        return [(one.keys, one.strided.half(), one.high_res.half()) for one in maps]
+
+    def write(ids: list[str], results: list[Any]) -> None:
+        for id, (keys, strided, high_res) in zip(ids, results, strict=True):
+            found = ClassMaps(np.array(keys, np.int16), strided.numpy(), high_res.numpy())
+            save_maps(folder, id, found)
+
     with Bar(label, own, done=own - todo) as bar, torch.inference_mode():
-        for ids in batches:
-            with runtime.autocast():
-                results = views_to_maps(make_views(data, ids, scales, runtime.device))
-            for id, maps in zip(ids, results, strict=True):
-                save_maps(folder, id, maps)
-            bar.advance(len(ids))
+        steps = stream.Steps(
+            load,
+            compute,
+            write,
+            lambda ids, _: bar.advance(len(ids)),
+            lambda ids: _bytes(data, ids),
+        )
+        stream.run(batches, steps, times)
         speed = todo / max(bar.seconds(), 1e-9)
-    return sum(distributed.all_gather_objects(speed))
+    return {
+        "images_per_second": sum(distributed.all_gather_objects(speed)),
+        "time": times.notes(),
+    }
+
+
+def _bytes(data: Dataset, ids: Sequence[str]) -> int:
+    """Memory of the photos and maps of a batch."""
+    height, width = data.size(ids[0])
+    rows, columns = strided_size(height, width)
+    labels = sum(1 + int(data.tags_of(id).sum()) for id in ids)
+    return 3 * len(ids) * height * width + 2 * labels * (height * width + rows * columns)
 
 
 def maps_stage(
@@ -165,7 +277,7 @@ def maps_stage(
     """
 
     def work() -> dict[str, Any]:
-        speed = activate(
+        found = activate(
             data,
             views_to_maps,
             out / name,
@@ -174,7 +286,7 @@ def maps_stage(
             runtime=runtime,
             label=name,
         )
-        return {"images_per_second": speed, **notes()}
+        return {**found, **notes()}
 
     depends = {"data": data.fingerprint(), "scales": scales, "dtype": str(runtime.dtype)}
     stage(out, name, {**depends, **arguments}, work, files=map_files(data))
@@ -182,15 +294,30 @@ def maps_stage(
 
 
 def unfinished_batches(
-    data: Dataset, batch_size: int, finished: Callable[[str], bool]
+    data: Dataset, batch_size: int, device: torch.device, finished: Callable[[str], bool]
 ) -> tuple[list[list[str]], int]:
     """This process' batches with an unfinished image, and the number of images in its shard.
 
     The batches are those of an uninterrupted run on one process, since the last bits of a network's
-    outputs may depend on the batch.
+    outputs may depend on the batch. On CUDA, which small batches leave idle, images are sorted by
+    size, and as many share a pass as its memory allows.
     """
-    batches = distributed.shard(list(same_size_batches(data, data.ids, batch_size)))
+    if device.type != "cuda":
+        every = list(same_size_batches(data, data.ids, batch_size))
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
+        every = list(_large_batches(data, batch_size, memory))
+    batches = distributed.shard(every)
     return [ids for ids in batches if not all(map(finished, ids))], sum(map(len, batches))
+
+
+def _large_batches(data: Dataset, least: int, memory: int) -> Iterator[list[str]]:
+    """Batches of images of one size, of at least `least` and up to `_CUDA_BATCH` images."""
+    for (height, width), run in itertools.groupby(sorted(data.ids, key=data.size), key=data.size):
+        same = list(run)
+        fits = int(memory / 2 / (_CUDA_BYTES * height * width))
+        size = max(least, min(_CUDA_BATCH, fits))
+        yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
 def same_size_batches(data: Dataset, ids: Sequence[str], batch_size: int) -> Iterator[list[str]]:

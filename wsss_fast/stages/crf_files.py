@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import resolve_runtime
@@ -21,7 +23,7 @@ from wsss_fast.readers.label_maps import (
     read_labels_and_palette,
     write_labels,
 )
-from wsss_fast.readers.photos import read_image, remark_orientation
+from wsss_fast.readers.photos import image_size, read_image, remark_orientation
 from wsss_fast.readers.probabilities import read_probabilities
 from wsss_fast.stages.crf import Crf
 
@@ -109,22 +111,9 @@ def refine_files(
     if image.is_dir() != labels.is_dir():
         raise InputError(f"{image} and {labels}: give two files or two folders")
 
-    def is_finished(target: Path) -> bool:
-        written = [target, *([target.with_suffix(".npy")] if probabilities else [])]
-        return not overwrite and all(path.exists() for path in written)
-
-    def refine(photo: Path, map_: Path, target: Path) -> None:
-        names, q, palette = _mean_field(photo, map_, unsure, crf, clip, where)
-        labels_of_pixels = names[q.argmax(0)]
-        if (labels_of_pixels == labels_of_pixels.flat[0]).all():
-            remarks.add("refined map has a single label, although its input has several", map_)
-        if probabilities:
-            with atomic_write(target.with_suffix(".npy")) as temporary:
-                np.save(temporary, q.astype(np.float16))
-        write_labels(target, labels_of_pixels, palette)  # last: it marks the image as finished
-
+    refiner = _Refiner(unsure, crf, clip, where, probabilities, overwrite)
     if image.is_dir():
-        return _refine_folders(image, labels, out, is_finished, refine)
+        return _refine_folders(image, labels, out, refiner)
     if out.is_dir() or out.suffix.lower() != ".png":
         raise InputError(f"{out}: the refined map of one image must be named *.png")
     targets = [out.resolve()]
@@ -133,18 +122,133 @@ def refine_files(
     for given in (image, labels):
         if given.resolve() in targets:
             raise InputError(f"{out}: would replace its own input {given}; choose another name")
-    if is_finished(out):
+    if refiner.is_finished(out):
         return CrfResult(out, 0, 1)
-    refine(image, labels, out)
+    files = _Files(image, labels, out)
+    kept, *results = refiner.compute(files, refiner.load(files))
+    refiner.write(files, (kept, *(one.cpu() for one in results)))
     return CrfResult(out, 1, 0)
+
+
+class _Files(NamedTuple):
+    """A photo, its map, and the PNG to write."""
+
+    photo: Path
+    labels: Path
+    target: Path
+
+
+class _Given(NamedTuple):
+    """What is read for a map.
+
+    Attributes:
+        names: labels of the map, uint8 [L].
+        photo: uint8 RGB [1, H, W, 3].
+        unary: energies, float32 [1, L, H, W].
+        palette: of the map, to write.
+    """
+
+    names: np.ndarray
+    photo: torch.Tensor
+    unary: torch.Tensor
+    palette: bytes | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refiner:
+    """Steps of the refinement of one map; the attributes are arguments of `refine_files`."""
+
+    unsure: int | None
+    crf: Crf
+    clip: float
+    device: torch.device
+    probabilities: bool
+    overwrite: bool
+
+    def is_finished(self, target: Path) -> bool:
+        written = [target, *([target.with_suffix(".npy")] if self.probabilities else [])]
+        return not self.overwrite and all(path.exists() for path in written)
+
+    def load(self, files: _Files) -> _Given:
+        """Read photo and map; see `refine_files` for the errors."""
+        photo = read_image(files.photo)  # [H, W, 3]
+        size, labels = (photo.shape[0], photo.shape[1]), files.labels
+        if labels.suffix.lower() == ".npz":
+            raise InputError(f"{labels}: archives are not read; save the probabilities as .npy")
+        palette: bytes | None = None
+        if labels.suffix.lower() == ".npy":
+            probabilities = read_probabilities(labels, files.photo, size)
+            unary = unary_from_probabilities(torch.from_numpy(probabilities), clip=self.clip)
+            names = np.arange(len(unary), dtype=np.uint8)
+        else:
+            values, palette = read_labels_and_palette(labels)
+            check_size(labels, values.shape, files.photo, size)
+            unary, names = _from_labels(labels, values, self.unsure, self.crf.gt_prob)
+        remark_orientation(files.photo)
+        pixels = stream.host_tensor(photo[None], self.device)
+        energies = stream.host_tensor(unary[None].numpy(), self.device)
+        return _Given(names, pixels, energies, palette)
+
+    def compute(self, files: _Files, given: _Given) -> tuple[Any, ...]:
+        """What was read, label indices uint8 [H, W] and, if requested, Q float16 [L, H, W]."""
+        try:
+            q = self.crf.apply(given.photo, given.unary.to(self.device, non_blocking=True))[0]
+        except ValueError as error:
+            raise InputError(f"{files.labels}: {error}") from None
+        index = q.max(dim=0).indices.to(torch.uint8)  # ten times faster than argmax on a CPU
+        kept = given._replace(photo=index[:0], unary=index[:0])
+        return (kept, index, q.half()) if self.probabilities else (kept, index)
+
+    def write(self, files: _Files, results: tuple[Any, ...]) -> None:
+        """Write the refined map and, if requested, Q."""
+        given, index = results[:2]
+        labels = given.names[index.numpy()]
+        if (labels == labels.flat[0]).all():
+            text = "refined map has a single label, although its input has several"
+            remarks.add(text, files.labels)
+        if self.probabilities:
+            with atomic_write(files.target.with_suffix(".npy")) as temporary:
+                np.save(temporary, results[2].numpy())
+        write_labels(files.target, labels, given.palette)  # last: it marks the image as finished
+
+    def in_folder(self, times: stream.Times, done: Callable[[InputError | None], None]) -> Any:
+        """The steps for many files: one that cannot be used does not end the others."""
+
+        def load(files: _Files) -> Any:
+            try:
+                return self.load(files)
+            except InputError as error:
+                return error
+
+        def compute(files: _Files, given: Any) -> Any:
+            try:
+                with times.computing():
+                    return given if isinstance(given, InputError) else self.compute(files, given)
+            except InputError as error:
+                return error
+
+        def write(files: _Files, results: Any) -> InputError | None:
+            if isinstance(results, InputError):
+                return results
+            self.write(files, results)
+            return None
+
+        return stream.Steps(load, compute, write, lambda _, error: done(error), _size)
+
+
+def _size(files: _Files) -> int:
+    """Memory of a photo, its energies of a few labels, and the results."""
+    try:
+        return math.prod(image_size(files.photo)) * 40
+    except InputError:
+        return 0
 
 
 def _refine_folders(
     images: Path,
     labels: Path,
     out: Path,
-    is_finished: Callable[[Path], bool],
-    refine: Callable[[Path, Path, Path], None],
+    refiner: _Refiner,
 ) -> CrfResult:
     if out.is_file():
         raise InputError(f"{out}: is a file, but the maps of a folder are written to a folder")
@@ -157,25 +261,28 @@ def _refine_folders(
         shown = ", ".join(map(str, unmatched[:3]))
         more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
         say(f"crf: {len(unmatched)} without a matching file: {shown}{more}")
-    own = [(photo, map_, out / f"{map_.stem}.png") for photo, map_ in distributed.shard(pairs)]
-    todo = [(photo, map_, target) for photo, map_, target in own if not is_finished(target)]
-    problems = []
+    own = [_Files(*pair, out / f"{pair[1].stem}.png") for pair in distributed.shard(pairs)]
+    todo = [files for files in own if not refiner.is_finished(files.target)]
+    problems: list[str] = []
     with Bar("crf", len(todo)) as bar:
-        for photo, map_, target in todo:
-            try:
-                refine(photo, map_, target)
-            except InputError as error:
+
+        def done(error: InputError | None) -> None:
+            if error is not None:
                 problems.append(str(error))
                 say(f"crf: {error}", every=True)
             bar.advance()
-    problems = [problem for part in distributed.all_gather_objects(problems) for problem in part]
-    done = sum(distributed.all_gather_objects(len(todo)))
+
+        times = stream.Times(refiner.device)
+        stream.run(todo, refiner.in_folder(times, done), times)
+    every = distributed.all_gather_objects(problems)
+    problems = [problem for part in every for problem in part]
+    count = sum(distributed.all_gather_objects(len(todo)))
     if problems:
         raise RunError(
-            f"{len(problems)} of {done} maps could not be refined (the others are in {out}); "
+            f"{len(problems)} of {count} maps could not be refined (the others are in {out}); "
             f"first: {problems[0]}"
         )
-    return CrfResult(out, done, len(pairs) - done, tuple(unmatched))
+    return CrfResult(out, count, len(pairs) - count, tuple(unmatched))
 
 
 def _files_by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
@@ -214,31 +321,6 @@ def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
         crf.apply(np.zeros((1, 1, 1, 3), np.uint8), unary)
     except ValueError as error:
         raise InputError(f"crf: {error}") from None
-
-
-def _mean_field(
-    image: Path, labels: Path, unsure: int | None, crf: Crf, clip: float, device: torch.device
-) -> tuple[np.ndarray, np.ndarray, bytes | None]:
-    """The map's labels, uint8 [L], Q, float32 [L, H, W], and the palette to write."""
-    photo = read_image(image)  # [H, W, 3]
-    size = (photo.shape[0], photo.shape[1])
-    if labels.suffix.lower() == ".npz":
-        raise InputError(f"{labels}: archives are not read; save the probabilities as .npy")
-    palette: bytes | None = None
-    if labels.suffix.lower() == ".npy":
-        probabilities = read_probabilities(labels, image, size)
-        unary = unary_from_probabilities(torch.from_numpy(probabilities), clip=clip)
-        names = np.arange(len(unary), dtype=np.uint8)
-    else:
-        values, palette = read_labels_and_palette(labels)
-        check_size(labels, values.shape, image, size)
-        unary, names = _from_labels(labels, values, unsure, crf.gt_prob)
-    remark_orientation(image)
-    try:
-        q = crf.apply(photo[None], unary[None].to(device))
-    except ValueError as error:
-        raise InputError(f"{labels}: {error}") from None
-    return names, q[0].cpu().numpy(), palette
 
 
 def _from_labels(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from wsss_fast.data import Source, opened
-from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, map_files
-from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.crf import Crf
-from wsss_fast.stages.seeds import label_stage, refined_labels, share_of_labels
+from wsss_fast.stages.labels import index_at, label_stage, write_all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +60,16 @@ def make(
     data, folder, out = opened(data), Path(maps), check_out(out)
     check_maps(folder, data)
 
-    def work() -> dict[str, float]:
-        own, todo = share_of_labels(data, out / name)
-        with Bar(name, len(own), done=len(own) - len(todo)) as bar:
-            for ids, labels in refined_labels(todo, folder, (threshold,), crf, batch_size, device):
-                for id, (mask,) in zip(ids, labels, strict=True):
-                    write_labels(out / name / f"{id}.png", mask)
-                bar.advance(len(ids))
-        return {}
+    def work() -> dict[str, Any]:
+        return write_all(
+            data,
+            folder,
+            out / name,
+            lambda given: index_at(given, (threshold,), crf)[:, 0],
+            batch_size=batch_size,
+            device=device,
+            photos=crf is not None,
+        )
 
     arguments = {
         "data": data.fingerprint(),

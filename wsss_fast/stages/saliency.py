@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import label_files
 from wsss_fast.data.transforms import resize_image
-from wsss_fast.engine import distributed, remarks
+from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.engine.progress import Bar, say, track
 from wsss_fast.engine.run_folder import check_out, stage
 from wsss_fast.errors import InputError
 from wsss_fast.maps import check_maps, load_maps
 from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.readers.saliency_maps import saliency_of
-from wsss_fast.stages.seeds import share_of_labels
+from wsss_fast.stages.labels import unfinished_shard
 
 _HALF = 128  # of the levels 0..255
 _INVERTED = 0.5  # see `Overlap.inverted`
@@ -29,6 +31,7 @@ _CONTRAST = 10.0  # steepness of the sigmoid that stretches the contrast
 # Added to a colour's variance (squared Lab units): otherwise, with an even border, every other
 # colour would be far from it.
 _MIN_VARIANCE = 25.0
+_BYTES = 200  # per pixel, while the contrast is computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,15 +221,20 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     folder = out / name
 
     def work() -> dict[str, float]:
-        own, todo = share_of_labels(data, folder)
+        own, todo = unfinished_shard(data, folder)
+
+        def write(id: str, contrast: np.ndarray) -> None:
+            write_labels(folder / f"{id}.png", np.rint(255 * contrast), palette=b"")
+
         with Bar(name, len(own), done=len(own) - len(todo)) as bar:
-            for id in todo.ids:
-                write_labels(
-                    folder / f"{id}.png",
-                    np.rint(255 * border_contrast(data.image(id))),
-                    palette=b"",
-                )
-                bar.advance(1)
+            steps: stream.Steps[str, np.ndarray, np.ndarray, None] = stream.Steps(
+                load=lambda id: border_contrast(data.image(id)),
+                compute=lambda id, contrast: contrast,
+                write=write,
+                done=lambda *_: bar.advance(),
+                size=lambda id: _BYTES * math.prod(data.size(id)),
+            )
+            stream.run(todo.ids, steps, stream.Times(torch.device("cpu")))
             speed = len(todo) / max(bar.seconds(), 1e-9)
         return {"images_per_second": sum(distributed.all_gather_objects(speed))}
 
@@ -268,7 +276,7 @@ def degrade(
             for id in data.ids
             if int.from_bytes(hashlib.sha256(id.encode()).digest()[:4], "big") < missed * 2**32
         }
-        for id in track(share_of_labels(data, folder)[1].ids, name):
+        for id in track(unfinished_shard(data, folder)[1].ids, name):
             levels = np.rint(255 * data.saliency(id)).astype(np.uint8)
             gaussian = ImageFilter.GaussianBlur(blur * max(levels.shape))
             worse = np.asarray(Image.fromarray(levels).filter(gaussian))

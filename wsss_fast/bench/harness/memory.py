@@ -111,13 +111,28 @@ def _resident_growth(call: Callable[..., Results], tensors: Input) -> int | None
     # Otherwise the call would reuse memory that was freed after generating the input.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-        before = _status("VmRSS")
-    except OSError:
+    if not reset_peak_resident():
         return None
+    before = _status("VmRSS")
     results = call(*tensors)
     return _status("VmHWM") - before - _result_bytes(results)
+
+
+def reset_peak_resident() -> bool:
+    """Start a new measurement of the peak resident memory; whether the system allows it."""
+    try:
+        Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def peak_resident() -> int | None:
+    """Peak resident memory in bytes; None where the system does not report it."""
+    try:
+        return _status("VmHWM")
+    except OSError:
+        return None
 
 
 def _status(key: str) -> int:
