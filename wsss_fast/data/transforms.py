@@ -281,7 +281,13 @@ class Augment:
     def _pixels(self, image: np.ndarray, drawn: _Drawn) -> np.ndarray:
         """The part of the resized, mirrored and jittered image that is in the crop, [h, w, 3]."""
         if drawn.jitter is not None:  # needs the mean of the whole image
-            whole = (resize_linear if self.linear else resize_image)(image, *drawn.size)
+            height, width = drawn.size
+            everything = slice(0, height), slice(0, width)
+            whole = (
+                resize_linear(image, height, width)
+                if self.linear
+                else resize_part(image, height, width, everything)
+            )
             part, _ = self._places(drawn.size, drawn.top, drawn.left)
             return jittered(mirrored(whole, drawn.flip, axis=1), drawn.jitter, part)
         return self._resized_part(image, drawn)
