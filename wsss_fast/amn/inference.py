@@ -16,6 +16,7 @@ from wsss_fast.data.label_folder import check_label_folder, label_files, read_la
 from wsss_fast.data.transforms import resize_labels
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
+from wsss_fast.engine.stream import host_tensor
 from wsss_fast.maps import strided_size
 from wsss_fast.ops import MergedMaps, merge_maps
 from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
@@ -92,6 +93,7 @@ def views_to_maps(
         seed_of: function from an id to its seed, uint8 [H, W].
         present_only: as in `Recipe`.
     """
+    device = next(net.parameters()).device
 
     def network(views: Views) -> list[torch.Tensor]:
         labels = torch.cat([views.tags, views.tags])
@@ -99,10 +101,9 @@ def views_to_maps(
 
     def merge(views: Views, outputs: list[torch.Tensor]) -> list[Maps]:
         channels = [(0, *(c + 1 for c in own)) for own in views.present()]
-        device = outputs[0].device
         assert views.loaded is not None
         strided, full = (
-            torch.stack(masks).to(device, non_blocking=True)
+            torch.stack([mask.to(device, non_blocking=True) for mask in masks])
             for masks in zip(*views.loaded, strict=True)
         )
         merged = merge_maps(
@@ -115,10 +116,10 @@ def views_to_maps(
         )
         return [Maps.of(keys, maps) for keys, maps in zip(channels, merged, strict=True)]
 
-    return ViewsToMaps(network, merge, lambda id: _foreground(seed_of(id)))
+    return ViewsToMaps(network, merge, lambda id: _foreground(seed_of(id), device))
 
 
-def _foreground(seed: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where a seed is not background, bool at the strided and at the full size."""
+def _foreground(seed: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a seed is not background, bool at the strided and at the full size, for the device."""
     strided = resize_labels(seed, *strided_size(*seed.shape))
-    return torch.from_numpy(strided != 0), torch.from_numpy(seed != 0)
+    return host_tensor(strided != 0, device), host_tensor(seed != 0, device)
