@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from wsss_fast.data.colours import Jitter, Part, draw_jitter, jittered
+from wsss_fast.data.dataset import Photo
 from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
 from wsss_fast.ops._library import has_native_kernel
@@ -23,6 +24,9 @@ from wsss_fast.ops.resize_window import resize_window
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.readers.saliency_maps import saliency_of
 
+# A photo may be decoded smaller than it is, but its sides stay this many times as long as those it
+# is resized to, so that the decoder's own filter hardly matters.
+_DECODED = 2
 _CPU = torch.device("cpu")
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])
@@ -176,12 +180,12 @@ class Augment:
             raise InputError(f"augment: hue must be in 0..0.5, got {self.hue}")
 
     def __call__(
-        self, image: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator
+        self, image: np.ndarray | Photo, labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """An image and its label map.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             labels: uint8 [H, W], or None.
             rng: source of the random numbers.
 
@@ -192,12 +196,12 @@ class Augment:
         return cropped, cropped_labels
 
     def with_saliency(
-        self, image: np.ndarray, levels: np.ndarray, rng: np.random.Generator
+        self, image: np.ndarray | Photo, levels: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """An image and its saliency map, resized by the bicubic filter as in EPS' public code.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             levels: saliency, uint8 [h, w, 3] of any size; it is stretched to the image.
             rng: source of the random numbers.
 
@@ -213,12 +217,16 @@ class Augment:
         return cropped, torch.from_numpy(saliency_of(maps.transpose(1, 2, 0))[None])
 
     def with_maps(
-        self, image: np.ndarray, labels: np.ndarray, maps: np.ndarray, rng: np.random.Generator
+        self,
+        image: np.ndarray | Photo,
+        labels: np.ndarray,
+        maps: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """An image, its label map and M maps of pixel values, resized by the bicubic filter.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             labels: uint8 [H, W].
             maps: uint8 [M, h, w] of any size; they are stretched to the image.
             rng: source of the random numbers.
@@ -233,13 +241,13 @@ class Augment:
 
     def _transform(
         self,
-        image: np.ndarray,
+        photo: np.ndarray | Photo,
         labels: np.ndarray | None,
         maps: np.ndarray | None,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray | None]:
         """float32 [3, crop, crop], uint8 [crop, crop] or None, uint8 [M, crop, crop] or None."""
-        drawn = self._draw(image.shape[:2], rng)
+        image, drawn = self._opened(photo, rng)
         cropped = torch.from_numpy(self._padded(self.to_input(self._pixels(image, drawn)), drawn))
         cropped_labels = cropped_maps = None
         if labels is not None:
@@ -250,6 +258,22 @@ class Augment:
             parts = [self._resized_part(one, drawn) for one in maps]
             cropped_maps = self._padded(np.stack(parts), drawn)
         return cropped, cropped_labels, cropped_maps
+
+    def _opened(
+        self, photo: np.ndarray | Photo, rng: np.random.Generator
+    ) -> tuple[np.ndarray, _Drawn]:
+        """The decoded photo, and the random choices, which depend on the size of the whole one."""
+        if isinstance(photo, np.ndarray):
+            return photo, self._draw(photo.shape[:2], rng)
+        choices: list[_Drawn] = []
+
+        def least(size: tuple[int, int]) -> tuple[int, int]:
+            choices.append(self._draw(size, rng))
+            height, width = choices[0].size
+            return _DECODED * height, _DECODED * width
+
+        image = photo(least)
+        return image, choices[0]
 
     def _draw(self, size: tuple[int, int], rng: np.random.Generator) -> _Drawn:
         """The random choices for an image of a size (H, W)."""
