@@ -318,6 +318,30 @@ def _views(rng: random.Random) -> list[torch.Tensor]:
     return views
 
 
+def _merged(rng: random.Random) -> list[torch.Tensor]:
+    b, k, size = _size(rng, 2), rng.choice((1, 3, 21)), (_size(rng, 40), _size(rng, 40))
+    dtype = rng.choice(DTYPES)
+    views = [
+        _tensor(rng, 2 * b, k, _size(rng), _size(rng), dtype=dtype, odd=0.03)
+        for _ in range(_size(rng, 5))
+    ]
+    wanted = [[rng.randrange(k) for _ in range(rng.randrange(4))] for _ in range(b)]
+    maps = ops.merge_maps(
+        views,
+        _mostly(rng, (wanted,), [[k]] * b),
+        size,
+        kind="softmax",
+        strided=rng.random() < 0.8,
+        present_only=rng.random() < 0.3,
+        dtype=rng.choice(DTYPES),
+    )
+    # Not compared: the rounding of large logits changes probabilities, and decides on whether the
+    # weight of an infinite one is 0.
+    if any((view.abs() > 1e3).any() for view in views):
+        return []
+    return [each for image in maps for each in image if each is not None]
+
+
 def _convolution(rng: random.Random) -> list[torch.Tensor]:
     b, c, k, side = (
         _size(rng, 2),
@@ -344,5 +368,6 @@ OPERATORS: dict[str, Case] = {
     "aamr_loss": _aamr,
     "random_walk": _walk,
     "image_views": _views,
+    "merge_maps": _merged,
     "amx_conv2d": _convolution,
 }

@@ -1,7 +1,6 @@
 // Bilinear resizing and softmax or sigmoid in one pass, without another array of the result's size.
 #pragma once
 
-#include <cmath>
 #include <vector>
 
 #include "simd.h"
@@ -10,8 +9,6 @@
 #include "../math/exp.h"
 
 namespace wsss {
-
-inline double exp_negative(double x) { return std::exp(x); }
 
 // Computes rows of one image's result, in ascending order; each thread has its own object.
 template <class Real>

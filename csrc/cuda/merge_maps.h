@@ -4,19 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "../math/merge_maps.h"
 #include "context.h"
 
 namespace wsss::cuda {
-
-constexpr int kMostViews = 32;
-
-// A network's outputs [2 images, channels, height, width]: the images', then the mirror images'.
-// Strides in elements.
-struct OutputView {
-  const void* data;
-  int64_t height, width;
-  int64_t image_stride, channel_stride, row_stride, column_stride;
-};
 
 // Maps of one of the two sizes: views are resized to resized_height x resized_width, then cropped.
 struct MapSize {

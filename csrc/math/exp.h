@@ -2,6 +2,8 @@
 // expf, relative error below 2e-7.
 #pragma once
 
+#include <cmath>
+
 #include "scalar.h"
 
 namespace wsss {
@@ -26,5 +28,6 @@ inline T exp_negative(T x) {
   const T scale = bits_to_float((to_int(n) + 127) << 23);
   return visible ? p * scale : x < T{} ? T{} : x;  // -infinity becomes 0, NaN stays
 }
+inline double exp_negative(double x) { return std::exp(x); }
 
 }  // namespace wsss

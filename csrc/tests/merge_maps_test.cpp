@@ -1,5 +1,6 @@
-// Class maps of several views: the CUDA code, run by the emulator, compared with the definition in
-// double, for odd sizes, strides and aligned sizes, and independence of the order of blocks.
+// Class maps of several views: the CUDA code, run by the emulator, and the CPU's softmax, compared
+// with the definition in double, for odd sizes, strides and aligned sizes, and independence of the
+// order of blocks and of the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include "cuda_workspace.h"
 #include "testing.h"
 
+#include "../cpu/merge_maps.cpp"
 #include "../cuda/merge_maps.cu"
 
 namespace {
@@ -51,6 +53,12 @@ struct Problem {
                          : ((b * channels + k) * h + y) * w + x;
   }
 };
+
+wsss::OutputView view_of(const Problem& p, size_t n) {
+  return {p.views[n].data(),      p.sizes[n].first,       p.sizes[n].second,
+          p.place(n, 1, 0, 0, 0), p.place(n, 0, 1, 0, 0), p.place(n, 0, 0, 1, 0),
+          p.place(n, 0, 0, 0, 1)};
+}
 
 void fill(Problem& p) {
   auto aligned = [&](int64_t n) { return (n + p.align - 1) / p.align * p.align; };
@@ -128,11 +136,7 @@ std::vector<float> on_device(const Problem& p, int which) {
   for (int size = 0; size < 2; ++size) maps[size].assign(p.rows() * p.pixels(size), -9.0f);
   wsss::cuda::MergeCall call{};
   call.type = call.out_type = wsss::cuda::ElementType::kFloat32;
-  for (size_t n = 0; n < p.views.size(); ++n) {
-    call.views.push_back(
-        {p.views[n].data(), p.sizes[n].first, p.sizes[n].second, p.place(n, 1, 0, 0, 0),
-         p.place(n, 0, 1, 0, 0), p.place(n, 0, 0, 1, 0), p.place(n, 0, 0, 0, 1)});
-  }
+  for (size_t n = 0; n < p.views.size(); ++n) call.views.push_back(view_of(p, n));
   call.images = p.images, call.channels = p.channels;
   call.row_channel = p.row_channel, call.row_image = p.row_image;
   call.kind = p.kind, call.present_only = p.present_only;
@@ -145,19 +149,52 @@ std::vector<float> on_device(const Problem& p, int which) {
   return maps[which];
 }
 
+std::vector<float> on_cpu(const Problem& p, int which, int threads) {
+  std::vector<float> maps[2];
+  wsss::cpu::SoftmaxCall<float> call{};
+  for (size_t n = 0; n < p.views.size(); ++n) call.views.push_back(view_of(p, n));
+  call.images = p.images, call.channels = p.channels;
+  call.wanted.resize(p.images);
+  for (int64_t r = 0; r < p.rows(); ++r) call.wanted[p.row_image[r]].push_back(p.row_channel[r]);
+  call.present_only = p.present_only;
+  for (int size = p.with_small ? 0 : 1; size < 2; ++size) {
+    maps[size].assign(p.rows() * p.pixels(size), -9.0f);
+    call.sizes.push_back({p.maps[size].height, p.maps[size].width,
+                          p.with_masks ? p.masks[size].data() : nullptr, maps[size].data()});
+  }
+  wsss::cpu::merge_maps_softmax(call, threads);
+  return maps[which];
+}
+
+bool is_close(const std::vector<float>& ours, const std::vector<double>& exact) {
+  bool close = ours.size() == exact.size();
+  for (size_t i = 0; close && i < exact.size(); ++i) {
+    close = std::fabs(ours[i] - exact[i]) < 2e-6 * (1 + std::fabs(exact[i]));
+  }
+  return close;
+}
+
+// Large enough for several threads of the CPU kernel.
+bool threads_do_not_matter() {
+  Problem p{2,  40, MergeKind::kSoftmax, false,         true,         true, true, 61,
+            66, 1,  {{3, 4}, {2, 2}},    {3, 39, 0, 0}, {0, 0, 1, 1}, {},   {},   {}};
+  fill(p);
+  return on_cpu(p, 1, 1) == on_cpu(p, 1, 3) && on_cpu(p, 0, 1) == on_cpu(p, 0, 3);
+}
+
 bool is_correct(Problem p) {
   fill(p);
   bool passed = true;
   for (int which = p.with_small ? 0 : 1; which < 2; ++which) {
     const auto device = on_device(p, which);
+    const bool softmax = p.kind == MergeKind::kSoftmax;
+    const auto host = softmax ? on_cpu(p, which, 2) : device;
     if (!wsss::testing::kCompareResults) continue;
     cuda_on_cpu::reversed = true;
     passed = passed && on_device(p, which) == device;
     cuda_on_cpu::reversed = false;
     const auto exact = by_definition(p, which);
-    for (size_t i = 0; i < exact.size(); ++i) {
-      passed = passed && std::fabs(device[i] - exact[i]) < 2e-6 * (1 + std::fabs(exact[i]));
-    }
+    passed = passed && is_close(device, exact) && is_close(host, exact);
   }
   if (!passed) {
     std::printf("failed: kind %d, %dx%d\n", static_cast<int>(p.kind), static_cast<int>(p.height),
@@ -169,7 +206,7 @@ bool is_correct(Problem p) {
 }  // namespace
 
 int main() {
-  bool passed = true;
+  bool passed = threads_do_not_matter();
   for (const MergeKind kind : {MergeKind::kRelative, MergeKind::kSoftmax, MergeKind::kSum}) {
     const bool softmax = kind == MergeKind::kSoftmax;
     for (const bool last : {false, true}) {

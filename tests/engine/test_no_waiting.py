@@ -19,7 +19,7 @@ from training_steps import PUBLISHED, TRAININGS, batch
 import wsss_fast
 from wsss_fast.engine import fit, transfer
 from wsss_fast.engine.ddp import TrainStepModule
-from wsss_fast.engine.runtime import Runtime, tuned_convolutions
+from wsss_fast.engine.runtime import Runtime
 
 PACKAGE = Path(wsss_fast.__file__).parent
 META = torch.device("meta")
@@ -37,15 +37,14 @@ def test_cuda_reports_no_call_that_waits(name, dtype):
     batches = [{k: v.pin_memory() for k, v in batch(name).items()} for _ in range(4)]
     losses = []
     try:
-        with tuned_convolutions(device):
-            for number, moved in enumerate(transfer.on_device(batches, device)):
-                if number == 2:  # the first updates load kernels and choose algorithms
-                    torch.cuda.synchronize()
-                    torch.cuda.set_sync_debug_mode("error")
-                fit._seed_dropout(0, number)
-                state.update(module, moved, runtime, 2)
-                losses.append(state.loss_sum.clone())
-                assert not state.should_stop()
+        for number, moved in enumerate(transfer.on_device(batches, device)):
+            if number == 2:  # the first updates load kernels
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            fit._seed_dropout(0, number)
+            state.update(module, moved, runtime, 2)
+            losses.append(state.loss_sum.clone())
+            assert not state.should_stop()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(losses) == 4 and torch.stack(losses).isfinite().all()

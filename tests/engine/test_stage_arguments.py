@@ -72,7 +72,10 @@ def inference(module, recipe, unused, weights, inputs=(), numbers=None):
     return Stage(call, recipe, frozenset(unused) | SPEED, (*inputs, weights), numbers or {})
 
 
-TRAINED = {"epochs", "updates", "batch_size", "lr", "augment", "optimizer", "schedule"}
+TRAINED = {
+    *("epochs", "updates", "batch_size", "lr", "augment", "optimizer", "schedule"),
+    "compile",
+}
 STAGES = {
     "cam.train": training(cam, cam.RECIPES["small"], {"scales", "align"}),
     "cam.infer": inference(cam, cam.RECIPES["small"], TRAINED | {"head_lr_scale"}, "cam_weights"),

@@ -8,7 +8,6 @@ from torch import nn
 
 from wsss_fast.engine import transfer
 from wsss_fast.engine.optimizers import Adam, AdamW, ParameterGroup, Sgd, use_fused
-from wsss_fast.engine.runtime import tuned_convolutions
 
 CPU = torch.device("cpu")
 DEVICES = [
@@ -69,17 +68,3 @@ def test_fused_updates_are_those_of_the_others(optimizer):
             made.step()
         results.append(torch.cat([p.detach().flatten() for p in own.parameters()]))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-7)
-
-
-def test_cudnn_chooses_algorithms_unless_they_must_be_deterministic(monkeypatch):
-    cudnn, cuda = torch.backends.cudnn, torch.device("cuda")
-    before = cudnn.benchmark
-    with tuned_convolutions(CPU):
-        assert cudnn.benchmark == before
-    with pytest.raises(ZeroDivisionError), tuned_convolutions(cuda):
-        assert cudnn.benchmark
-        raise ZeroDivisionError
-    assert cudnn.benchmark == before
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    with tuned_convolutions(cuda):
-        assert cudnn.benchmark == before

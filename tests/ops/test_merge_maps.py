@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from op_testing import each_device, wrong_values
+from op_testing import each_device, threads, wrong_values
 from torch.nn.functional import interpolate
 
 from wsss_fast.ops import merge_maps, reference
@@ -175,6 +175,58 @@ def test_what_is_not_finite_does_not_leave_its_map(kind, value, device):
     assert all(torch.equal(a.full, b.full) for a, b in zip(ours[1:], clean[1:], strict=True))
 
 
+@each_device
+@pytest.mark.parametrize("present_only", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_in_a_softmax(value, dtype, present_only, device):
+    """An infinite minimum leaves the other channels as they are; NaN and maxima become NaN."""
+    inputs, options = make("four_scales", "softmax", dtype, device)
+    for masks in (options["foreground"], None):
+        options.update(foreground=masks, present_only=present_only)
+        for channels in ((3,), (0,), (0, 1, 2, 3, 4)):
+            views = [view.clone() for view in inputs[0]]
+            for channel in channels:
+                views[0][0, channel, 1, 2] = value
+            ours = flat(merge_maps(views, *inputs[1:], **options))
+            expected = flat(reference.merge_maps(views, *inputs[1:], **options))
+            for a, b in zip(ours, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=2e-6, equal_nan=True)
+    assert (masks is None) and ours[1][0].isnan().any() and not ours[1][0].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_do_not_matter(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 40, 7, 9), (4, 40, 3, 2)
+    views = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    sizes = strided_size(131, 67), (131, 67)
+    masks = tuple(torch.rand(2, *size, generator=generator) < 0.5 for size in sizes)
+    results = []
+    for count in (1, 2, 5):
+        with threads(count):
+            options = {"kind": "softmax", "foreground": masks}
+            results.append(flat(merge_maps(views, [(0, 39), (7,)], (131, 67), **options)))
+    assert all(
+        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
+    )
+
+
+def test_masks_of_the_wrong_size_are_refused_by_the_kernel():
+    op, views = torch.ops.wsss_fast.merge_maps_softmax.default, [torch.ones(2, 3, 2, 2)]
+    op(views, [0], [1], [6, 5], True, False, None, None, 2)  # loads the library
+    masks = torch.ones(1, 2, 2, dtype=torch.uint8), torch.ones(1, 6, 4, dtype=torch.uint8)
+    for channels, counts, given in (
+        ([0], [1], masks),
+        ([3], [1], (None, None)),
+        ([0], [2], (None, None)),
+        ([0], [-1], (None, None)),
+        ([0], [1, 0], (None, None)),
+    ):
+        with pytest.raises((ValueError, RuntimeError)):
+            op(views, channels, counts, [6, 5], True, False, *given, 2)
+
+
 def published(view_list, size):
     """The steps of the published code: resize each view, stack, sum."""
     stacked = [interpolate(view[None], size, mode="bilinear")[0] for view in view_list]
@@ -230,11 +282,13 @@ def test_opcheck(name, kind, device):
     (views, channels, size), options = make(name, kind, device=device)
     small, full = options.get("foreground", (None, None))
     masks = [None if m is None else m.view(torch.uint8) for m in (small, full)]
-    arguments = (
-        *(views, [c for own in channels for c in own], [len(own) for own in channels], size),
-        *(options["align"], KINDS.index(kind), True, False, *masks, 2),
-    )
-    torch.library.opcheck(torch.ops.wsss_fast.merge_maps.default, arguments)
+    common = views, [c for own in channels for c in own], [len(own) for own in channels], size
+    if kind == "softmax":
+        op = torch.ops.wsss_fast.merge_maps_softmax.default
+        torch.library.opcheck(op, (*common, True, False, *masks, 2))
+    else:
+        op = torch.ops.wsss_fast.merge_maps.default
+        torch.library.opcheck(op, (*common, options["align"], kind == "relative", True, 2))
 
 
 @each_device

@@ -35,6 +35,8 @@ class Recipe:
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
+        compile: whether torch.compile compiles the network, which takes a minute or more before the
+            first update and changes results by rounding.
     """
 
     ranges: ClassVar = {
@@ -60,6 +62,7 @@ class Recipe:
     optimizer: Optimizer = Adam(weight_decay=1e-4)
     schedule: Schedule = Constant()
     prefer_bf16: bool = False
+    compile: bool = False
 
     def length(self) -> Length:
         """Length of the training."""

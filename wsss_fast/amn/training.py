@@ -66,7 +66,11 @@ def train(
     Source: AMN, sections 3.2 and 3.3 (eq. 2-5).
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
-    runtime = resolve_runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    runtime = resolve_runtime(
+        *(device, seed, workers, precision),
+        prefer_bf16=recipe.prefer_bf16,
+        compile=recipe.compile,
+    )
     folder = check_label_folder(Path(seeds), data, "seeds")
     set_seed(seed)
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)

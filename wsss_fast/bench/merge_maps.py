@@ -2,8 +2,8 @@
 
 Views are a network's outputs at stride 16 for the scales 0.5, 1, 1.5 and 2 of images of 375x500. Of
 each image two classes are wanted, for AMN also the background, whose softmax is over all channels.
-On the CPU ours is the reference. The roofline reads the used channels of the views once and writes
-the maps.
+On the CPU ours is the reference, but for the softmax. The roofline reads the used channels of the
+views once and writes the maps.
 """
 
 from __future__ import annotations

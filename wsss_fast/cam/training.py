@@ -67,7 +67,11 @@ def train(
     Source: Zhou et al., CVPR 2016; recipe of IRN (CVPR 2019), as AMN uses it.
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
-    runtime = resolve_runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    runtime = resolve_runtime(
+        *(device, seed, workers, precision),
+        prefer_bf16=recipe.prefer_bf16,
+        compile=recipe.compile,
+    )
     set_seed(seed)
     net = network(data, backbone)
     if weights is not None:

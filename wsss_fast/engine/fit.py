@@ -23,7 +23,7 @@ from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.ddp import TrainStepModule, no_grad_sync, sync_batch_norm, wrap_ddp
 from wsss_fast.engine.optimizers import use_fused
 from wsss_fast.engine.progress import Bar, say
-from wsss_fast.engine.runtime import Runtime, tuned_convolutions
+from wsss_fast.engine.runtime import Runtime, compiled
 from wsss_fast.engine.samples import Batch, EpochBatches, Samples
 from wsss_fast.engine.signals import (
     Stopped,
@@ -139,12 +139,9 @@ def fit(
         say(f"{label}: resumes after update {state.done} of {total}")
     before = state.done
     images = length.batch_size
-    with (
-        Bar(label, total * images, done=before * images) as bar,
-        sync_batch_norm(net),
-        tuned_convolutions(runtime.device),
-    ):
-        module = wrap_ddp(TrainStepModule(net, step), optimizer, runtime.device)
+    with Bar(label, total * images, done=before * images) as bar, sync_batch_norm(net):
+        network = compiled(net) if runtime.compile else net
+        module = wrap_ddp(TrainStepModule(network, step), optimizer, runtime.device)
         try:
             with defer_signals():  # a signal waits until all processes have finished an update
                 for epoch in range(before // per_epoch, epochs):

@@ -7,13 +7,15 @@ import dataclasses
 import functools
 import multiprocessing
 import re
+import sys
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
+from torch import nn
 
 from wsss_fast.engine import distributed
-from wsss_fast.errors import InputError
+from wsss_fast.errors import InputError, RunError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,12 +34,14 @@ class Runtime:
         seed: of initialisation, shuffling and augmentation.
         workers: loader processes; 0 loads in the training process.
         dtype: float32, or bfloat16 for autocast.
+        compile: whether trainings compile their network by torch.compile.
     """
 
     device: torch.device
     seed: int
     workers: int
     dtype: torch.dtype
+    compile: bool = False
 
     def autocast(self) -> torch.autocast:
         """A context that computes in `dtype`."""
@@ -67,7 +71,13 @@ def with_torch_defaults(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def resolve_runtime(
-    device: str, seed: int, workers: int, precision: str, *, prefer_bf16: bool
+    device: str,
+    seed: int,
+    workers: int,
+    precision: str,
+    *,
+    prefer_bf16: bool,
+    compile: bool = False,
 ) -> Runtime:
     """Check the four arguments that every command shares and resolve their "auto". Collective.
 
@@ -77,6 +87,7 @@ def resolve_runtime(
         workers: loader processes, >= 0.
         precision: fp32, bf16, or auto: bf16 where the recipe and the hardware allow it, else fp32.
         prefer_bf16: whether the recipe allows it.
+        compile: whether the recipe compiles the network of a training.
 
     Raises:
         InputError: an unknown or unavailable device, a negative seed or worker count, an unknown
@@ -110,7 +121,8 @@ def resolve_runtime(
         )
     name = distributed.process_device(device)
     bf16 = precision == "bf16" or (precision == "auto" and prefer_bf16 and _computes_bf16(name))
-    return Runtime(torch.device(name), seed, workers, torch.bfloat16 if bf16 else torch.float32)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    return Runtime(torch.device(name), seed, workers, dtype, compile)
 
 
 def _computes_bf16(device: str) -> bool:
@@ -119,21 +131,37 @@ def _computes_bf16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-@contextlib.contextmanager
-def tuned_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN time its algorithms at the first batch; all batches of the block have one shape.
+def compiled(net: nn.Module) -> nn.Module:
+    """`net`, which torch.compile compiles at its first call; the parameters are the same.
 
-    Where the user wants deterministic algorithms, nothing changes.
+    Dropout draws the random numbers that it draws without a compiler, so that results differ by
+    rounding only.
+
+    Raises:
+        InputError: torch has no compiler here.
     """
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark
-    deterministic = cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
-    if device.type == "cuda" and not deterministic:
-        cudnn.benchmark = True
+    try:
+        # Sizes do not change within a training, whose short last batch is dropped.
+        return cast(nn.Module, torch.compile(net, dynamic=False, options={"fallback_random": True}))
+    except RuntimeError as error:
+        text = str(error).strip().partition("\n")[0]
+        raise InputError(f"compile: got True, but torch cannot compile here ({text})") from None
+
+
+@contextlib.contextmanager
+def compiler_errors(label: str) -> Iterator[None]:
+    """Shorten the errors of torch's compiler to a RunError of one line."""
     try:
         yield
-    finally:
-        cudnn.benchmark = before
+    except RuntimeError as error:
+        found = sys.modules.get("torch._dynamo.exc")  # slow to import, and there once it was used
+        if found is None or not isinstance(error, found.TorchDynamoException):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = next((x for x in lines if not x.startswith("backend=")), type(error).__name__)
+        raise RunError(
+            f"{label}: torch.compile failed ({text}); leave `compile` of the recipe off"
+        ) from None
 
 
 def set_seed(seed: int) -> None:

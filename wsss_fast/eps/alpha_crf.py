@@ -50,7 +50,8 @@ class AlphaCrf(DenseCrf):
         """
         maps = torch.as_tensor(scores)
         background = (1 - maps.amax(dim=1, keepdim=True)).clamp_min(0) ** self.alpha
-        return self.apply(images, unary_from_probabilities(torch.cat([background, maps], dim=1)))
+        unary = unary_from_probabilities(torch.cat([background, maps], dim=1))
+        return self.apply(images, unary, check=False)  # of scores that were checked when read
 
 
 def make(

@@ -44,6 +44,8 @@ class Recipe:
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
+        compile: whether torch.compile compiles the network, which takes a minute or more before the
+            first update and changes results by rounding.
     """
 
     ranges: ClassVar = {
@@ -75,6 +77,7 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=5e-4, caffe_biases=True)
     schedule: Schedule = Poly()
     prefer_bf16: bool = False
+    compile: bool = False
 
     def length(self) -> Length:
         """Length of the training."""

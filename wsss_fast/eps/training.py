@@ -69,7 +69,11 @@ def train(
     Source: EPS, section 3.
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
-    runtime = resolve_runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    runtime = resolve_runtime(
+        *(device, seed, workers, precision),
+        prefer_bf16=recipe.prefer_bf16,
+        compile=recipe.compile,
+    )
     check_recipe(recipe, data)
     set_seed(seed)
     net = nets.eps_resnet38(len(data.classes), backbone=backbone)

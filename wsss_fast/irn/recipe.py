@@ -38,6 +38,8 @@ class Recipe:
         optimizer: optimizer of both branches.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
+        compile: whether torch.compile compiles the network, which takes a minute or more before the
+            first update and changes results by rounding.
     """
 
     ranges: ClassVar = {
@@ -69,6 +71,7 @@ class Recipe:
     optimizer: Optimizer = Sgd(weight_decay=1e-4, momentum=1e-4)
     schedule: Schedule = Poly()
     prefer_bf16: bool = False
+    compile: bool = False
 
     def check_together(self, name: str) -> None:
         """Raise InputError for a radius that does not fit into the crop."""

@@ -70,7 +70,11 @@ def train(
     Source: IRN, section 4.2.
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
-    runtime = resolve_runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    runtime = resolve_runtime(
+        *(device, seed, workers, precision),
+        prefer_bf16=recipe.prefer_bf16,
+        compile=recipe.compile,
+    )
     folder = check_label_folder(Path(seeds), data, "seeds")
     set_seed(seed)
     net = nets.irn_resnet50(backbone=backbone)

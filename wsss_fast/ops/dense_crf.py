@@ -173,6 +173,7 @@ def dense_crf(
     gaussian: tuple | None = (3.0, 3.0),
     bilateral: tuple | None = (50.0, 5.0, 10.0),
     iterations: int = 10,
+    check: bool = True,
 ) -> Tensor:
     """Refine per-pixel label energies with a fully connected CRF (mean field, Potts model).
 
@@ -202,6 +203,8 @@ def dense_crf(
         bilateral: (sxy, srgb, weight), or None for no appearance term. srgb: standard deviation in
             levels > 0, or one for each channel.
         iterations: number of mean field steps, 0..100,000.
+        check: whether to look for energies that are not finite on a GPU, which has to be waited
+            for; without it the result for them is undefined. On the CPU they are always found.
 
     Returns:
         Q: float32, the shape of `unary`, sums to 1 over L.
@@ -231,7 +234,8 @@ def dense_crf(
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
         # The CPU kernel checks the energies while it reads them.
-        if unary.device.type != "cpu" and has_data(unary) and not _is_capturing(unary):
+        on_device = unary.device.type != "cpu" and has_data(unary)
+        if check and on_device and not _is_capturing(unary):
             _check_finite(unary)
     energies = unary.to(torch.float32)
     if unary.dim() == 4:

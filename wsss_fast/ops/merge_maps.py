@@ -1,6 +1,7 @@
 """Class maps from a network's outputs of views: schema, fake, public function."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,31 +24,53 @@ MOST_VIEWS = 32  # their shapes are arguments of a CUDA kernel
 _OP = "merge_maps"
 
 
-def _reference(
-    views, channels, counts, size, align, kind, strided, present_only, small_mask, full_mask, dtype
-):
+def _packed(
+    views: list[Tensor],
+    channels: list[int],
+    counts: list[int],
+    size: list[int],
+    *,
+    dtype: int,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The reference's maps of all images, as the ops return them."""
     rest = iter(channels)
     images = reference_merge(
         views,
         [[next(rest) for _ in range(count)] for count in counts],
-        tuple(size),
-        kind=KINDS[kind],
-        align=align,
-        strided=strided,
-        foreground=None if full_mask is None else (small_mask, full_mask),
-        present_only=present_only,
+        (size[0], size[1]),
         dtype=FLOATING_DTYPES[dtype],
+        **options,
     )
-    like = {"dtype": FLOATING_DTYPES[dtype], "device": views[0].device}
+    like: dict[str, Any] = {"dtype": FLOATING_DTYPES[dtype], "device": views[0].device}
     full = [maps.full for maps in images] or [torch.empty(0, *size, **like)]
     small = [maps.strided for maps in images if maps.strided is not None]
     small = small or [torch.empty(0, *strided_size(*size), **like)]
-    return tuple(
-        torch.cat(maps) if len(maps) > 1 else maps[0].contiguous() for maps in (small, full)
+    both = (torch.cat(maps) if len(maps) > 1 else maps[0].contiguous() for maps in (small, full))
+    return next(both), next(both)
+
+
+def _reference(views, channels, counts, size, align, relative, strided, dtype):
+    kind = "relative" if relative else "sum"
+    return _packed(
+        *(views, channels, counts, size), kind=kind, align=align, strided=strided, dtype=dtype
     )
 
 
-def _fake(views, channels, counts, size, align, kind, strided, present, small, full, dtype):
+def _softmax_reference(
+    views, channels, counts, size, strided, present_only, small_mask, full_mask, dtype
+):
+    return _packed(
+        *(views, channels, counts, size),
+        kind="softmax",
+        strided=strided,
+        foreground=None if full_mask is None else (small_mask, full_mask),
+        present_only=present_only,
+        dtype=dtype,
+    )
+
+
+def _empty(views, channels, size, strided, dtype):
     rows, like = len(channels), {"dtype": FLOATING_DTYPES[dtype]}
     small_rows = rows if strided else 0
     return (
@@ -56,15 +79,29 @@ def _fake(views, channels, counts, size, align, kind, strided, present, small, f
     )
 
 
+def _fake(views, channels, counts, size, align, relative, strided, dtype):
+    return _empty(views, channels, size, strided, dtype)
+
+
+def _softmax_fake(views, channels, counts, size, strided, present, small, full, dtype):
+    return _empty(views, channels, size, strided, dtype)
+
+
 # views [2B, C, h_s, w_s] of any strides; channels [T] of one image after the other, counts [B] of
-# them; kind and dtype are places in KINDS and FLOATING_DTYPES; masks uint8 [B, h, w] and [B, H, W]
+# them; dtype is a place in FLOATING_DTYPES; masks uint8 [B, h, w] and [B, H, W]
 # -> maps [T, h, w] (without `strided` [0, h, w]) and [T, H, W]
 _op = define(
-    "merge_maps(Tensor[] views, int[] channels, int[] counts, int[] size, int align, int kind, "
-    "bool strided, bool present_only, Tensor? small_mask, Tensor? full_mask, int dtype) "
-    "-> (Tensor, Tensor)",
+    "merge_maps(Tensor[] views, int[] channels, int[] counts, int[] size, int align, "
+    "bool relative, bool strided, int dtype) -> (Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
+)
+# An op of its own, because only it has a kernel for the CPU.
+_softmax_op = define(
+    "merge_maps_softmax(Tensor[] views, int[] channels, int[] counts, int[] size, bool strided, "
+    "bool present_only, Tensor? small_mask, Tensor? full_mask, int dtype) -> (Tensor, Tensor)",
+    reference=_softmax_reference,
+    fake=_softmax_fake,
 )
 
 
@@ -93,8 +130,9 @@ def merge_maps(
 
     Computed in float32 (float64 for float64 views); not differentiable. On CUDA a batch takes four
     kernels, one more per 480 maps, whatever the number of views; it does not wait for the device,
-    can be captured in a graph, and two runs give the same bits. On the CPU torch's own resizing
-    serves: there is no native kernel.
+    can be captured in a graph, and two runs give the same bits. On the CPU there is a kernel for
+    "softmax", with the same bits for any number of threads; "relative" and "sum" are plain PyTorch,
+    whose bits they keep.
 
     Args:
         views: one floating point tensor per scale, [2B, C, h_s, w_s]: the images', then the mirror
@@ -127,23 +165,15 @@ def merge_maps(
     batch, count = views[0].shape[0] // 2, views[0].shape[1]
     rows = _check_channels(channels, batch, count)
     size = _check_size(size)
-    _check_options(kind, align, present_only, dtype)
-    small, full = _check_foreground(foreground, kind, strided, batch, size, views[0])
-    maps = call(
-        _op,
-        list(views),
-        [channel for own in rows for channel in own],
-        [len(own) for own in rows],
-        list(size),
-        int(align),
-        KINDS.index(kind),
-        bool(strided),
-        bool(present_only),
-        small,
-        full,
-        FLOATING_DTYPES.index(dtype),
-    )
+    _check_options(kind, align, present_only, foreground, dtype)
     counts = [len(own) for own in rows]
+    common = list(views), [channel for own in rows for channel in own], counts, list(size)
+    place = FLOATING_DTYPES.index(dtype)
+    if kind == "softmax":
+        masks = _check_foreground(foreground, strided, batch, size, views[0])
+        maps = call(_softmax_op, *common, bool(strided), bool(present_only), *masks, place)
+    else:
+        maps = call(_op, *common, int(align), kind == "relative", bool(strided), place)
     of_full = maps[1].split(counts)
     of_small = maps[0].split(counts) if strided else [None] * batch
     return [MergedMaps(*pair) for pair in zip(of_small, of_full, strict=True)]
@@ -192,7 +222,9 @@ def _check_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _check_options(kind: str, align: int, present_only: bool, dtype: torch.dtype) -> None:
+def _check_options(
+    kind: str, align: int, present_only: bool, foreground: object, dtype: torch.dtype
+) -> None:
     if kind not in KINDS:
         raise argument_error(_OP, "kind", kind, f"one of {KINDS}")
     if not is_integer(align) or not 1 <= align < 2**16:
@@ -201,13 +233,14 @@ def _check_options(kind: str, align: int, present_only: bool, dtype: torch.dtype
         raise argument_error(_OP, "align", align, "1 for kind 'softmax'")
     if present_only and kind != "softmax":
         raise argument_error(_OP, "present_only", present_only, f"False for kind {kind!r}")
+    if foreground is not None and kind != "softmax":
+        raise argument_error(_OP, "foreground", foreground, f"None for kind {kind!r}")
     if dtype not in FLOATING_DTYPES:
         raise argument_error(_OP, "dtype", dtype, FLOATING)
 
 
 def _check_foreground(
     foreground: tuple[Tensor | None, Tensor] | None,
-    kind: str,
     strided: bool,
     batch: int,
     size: tuple[int, int],
@@ -216,8 +249,6 @@ def _check_foreground(
     """The masks as uint8, or None."""
     if foreground is None:
         return None, None
-    if kind != "softmax":
-        raise argument_error(_OP, "foreground", foreground, f"None for kind {kind!r}")
     if not isinstance(foreground, (list, tuple)) or len(foreground) != 2:
         raise argument_error(_OP, "foreground", foreground, "two masks, at both sizes")
     masks: list[Tensor | None] = []

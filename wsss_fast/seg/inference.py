@@ -164,13 +164,19 @@ def _write_all(
             logits = predictor.logits(inputs)
         scores = to_probabilities(logits, photos, predictor.crf, times)
         labels, _ = best_row(scores)
-        return labels, scores.half() if probabilities else None
+        finite = logits.sum(dim=(1, 2, 3), dtype=torch.float64).isfinite()
+        return labels, finite, scores.half() if probabilities else None
 
     def write(ids: list[str], results: tuple[Any, ...]) -> None:
         for i, id in enumerate(ids):
+            if not results[1][i]:
+                raise InputError(
+                    f"{folder / id}.png: not written: scores are NaN or infinite; check the "
+                    "weights, or use --precision fp32"
+                )
             if probabilities:
                 with atomic_write(folder / f"{id}.npy") as temporary:
-                    np.save(temporary, results[1][i].numpy())
+                    np.save(temporary, results[2][i].numpy())
             # The PNG is last: an image that has one is finished.
             write_labels(folder / f"{id}.png", results[0][i].numpy())
 
@@ -232,4 +238,6 @@ def to_probabilities(
     if crf is None:
         return probabilities
     with contextlib.nullcontext() if times is None else times.computing():
-        return crf.apply(photos, unary_from_probabilities(probabilities))
+        # The stage looks for logits that are not finite itself.
+        unary = unary_from_probabilities(probabilities)
+        return crf.apply(photos, unary, check=times is None)

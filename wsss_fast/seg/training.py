@@ -128,7 +128,11 @@ def train_extended(
         extension: what a method adds, or None. The other arguments are those of `train`.
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
-    runtime = resolve_runtime(device, seed, workers, precision, prefer_bf16=recipe.prefer_bf16)
+    runtime = resolve_runtime(
+        *(device, seed, workers, precision),
+        prefer_bf16=recipe.prefer_bf16,
+        compile=recipe.compile,
+    )
     folder = check_label_folder(Path(masks), data, "masks")
     set_seed(seed)
     net = network(data, backbone, recipe)

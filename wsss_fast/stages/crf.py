@@ -34,12 +34,15 @@ class DenseCrf:
     bilateral: tuple[float, float, float] = (50.0, 5.0, 10.0)
     iterations: int = 10
 
-    def apply(self, images: np.ndarray | torch.Tensor, unary: torch.Tensor) -> torch.Tensor:
+    def apply(
+        self, images: np.ndarray | torch.Tensor, unary: torch.Tensor, *, check: bool = True
+    ) -> torch.Tensor:
         """Mean-field inference on photos.
 
         Args:
             images: uint8 RGB [B, H, W, 3].
             unary: energies [B, L, H, W] or [B, S, L, H, W], on the device to compute on.
+            check: see `ops.dense_crf`.
 
         Returns:
             Marginals Q, float32 of `unary`'s shape; they sum to 1 over L.
@@ -55,6 +58,7 @@ class DenseCrf:
                 gaussian=self.gaussian,
                 bilateral=self.bilateral,
                 iterations=self.iterations,
+                check=check,
             )
         except ValueError as error:
             raise InputError(str(error)) from None
@@ -91,5 +95,5 @@ class Crf(DenseCrf):
         """
         given = torch.as_tensor(labels)
         unary = unary_from_labels(given, num_labels, gt_prob=self.gt_prob, check=False)
-        q = self.apply(images, unary)  # [B, S, L, H, W]
+        q = self.apply(images, unary, check=False)  # [B, S, L, H, W]
         return q.max(dim=2).indices.to(torch.uint8)  # ten times faster than argmax on a CPU

@@ -192,7 +192,9 @@ class _Refiner:
     def compute(self, files: _Files, given: _Given) -> tuple[Any, ...]:
         """What was read, label indices uint8 [H, W] and, if requested, Q float16 [L, H, W]."""
         try:
-            q = self.crf.apply(given.photo, given.unary.to(self.device, non_blocking=True))[0]
+            unary = given.unary.to(self.device, non_blocking=True)
+            # Probabilities are checked when they are read.
+            q = self.crf.apply(given.photo, unary, check=False)[0]
         except ValueError as error:
             raise InputError(f"{files.labels}: {error}") from None
         index = q.max(dim=0).indices.to(torch.uint8)  # ten times faster than argmax on a CPU

@@ -16,7 +16,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.run_folder import stage
-from wsss_fast.engine.runtime import Runtime
+from wsss_fast.engine.runtime import Runtime, compiler_errors
 from wsss_fast.engine.samples import Batch, Samples
 from wsss_fast.errors import InputError, RunError
 
@@ -38,7 +38,11 @@ class TrainResult:
 
 
 def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
-    """The fields of a recipe that its training depends on: all but `names`, read by inference."""
+    """The fields of a recipe that its training depends on: all but `names`, read by inference.
+
+    `compile` is one of them where it is on.
+    """
+    names = names if recipe.compile else (*names, "compile")
     return {
         f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in names
     }
@@ -81,13 +85,14 @@ def train(
 
     Raises:
         InputError: the stage was started with other arguments, or a number is impossible.
-        RunError: the loss is not finite, or a loader process died (checkpoints are kept then).
+        RunError: the loss is not finite, or a loader process died or torch.compile failed
+            (checkpoints are kept then).
     """
     file = out / name / "weights.pth"
 
     def work() -> dict[str, Any]:
         checkpoints = Checkpoints(out / name)
-        with _loader_errors(name):
+        with _loader_errors(name), compiler_errors(f"train {name}"):
             history = fit(
                 net,
                 step,
