@@ -128,7 +128,7 @@ class _LoadSample:
     augment: Augment
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        image, seed = self.augment(self.data.image(id), read_label(self.seeds, self.data, id), rng)
+        image, seed = self.augment(self.data.photo(id), read_label(self.seeds, self.data, id), rng)
         assert seed is not None  # since labels are given
         tags = torch.from_numpy(self.data.tags_of(id).astype(np.float32))
         return {"image": image, "seed": seed, "tags": tags}

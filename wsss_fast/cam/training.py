@@ -159,7 +159,7 @@ class _LoadSample:
     augment: Augment
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        image, _ = self.augment(self.data.image(id), None, rng)
+        image, _ = self.augment(self.data.photo(id), None, rng)
         return {"image": image, "tags": torch.from_numpy(self.data.tags_of(id).astype(np.float32))}
 
 

@@ -130,7 +130,7 @@ class _LoadSample:
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
         labels, levels = read_label(self.masks, self.data, id), _levels(self.data, self.maps, id)
-        image, mask, maps = self.augment.with_maps(self.data.image(id), labels, levels, rng)
+        image, mask, maps = self.augment.with_maps(self.data.photo(id), labels, levels, rng)
         return {"image": image, "mask": mask, "maps": maps}
 
 

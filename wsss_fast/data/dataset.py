@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from wsss_fast.data.true_masks import MaskChecks
 from wsss_fast.engine import distributed, remarks
@@ -17,8 +19,10 @@ from wsss_fast.engine.content import contents_of
 from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import read_labels
-from wsss_fast.readers.photos import check_image, image_size, read_image
+from wsss_fast.readers.photos import LeastSize, check_image, image_size, read_image, reduction
 from wsss_fast.readers.saliency_maps import read_saliency, saliency_of
+
+Photo = Callable[[LeastSize], np.ndarray]  # decodes a photo once the least size is known
 
 # Decoded images kept in memory: enough to decode a small set only once; a large one hardly gains.
 _CACHE_BYTES = 256 << 20
@@ -221,16 +225,43 @@ class Dataset:
         """Multi-hot tags of one image, uint8 [C]."""
         return self.tags[self._index[id]]
 
-    def image(self, id: str) -> np.ndarray:
-        """The photo, uint8 RGB [H, W, 3], read-only."""
-        if id in self._cache:
-            return self._cache[id]
-        image = read_image(self.images[id])
-        image.flags.writeable = False
-        if self._cached_bytes + image.nbytes <= _CACHE_BYTES:
+    def image(self, id: str, least: LeastSize | None = None) -> np.ndarray:
+        """The photo, uint8 RGB [H, W, 3], read-only.
+
+        Args:
+            id: of the photo.
+            least: as in `read_image`, called once; None for the whole photo.
+        """
+        cached = self._cache.get(id)
+        if cached is not None:
+            size = (cached.shape[0], cached.shape[1])
+            wanted = size if least is None else least(size)
+            if reduction(size, wanted) == 1:
+                return cached
+            return self._read(id, lambda _: wanted)[0]
+        image, is_whole = self._read(id, least)
+        worker = get_worker_info()  # the loader processes share the memory for decoded images
+        most = _CACHE_BYTES // (1 if worker is None else worker.num_workers)
+        if is_whole and self._cached_bytes + image.nbytes <= most:
             self._cache[id] = image
             self._cached_bytes += image.nbytes
         return image
+
+    def _read(self, id: str, least: LeastSize | None) -> tuple[np.ndarray, bool]:
+        """The decoded photo, and whether it was not decoded smaller."""
+        sizes: list[tuple[int, int]] = []
+
+        def note(size: tuple[int, int]) -> tuple[int, int]:
+            sizes.append(size)
+            return size if least is None else least(size)
+
+        image = read_image(self.images[id], None if least is None else note)
+        image.flags.writeable = False
+        return image, not sizes or image.shape[:2] == sizes[0]
+
+    def photo(self, id: str) -> Photo:
+        """`image` of an id as a function, for an augmentation that decides on the size."""
+        return functools.partial(self.image, id)
 
     def size(self, id: str) -> tuple[int, int]:
         """(H, W) of the photo, without decoding it."""

@@ -8,18 +8,26 @@ antialiasing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from wsss_fast.data.colours import Jitter, Part, draw_jitter, jittered
+from wsss_fast.data.dataset import Photo
 from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
 from wsss_fast.errors import InputError
+from wsss_fast.ops._library import has_native_kernel
+from wsss_fast.ops.resize_window import resize_window
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.readers.saliency_maps import saliency_of
 
+# A photo may be decoded smaller than it is, but its sides stay this many times as long as those it
+# is resized to, so that the decoder's own filter hardly matters.
+_DECODED = 2
+_CPU = torch.device("cpu")
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])
 MEAN_BGR = np.array([104.008, 116.669, 122.675])  # Caffe's ImageNet networks, in 0..255
@@ -35,9 +43,10 @@ def normalise(image: np.ndarray) -> np.ndarray:
         float32 [3, H, W].
     """
     if image.dtype == np.uint8:  # looking up the 256 levels of a channel is four times faster
-        return np.stack(
-            [levels.take(image[..., channel]) for channel, levels in enumerate(_NORMALISED)]
-        )
+        planes = np.empty((3, *image.shape[:2]), np.float32)
+        for channel, plane in enumerate(planes):
+            _NORMALISED[channel].take(image[..., channel], out=plane, mode="clip")
+        return planes
     normalised = ((image / 255.0 - MEAN) / STD).astype(np.float32)
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
@@ -57,7 +66,19 @@ def subtract_mean(image: np.ndarray) -> np.ndarray:
     Returns:
         float32 [3, H, W].
     """
-    return np.ascontiguousarray((image[..., ::-1] - MEAN_BGR).astype(np.float32).transpose(2, 0, 1))
+    planes = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, plane in enumerate(planes):
+        if image.dtype == np.uint8:
+            _SUBTRACTED[channel].take(image[..., 2 - channel], out=plane, mode="clip")
+        else:
+            np.subtract(image[..., 2 - channel], MEAN_BGR[channel], out=plane, casting="same_kind")
+    return planes
+
+
+# `subtract_mean` of the 256 levels of blue, green and red.
+_SUBTRACTED = (np.arange(256) - MEAN_BGR[:, None]).astype(np.float32)
+# `saliency_of` of the 256 levels of gray.
+_SALIENCY = saliency_of(np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2))[:, 0]
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -67,8 +88,28 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def resize_part(image: np.ndarray, height: int, width: int, part: Part) -> np.ndarray:
+    """Rows and columns of `resize_image`'s result; the native library computes nothing else."""
+    rows, columns = part
+    if image.shape[:2] != (height, width) and has_native_kernel("resize_window", _CPU):
+        pixels = torch.from_numpy(image if image.flags.writeable else image.copy())
+        top, left = rows.start, columns.start
+        window = resize_window(
+            pixels, height, width, top, left, rows.stop - top, columns.stop - left
+        )
+        return window.numpy()
+    return resize_image(image, height, width)[part]
+
+
+def mirrored(array: np.ndarray, flip: bool, axis: int = -1) -> np.ndarray:
+    """The array, reversed along an axis if `flip` is set."""
+    return np.flip(array, axis) if flip else array
+
+
 def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear resize of uint8 [H, W, 3] to float32, without antialiasing, as OpenCV's."""
+    if image.shape[:2] == (height, width):
+        return image.astype(np.float32)
     x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(
         x, (height, width), mode="bilinear", align_corners=False
@@ -101,7 +142,8 @@ class Augment:
             as in DeepLab's re-implementation.
         corner: whether an image smaller than the crop lies in its upper left corner; otherwise its
             place is drawn.
-        to_input: function from an image [H, W, 3] in 0..255 to a network input, float32 [3, H, W].
+        to_input: function from an image [H, W, 3] in 0..255 to a network input, float32 [3, H, W],
+            of which each pixel depends on that of the image only.
     """
 
     ranges: ClassVar = {
@@ -139,12 +181,12 @@ class Augment:
             raise InputError(f"augment: hue must be in 0..0.5, got {self.hue}")
 
     def __call__(
-        self, image: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator
+        self, image: np.ndarray | Photo, labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """An image and its label map.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             labels: uint8 [H, W], or None.
             rng: source of the random numbers.
 
@@ -155,29 +197,37 @@ class Augment:
         return cropped, cropped_labels
 
     def with_saliency(
-        self, image: np.ndarray, levels: np.ndarray, rng: np.random.Generator
+        self, image: np.ndarray | Photo, levels: np.ndarray, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """An image and its saliency map, resized by the bicubic filter as in EPS' public code.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             levels: saliency, uint8 [h, w, 3] of any size; it is stretched to the image.
             rng: source of the random numbers.
 
         Returns:
             float32 [3, crop, crop] and, in 0..1, float32 [1, crop, crop].
         """
-        cropped, _, channels = self._transform(image, None, levels.transpose(2, 0, 1), rng)
-        assert channels is not None
-        return cropped, torch.from_numpy(saliency_of(channels.transpose(1, 2, 0))[None])
+        planes = levels.transpose(2, 0, 1)
+        is_gray = (planes[0] == planes[1]).all() and (planes[0] == planes[2]).all()
+        cropped, _, maps = self._transform(image, None, planes[:1] if is_gray else planes, rng)
+        assert maps is not None
+        if is_gray:
+            return cropped, torch.from_numpy(_SALIENCY.take(maps))
+        return cropped, torch.from_numpy(saliency_of(maps.transpose(1, 2, 0))[None])
 
     def with_maps(
-        self, image: np.ndarray, labels: np.ndarray, maps: np.ndarray, rng: np.random.Generator
+        self,
+        image: np.ndarray | Photo,
+        labels: np.ndarray,
+        maps: np.ndarray,
+        rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """An image, its label map and M maps of pixel values, resized by the bicubic filter.
 
         Args:
-            image: uint8 [H, W, 3].
+            image: uint8 [H, W, 3], or a data set's `photo`.
             labels: uint8 [H, W].
             maps: uint8 [M, h, w] of any size; they are stretched to the image.
             rng: source of the random numbers.
@@ -192,45 +242,52 @@ class Augment:
 
     def _transform(
         self,
-        image: np.ndarray,
+        photo: np.ndarray | Photo,
         labels: np.ndarray | None,
         maps: np.ndarray | None,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor | None, np.ndarray | None]:
         """float32 [3, crop, crop], uint8 [crop, crop] or None, uint8 [M, crop, crop] or None."""
-        image, labels = self.resized(image, labels, self._draw_factor(image, rng))
+        image, drawn = self._opened(photo, rng)
+        cropped = torch.from_numpy(self._padded(self.to_input(self._pixels(image, drawn)), drawn))
+        cropped_labels = cropped_maps = None
+        if labels is not None:
+            moved = mirrored(resize_labels(labels, *drawn.size), drawn.flip)
+            placed = self.crop_or_pad(moved, IGNORE, drawn.top, drawn.left)
+            cropped_labels = torch.from_numpy(placed)
         if maps is not None:
-            height, width = image.shape[:2]
-            maps = np.stack([resize_image(one, height, width) for one in maps])
-        if self.flip and rng.random() < 0.5:
-            image = image[:, ::-1]
-            labels = None if labels is None else labels[:, ::-1]
-            maps = None if maps is None else maps[..., ::-1]
-        image = self._jitter_colours(image, rng)
-        top, left = self._draw_place(image, rng)
-        cropped, cropped_labels = self.cropped(self.to_input(image), labels, top, left)
-        cropped_maps = None if maps is None else self.crop_or_pad(maps, 0, top, left)
+            parts = [self._resized_part(one, drawn) for one in maps]
+            cropped_maps = self._padded(np.stack(parts), drawn)
         return cropped, cropped_labels, cropped_maps
 
-    def _jitter_colours(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if not self.jitter:
-            return image
-        image = _jitter(image, self.jitter, rng)
-        return _turn_hue(image, rng.uniform(-self.hue, self.hue)) if self.hue else image
+    def _opened(
+        self, photo: np.ndarray | Photo, rng: np.random.Generator
+    ) -> tuple[np.ndarray, _Drawn]:
+        """The decoded photo, and the random choices, which depend on the size of the whole one."""
+        if isinstance(photo, np.ndarray):
+            return photo, self._draw(photo.shape[:2], rng)
+        choices: list[_Drawn] = []
 
-    def _draw_place(self, image: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-        """(top, left) of the crop in the image.
+        def least(size: tuple[int, int]) -> tuple[int, int]:
+            choices.append(self._draw(size, rng))
+            height, width = choices[0].size
+            return _DECODED * height, _DECODED * width
 
-        Along a side on which the image is shorter than the crop, it is the image's place in the
-        crop.
-        """
+        image = photo(least)
+        return image, choices[0]
+
+    def _draw(self, size: tuple[int, int], rng: np.random.Generator) -> _Drawn:
+        """The random choices for an image of a size (H, W)."""
+        resized = self._resized_size(size, self._draw_factor(size, rng))
+        flip = self.flip and rng.random() < 0.5
+        jitter = draw_jitter(self.jitter, self.hue, rng) if self.jitter else None
         top, left = (
             0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
-            for n in image.shape[:2]
+            for n in resized
         )
-        return top, left
+        return _Drawn(resized, flip, jitter, top, left)
 
-    def _draw_factor(self, image: np.ndarray, rng: np.random.Generator) -> float:
+    def _draw_factor(self, size: tuple[int, int], rng: np.random.Generator) -> float:
         factor = 1.0
         if self.scale is not None:
             factor = rng.uniform(*self.scale)
@@ -238,15 +295,55 @@ class Augment:
             factor *= self.factors[rng.integers(len(self.factors))]
         if self.long_side is not None:
             longer = rng.integers(self.long_side[0], self.long_side[1], endpoint=True)
-            factor *= longer / max(image.shape[:2])
+            factor *= longer / max(size)
         return factor
+
+    def _resized_size(self, size: tuple[int, int], factor: float) -> tuple[int, int]:
+        round_ = np.floor if self.linear else np.round
+        height, width = (max(1, int(round_(n * factor))) for n in size)
+        return height, width
+
+    def _pixels(self, image: np.ndarray, drawn: _Drawn) -> np.ndarray:
+        """The part of the resized, mirrored and jittered image that is in the crop, [h, w, 3]."""
+        if drawn.jitter is not None:  # needs the mean of the whole image
+            height, width = drawn.size
+            everything = slice(0, height), slice(0, width)
+            whole = (
+                resize_linear(image, height, width)
+                if self.linear
+                else resize_part(image, height, width, everything)
+            )
+            part, _ = self._places(drawn.size, drawn.top, drawn.left)
+            return jittered(mirrored(whole, drawn.flip, axis=1), drawn.jitter, part)
+        return self._resized_part(image, drawn)
+
+    def _resized_part(self, image: np.ndarray, drawn: _Drawn) -> np.ndarray:
+        """The part of the resized and mirrored [H, W, ...] that is in the crop."""
+        (rows, columns), _ = self._places(drawn.size, drawn.top, drawn.left)
+        if drawn.flip:
+            width = drawn.size[1]
+            columns = slice(width - columns.stop, width - columns.start)
+        if self.linear and image.ndim == 3:
+            part = resize_linear(image, *drawn.size)[rows, columns]
+        else:
+            part = resize_part(image, *drawn.size, (rows, columns))
+        return mirrored(part, drawn.flip, axis=1)
+
+    def _padded(self, part: np.ndarray, drawn: _Drawn) -> np.ndarray:
+        """A part [..., h, w] at its place in a crop of zeros."""
+        side = self.crop
+        if part.shape[-2:] == (side, side):
+            return np.ascontiguousarray(part)
+        _, place = self._places(drawn.size, drawn.top, drawn.left)
+        out = np.zeros((*part.shape[:-2], side, side), part.dtype)
+        out[..., place[0], place[1]] = part
+        return out
 
     def resized(
         self, image: np.ndarray, labels: np.ndarray | None, factor: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Image and labels with their sides scaled by `factor`."""
-        round_ = np.floor if self.linear else np.round
-        height, width = (max(1, int(round_(n * factor))) for n in image.shape[:2])
+        height, width = self._resized_size(image.shape[:2], factor)
         labels = None if labels is None else resize_labels(labels, height, width)
         return (resize_linear if self.linear else resize_image)(image, height, width), labels
 
@@ -265,26 +362,34 @@ class Augment:
         Along a side on which the array is shorter than the crop, it begins there in the crop, and
         the rest is `fill`.
         """
-        side, (height, width) = self.crop, array.shape[-2:]
-        places = ((top, height), (left, width))
-        source = [slice(o, o + side) if n >= side else slice(0, n) for o, n in places]
-        target = [slice(0, side) if n >= side else slice(o, o + n) for o, n in places]
-        out = np.full((*array.shape[:-2], side, side), fill, array.dtype)
+        source, target = self._places(array.shape[-2:], top, left)
+        out = np.full((*array.shape[:-2], self.crop, self.crop), fill, array.dtype)
         out[..., target[0], target[1]] = array[..., source[0], source[1]]
         return out
 
+    def _places(self, size: Sequence[int], top: int, left: int) -> tuple[Part, Part]:
+        """Rows and columns of the crop in an array of a size (H, W), and of these in the crop."""
+        side, source, target = self.crop, [], []
+        for start, length in zip((top, left), size, strict=True):
+            inside = length >= side
+            source.append(slice(start, start + side) if inside else slice(0, length))
+            target.append(slice(0, side) if inside else slice(start, start + length))
+        return (source[0], source[1]), (target[0], target[1])
 
-def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    x = image.astype(np.float32) * brightness
-    gray = x @ np.array([0.299, 0.587, 0.114], np.float32)
-    x = gray[..., None] + saturation * (x - gray[..., None])
-    x = gray.mean() + contrast * (x - gray.mean())
-    return np.clip(x + 0.5, 0, 255).astype(np.uint8)
 
+class _Drawn(NamedTuple):
+    """Random choices for an image.
 
-def _turn_hue(image: np.ndarray, share: float) -> np.ndarray:
-    """uint8 RGB [H, W, 3] with its hue moved by a share of the colour circle."""
-    hsv = np.array(Image.fromarray(image).convert("HSV"))
-    hsv[..., 0] += np.uint8(round(share * 255) % 256)  # wraps around, as hues do
-    return np.asarray(Image.fromarray(hsv, mode="HSV").convert("RGB"))
+    Attributes:
+        size: (height, width) of the resized image.
+        flip: whether it is mirrored.
+        jitter: changes of its colours, or None.
+        top, left: place of the crop in it. Along a side on which it is shorter than the crop, its
+            place in the crop.
+    """
+
+    size: tuple[int, int]
+    flip: bool
+    jitter: Jitter | None
+    top: int
+    left: int

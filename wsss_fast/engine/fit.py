@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from wsss_fast import _native
 from wsss_fast.engine import distributed, transfer
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.ddp import TrainStepModule, no_grad_sync, sync_batch_norm, wrap_ddp
@@ -182,7 +184,7 @@ def _loader(samples: Samples, batches: EpochBatches, runtime: Runtime) -> DataLo
         num_workers=runtime.workers,
         persistent_workers=runtime.workers > 0,
         pin_memory=runtime.device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=functools.partial(_start_worker, native=_native.load("cpu")),
         generator=torch.Generator(),  # its own: it must not advance the one that dropout uses
     )
 
@@ -193,9 +195,11 @@ def _started(loader: DataLoader, runtime: Runtime) -> Any:
         return iter(loader)
 
 
-def _start_worker(number: int) -> None:
-    """Runs first in loader process `number`."""
+def _start_worker(number: int, *, native: bool) -> None:
+    """Runs first in loader process `number`; `native` if the training has the native library."""
     ignore_first_sigterm()
+    if native:  # a process that is not forked loads it from the cache
+        _native.load("cpu")
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -145,6 +145,6 @@ class _LoadSample:
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
         levels = self.data.saliency_levels(id)
-        image, salient = self.augment.with_saliency(self.data.image(id), levels, rng)
+        image, salient = self.augment.with_saliency(self.data.photo(id), levels, rng)
         tags = torch.from_numpy(self.data.tags_of(id).astype(np.float32))
         return {"image": image, "saliency": salient, "tags": tags}

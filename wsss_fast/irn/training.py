@@ -143,7 +143,7 @@ class _LoadSample:
     augment: Augment
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        image, seed = self.augment(self.data.image(id), read_label(self.seeds, self.data, id), rng)
+        image, seed = self.augment(self.data.photo(id), read_label(self.seeds, self.data, id), rng)
         assert seed is not None  # since labels are given
         strided = resize_labels(seed.numpy(), *strided_size(*seed.shape))
         return {"image": image, "seed": torch.from_numpy(strided.copy())}  # Pillow's is read-only

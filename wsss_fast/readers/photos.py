@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 from wsss_fast.readers._opening import UNREADABLE, num_frames, opened, raw_mode
+
+LeastSize = Callable[[tuple[int, int]], tuple[int, int]]  # (H, W) -> (h, w)
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -58,11 +61,27 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_image(path: Path) -> np.ndarray:
+def reduction(size: tuple[int, int], least: tuple[int, int]) -> int:
+    """By how much a photo of `size` may be decoded smaller, with sides of at least `least`.
+
+    Returns:
+        8, 4, 2 or 1: what JPEG decoders offer.
+    """
+    height, width = size
+    fits = (by for by in (8, 4, 2) if height // by >= least[0] and width // by >= least[1])
+    return next(fits, 1)
+
+
+def read_image(path: Path, least: LeastSize | None = None) -> np.ndarray:
     """Read a photo as uint8 RGB [H, W, 3].
 
     Gray, CMYK, palette and alpha images are converted; EXIF rotation is applied; of an animation or
     a TIFF of several pages, the first is read.
+
+    Args:
+        path: the file.
+        least: function from the photo's (H, W) to the smallest size that serves; a JPEG is then
+            decoded smaller by `reduction`, which is faster. None decodes it whole.
 
     Raises:
         InputError: the file is missing, truncated, not an image, or has more than 8 bits per
@@ -71,6 +90,8 @@ def read_image(path: Path) -> np.ndarray:
     with opened(path, "image") as image:
         _check_mode(path, image)
         is_deep = ";16" in raw_mode(image)
+        if least is not None:
+            _reduce(image, least)
         photo = upright(image)
         if "A" in photo.getbands() or "transparency" in photo.info:
             photo = photo.convert("RGBA")
@@ -85,6 +106,17 @@ def read_image(path: Path) -> np.ndarray:
                 f"{256 * int(pixels.max()) + 255}; convert it to 8 bits with its own range"
             )
     return pixels
+
+
+def _reduce(image: Image.Image, least: LeastSize) -> None:
+    """Let a JPEG that is not yet loaded be decoded smaller; other formats are not changed."""
+    if image.format == "TIFF":
+        image.load()  # Pillow turns it
+    turned = image.format != "TIFF" and orientation(image) in _SWAPPED
+    size = (image.width, image.height) if turned else (image.height, image.width)
+    by = reduction(size, least(size))
+    if by > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, (image.width // by, image.height // by))
 
 
 def orientation(image: Image.Image) -> int:

@@ -12,6 +12,7 @@ from wsss_fast.readers._opening import num_frames, opened, raw_mode
 from wsss_fast.readers.photos import upright
 
 _DEEP = 65535
+_GRAY = ("1", "L", "LA")
 _COLOURED = 32  # levels between channels that no JPEG compression of a gray map causes
 
 
@@ -52,10 +53,16 @@ def read_saliency(path: Path) -> np.ndarray:
         raise InputError(
             f"{path}: has 16 bits per channel, but no value above 255; save it with 8 bits"
         )
-    spread = levels.max(axis=2) - levels.min(axis=2)
-    if spread.size and spread.max() > _COLOURED:
+    if map_.mode not in _GRAY and _spread(levels) > _COLOURED:
         remarks.add("coloured saliency map: the mean of its channels is used", path)
     return levels
+
+
+def _spread(levels: np.ndarray) -> int:
+    """The largest difference between channels of a pixel, of uint8 [H, W, 3]."""
+    red, green, blue = levels.transpose(2, 0, 1)
+    highest = np.maximum(np.maximum(red, green), blue)
+    return int((highest - np.minimum(np.minimum(red, green), blue)).max(initial=0))
 
 
 def _from_deep(path: Path, values: np.ndarray) -> np.ndarray:

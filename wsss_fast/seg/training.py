@@ -186,6 +186,6 @@ class _LoadSample:
     augment: Augment
 
     def __call__(self, id: str, rng: np.random.Generator) -> Batch:
-        image, mask = self.augment(self.data.image(id), read_label(self.masks, self.data, id), rng)
+        image, mask = self.augment(self.data.photo(id), read_label(self.masks, self.data, id), rng)
         assert mask is not None  # since labels are given
         return {"image": image, "mask": mask}
