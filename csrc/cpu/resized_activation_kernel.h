@@ -89,7 +89,7 @@ class ResizedRows {
 
   void take_softmax() {
     for (int64_t x = 0; x < kTile; x += kStep) {
-      V top = read(&tile_[x]), poison = top - top;
+      V top = read(&tile_[x]), poison{};
       for (int64_t k = 0; k < shape_.labels; ++k) {
         const V z = read(&tile_[k * kTile + x]);
         top = top > z ? top : z;

@@ -9,13 +9,14 @@ import os
 import shutil
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wsss_fast import InputError, cli, data
-from wsss_fast.data import make_shapes, read_labels, write_labels
+from wsss_fast.data import dataset, make_shapes, read_labels, write_labels
 
 
 def test_only_keeps_the_tags_of_each_id(shapes):
@@ -24,6 +25,18 @@ def test_only_keeps_the_tags_of_each_id(shapes):
     np.testing.assert_array_equal(some.tags_of(shapes.ids[5]), shapes.tags_of(shapes.ids[5]))
     with pytest.raises(InputError, match=r"id 'x' is not in split 'train'"):
         shapes.only([shapes.ids[5], "x"])
+
+
+def test_loader_processes_share_the_room_for_decoded_images(own_shapes, monkeypatch):
+    """An image of the folder has 64 x 64 x 3 bytes."""
+    monkeypatch.setattr(dataset, "_CACHE_BYTES", 4 * 64 * 64 * 3)
+    for processes, kept in ((None, 4), (1, 4), (2, 2), (5, 0)):
+        info = processes and SimpleNamespace(num_workers=processes)
+        monkeypatch.setattr(dataset, "get_worker_info", lambda info=info: info)
+        found = data.load(own_shapes)
+        images = [found.image(id) for id in found.ids[:6]]
+        again = [found.image(id) for id in found.ids[:6]]
+        assert sum(a is b for a, b in zip(images, again, strict=True)) == kept
 
 
 def test_check_masks_reads_every_mask(own_shapes):

@@ -24,7 +24,8 @@ from wsss_fast.readers.saliency_maps import read_saliency, saliency_of
 
 Photo = Callable[[LeastSize], np.ndarray]  # decodes a photo once the least size is known
 
-# Decoded images kept in memory: enough to decode a small set only once; a large one hardly gains.
+# Decoded images kept in memory, by all loader processes together: enough to decode a small set only
+# once; a large one hardly gains.
 _CACHE_BYTES = 256 << 20
 
 
