@@ -113,6 +113,8 @@ def test_the_first_of_several_failures_is_raised(threads):
 def test_ctrl_c_finishes_what_is_being_written(threads):
     seen = Recorder()
     steps = seen.steps()
+    # Whatever an earlier test of this process has installed.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def compute(item, loaded):
         if item == 5:
@@ -120,12 +122,12 @@ def test_ctrl_c_finishes_what_is_being_written(threads):
             time.sleep(0.2)
         return seen.compute(item, loaded)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(
-            range(50),
-            Steps(steps.load, compute, steps.write, steps.done, steps.size),
-            Times(CPU),
-        )
+    interrupted = Steps(steps.load, compute, steps.write, steps.done, steps.size)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(range(50), interrupted, Times(CPU))
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     assert sorted(seen.written) == seen.computed == list(range(5))
 
 
