@@ -12,10 +12,19 @@ import emulated_cuda  # noqa: E402
 import pytest  # noqa: E402
 
 from wsss_fast import data  # noqa: E402
+from wsss_fast.engine import signals  # noqa: E402
 
 # The library that test_cuda_on_cpu.py builds.
 if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):
     emulated_cuda.serve(emulated)
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_signal():
+    """No test inherits what an earlier one of its process did with signals."""
+    state = signals._State
+    state.installed = state.stopping = state.ended = False
+    state.deferred, state.pending, state.first = 0, None, 0.0
 
 
 @pytest.fixture(scope="session")
