@@ -1,7 +1,5 @@
 """Streams: order, bounded memory, failures and signals, whatever the threads do first."""
 
-import os
-import signal
 import threading
 import time
 
@@ -111,23 +109,17 @@ def test_the_first_of_several_failures_is_raised(threads):
 
 
 def test_ctrl_c_finishes_what_is_being_written(threads):
+    """As the exception; tests/stages/test_streams.py sends signals to processes."""
     seen = Recorder()
     steps = seen.steps()
-    # Whatever an earlier test of this process has installed.
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def compute(item, loaded):
         if item == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)
+            raise KeyboardInterrupt
         return seen.compute(item, loaded)
 
-    interrupted = Steps(steps.load, compute, steps.write, steps.done, steps.size)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(range(50), interrupted, Times(CPU))
-    finally:
-        signal.signal(signal.SIGINT, earlier)
+    with pytest.raises(KeyboardInterrupt):
+        run(range(50), Steps(steps.load, compute, steps.write, steps.done, steps.size), Times(CPU))
     assert sorted(seen.written) == seen.computed == list(range(5))
 
 
