@@ -5,13 +5,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from labels_at import label_index
 
 from wsss_fast import InputError
 from wsss_fast.engine import remarks
 from wsss_fast.maps import (
     ClassMaps,
     check_maps,
-    label_index,
     load_maps,
     merge_views,
     save_maps,

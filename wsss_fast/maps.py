@@ -130,10 +130,8 @@ def load_maps(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
     return ClassMaps(maps.keys, strided, full, maps.path)
 
 
-def load_stored(
-    folder: Path, id: str, data: Dataset | None = None, *, full: bool = True
-) -> ClassMaps:
-    """Read what `save_maps` wrote, in the dtype of the file, float16 as a rule.
+def load_stored(folder: Path, id: str, data: Dataset | None = None) -> ClassMaps:
+    """Read what `save_maps` wrote: float16 stays, other dtypes become float32.
 
     A class with the same score everywhere is remarked, and a class that is not among the image's
     tags.
@@ -142,7 +140,6 @@ def load_stored(
         folder: of the maps.
         id: of the image.
         data: the data set of the image, to compare the labels with its classes and tags.
-        full: whether to read `high_res`, too.
 
     Raises:
         InputError: the file is missing or damaged, its arrays do not match, a score is not finite
@@ -150,8 +147,7 @@ def load_stored(
     """
     path = maps_path(folder, id)
     try:
-        names = ("keys", "strided", "high_res")
-        arrays = load_arrays(path, names if full else names[:2], "maps")
+        arrays = load_arrays(path, ("keys", "strided", "high_res"), "maps")
     except FileNotFoundError:
         raise InputError(f"{path}: no maps for id {id!r}") from None
     keys, strided, high_res = (arrays.get(name) for name in ("keys", "strided", "high_res"))
@@ -164,11 +160,17 @@ def load_stored(
                 f"{path}: needs keys [K] and {name} [K,h,w], has {list(keys.shape)} and "
                 f"{list(scores.shape)}"
             )
-    maps = ClassMaps(_checked_keys(path, keys), strided, high_res, path)
+    full = None if high_res is None else _half_or_single(high_res)
+    maps = ClassMaps(_checked_keys(path, keys), _half_or_single(strided), full, path)
     check_scores(path, maps)
     if data is not None:
         _compare_with_tags(path, maps, id, data)
     return maps
+
+
+def _half_or_single(scores: np.ndarray) -> np.ndarray:
+    """Contiguous scores, float16 as they are, others as float32."""
+    return np.ascontiguousarray(scores, None if scores.dtype == np.float16 else np.float32)
 
 
 def _checked_keys(path: Path, keys: np.ndarray) -> np.ndarray:
@@ -256,23 +258,6 @@ def _hint(folder: Path, id: str) -> str:
     if (folder / f"{id}.npy").is_file():
         return "; it has .npy files: `wsss-fast convert from-pickles` makes maps of them"
     return ""
-
-
-def label_index(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Argmax of the scores against a constant background score; background wins ties.
-
-    Args:
-        scores: float [K, H, W], without a background row.
-        threshold: score of the background.
-
-    Returns:
-        int64 [H, W] in 0..K: 0 for background, otherwise 1 + the row. `to_labels` turns it into
-        labels.
-    """
-    if not len(scores):
-        return np.zeros(scores.shape[1:], np.int64)
-    best = scores.argmax(axis=0)
-    return np.where(scores.max(axis=0) > np.float32(threshold), best + 1, 0)
 
 
 def to_labels(index: np.ndarray, keys: np.ndarray) -> np.ndarray:

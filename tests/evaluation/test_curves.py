@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 from counting import miou_by_hand
+from labels_at import label_index
 
 from wsss_fast import InputError, threshold_curve
 from wsss_fast.engine import remarks
 from wsss_fast.evaluation.curves import crf_curve
-from wsss_fast.maps import ClassMaps, label_index, load_maps, save_maps, strided_size, to_labels
+from wsss_fast.maps import ClassMaps, load_maps, save_maps, strided_size, to_labels
 from wsss_fast.stages.crf import Crf
 
 

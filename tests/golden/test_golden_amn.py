@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import cases, filled, golden, needs_full_golden
+from labels_at import label_index
 
 from wsss_fast import amn, cam, nets
 from wsss_fast.amn import training as amn_training
@@ -15,7 +16,7 @@ from wsss_fast.engine import fit
 from wsss_fast.engine.ddp import TrainStepModule
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
-from wsss_fast.maps import label_index, to_labels
+from wsss_fast.maps import to_labels
 from wsss_fast.ops import pixel_cross_entropy
 from wsss_fast.ops.reference.pixel_loss import nearest
 from wsss_fast.readers.label_maps import write_labels

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from golden import cases, filled, golden, needs_full_golden
+from labels_at import label_index
 
 from wsss_fast import cam, eps, nets
 from wsss_fast.data.transforms import Augment, normalise, resize_image
@@ -17,7 +18,7 @@ from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.eps import training as eps_training
 from wsss_fast.eps.alpha_crf import AlphaCrf
-from wsss_fast.maps import label_index, to_labels
+from wsss_fast.maps import to_labels
 from wsss_fast.ops.reference.pixel_loss import nearest
 from wsss_fast.stages.activate import Views
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import cases, filled, golden, needs_full_golden
+from labels_at import label_index
 from torch.testing import assert_close
 
 from wsss_fast import irn, nets
@@ -17,7 +18,7 @@ from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.schedules import Poly
 from wsss_fast.irn import training as irn_training
 from wsss_fast.irn.relations import offsets, pairs, relation_losses
-from wsss_fast.maps import ClassMaps, label_index, to_labels
+from wsss_fast.maps import ClassMaps, to_labels
 
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
 

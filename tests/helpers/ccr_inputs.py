@@ -11,7 +11,7 @@ from wsss_fast import ccr, nets
 from wsss_fast.ccr.padded_batch import PaddedBatch
 from wsss_fast.data.transforms import normalise, resize_image
 from wsss_fast.engine.runtime import resolve_runtime
-from wsss_fast.stages.activate import Views, scaled_size
+from wsss_fast.stages.activate import Views
 
 SCALES = (1.0, 0.5, 1.5)
 TAGS = [[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
@@ -60,7 +60,8 @@ def photos(count, height=61, width=75):
 def views_of(images, tags, scales):
     stack, size = [], images[0].shape[:2]
     for scale in scales:
-        resized = [resize_image(image, *scaled_size(size, scale)) for image in images]
+        sides = [max(1, int(np.round(side * scale))) for side in size]
+        resized = [resize_image(image, *sides) for image in images]
         batch = torch.from_numpy(np.stack([normalise(image) for image in resized]))
         stack.append(torch.cat([batch, batch.flip(-1)]))
     ids = tuple(str(i) for i in range(len(images)))

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from brief import brief
+from labels_at import label_index
 
 from wsss_fast import InputError, cam, eps
 from wsss_fast.data import read_labels
 from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.alpha_crf import AlphaCrf
-from wsss_fast.maps import label_index, load_maps, strided_size, to_labels
+from wsss_fast.maps import load_maps, strided_size, to_labels
 
 BRIEF = brief(eps.RECIPES["small"], 64, updates=4, scales=(1.0, 0.5))
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from brief import brief
 from irn_inputs import train, write_inputs
+from labels_at import label_index
 
 from wsss_fast import InputError, cam, irn
 from wsss_fast.data import read_labels
-from wsss_fast.maps import ClassMaps, label_index, load_maps, save_maps, strided_size, to_labels
+from wsss_fast.maps import ClassMaps, load_maps, save_maps, strided_size, to_labels
 
 BRIEF = brief(irn.RECIPES["small"], 64, epochs=1, radius=4)
 

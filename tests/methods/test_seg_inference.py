@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from wsss_fast import InputError, data, evaluate, nets, seg
 from wsss_fast.data import read_labels
 from wsss_fast.engine.runtime import resolve_runtime
+from wsss_fast.seg.recipe import network
 
 BRIEF = brief(seg.RECIPES["small"], 64, updates=4)
 CPU = resolve_runtime("cpu", 0, 0, "fp32", prefer_bf16=False)
@@ -102,3 +103,15 @@ def test_bad_input_raises_before_anything_is_written(shapes, trained, tmp_path):
     ):
         infer(shapes, tmp_path / "cam.pth", out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_scores_that_are_not_finite_are_named_and_not_written(shapes, tmp_path, crf):
+    net = network(shapes, "small", BRIEF)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(1e30)  # finite, as files must be; the scores are not
+    nets.save_weights(net, tmp_path / "large.pth")
+    with pytest.raises(InputError, match="NaN or infinite"):
+        seg.infer(shapes, tmp_path / "large.pth", tmp_path, backbone="small", recipe=BRIEF, crf=crf)
+    assert not list(tmp_path.rglob("*.png"))

@@ -124,3 +124,12 @@ def test_probabilities_equal_pydensecrf():
 def test_wrong_arguments_with_probabilities(probabilities, clip, message):
     with pytest.raises(ValueError, match="unary_from_probabilities: " + message):
         unary_from_probabilities(probabilities, clip=clip)
+
+
+def test_wrong_labels_are_nan_without_the_check():
+    labels = torch.tensor([[0, 1, 2, 255]])
+    energies = unary_from_labels(labels, 2, unsure_label=255, check=False)
+    assert energies[:, 0, 2].isnan().all()
+    expected = unary_from_labels(torch.tensor([[0, 1, 0, 255]]), 2, unsure_label=255)
+    known = [0, 1, 3]
+    torch.testing.assert_close(energies[..., known], expected[..., known])

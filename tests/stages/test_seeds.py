@@ -73,3 +73,23 @@ def test_maps_of_other_tags_are_rejected(shapes, truth_maps, tmp_path):
     )
     with pytest.raises(InputError, match=f"{id}.npz: has maps of labels"):
         seeds.make(shapes, truth_maps, tmp_path / "run")
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f2", "longdouble"])
+def test_maps_of_any_float_dtype_give_the_same_seeds(shapes, truth_maps, tmp_path, dtype):
+    """As other programs save them; in Fortran order, too."""
+    some, other = shapes.only(shapes.ids[:4]), tmp_path / "other"
+    other.mkdir()
+    for id in some.ids:
+        stored = np.load(truth_maps / f"{id}.npz")
+        np.savez(
+            other / f"{id}.npz",
+            keys=stored["keys"],
+            strided=stored["strided"].astype(dtype),
+            high_res=np.asfortranarray(stored["high_res"].astype(dtype)),
+        )
+    options = {"fg_threshold": 0.5, "bg_threshold": 0.1, "crf": None}
+    expected = seeds.make(some, truth_maps, tmp_path / "one", **options).folder
+    found = seeds.make(some, other, tmp_path / "two", **options).folder
+    for id in some.ids:
+        assert (found / f"{id}.png").read_bytes() == (expected / f"{id}.png").read_bytes()

@@ -31,7 +31,7 @@ class Recipe:
         augment: augmentation of the training images and seeds.
         scales: scales of the views whose logits are averaged; each view is also mirrored.
         infer_batch: number of images of equal size that share a forward pass at inference; 1 for
-            photos, which are large at scale 2.
+            photos, which are large at scale 2. CUDA takes up to 8 where its memory allows.
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.

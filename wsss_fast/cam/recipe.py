@@ -30,7 +30,7 @@ class Recipe:
         align: size multiple in pixels: maps are resized to the image's sides rounded up to
             multiples of it, then cropped.
         infer_batch: number of images of equal size that share a forward pass at inference; 1 for
-            photos, which are large at scale 2.
+            photos, which are large at scale 2. CUDA takes up to 8 where its memory allows.
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from wsss_fast.cam.recipe import RECIPES, Recipe, network
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, normalise
-from wsss_fast.engine import distributed
+from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.optimizers import backbone_and_head
-from wsss_fast.engine.progress import say, track
+from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_folder import amend, check_out, read_notes
 from wsss_fast.engine.runtime import Runtime, resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, Samples
@@ -138,14 +139,28 @@ def mean_ap(net: nn.Module, data: Dataset, runtime: Runtime, batch_size: int) ->
     """
     net.to(runtime.device).eval()
     own: dict[str, np.ndarray] = {}
+    device = runtime.device
+
+    def load(ids: list[str]) -> torch.Tensor:
+        return stream.host_tensor(np.stack([normalise(data.image(id)) for id in ids]), device)
+
+    def compute(ids: list[str], images: torch.Tensor) -> torch.Tensor:
+        on_device = images.to(device, non_blocking=True)
+        with runtime.autocast():
+            return net(on_device.contiguous(memory_format=torch.channels_last)).float()
+
+    def size_of(ids: list[str]) -> int:
+        return 12 * len(ids) * math.prod(data.size(ids[0]))
+
     batches = distributed.shard(list(same_size_batches(data, data.ids, batch_size)))
-    with torch.inference_mode():
-        for ids in track(batches, "mAP", unit="batch"):
-            images = torch.from_numpy(np.stack([normalise(data.image(i)) for i in ids]))
-            images = images.to(runtime.device).contiguous(memory_format=torch.channels_last)
-            with runtime.autocast():
-                scores = net(images)
-            own.update(zip(ids, scores.float().cpu().numpy(), strict=True))
+    with Bar("mAP", sum(map(len, batches))) as bar, torch.inference_mode():
+
+        def done(ids: list[str], scores: np.ndarray) -> None:
+            own.update(zip(ids, scores, strict=True))
+            bar.advance(len(ids))
+
+        steps = stream.Steps(load, compute, lambda _, scores: scores.numpy(), done, size_of)
+        stream.run(batches, steps, stream.Times(device))
     scores_of = {k: v for part in distributed.all_gather_objects(own) for k, v in part.items()}
     all_scores = np.stack([scores_of[i] for i in data.ids])
     return float(np.nanmean(average_precision(all_scores, data.tags)))

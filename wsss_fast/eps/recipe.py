@@ -40,7 +40,7 @@ class Recipe:
             with its class, 0..1.
         crf: dense CRF of the pseudo-masks, used if CRF refinement is requested.
         infer_batch: number of images of equal size that share a forward pass at inference; 1 for
-            photos, which are large at scale 2.
+            photos, which are large at scale 2. CUDA takes up to 8 where its memory allows.
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.

@@ -15,10 +15,10 @@ from wsss_fast.engine import distributed, stream
 from wsss_fast.engine.progress import Bar
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics, confusion_matrix, metrics_of, remark_on_absent
-from wsss_fast.maps import check_maps, label_index, load_maps, load_stored, to_labels
+from wsss_fast.maps import check_maps, load_maps, load_stored, to_labels
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.labels import index_at, stream_labels
-from wsss_fast.thresholds import add_counts
+from wsss_fast.thresholds import add_counts, label_index
 
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(46))  # 0.00 .. 0.90
 
@@ -113,7 +113,8 @@ def labels_at(folder: Path, data: Dataset, threshold: float) -> Callable[[str], 
 
     def labels(id: str) -> np.ndarray:
         loaded = load_maps(folder, id, data).foreground()
-        return to_labels(label_index(loaded.at_size(*data.size(id)), threshold), loaded.keys)
+        scores = torch.from_numpy(loaded.at_size(*data.size(id)))
+        return to_labels(label_index(scores, (threshold,))[0].numpy(), loaded.keys)
 
     return labels
 

@@ -34,7 +34,8 @@ class Recipe:
             group normalisation. Published: 512 for VOC, 1 (no padding) for COCO.
         threshold: background threshold of the pseudo-masks: score above which a pixel is labelled
             with its class, 0..1; published: 0.25 for VOC, 0.22 for COCO.
-        infer_batch: number of images of equal size that share a forward pass at inference.
+        infer_batch: number of images of equal size that share a forward pass at inference;
+            CUDA takes up to 8 where its memory allows.
         optimizer: optimizer of both branches.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.

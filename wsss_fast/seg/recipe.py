@@ -34,7 +34,8 @@ class Recipe:
             published, or "logits", to the size of the labels.
         flip: whether the logits of an image and of its mirror image are averaged at inference.
         crf: dense CRF that refines the predictions at inference; `gt_prob` is not used.
-        infer_batch: number of images of equal size that share a forward pass at inference.
+        infer_batch: number of images of equal size that share a forward pass at inference;
+            CUDA takes up to 8 where its memory allows.
         optimizer: optimizer of all parameters.
         schedule: schedule of the learning rates.
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.

@@ -109,12 +109,6 @@ class ViewsToMaps:
         return [maps.on_host() for maps in self.merge(views, self.network(views))]
 
 
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Size (H, W) of a view: rounded as in the public code, at least one pixel."""
-    height, width = (max(1, int(np.round(n * scale))) for n in size)
-    return height, width
-
-
 def make_views(
     data: Dataset, ids: Sequence[str], scales: Sequence[float], device: torch.device
 ) -> Views:
