@@ -13,9 +13,15 @@ from wsss_fast import _native
 from wsss_fast.data.transforms import normalise
 from wsss_fast.ops import _library, image_views, reference
 from wsss_fast.ops.reference.bicubic import PASS_ORDER, pass_order, resize_bicubic
-from wsss_fast.stages.activate import scaled_size
+
 
 # name: shape of the image, scales, options
+def scaled_size(size, scale):
+    """Size (H, W) of a view, as NumPy rounds."""
+    height, width = (max(1, int(np.round(side * scale))) for side in size)
+    return height, width
+
+
 CASES = {
     "small": ((9, 13, 3), [0.5, 1.0, 1.5, 2.0], {}),
     "pixel": ((1, 1, 3), [1.0, 4.0, 0.001], {}),
