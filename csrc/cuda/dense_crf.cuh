@@ -86,7 +86,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
   LatticeSize size_of(int64_t images, int dimensions) const {
-    return {images, call_.pixels(), dimensions + 1, kAlignment};
+    return {images, call_.pixels(), dimensions + 1, kTile};
   }
 
   void choose_images(int64_t workspace_bytes) {

@@ -22,9 +22,19 @@ struct alignas(8) Contribution {  // of a point to a vertex
   float weight;
 };
 constexpr uint32_t kFirst = 0x80000000u;
-// Sorted contributions are cut into windows of equal work; those of an image begin at a
-// multiple of every window's length.
-constexpr int kGrain = 16, kAlignment = 32;
+// Sorted contributions are cut into windows of equal work. Windows are stored as the columns of
+// tiles, so that threads with neighbouring windows read neighbouring addresses; those of an image
+// begin with a tile.
+constexpr int kGrain = 16, kTileWindows = 32, kTile = kGrain * kTileWindows;
+
+// Where contribution i is stored. Those of a window are kTileWindows apart.
+WSSS_HD int64_t contribution_index(int64_t i) {
+  const int within = static_cast<int>(i & (kTile - 1));
+  return i - within + within % kGrain * kTileWindows + within / kGrain;
+}
+
+// Where corner r of point p is stored. Neighbouring points are neighbours.
+WSSS_HD int64_t corner_index(int64_t points, int64_t p, int r) { return r * points + p; }
 
 struct LatticeSize {
   int64_t images = 1, points = 0;  // points of one image
@@ -44,8 +54,8 @@ struct Lattice {
   LatticeSize size;
   int64_t max_vertices = 0;    // an upper bound of *count
   int32_t* count;              // [1] vertices
-  Corner* corner;              // [images * points, corners]
-  Contribution* contribution;  // [entries] sorted by vertex
+  Corner* corner;              // [corners, images * points], see corner_index
+  Contribution* contribution;  // [entries] sorted by vertex, see contribution_index
   // [entries / kGrain] the vertex of each kGrain-th contribution; ~vertex if
   // it is not the vertex' first.
   int32_t* window;
@@ -80,7 +90,7 @@ inline Lattice allocate_lattice(Arena& arena, const LatticeSize& size, int64_t m
   l.max_vertices = std::min(max_vertices, size.entries());
   l.count = arena.allocate<int32_t>(1);
   l.corner = arena.allocate<Corner>(size.images * size.points * size.corners);
-  l.contribution = arena.allocate<Contribution>(size.entries());
+  l.contribution = arena.allocate<Contribution>((size.entries() + kTile - 1) / kTile * kTile);
   l.window = arena.allocate<int32_t>((size.entries() + kGrain - 1) / kGrain);
   l.next = arena.allocate<int32_t>(l.max_vertices * size.corners);
   l.previous = arena.allocate<int32_t>(l.max_vertices * size.corners);
@@ -146,7 +156,10 @@ __global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize si
     for (int r = 0; r <= D; ++r) {
       key[first + r] = keys[r] | high;
       entry[first + r] = static_cast<uint32_t>(first + r);
-      if (real) corner[(image * size.points + p) * (D + 1) + r].weight = simplex.weight[r];
+      if (real) {
+        corner[corner_index(size.images * size.points, image * size.points + p, r)].weight =
+            simplex.weight[r];
+      }
     }
   }
   if (real) return;
@@ -174,11 +187,13 @@ __global__ static void list_contributions(Lattice l, BuildSpace s) {
   const int64_t point = image * l.size.points + (real ? local / corners : 0);
   float weight = 0.0f;
   if (real) {
-    Corner& c = l.corner[point * corners + local % corners];
+    Corner& c = l.corner[corner_index(
+        l.size.images * l.size.points, point, static_cast<int>(local % corners))];
     c.row = v;
     weight = c.weight;
   }
-  l.contribution[i] = {static_cast<uint32_t>(point) | (head ? kFirst : 0), weight};
+  l.contribution[contribution_index(i)] = {
+      static_cast<uint32_t>(point) | (head ? kFirst : 0), weight};
   if (i % kGrain == 0) l.window[i / kGrain] = head ? v : ~v;
   if (head) s.vertex_key[v] = s.sorted_key[i];
   if (i == entries - 1) *l.count = v + 1;

@@ -74,8 +74,10 @@ __global__ static void export_entries(LatticeSize size, BuildSpace s, const int3
 __global__ static void export_corners(const Corner* corner, PointLattice to) {
   const int64_t i = thread_number();
   if (i >= to.points * to.corners) return;
-  to.row[i] = corner[i].row;
-  to.weight[i] = corner[i].weight;
+  const int64_t p = i / to.corners;
+  const Corner c = corner[corner_index(to.points, p, static_cast<int>(i - p * to.corners))];
+  to.row[i] = c.row;
+  to.weight[i] = c.weight;
 }
 
 __global__ static void export_neighbours(const int32_t* next, const int32_t* previous,
