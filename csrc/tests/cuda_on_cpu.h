@@ -31,7 +31,7 @@
 #define __host__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ static  // one block runs at a time
 
 struct dim3 {
@@ -296,6 +296,7 @@ void each_index(dim3 size, const Work& work) {
 
 }  // namespace cuda_on_cpu
 
+inline void __threadfence() {}
 inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
 inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
   return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);
