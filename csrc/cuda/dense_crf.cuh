@@ -3,6 +3,7 @@
 #pragma once
 
 #include "dense_crf.h"
+#include "lattice_build.cuh"
 #include "mean_field.cuh"
 
 namespace wsss::cuda {
@@ -31,7 +32,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
     if (has_gaussian()) {
-      build_lattice<2>(stream, space.spatial, space.build, spatial_features_, spatial_layout_);
+      build_lattice<2>(
+          stream, space.spatial, space.spatial_build, spatial_features_, spatial_layout_);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
     }
     for (int64_t first = 0; first < call_.batch; first += images_) {
@@ -40,10 +42,10 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
  private:
-  // `build` overlaps with `values`, which are needed later.
+  // Space for building overlaps with that of later steps.
   struct Space {
     Lattice spatial, bilateral;
-    BuildSpace build;
+    BuildSpace spatial_build, bilateral_build;
     float* factor;
     float* q;
     float* values[2][2];  // term, parity
@@ -95,9 +97,6 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
-    if (has_bilateral()) {
-      images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
-    }
     images = std::max<int64_t>(
         1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
@@ -113,23 +112,22 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   Space lay_out(Arena& arena, int64_t images) const {
     Space s{};
     if (steps_ == 0) return s;
-    int64_t entries = 0, max_vertices = 0;
     if (has_gaussian()) {
-      s.spatial = allocate_lattice(arena, size_of(1, 2), AnyLayout(spatial_layout_).max_vertices);
-      entries = s.spatial.size.entries();
-      max_vertices = s.spatial.max_vertices;
+      s.spatial = allocate_lattice(arena, size_of(1, 2), named_vertices(spatial_layout_));
     }
     if (has_bilateral()) {
-      const int64_t named = AnyLayout(bilateral_layout_).max_vertices;
-      s.bilateral = allocate_lattice(
-          arena, size_of(images, D), named < entry_limit() ? named * images : named);
-      entries = std::max(entries, s.bilateral.size.entries());
-      max_vertices = std::max(max_vertices, s.bilateral.max_vertices);
+      s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
     }
     s.factor = arena.allocate<float>(images * call_.pixels());
     const int64_t mark = arena.mark();
-    s.build = allocate_build_space(arena, entries, max_vertices);
-    arena.release(mark);
+    if (has_gaussian()) {
+      s.spatial_build = allocate_build_space(arena, s.spatial);
+      arena.release(mark);
+    }
+    if (has_bilateral()) {
+      s.bilateral_build = allocate_build_space(arena, s.bilateral);
+      arena.release(mark);
+    }
     const int64_t row = call_.row();
     s.q = arena.allocate<float>(images * call_.pixels() * row);
     allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0, row);
@@ -175,7 +173,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       s.bilateral.size.images = images;
       auto features = bilateral_features_;
       features.image += first * call_.image_channels * n;
-      build_lattice<D>(stream, s.bilateral, s.build, features, bilateral_layout_);
+      build_lattice<D>(stream, s.bilateral, s.bilateral_build, features, bilateral_layout_);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
       terms.at[used++] = term_of(s, 1, s.bilateral, 1);
       max_rows = std::max(max_rows, s.bilateral.max_vertices);
