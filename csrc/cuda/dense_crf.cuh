@@ -5,12 +5,13 @@
 #include "dense_crf.h"
 #include "lattice_build.cuh"
 #include "mean_field.cuh"
+#include "spatial_cache.h"
 
 namespace wsss::cuda {
 
 // Approximate workspace of one chunk: the batch is cut into chunks that
 // need no more, or single images.
-constexpr int64_t kWorkspaceBytes = int64_t{2} << 30;
+constexpr int64_t kWorkspaceBytes = int64_t{768} << 20;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
@@ -21,17 +22,36 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     }
     spatial_features_ = features<2>(call.gaussian_sx, call.gaussian_sy);
     bilateral_features_ = features<D>(call.bilateral_sx, call.bilateral_sy);
-    if (has_gaussian()) fit(spatial_layout_, spatial_features_, "gaussian");
-    if (has_bilateral()) fit(bilateral_layout_, bilateral_features_, "bilateral");
+    if (has_gaussian()) {
+      const Bounds<2> bounds(spatial_features_, call);
+      fit(spatial_layout_, bounds, "gaussian");
+      spatial_vertices_ = plane_vertices(bounds.from, bounds.to);
+    }
+    if (has_bilateral()) {
+      fit(bilateral_layout_, Bounds<D>(bilateral_features_, call), "bilateral");
+    }
     choose_images(workspace_bytes);
   }
 
   int64_t workspace_bytes() const { return bytes_for(images_); }
   int64_t images_per_chunk() const { return images_; }
 
+  // The memory of the spatial lattice, 0 if there is none.
+  int64_t spatial_bytes() const {
+    Arena measure;
+    if (has_gaussian()) allocate_spatial(measure);
+    return measure.peak();
+  }
+  // Has the spatial lattice in `memory`, where another call of the same size may have built it,
+  // instead of the workspace.
+  void place_spatial(void* memory, bool built) {
+    spatial_memory_ = static_cast<char*>(memory);
+    spatial_built_ = built;
+  }
+
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
-    if (has_gaussian()) {
+    if (has_gaussian() && !spatial_built_) {
       build_lattice<2>(
           stream, space.spatial, space.spatial_build, spatial_features_, spatial_layout_);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
@@ -73,15 +93,21 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
   template <int N>
-  void fit(KeyLayout<N>& layout, const PixelFeatures<N>& f, const char* name) const {
+  struct Bounds {  // of scaled features
     double from[N] = {}, to[N];
-    to[0] = static_cast<double>(call_.width - 1) / f.sigma[0] * f.scale[0];
-    to[1] = static_cast<double>(call_.height - 1) / f.sigma[1] * f.scale[1];
-    for (int i = 2; i < N; ++i) {
-      from[i] = static_cast<double>(f.lowest) / f.sigma[i] * f.scale[i];
-      to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
+    Bounds(const PixelFeatures<N>& f, const CrfCall& call) {
+      to[0] = static_cast<double>(call.width - 1) / f.sigma[0] * f.scale[0];
+      to[1] = static_cast<double>(call.height - 1) / f.sigma[1] * f.scale[1];
+      for (int i = 2; i < N; ++i) {
+        from[i] = static_cast<double>(f.lowest) / f.sigma[i] * f.scale[i];
+        to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
+      }
     }
-    if (!layout.fit(from, to)) {
+  };
+
+  template <int N>
+  static void fit(KeyLayout<N>& layout, const Bounds<N>& bounds, const char* name) {
+    if (!layout.fit(bounds.from, bounds.to)) {
       throw BeyondLimits(std::string("dense_crf: ") + name +
                          " sigmas are too small for the CUDA kernel's 64-bit keys");
     }
@@ -113,7 +139,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     Space s{};
     if (steps_ == 0) return s;
     if (has_gaussian()) {
-      s.spatial = allocate_lattice(arena, size_of(1, 2), named_vertices(spatial_layout_));
+      Arena own(spatial_memory_, spatial_bytes());
+      s.spatial = allocate_spatial(spatial_memory_ ? own : arena);
     }
     if (has_bilateral()) {
       s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
@@ -135,13 +162,19 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return s;
   }
 
+  Lattice allocate_spatial(Arena& arena) const {
+    const int64_t named = named_vertices(spatial_layout_);
+    return allocate_lattice(arena, size_of(1, 2), std::min(named, spatial_vertices_));
+  }
+
   static void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies,
                               int64_t row) {
     if (copies == 0) return;
     for (float*& values : s.values[term]) {
       values = arena.allocate<float>(copies * l.max_vertices * row);
     }
-    s.carry[term] = arena.allocate<float>(copies * (l.size.entries() / kGrain) * row);
+    const int span = window_span(static_cast<int>(row / pack_width(row)));
+    s.carry[term] = arena.allocate<float>(copies * (l.size.entries() / span) * row);
   }
 
   static Term term_of(const Space& s, int term, const Lattice& l, int64_t copies) {
@@ -203,18 +236,41 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   PixelFeatures<D> bilateral_features_;
   KeyLayout<2> spatial_layout_;
   KeyLayout<D> bilateral_layout_;
+  int64_t spatial_vertices_ = 0;  // at most
+  char* spatial_memory_ = nullptr;
+  bool spatial_built_ = false;
+};
+
+// Keeps spatial lattices for later calls, in memory of `allocate`.
+struct SpatialStore {
+  SpatialCache* cache = nullptr;  // null: nothing is kept
+  void* stream = nullptr;
+  std::function<std::shared_ptr<void>(int64_t bytes)> allocate;
 };
 
 // `with_arena(bytes, use)` allocates workspace and calls use(arena).
 template <class WithArena>
 void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena,
-               int64_t workspace_bytes = kWorkspaceBytes) {
+               const SpatialStore& store = {}, int64_t workspace_bytes = kWorkspaceBytes) {
   if (call.batch == 0 || call.pixels() == 0 || call.sets == 0) return;
   // Without a bilateral term the image does not matter, whatever its channels.
   with_dimensions<2>(
       "dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
-        const DenseCrf<d()> crf(call, workspace_bytes);
+        DenseCrf<d()> crf(call, workspace_bytes);
+        const int64_t bytes = crf.spatial_bytes();
+        SpatialCache::Key key{};
+        std::shared_ptr<void> kept;
+        bool built = false;
+        if (store.cache && bytes > 0 && bytes <= SpatialCache::kMaxBytes && !is_capturing(stream)) {
+          key = {current_device(stream), store.stream,     call.height,         call.width,
+                 call.gaussian_sx,       call.gaussian_sy, call.gaussian_weight};
+          kept = store.cache->find(key);
+          built = kept != nullptr;
+          if (!built) kept = store.allocate(bytes);
+          crf.place_spatial(kept.get(), built);
+        }
         with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
+        if (kept && !built) store.cache->insert(key, kept, bytes);
       });
 }
 

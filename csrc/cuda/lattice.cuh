@@ -51,6 +51,7 @@ struct LatticeSize {
 
 struct Lattice {
   LatticeSize size;
+  bool has_lists = false;      // contributions and windows
   int64_t max_per_image = 0;   // an upper bound of an image's vertices
   int64_t max_vertices = 0;    // an upper bound of *count
   int32_t* count;              // [1] vertices
@@ -80,6 +81,7 @@ inline Lattice allocate_corners(Arena& arena, const LatticeSize& size, int64_t m
 // `size` must be aligned to kTile.
 inline Lattice allocate_lattice(Arena& arena, const LatticeSize& size, int64_t max_per_image) {
   Lattice l = allocate_corners(arena, size, max_per_image);
+  l.has_lists = true;
   l.contribution = arena.allocate<Contribution>(size.entries());
   l.window = arena.allocate<int32_t>(size.entries() / kGrain);
   l.next = arena.allocate<int32_t>(l.max_vertices * size.corners);

@@ -49,7 +49,9 @@ inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l) {
       std::max(sum_scratch(entries), sorting_scratch(entries, bits_for(l.max_vertices)));
   s.scratch = arena.allocate<char>(s.scratch_bytes);
   const int64_t mark = arena.mark();  // sorting follows when the rest is not needed any more
-  s.key = arena.allocate<uint64_t>(entries);
+  // Contributions are listed last and take the place of the keys.
+  s.key =
+      l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
   s.slot = arena.allocate<uint32_t>(l.size.images << slot_bits(l.max_per_image));
   s.number = arena.allocate<int32_t>(entries);
   s.vertex_entry = arena.allocate<uint32_t>(l.max_vertices);
@@ -67,6 +69,28 @@ template <int D>
 int64_t named_vertices(const KeyLayout<D>& layout) {
   const int cells = layout.bits - KeyLayout<D>::kRemainderBits;
   return cells < 40 ? (int64_t{1} << cells) * (D + 1) : INT64_MAX;
+}
+
+// An upper bound of the vertices of points in two dimensions whose scaled features are in [from[i],
+// to[i]]. A vertex' coordinates differ from those of any point of its simplices by at most 2; the
+// bound allows 1/4 for rounding errors.
+inline int64_t plane_vertices(const double* from, const double* to) {
+  // As in locate(). The coordinates are equal modulo 3 and sum to 0.
+  const double low[] = {from[0] + from[1], from[1] - to[0], -2.0 * to[1]},
+               high[] = {to[0] + to[1], to[1] - from[0], -2.0 * from[1]};
+  int64_t least[3], most[3];
+  for (int j = 0; j < 3; ++j) {
+    if (high[j] - low[j] > 65536.0) return INT64_MAX;
+    least[j] = static_cast<int64_t>(std::ceil(low[j] - 2.25));
+    most[j] = static_cast<int64_t>(std::floor(high[j] + 2.25));
+  }
+  int64_t vertices = 0;
+  for (int64_t x = least[0]; x <= most[0]; ++x) {
+    const int64_t first = std::max(least[1], -x - most[2]), last = std::min(most[1], -x - least[2]);
+    const int64_t skipped = ((x - first) % 3 + 3) % 3;
+    if (first + skipped <= last) vertices += (last - first - skipped) / 3 + 1;
+  }
+  return vertices;
 }
 
 // One thread for each located point of an image.

@@ -293,7 +293,8 @@ class Block {
   size_t stack_size_ = 0;
 };
 
-inline bool reversed = false;  // reverses the order of blocks, and of threads in launch()
+inline bool capturing = false;  // what is_capturing() returns
+inline bool reversed = false;   // reverses the order of blocks, and of threads in launch()
 
 template <class Work>
 void each_index(dim3 size, const Work& work) {
@@ -362,12 +363,12 @@ inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
-
 inline unsigned resident_blocks(Stream) { return 3; }
+inline int current_device(Stream) { return 0; }
+inline bool is_capturing(Stream) { return cuda_on_cpu::capturing; }
 
 inline int64_t sorting_scratch(int64_t count, int bits) { return count + bits; }
 inline int64_t sum_scratch(int64_t count) { return count; }
-
 inline int sort_pairs(Stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
                       uint32_t* const value[2], int64_t count, int bits) {
   std::memset(scratch, 0xcd, scratch_bytes);

@@ -201,7 +201,7 @@ std::vector<float> on_device(const Problem& p, int64_t first, int64_t batch, boo
                      p.bilateral[0], p.bilateral[1], p.bilateral[2], {},
                      p.lowest,       p.highest,      p.iterations};
   std::fill_n(call.levels, p.image_channels, p.sigma);
-  cuda::dense_crf({}, call, arenas(separate), workspace);
+  cuda::dense_crf({}, call, arenas(separate), {}, workspace);
   return q;
 }
 
