@@ -259,7 +259,7 @@ int main() {
             {1, classes, 3, 4, 2, 3, true},
             {1, classes, 1, 3, 6, 1, true},
             {1, classes, 4, 5, 29, 37, true},     // several cells of a row in a block
-            {1, classes, 1, 1, 70, 90, true},    // a cell in several blocks
+            {1, classes, 1, 1, 70, 90, true},     // a cell in several blocks
             {1, classes, 2, 2, 80, 70, true},     // pixels do not fit into a block's memory
             {1, classes, 19, 3, 7, 23, true},     // fewer rows, more columns
             {1, classes, 3, 20, 23, 9, true},     // more rows, fewer columns
