@@ -27,4 +27,22 @@ WSSS_HD void nearest_centres(int64_t source_size, int64_t size, int32_t* to) {
   }
 }
 
+// What nearest_centres writes for pixel `i`, without the sums before it: exact in integers, except
+// where the centre lies between two pixels and the step is rounded. Sizes below 2^31.
+WSSS_HD int64_t nearest_centre(int64_t i, int64_t source_size, int64_t size) {
+  const uint64_t centre = static_cast<uint64_t>(2 * i + 1) * static_cast<uint64_t>(source_size),
+                 whole = 2 * static_cast<uint64_t>(size);
+  const double step = static_cast<double>(source_size) / static_cast<double>(size);
+  // Otherwise the rounding errors of all sums, below size * source_size / 2^52, are smaller than
+  // the distance of the centre from any boundary, 1 / (2 size).
+  const bool close = 4 * static_cast<double>(size) * static_cast<double>(size) *
+                         static_cast<double>(source_size) >=
+                     4503599627370496.0;
+  if (!close && centre % whole != 0) return static_cast<int64_t>(centre / whole);
+  double sum = 0.5 * step;
+  for (int64_t before = 0; before < i; ++before) sum += step;
+  const int64_t at = static_cast<int64_t>(sum);
+  return at < source_size ? at : source_size - 1;
+}
+
 }  // namespace wsss
