@@ -8,21 +8,30 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 
 namespace wsss::cuda {
 
 enum class ElementType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-// `batch` matrices, one after the other, or `same` one for all. `transposed` matrices
-// are stored as [columns, rows].
+// `batch` row-major matrices, with the elements between the starts of two of them (0: one matrix
+// for all) and of two rows. `transposed` ones are stored as [columns, rows].
 struct Matrices {
   const void* data;
   int64_t batch, rows, columns;  // as stored
-  bool same = false, transposed = false;
+  int64_t step, row_step;
+  bool transposed = false;
 
-  Matrices t() const { return {data, batch, rows, columns, same, !transposed}; }
+  Matrices t() const { return {data, batch, rows, columns, step, row_step, !transposed}; }
+  int64_t height() const { return transposed ? columns : rows; }
+  int64_t width() const { return transposed ? rows : columns; }
 };
+
+// Matrices without gaps, one after the other.
+inline Matrices dense(const void* data, int64_t batch, int64_t rows, int64_t columns) {
+  return {data, batch, rows, columns, rows * columns, columns};
+}
 
 // One call of an op.
 class Context {
@@ -47,6 +56,10 @@ class Context {
   virtual size_t mark() const = 0;
   virtual void release(size_t mark) = 0;
 
+  // Uninitialised memory, aligned to 256 bytes, that outlives the call; only for kernels of
+  // the same stream.
+  virtual std::shared_ptr<void> keep(int64_t bytes);
+
   // out = a b for each matrix of the batch.
   virtual void multiply(ElementType type, const Matrices& a, const Matrices& b,
                         const Matrices& out) = 0;
@@ -55,6 +68,10 @@ class Context {
   const char* op_;
   void* stream_;
 };
+
+inline std::shared_ptr<void> Context::keep(int64_t) {
+  throw std::logic_error("wsss_fast: this caller keeps no memory between calls");
+}
 
 // The input is valid, but beyond what the CUDA kernels can represent (a lattice of many dimensions,
 // for example). Nothing was written; the binding calls the CPU kernel instead.

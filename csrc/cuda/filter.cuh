@@ -50,7 +50,7 @@ using Terms = TermsOf<float>;
 
 // Contributions per window: longer windows need fewer carries, where rows are wide
 // enough to occupy all threads.
-inline int window_span(int packs) { return packs < 4 ? kGrain : kAlignment; }
+inline int window_span(int packs) { return packs < 4 ? kGrain : 2 * kGrain; }
 
 // Sums one window of sorted contributions per thread: sums that start in it are written to values,
 // the continuation of an earlier one to carry, so that every thread has equal work, however many
@@ -64,7 +64,6 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
   const int64_t copy = w / windows, local = w - copy * windows;
   const int64_t first = local * span;
   const int length = static_cast<int>(t.entries - first < span ? t.entries - first : span);
-  const Contribution* contribution = t.contribution + first;
   const int32_t code = t.window[first / kGrain];
   const float* points = q + copy * t.points * width;
   float* values = t.values[0] + copy * *t.count * width;
@@ -78,7 +77,8 @@ __global__ void splat(Terms terms, const float* q, int width, int span) {
       Pack<V> x[kBatch];
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
-        from[u] = i + u < length ? contribution[i + u] : Contribution{0, 0.0f};
+        from[u] = i + u < length ? t.contribution[contribution_index(first + i + u)]
+                                 : Contribution{0, 0.0f};
         if (i + u == 0) from[u].point &= ~kFirst;  // `to` already belongs to its vertex
       }
 #pragma unroll

@@ -42,18 +42,20 @@ __global__ static void normalise_corners(Term t, Corner* corner, float amount, f
                                          float* factor) {
   const int64_t p = thread_number();
   if (p >= t.points) return;
-  Corner* own = corner + p * t.corners;
   const float* ones = t.blurred();
   float sum = 0.0f;
-  for (int r = 0; r < t.corners; ++r) sum += own[r].weight * ones[own[r].row];
+  for (int r = 0; r < t.corners; ++r) {
+    const Corner c = corner[corner_index(t.points, p, r)];
+    sum += c.weight * ones[c.row];
+  }
   const float f = amount / sqrtf(sum * gain + 1e-20f);
-  for (int r = 0; r < t.corners; ++r) own[r].weight *= f;
+  for (int r = 0; r < t.corners; ++r) corner[corner_index(t.points, p, r)].weight *= f;
   factor[p] = f;
 }
 
 __global__ static void normalise_contributions(Contribution* contribution, int64_t entries,
                                                const float* factor) {
-  const int64_t i = thread_number();
+  const int64_t i = thread_number();  // the order does not matter: entries are whole tiles
   if (i < entries) contribution[i].weight *= factor[contribution[i].point & ~kFirst];
 }
 
@@ -94,11 +96,10 @@ __global__ void __launch_bounds__(kThreads) update(Update u, Terms terms) {
       const Term& t = terms.at[k];
       if (t.corners == 0) continue;
       const bool shared = t.copies > 1;
-      const Corner* corner = t.corner + (shared ? pixel : at) * t.corners;
       const float* values = t.blurred() + (shared ? image * *t.count * width : 0) + set * u.padded;
 #pragma unroll 3
       for (int r = 0; r < t.corners; ++r) {
-        const Corner c = corner[r];
+        const Corner c = t.corner[corner_index(t.points, shared ? pixel : at, r)];
         const float* row = values + static_cast<int64_t>(c.row) * width;
 #pragma unroll
         for (int i = 0; i < PER; ++i) {

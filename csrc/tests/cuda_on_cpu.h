@@ -15,7 +15,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -103,6 +102,22 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   if (old == expected) *at = desired;
   return old;
 }
+inline uint32_t atomicCAS(uint32_t* at, uint32_t expected, uint32_t desired) {
+  const uint32_t old = *at;
+  if (old == expected) *at = desired;
+  return old;
+}
+inline uint32_t atomicAnd(uint32_t* at, uint32_t value) {
+  const uint32_t before = *at;
+  *at &= value;
+  return before;
+}
+inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
+  const uint32_t before = *at;
+  *at = std::min(before, value);
+  return before;
+}
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 
 namespace cuda_on_cpu {
 
@@ -283,7 +298,8 @@ class Block {
   size_t stack_size_ = 0;
 };
 
-inline bool reversed = false;  // reverses the order of blocks, and of threads in launch()
+inline bool capturing = false;  // what is_capturing() returns
+inline bool reversed = false;   // reverses the order of blocks, and of threads in launch()
 
 template <class Work>
 void each_index(dim3 size, const Work& work) {
@@ -329,7 +345,7 @@ void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
 
 }  // namespace wsss
 
-// What csrc/cuda/launch.cuh and sorting.cu define with nvcc.
+// What csrc/cuda/launch.cuh defines with nvcc.
 namespace wsss::cuda {
 
 struct Stream {};
@@ -352,30 +368,8 @@ inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
-
 inline unsigned resident_blocks(Stream) { return 3; }
-
-inline int64_t sorting_scratch(int64_t count) { return count * 4; }
-
-inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
-                       uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value,
-                       int64_t count, int bits) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  const uint64_t mask = bits < 64 ? (uint64_t{1} << bits) - 1 : ~uint64_t{0};
-  std::vector<int64_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
-  for (int64_t i = 0; i < count; ++i) {
-    sorted_key[i] = key[order[i]];
-    sorted_value[i] = value[order[i]];
-  }
-}
-
-inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
-                          int32_t* sum, int64_t count) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  std::partial_sum(term, term + count, sum);
-}
+inline int current_device(Stream) { return 0; }
+inline bool is_capturing(Stream) { return cuda_on_cpu::capturing; }
 
 }  // namespace wsss::cuda

@@ -39,6 +39,11 @@ class TorchContext : public cuda::Context {
   size_t mark() const override { return held_.size(); }
   void release(size_t mark) override { held_.resize(mark, like_); }
 
+  std::shared_ptr<void> keep(int64_t bytes) override {
+    const auto held = std::make_shared<Tensor>(wsss::allocate(like_, {bytes}, ScalarType::Byte));
+    return {held, held->mutable_data_ptr()};
+  }
+
   // Precision follows torch's settings (TF32, reduced-precision sums); half types sum in float32.
   void multiply(ElementType type, const cuda::Matrices& a, const cuda::Matrices& b,
                 const cuda::Matrices& out) override {
@@ -62,10 +67,9 @@ class TorchContext : public cuda::Context {
   Tensor view(ElementType type, const cuda::Matrices& m) const {
     static constexpr ScalarType kTypes[] = {
         ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
-    const int64_t between = m.same ? 0 : m.rows * m.columns;
-    const int64_t sizes[] = {
-        m.batch, m.transposed ? m.columns : m.rows, m.transposed ? m.rows : m.columns};
-    const int64_t strides[] = {between, m.transposed ? 1 : m.columns, m.transposed ? m.columns : 1};
+    const int64_t sizes[] = {m.batch, m.height(), m.width()};
+    const int64_t strides[] = {
+        m.step, m.transposed ? 1 : m.row_step, m.transposed ? m.row_step : 1};
     // The shim takes no const; operands are only read.
     return torch::stable::from_blob(const_cast<void*>(m.data), {sizes, 3}, {strides, 3},
                                     like_.device(), kTypes[static_cast<int>(type)]);
