@@ -46,6 +46,9 @@ struct LabelCounts {
   int64_t of_group[3];
 };
 
+// Up to so many blocks' counts are added up by every block that uses them.
+constexpr int kFewCounts = 64;
+
 // Where the blocks' results are added up.
 template <class Real>
 struct LossSum {
@@ -109,16 +112,22 @@ __global__ static void total_labels(const LabelCounts* counts, unsigned blocks,
   }
 }
 
-// Adds up the counts of `blocks` blocks, for all threads of a block.
+// Adds up the counts of at most kFewCounts blocks, for all threads of a block.
 template <class T, class Label>
 __device__ __forceinline__ PixelTotals<Wide<T>> totals_of(
     const PixelLossInput<T, Label>& in, const LabelCounts* counts, unsigned blocks) {
   using Real = Wide<T>;
-  __shared__ int64_t all[3];
+  static_assert(3 * kFewCounts <= kSumThreads);
+  __shared__ int64_t each[3 * kFewCounts], all[3];
   __shared__ Real weight[2];
+  if (threadIdx.x < 3 * blocks) {
+    each[threadIdx.x] = counts[threadIdx.x / 3].of_group[threadIdx.x % 3];
+  }
+  __syncthreads();
   if (threadIdx.x < 3) {
     int64_t sum = 0;
-    for (unsigned block = 0; block < blocks; ++block) sum += counts[block].of_group[threadIdx.x];
+#pragma unroll 8
+    for (unsigned block = 0; block < blocks; ++block) sum += each[3 * block + threadIdx.x];
     all[threadIdx.x] = sum;
   }
   __syncthreads();
