@@ -98,10 +98,21 @@ inline int32_t atomicAdd(int32_t* at, int32_t value) {
   *at += value;
   return before;
 }
+inline int32_t atomicMax(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at = std::max(before, value);
+  return before;
+}
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   const int32_t old = *at;
   if (old == expected) *at = desired;
   return old;
+}
+
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
 }
 
 namespace cuda_on_cpu {
