@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 
 namespace wsss::cuda {
@@ -47,6 +48,10 @@ class Context {
   virtual size_t mark() const = 0;
   virtual void release(size_t mark) = 0;
 
+  // Uninitialised memory, aligned to 256 bytes, that outlives the call; only for kernels of
+  // the same stream.
+  virtual std::shared_ptr<void> keep(int64_t bytes);
+
   // out = a b for each matrix of the batch.
   virtual void multiply(ElementType type, const Matrices& a, const Matrices& b,
                         const Matrices& out) = 0;
@@ -55,6 +60,10 @@ class Context {
   const char* op_;
   void* stream_;
 };
+
+inline std::shared_ptr<void> Context::keep(int64_t) {
+  throw std::logic_error("wsss_fast: this caller keeps no memory between calls");
+}
 
 // The input is valid, but beyond what the CUDA kernels can represent (a lattice of many dimensions,
 // for example). Nothing was written; the binding calls the CPU kernel instead.

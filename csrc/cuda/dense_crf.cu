@@ -5,7 +5,10 @@
 namespace wsss::cuda {
 
 void dense_crf(Context& context, const CrfCall& call) {
-  dense_crf(stream_of(context), call, arenas(context));
+  // Never destroyed: at exit, CUDA may end before this library.
+  static SpatialCache& cache = *new SpatialCache;
+  dense_crf(stream_of(context), call, arenas(context),
+            {&cache, context.stream(), [&](int64_t bytes) { return context.keep(bytes); }});
 }
 
 }  // namespace wsss::cuda

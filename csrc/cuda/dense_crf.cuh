@@ -3,13 +3,15 @@
 #pragma once
 
 #include "dense_crf.h"
+#include "lattice_build.cuh"
 #include "mean_field.cuh"
+#include "spatial_cache.h"
 
 namespace wsss::cuda {
 
 // Approximate workspace of one chunk: the batch is cut into chunks that
 // need no more, or single images.
-constexpr int64_t kWorkspaceBytes = int64_t{2} << 30;
+constexpr int64_t kWorkspaceBytes = int64_t{768} << 20;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
@@ -20,18 +22,38 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     }
     spatial_features_ = features<2>(call.gaussian_sx, call.gaussian_sy);
     bilateral_features_ = features<D>(call.bilateral_sx, call.bilateral_sy);
-    if (has_gaussian()) fit(spatial_layout_, spatial_features_, "gaussian");
-    if (has_bilateral()) fit(bilateral_layout_, bilateral_features_, "bilateral");
+    if (has_gaussian()) {
+      const Bounds<2> bounds(spatial_features_, call);
+      fit(spatial_layout_, bounds, "gaussian");
+      spatial_vertices_ = plane_vertices(bounds.from, bounds.to);
+    }
+    if (has_bilateral()) {
+      fit(bilateral_layout_, Bounds<D>(bilateral_features_, call), "bilateral");
+    }
     choose_images(workspace_bytes);
   }
 
   int64_t workspace_bytes() const { return bytes_for(images_); }
   int64_t images_per_chunk() const { return images_; }
 
+  // The memory of the spatial lattice, 0 if there is none.
+  int64_t spatial_bytes() const {
+    Arena measure;
+    if (has_gaussian()) allocate_spatial(measure);
+    return measure.peak();
+  }
+  // Has the spatial lattice in `memory`, where another call of the same size may have built it,
+  // instead of the workspace.
+  void place_spatial(void* memory, bool built) {
+    spatial_memory_ = static_cast<char*>(memory);
+    spatial_built_ = built;
+  }
+
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
-    if (has_gaussian()) {
-      build_lattice<2>(stream, space.spatial, space.build, spatial_features_, spatial_layout_);
+    if (has_gaussian() && !spatial_built_) {
+      build_lattice<2>(
+          stream, space.spatial, space.spatial_build, spatial_features_, spatial_layout_);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
     }
     for (int64_t first = 0; first < call_.batch; first += images_) {
@@ -40,10 +62,10 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
  private:
-  // `build` overlaps with `values`, which are needed later.
+  // Space for building overlaps with that of later steps.
   struct Space {
     Lattice spatial, bilateral;
-    BuildSpace build;
+    BuildSpace spatial_build, bilateral_build;
     float* factor;
     void* q;
     void* values[2][2];  // term, parity
@@ -76,15 +98,21 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   }
 
   template <int N>
-  void fit(KeyLayout<N>& layout, const PixelFeatures<N>& f, const char* name) const {
+  struct Bounds {  // of scaled features
     double from[N] = {}, to[N];
-    to[0] = static_cast<double>(call_.width - 1) / f.sigma[0] * f.scale[0];
-    to[1] = static_cast<double>(call_.height - 1) / f.sigma[1] * f.scale[1];
-    for (int i = 2; i < N; ++i) {
-      from[i] = static_cast<double>(f.lowest) / f.sigma[i] * f.scale[i];
-      to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
+    Bounds(const PixelFeatures<N>& f, const CrfCall& call) {
+      to[0] = static_cast<double>(call.width - 1) / f.sigma[0] * f.scale[0];
+      to[1] = static_cast<double>(call.height - 1) / f.sigma[1] * f.scale[1];
+      for (int i = 2; i < N; ++i) {
+        from[i] = static_cast<double>(f.lowest) / f.sigma[i] * f.scale[i];
+        to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
+      }
     }
-    if (!layout.fit(from, to)) {
+  };
+
+  template <int N>
+  static void fit(KeyLayout<N>& layout, const Bounds<N>& bounds, const char* name) {
+    if (!layout.fit(bounds.from, bounds.to)) {
       throw BeyondLimits(std::string("dense_crf: ") + name +
                          " sigmas are too small for the CUDA kernel's 64-bit keys");
     }
@@ -100,9 +128,6 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
-    if (has_bilateral()) {
-      images = std::min(images, int64_t{1} << std::min(64 - bilateral_layout_.bits, 30));
-    }
     images = std::max<int64_t>(
         1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
@@ -118,23 +143,23 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   Space lay_out(Arena& arena, int64_t images) const {
     Space s{};
     if (steps_ == 0) return s;
-    int64_t entries = 0, max_vertices = 0;
     if (has_gaussian()) {
-      s.spatial = allocate_lattice(arena, size_of(1, 2), AnyLayout(spatial_layout_).max_vertices);
-      entries = s.spatial.size.entries();
-      max_vertices = s.spatial.max_vertices;
+      Arena own(spatial_memory_, spatial_bytes());
+      s.spatial = allocate_spatial(spatial_memory_ ? own : arena);
     }
     if (has_bilateral()) {
-      const int64_t named = AnyLayout(bilateral_layout_).max_vertices;
-      s.bilateral = allocate_lattice(
-          arena, size_of(images, D), named < entry_limit() ? named * images : named);
-      entries = std::max(entries, s.bilateral.size.entries());
-      max_vertices = std::max(max_vertices, s.bilateral.max_vertices);
+      s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
     }
     s.factor = arena.allocate<float>(images * call_.pixels());
     const int64_t mark = arena.mark();
-    s.build = allocate_build_space(arena, entries, max_vertices);
-    arena.release(mark);
+    if (has_gaussian()) {
+      s.spatial_build = allocate_build_space(arena, s.spatial);
+      arena.release(mark);
+    }
+    if (has_bilateral()) {
+      s.bilateral_build = allocate_build_space(arena, s.bilateral);
+      arena.release(mark);
+    }
     s.q = arena.allocate<char>(images * call_.pixels() * call_.row() * value_bytes());
     allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0);
     allocate_values(arena, s, 1, s.bilateral, has_bilateral());
@@ -142,17 +167,22 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return s;
   }
 
-  // Values are float, or half; the ones of a lattice's normalisation are float.
+  Lattice allocate_spatial(Arena& arena) const {
+    const int64_t named = named_vertices(spatial_layout_);
+    return allocate_lattice(arena, size_of(1, 2), std::min(named, spatial_vertices_));
+  }
+
+  // Values are float or half; those of normalise() are float.
   void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies) const {
     if (copies == 0) return;
-    const int64_t row = call_.row(),
+    const int64_t row = call_.row(), entries = copies * l.size.entries(),
                   bytes = std::max<int64_t>(row * value_bytes(), sizeof(float));
     for (void*& values : s.values[term]) {
       values = arena.allocate<char>(copies * l.max_vertices * bytes);
     }
-    const int64_t entries = copies * l.size.entries();
-    s.carry[term] = arena.allocate<float>(
-        std::max(entries / window_span(1), entries / window_span(static_cast<int>(row) / pack_width(row)) * row));
+    const int span = window_span(static_cast<int>(row / pack_width(row)));
+    s.carry[term] =
+        arena.allocate<float>(std::max(entries / span * row, entries / window_span(1)));
   }
 
   template <class T>
@@ -177,7 +207,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       s.bilateral.size.images = images;
       auto features = bilateral_features_;
       features.image += first * call_.image_channels * call_.pixels();
-      build_lattice<D>(stream, s.bilateral, s.build, features, bilateral_layout_);
+      build_lattice<D>(stream, s.bilateral, s.bilateral_build, features, bilateral_layout_);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
     }
     if (call_.half_precision) iterate<__half>(stream, s, first, images);
@@ -221,18 +251,41 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   PixelFeatures<D> bilateral_features_;
   KeyLayout<2> spatial_layout_;
   KeyLayout<D> bilateral_layout_;
+  int64_t spatial_vertices_ = 0;  // at most
+  char* spatial_memory_ = nullptr;
+  bool spatial_built_ = false;
+};
+
+// Keeps spatial lattices for later calls, in memory of `allocate`.
+struct SpatialStore {
+  SpatialCache* cache = nullptr;  // null: nothing is kept
+  void* stream = nullptr;
+  std::function<std::shared_ptr<void>(int64_t bytes)> allocate;
 };
 
 // `with_arena(bytes, use)` allocates workspace and calls use(arena).
 template <class WithArena>
 void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena,
-               int64_t workspace_bytes = kWorkspaceBytes) {
+               const SpatialStore& store = {}, int64_t workspace_bytes = kWorkspaceBytes) {
   if (call.batch == 0 || call.pixels() == 0 || call.sets == 0) return;
   // Without a bilateral term the image does not matter, whatever its channels.
   with_dimensions<2>(
       "dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
-        const DenseCrf<d()> crf(call, workspace_bytes);
+        DenseCrf<d()> crf(call, workspace_bytes);
+        const int64_t bytes = crf.spatial_bytes();
+        SpatialCache::Key key{};
+        std::shared_ptr<void> kept;
+        bool built = false;
+        if (store.cache && bytes > 0 && bytes <= SpatialCache::kMaxBytes && !is_capturing(stream)) {
+          key = {current_device(stream), store.stream,     call.height,         call.width,
+                 call.gaussian_sx,       call.gaussian_sy, call.gaussian_weight};
+          kept = store.cache->find(key);
+          built = kept != nullptr;
+          if (!built) kept = store.allocate(bytes);
+          crf.place_spatial(kept.get(), built);
+        }
         with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
+        if (kept && !built) store.cache->insert(key, kept, bytes);
       });
 }
 

@@ -79,13 +79,29 @@ inline void fill_bytes(Stream stream, void* to, int value, size_t bytes) {
   check_cuda(cudaMemsetAsync(to, value, bytes, stream.handle), stream.op);
 }
 
+inline int current_device(Stream stream) {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), stream.op);
+  return device;
+}
+
+// Whether the stream's work may be recorded in a graph instead of running.
+inline bool is_capturing(Stream stream) {
+  cudaStreamCaptureStatus status;
+  if (cudaStreamIsCapturing(stream.handle, &status) == cudaSuccess) {
+    return status != cudaStreamCaptureStatusNone;
+  }
+  cudaGetLastError();  // the default stream, while another one is captured
+  return true;
+}
+
 // Enough blocks of kThreads to fill the device, for kernels whose amount
 // of work only the device knows.
 inline unsigned resident_blocks(Stream stream) {
-  int device = 0, multiprocessors = 0;
-  check_cuda(cudaGetDevice(&device), stream.op);
-  check_cuda(
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), stream.op);
+  int multiprocessors = 0;
+  check_cuda(cudaDeviceGetAttribute(
+                 &multiprocessors, cudaDevAttrMultiProcessorCount, current_device(stream)),
+             stream.op);
   return static_cast<unsigned>(multiprocessors) * 8;
 }
 #endif

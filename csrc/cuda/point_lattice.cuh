@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "filter.cuh"
+#include "lattice_build.cuh"
 #include "point_lattice.h"
 
 namespace wsss::cuda {
@@ -48,27 +49,26 @@ struct PointFeatures {
   }
 };
 
-// The positions [corners] of the origin's entries, which have the highest
-// numbers, in the sorted list.
-__global__ static void find_origin(LatticeSize size, const uint32_t* sorted_entry,
-                                   int32_t* position) {
-  const int64_t i = thread_number(), real = size.points * size.corners;
-  if (i < size.entries() && sorted_entry[i] >= real) {
-    position[sorted_entry[i] - real] = static_cast<int32_t>(i);
-  }
+// The positions [corners] of the origin, the last located point, in the sorted list.
+__global__ static void find_origin(LatticeSize size, SortedEntries sorted, int32_t* position) {
+  const int64_t i = thread_number(), located = size.located();
+  if (i >= size.entries()) return;
+  const int64_t r = sorted.entry[i] / located;
+  if (sorted.entry[i] - r * located == size.points) position[r] = static_cast<int32_t>(i);
 }
 
 // The sorted list without the origin's entries; vertices that only the origin touches get none.
-__global__ static void export_entries(LatticeSize size, BuildSpace s, const int32_t* origin,
+__global__ static void export_entries(LatticeSize size, SortedEntries sorted, const int32_t* origin,
                                       PointLattice to) {
-  const int64_t i = thread_number(), entries = size.entries(), real = size.points * size.corners;
+  const int64_t i = thread_number(), entries = size.entries(), located = size.located();
   if (i >= entries) return;
   int64_t at = i;
   for (int r = 0; size.has_origin() && r < size.corners; ++r) at -= origin[r] < i;
-  const int64_t e = s.sorted_entry[i];
-  if (e < real) to.entry[at] = static_cast<int32_t>(e);
-  if (s.head[i]) to.first[s.number[i] - 1] = static_cast<int32_t>(at);
-  if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(real);
+  const int64_t r = sorted.entry[i] / located, p = sorted.entry[i] - r * located;
+  if (p < size.points) to.entry[at] = static_cast<int32_t>(p * size.corners + r);
+  const uint32_t v = sorted.vertex[i];
+  if (i == 0 || sorted.vertex[i - 1] != v) to.first[v] = static_cast<int32_t>(at);
+  if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(size.points * size.corners);
 }
 
 __global__ static void export_corners(const Corner* corner, PointLattice to) {
@@ -78,14 +78,6 @@ __global__ static void export_corners(const Corner* corner, PointLattice to) {
   const Corner c = corner[corner_index(to.points, p, static_cast<int>(i - p * to.corners))];
   to.row[i] = c.row;
   to.weight[i] = c.weight;
-}
-
-__global__ static void export_neighbours(const int32_t* next, const int32_t* previous,
-                                         PointLattice to) {
-  const int64_t i = thread_number();
-  if (i >= to.vertices * to.corners) return;
-  to.next[i] = next[i];
-  to.previous[i] = previous[i];
 }
 
 // The bounds of the features in one pass; raises if they are not finite.
@@ -144,24 +136,27 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
     BuildSpace space;
     int32_t* origin;
     auto lay_out = [&](Arena& arena) {
-      lattice = allocate_lattice(arena, size, AnyLayout(layout).max_vertices);
-      space = allocate_build_space(arena, size.entries(), lattice.max_vertices);
+      lattice = allocate_corners(arena, size, named_vertices(layout));
+      space = allocate_build_space(arena, lattice);
       origin = arena.allocate<int32_t>(size.corners);
     };
     Arena measure;
     lay_out(measure);
     with_arena(measure.peak(), [&](Arena& arena) {
       lay_out(arena);
-      build_lattice<D>(stream, lattice, space, source, layout);
+      number_vertices<D>(stream, lattice, space, source, layout);
       int32_t vertices = 0;
       copy_to_host(stream, &vertices, lattice.count, sizeof vertices);
       const PointLattice result = allocate(vertices);
-      const unsigned entry_blocks = blocks_for(size.entries());
-      launch(stream, entry_blocks, kThreads, find_origin, size, space.sorted_entry, origin);
-      launch(stream, entry_blocks, kThreads, export_entries, size, space, origin, result);
-      launch(stream, entry_blocks, kThreads, export_corners, lattice.corner, result);
-      launch(stream, blocks_for(result.vertices * size.corners), kThreads, export_neighbours,
-             lattice.next, lattice.previous, result);
+      lattice.max_vertices = vertices;
+      lattice.next = result.next;
+      lattice.previous = result.previous;
+      link_vertices<D>(stream, lattice, space, layout);
+      const SortedEntries sorted = sort_entries(stream, lattice, space);
+      const unsigned blocks = blocks_for(size.entries());
+      launch(stream, blocks, kThreads, find_origin, size, sorted, origin);
+      launch(stream, blocks, kThreads, export_entries, size, sorted, origin, result);
+      launch(stream, blocks, kThreads, export_corners, lattice.corner, result);
     });
   });
 }

@@ -12,34 +12,38 @@ static int items(int64_t count) {
   return static_cast<int>(count);
 }
 
-int64_t sorting_scratch(int64_t count) {
-  size_t sort = 0, scan = 0;
-  const uint64_t* key = nullptr;
-  const uint32_t* value = nullptr;
-  const int32_t* term = nullptr;
-  check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, sort, key, static_cast<uint64_t*>(nullptr),
-                                             value, static_cast<uint32_t*>(nullptr), items(count)),
-             "sort");
-  check_cuda(cub::DeviceScan::InclusiveSum(
-                 nullptr, scan, term, static_cast<int32_t*>(nullptr), items(count)),
-             "prefix sum");
-  return static_cast<int64_t>(sort > scan ? sort : scan);
+int64_t sorting_scratch(int64_t count, int bits) {
+  size_t bytes = 0;
+  cub::DoubleBuffer<uint32_t> keys, values;
+  check_cuda(
+      cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, values, items(count), 0, bits), "sort");
+  return static_cast<int64_t>(bytes);
 }
 
-void sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
-                uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value, int64_t count,
-                int bits) {
-  size_t bytes = static_cast<size_t>(scratch_bytes);
-  check_cuda(cub::DeviceRadixSort::SortPairs(scratch, bytes, key, sorted_key, value, sorted_value,
-                                             items(count), 0, bits, stream.handle),
-             stream.op);
+int64_t sum_scratch(int64_t count) {
+  size_t bytes = 0;
+  int32_t* terms = nullptr;
+  check_cuda(cub::DeviceScan::InclusiveSum(nullptr, bytes, terms, terms, items(count)), "sum");
+  return static_cast<int64_t>(bytes);
 }
 
-void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
-                   int32_t* sum, int64_t count) {
+int sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
+               uint32_t* const value[2], int64_t count, int bits) {
   size_t bytes = static_cast<size_t>(scratch_bytes);
-  check_cuda(cub::DeviceScan::InclusiveSum(scratch, bytes, term, sum, items(count), stream.handle),
+  cub::DoubleBuffer<uint32_t> keys(key[0], key[1]), values(value[0], value[1]);
+  check_cuda(cub::DeviceRadixSort::SortPairs(
+                 scratch, bytes, keys, values, items(count), 0, bits, stream.handle),
              stream.op);
+  if (keys.selector != values.selector) throw std::logic_error("wsss_fast: sorted apart");
+  return keys.selector;
+}
+
+void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, int32_t* terms,
+                   int64_t count) {
+  size_t bytes = static_cast<size_t>(scratch_bytes);
+  check_cuda(
+      cub::DeviceScan::InclusiveSum(scratch, bytes, terms, terms, items(count), stream.handle),
+      stream.op);
 }
 
 }  // namespace wsss::cuda

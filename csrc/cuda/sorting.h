@@ -1,19 +1,22 @@
-// Radix sort and prefix sum on the device, compiled only once, in sorting.cu.
+// Radix sort and prefix sum on the device, compiled only once, in sorting.cu. Counts are below
+// 2^31.
 #pragma once
 
 #include "launch.cuh"
 
 namespace wsss::cuda {
 
-// Bytes of scratch memory that sort_pairs and inclusive_sum need for `count` < 2^31 items.
-int64_t sorting_scratch(int64_t count);
+// Bytes of scratch memory that sort_pairs and inclusive_sum need.
+int64_t sorting_scratch(int64_t count, int bits);
+int64_t sum_scratch(int64_t count);
 
-// A stable sort by the low `bits` of the keys.
-void sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
-                uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value, int64_t count,
-                int bits);
+// A stable sort of key[0] by the low `bits`, with value[0]. Overwrites both arrays of both; returns
+// which hold the result, 0 or 1.
+int sort_pairs(Stream stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
+               uint32_t* const value[2], int64_t count, int bits);
 
-void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
-                   int32_t* sum, int64_t count);
+// In place.
+void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, int32_t* terms,
+                   int64_t count);
 
 }  // namespace wsss::cuda

@@ -108,6 +108,16 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   if (old == expected) *at = desired;
   return old;
 }
+inline uint32_t atomicCAS(uint32_t* at, uint32_t expected, uint32_t desired) {
+  const uint32_t old = *at;
+  if (old == expected) *at = desired;
+  return old;
+}
+inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
+  const uint32_t before = *at;
+  *at = std::min(before, value);
+  return before;
+}
 
 inline uint32_t __float_as_uint(float x) {
   uint32_t bits;
@@ -294,7 +304,8 @@ class Block {
   size_t stack_size_ = 0;
 };
 
-inline bool reversed = false;  // reverses the order of blocks, and of threads in launch()
+inline bool capturing = false;  // what is_capturing() returns
+inline bool reversed = false;   // reverses the order of blocks, and of threads in launch()
 
 template <class Work>
 void each_index(dim3 size, const Work& work) {
@@ -362,30 +373,39 @@ inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
-
 inline unsigned resident_blocks(Stream) { return 3; }
+inline int current_device(Stream) { return 0; }
+inline bool is_capturing(Stream) { return cuda_on_cpu::capturing; }
 
-inline int64_t sorting_scratch(int64_t count) { return count * 4; }
-
-inline void sort_pairs(Stream, char* scratch, int64_t scratch_bytes, const uint64_t* key,
-                       uint64_t* sorted_key, const uint32_t* value, uint32_t* sorted_value,
-                       int64_t count, int bits) {
+inline int64_t sorting_scratch(int64_t count, int bits) { return count + bits; }
+inline int64_t sum_scratch(int64_t count) { return count; }
+inline int sort_pairs(Stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
+                      uint32_t* const value[2], int64_t count, int bits) {
   std::memset(scratch, 0xcd, scratch_bytes);
-  const uint64_t mask = bits < 64 ? (uint64_t{1} << bits) - 1 : ~uint64_t{0};
+  const uint32_t mask = bits < 32 ? (uint32_t{1} << bits) - 1 : ~uint32_t{0};
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return (key[a] & mask) < (key[b] & mask); });
+                   [&](int64_t a, int64_t b) { return (key[0][a] & mask) < (key[0][b] & mask); });
   for (int64_t i = 0; i < count; ++i) {
-    sorted_key[i] = key[order[i]];
-    sorted_value[i] = value[order[i]];
+    key[1][i] = key[0][order[i]];
+    value[1][i] = value[0][order[i]];
   }
+  // As a radix sort of 8 bits a pass: what the other arrays hold afterwards is of no use.
+  const int result = (bits + 7) / 8 & 1;
+  if (result == 0) {
+    std::copy_n(key[1], count, key[0]);
+    std::copy_n(value[1], count, value[0]);
+  }
+  std::fill_n(key[1 - result], count, 0xcdcdcdcdu);
+  std::fill_n(value[1 - result], count, 0xcdcdcdcdu);
+  return result;
 }
 
-inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, const int32_t* term,
-                          int32_t* sum, int64_t count) {
+inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, int32_t* terms,
+                          int64_t count) {
   std::memset(scratch, 0xcd, scratch_bytes);
-  std::partial_sum(term, term + count, sum);
+  std::partial_sum(terms, terms + count, terms);
 }
 
 }  // namespace wsss::cuda

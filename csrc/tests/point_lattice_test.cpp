@@ -128,7 +128,9 @@ bool is_correct(int64_t points, int d, int channels, float spread) {
   for (float& x : features) x = (uniform_float() - 0.5f) * spread;
   for (float& x : values) x = uniform_float() - 0.5f;
   Arrays a = lattice_of(features, d, true);
+  cuda_on_cpu::reversed = true;
   const Arrays again = lattice_of(features, d, false);
+  cuda_on_cpu::reversed = false;
   bool passed =
       well_formed(a) && a.row == again.row && a.weight == again.weight && a.entry == again.entry &&
       a.first == again.first && a.next == again.next && a.previous == again.previous;

@@ -39,6 +39,11 @@ class TorchContext : public cuda::Context {
   size_t mark() const override { return held_.size(); }
   void release(size_t mark) override { held_.resize(mark, like_); }
 
+  std::shared_ptr<void> keep(int64_t bytes) override {
+    const auto held = std::make_shared<Tensor>(wsss::allocate(like_, {bytes}, ScalarType::Byte));
+    return {held, held->mutable_data_ptr()};
+  }
+
   // Precision follows torch's settings (TF32, reduced-precision sums); half types sum in float32.
   void multiply(ElementType type, const cuda::Matrices& a, const cuda::Matrices& b,
                 const cuda::Matrices& out) override {
