@@ -181,8 +181,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       values = arena.allocate<char>(copies * l.max_vertices * bytes);
     }
     const int span = window_span(static_cast<int>(row / pack_width(row)));
-    s.carry[term] =
-        arena.allocate<float>(std::max(entries / span * row, entries / window_span(1)));
+    s.carry[term] = arena.allocate<float>(std::max(entries / span * row, entries / window_span(1)));
   }
 
   template <class T>
@@ -229,8 +228,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       max_rows = std::max(max_rows, s.bilateral.max_vertices);
     }
     const RowWidth row(call_.sets, call_.padded(), s.groups.widest);
-    Update u{call_.unary + first * planes * n, nullptr, images,   n,    call_.sets,
-             call_.labels,                     row,     s.groups, false};
+    Update u{call_.unary + first * planes * n,
+             nullptr,
+             images,
+             n,
+             call_.sets,
+             call_.labels,
+             row,
+             s.groups,
+             false};
     if (merges()) {
       merge_labels(stream, s.groups, u.unary, images * call_.sets, call_.labels, n);
     }

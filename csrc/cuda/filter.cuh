@@ -119,7 +119,8 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
     const int32_t code = t.window[local * grains];
     const T* points = q + copy * t.points * width;
     T* values = t.values[0] + copy * int64_t{*t.count} * width;
-    for (int c = static_cast<int>(part.lane) * V; c < width; c += static_cast<int>(part.lanes) * V) {
+    for (int c = static_cast<int>(part.lane) * V; c < width;
+         c += static_cast<int>(part.lanes) * V) {
       int32_t v = code < 0 ? ~code : code;
       bool continues = code < 0;
       Pack<V> sum{};
@@ -129,8 +130,7 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
         continues = false;
       };
       for (int i = 0; i < span; i += kBatch) {
-        const Contribution* column =
-            t.contribution + contribution_index(int64_t{local} * span + i);
+        const Contribution* column = t.contribution + contribution_index(int64_t{local} * span + i);
         Contribution from[kBatch];
         Pack<V> x[kBatch];
 #pragma unroll
@@ -141,7 +141,8 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
           if (q != nullptr) {
-            x[u] = load_values<V>(points + static_cast<int64_t>(from[u].point & ~kFirst) * width + c);
+            x[u] =
+                load_values<V>(points + static_cast<int64_t>(from[u].point & ~kFirst) * width + c);
           } else {
 #pragma unroll
             for (float& one : x[u].at) one = 1.0f;
@@ -237,14 +238,16 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
     __syncthreads();
     const unsigned w = first + part.row;
     Chain chain{};
-    if (!part.idle() && w < total) chain = find_chain(t.window, span / kGrain, windows, w % windows);
+    if (!part.idle() && w < total)
+      chain = find_chain(t.window, span / kGrain, windows, w % windows);
     chain.window = w;
     if (chain.more > kShortChain) {
       // In any order: the chains are independent.
       if (part.lane == 0) long_chain[atomicAdd(&long_chains, 1)] = chain;
     } else if (chain.more > 0) {
       T* row = row_of(chain);
-      for (int c = static_cast<int>(part.lane) * V; c < width; c += static_cast<int>(part.lanes) * V) {
+      for (int c = static_cast<int>(part.lane) * V; c < width;
+           c += static_cast<int>(part.lanes) * V) {
         Pack<V> sum = load_values<V>(row + c);
 #pragma unroll 4
         for (unsigned k = 1; k <= chain.more; ++k) {
@@ -280,7 +283,8 @@ __device__ __forceinline__ Pack<V, Wide<T>> blurred_row(const T* from, int width
 // Two directions in one pass, which reads and writes fewer rows than two: the second direction's
 // three rows are computed from the first one's. The last of an odd number has its own pass.
 template <int V, class T>
-__global__ void blur(TermsOf<T> terms, int pass, bool reverse, RowWidth size) {
+__global__ void __launch_bounds__(kThreads, 3)
+    blur(TermsOf<T> terms, int pass, bool reverse, RowWidth size) {
   const TermOf<T>& t = terms.at[blockIdx.y];
   if (pass >= t.passes()) return;
   const int width = size.row();
@@ -307,7 +311,8 @@ __global__ void blur(TermsOf<T> terms, int pass, bool reverse, RowWidth size) {
       after[k] = row[k] >= 0 ? next[row[k]] : -1;
       before[k] = row[k] >= 0 ? previous[row[k]] : -1;
     }
-    for (int c = static_cast<int>(part.lane) * V; c < width; c += static_cast<int>(part.lanes) * V) {
+    for (int c = static_cast<int>(part.lane) * V; c < width;
+         c += static_cast<int>(part.lanes) * V) {
       const T* from = t.values[pass & 1] + base + c;
       Pack<V, Wide<T>> x[3];
 #pragma unroll
@@ -333,8 +338,9 @@ void with_pack(int pack, const Work& work) {
 template <class T>
 void blur_all(Stream stream, const TermsOf<T>& terms, RowWidth width, int pack, bool reverse,
               int64_t max_rows) {
-  const dim3 grid(std::min(resident_blocks(stream), blocks_for(max_rows * (width.most() / pack))),
-                  terms.at[1].corners ? 2 : 1);
+  const dim3 grid(
+      std::min(3 * resident_blocks(stream), blocks_for(max_rows * (width.most() / pack))),
+      terms.at[1].corners ? 2 : 1);
   const int passes = std::max(terms.at[0].passes(), terms.at[1].passes());
   with_pack<T>(pack, [&](auto v) {
     for (int pass = 0; pass < passes; ++pass) {
@@ -354,8 +360,7 @@ inline unsigned shared_blocks(Stream stream, int64_t threads) {
 template <class T>
 void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth width,
                     int64_t max_rows) {
-  const int pack = pack_width(width.most()), packs = width.most() / pack,
-            span = window_span(packs);
+  const int pack = pack_width(width.most()), packs = width.most() / pack, span = window_span(packs);
   int64_t windows = 1;
   for (const TermOf<T>& t : terms.at) {
     if (t.corners) windows = std::max(windows, t.windows(span) * t.copies);

@@ -56,7 +56,8 @@ __global__ static void find_twins(LabelGroups g, const float* unary, int labels,
     const float* energy = unary + (own * labels + l) * pixels;
     uint64_t hash = 0;
     for (int64_t i = 0; i < kSamples; ++i) {
-      hash = (hash ^ __float_as_uint(energy[(pixels - 1) * i / (kSamples - 1)])) * 0x9E3779B97F4A7C15ull;
+      hash = (hash ^ __float_as_uint(energy[(pixels - 1) * i / (kSamples - 1)])) *
+             0x9E3779B97F4A7C15ull;
       hash ^= hash >> 29;
     }
     sample[l] = hash;

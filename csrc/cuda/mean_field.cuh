@@ -100,10 +100,10 @@ __device__ __forceinline__ void slice(const TermOf<T>& t, const Update& u, const
                                       int lane, float* z) {
   const int used = SETS > 1 ? PER * V : u.row.used(), width = u.sets * used;
   const bool shared = t.copies > 1;
-  const T* values = t.blurred() + (shared ? place.image * int64_t{*t.count} * width : 0) +
-                    place.set * used;
+  const T* values =
+      t.blurred() + (shared ? place.image * int64_t{*t.count} * width : 0) + place.set * used;
   const Corner* corner = t.corner + (shared ? place.pixel : place.at);
-#pragma unroll 3
+#pragma unroll(PER < 3 ? 3 : 2)  // as many as registers allow
   for (int r = 0; r < t.corners; ++r) {
     const Corner c = corner[corner_index(t.points, 0, r)];
     const T* row = values + static_cast<int64_t>(c.row) * width;
@@ -156,11 +156,11 @@ struct Groups {
   }
 };
 
-// Adds the unary to the messages z and takes the softmax; writes Q, or the row of q. The order of
-// all sums is that of the channels, whatever the width of the rows.
-template <int V, int G, int PER, class T>
+// Adds the unary to the messages z and takes the softmax; the LAST time writes Q, else the row of
+// q. The order of all sums is that of the channels, whatever the width of the rows.
+template <int V, int G, int PER, bool LAST, class T>
 __device__ __forceinline__ void take_softmax(const Update& u, const Place& place, int lane,
-                                          bool active, float* z, T* q) {
+                                             bool active, float* z, T* q) {
   const int64_t unary = static_cast<int64_t>(place.image) * u.sets + place.set;
   const Groups<V> groups(u.groups, unary, u.labels);
   const float* energy = u.unary + unary * u.labels * u.pixels + place.pixel;
@@ -193,7 +193,7 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
   total = fmaf(count, last_share, across<G>(total, [](float a, float b) { return a + b; }));
   if (!active) return;
   const float inverse = 1.0f / total;
-  if (u.out != nullptr) {
+  if constexpr (LAST) {
     float* out = u.out + unary * u.labels * u.pixels + place.pixel;
 #pragma unroll
     for (int i = 0; i < PER * V; ++i) {
@@ -220,54 +220,57 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
 }
 
 // Slices, adds the unary and takes the softmax: SETS unaries of a pixel (1, or all) by G lanes.
-template <int V, int G, int PER, int SETS, class T>
+template <int V, int G, int PER, int SETS, bool LAST, class T>
 __device__ __forceinline__ void update_rows(const Update& u, const TermsOf<T>& terms, T* q) {
   constexpr int kItems = kThreads / G;
-  const int64_t items = u.images * u.pixels * (SETS > 1 ? 1 : u.sets);
+  const int64_t items = u.images * u.pixels * (SETS > 1 ? 1 : u.sets),
+                first = int64_t{blockIdx.x} * kItems, own = first + threadIdx.x / G;
+  if (first >= items) return;  // the whole block
   const int lane = static_cast<int>(threadIdx.x) % G;
-  for (int64_t first = int64_t{blockIdx.x} * kItems; first < items;
-       first += int64_t{gridDim.x} * kItems) {
-    const int64_t own = first + threadIdx.x / G;
-    const bool active = own < items;
-    // Idle lanes repeat the first pixel, because shuffles need whole warps.
-    const int64_t item = active ? own : 0;
-    Place place{};
-    place.at = static_cast<uint32_t>(SETS > 1 || u.sets == 1 ? item : item / u.sets);
-    place.set = SETS > 1 ? 0 : static_cast<int>(item - int64_t{place.at} * u.sets);
-    place.image = place.at / static_cast<uint32_t>(u.pixels);
-    place.pixel = place.at - place.image * static_cast<uint32_t>(u.pixels);
-    float z[SETS * PER * V] = {};
-    if (u.message) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        if (terms.at[k].corners) slice<V, G, PER, SETS>(terms.at[k], u, place, lane, z);
-      }
+  const bool active = own < items;
+  // Idle lanes repeat the first pixel, because shuffles need whole warps.
+  const int64_t item = active ? own : 0;
+  Place place{};
+  place.at = static_cast<uint32_t>(SETS > 1 || u.sets == 1 ? item : item / u.sets);
+  place.set = SETS > 1 ? 0 : static_cast<int>(item - int64_t{place.at} * u.sets);
+  place.image = place.at / static_cast<uint32_t>(u.pixels);
+  place.pixel = place.at - place.image * static_cast<uint32_t>(u.pixels);
+  float z[SETS * PER * V] = {};
+  if (u.message) {
+#pragma unroll 1
+    for (int k = 0; k < 2; ++k) {
+      if (terms.at[k].corners) slice<V, G, PER, SETS>(terms.at[k], u, place, lane, z);
     }
+  }
 #pragma unroll
-    for (int set = 0; set < SETS; ++set) {
-      take_softmax<V, G, PER>(u, place, lane, active, z + set * PER * V, q);
-      ++place.set;
-    }
+  for (int set = 0; set < SETS; ++set) {
+    take_softmax<V, G, PER, LAST>(u, place, lane, active, z + set * PER * V, q);
+    ++place.set;
   }
 }
 
-template <int V, int G, int PER, int SETS, class T>
-__global__ void __launch_bounds__(kThreads) update(Update u, TermsOf<T> terms, T* q) {
+// Blocks per multiprocessor that registers for `values` of z allow.
+constexpr int update_blocks(int values) { return values > 12 ? 2 : values >= 8 ? 3 : 4; }
+
+template <int V, int G, int PER, int SETS, bool LAST, class T>
+__global__ void __launch_bounds__(kThreads, update_blocks(V * PER * SETS))
+    update(Update u, TermsOf<T> terms, T* q) {
   if constexpr (G > 1) {
     // Merging can leave rows so short that one thread per unary does.
-    if (u.row.used() <= V) return update_rows<V, 1, 1, 1>(u, terms, q);
+    if (u.row.used() <= V) return update_rows<V, 1, 1, 1, LAST>(u, terms, q);
   }
-  update_rows<V, G, PER, SETS>(u, terms, q);
+  update_rows<V, G, PER, SETS, LAST>(u, terms, q);
 }
 
 template <int V, int G, int PER, int SETS = 1, class T>
 void launch_update_as(Stream stream, const Update& u, const TermsOf<T>& terms, T* q) {
   const int64_t threads = u.images * u.pixels * (SETS > 1 ? 1 : u.sets) * G;
-  launch_with_barriers(stream, shared_blocks(stream, threads), kThreads,
-                       update<V, G, PER, SETS, T>, u, terms, q);
+  launch_with_barriers(
+      stream, blocks_for(threads), kThreads,
+      u.out ? update<V, G, PER, SETS, true, T> : update<V, G, PER, SETS, false, T>, u, terms, q);
 }
 
-// Writes q [images * N, S * padded], unless u.out is given.
+// Writes q [images * N, S * channels], unless u.out is given.
 template <class T>
 void launch_update(Stream stream, const Update& u, const TermsOf<T>& terms, T* q) {
   const int channels = u.row.channels, packs = channels / 4;
@@ -280,13 +283,9 @@ void launch_update(Stream stream, const Update& u, const TermsOf<T>& terms, T* q
   else if (channels == 2) launch_update_as<2, 1, 1>(stream, u, terms, q);
   else if (packs == 1) launch_update_as<4, 1, 1>(stream, u, terms, q);
   else if (packs == 2) launch_update_as<4, 2, 1>(stream, u, terms, q);
-  else if (packs <= 4) launch_update_as<4, 2, 2>(stream, u, terms, q);
   else if (packs <= 6) launch_update_as<4, 2, 3>(stream, u, terms, q);
-  else if (packs <= 8) launch_update_as<4, 4, 2>(stream, u, terms, q);
   else if (packs <= 12) launch_update_as<4, 4, 3>(stream, u, terms, q);
-  else if (packs <= 16) launch_update_as<4, 8, 2>(stream, u, terms, q);
   else if (packs <= 24) launch_update_as<4, 8, 3>(stream, u, terms, q);
-  else if (packs <= 32) launch_update_as<4, 16, 2>(stream, u, terms, q);
   else launch_update_as<4, 16, 4>(stream, u, terms, q);
 }
 
