@@ -9,6 +9,8 @@
 #   benchmarks/gpu_check.sh --only build tests crf   # some steps; --list prints all of them
 #   benchmarks/gpu_check.sh --only preparation operators stages   # and then, on the same machine,
 #   benchmarks/gpu_check.sh --only preparation pipelines tools    # the other sections
+#   benchmarks/gpu_check.sh --against DIR            # only operators, an older version in DIR
+#                                                    # against this one: gpu_versions.py
 #
 # GPU_CHECK_SECONDS is the time limit of the whole check (470); steps that do not fit into the rest
 # of it are skipped. PYTHON is the interpreter (python3). The exit code is 1 if a step failed or
@@ -26,4 +28,8 @@
 #   export PYTHONPATH=/tmp/site; bash benchmarks/gpu_check.sh
 set -u
 cd "$(dirname "$0")/.." || exit
+if [ "${1:-}" = --against ]; then
+    shift
+    exec "${PYTHON:-python3}" benchmarks/gpu_versions.py "$@"
+fi
 exec "${PYTHON:-python3}" benchmarks/gpu_check.py "$@"

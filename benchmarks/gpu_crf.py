@@ -10,6 +10,7 @@ calls, are not timed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -22,33 +23,36 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import gpu_goals  # noqa: E402
 from wsss_fast import ops  # noqa: E402
 from wsss_fast.bench import dense_crf  # noqa: E402
 from wsss_fast.bench.harness.photos import source  # noqa: E402
 
 HEIGHT, WIDTH, ITERATIONS = 375, 500, dense_crf.ITERATIONS
-# name: unaries per image, labels, images, target on an H200 in images per second
-ROWS: dict[str, tuple[int, int, int, int | None]] = {
-    "2 labels": (1, 2, 32, None),
-    "seed pair of 3 labels": (2, 3, 32, 3000),
-    "21 labels": (1, 21, 16, 1000),
-    "21 labels, 4 present": (1, 21, 16, None),
-    "81 labels": (1, 81, 4, None),
-    "one image, 21 labels": (1, 21, 1, None),
+ROWS = {
+    "2 labels": dense_crf.Problem(2, images=32),
+    "seed pair of 3 labels": dense_crf.Problem(3, sets=2, images=32),
+    "21 labels": dense_crf.Problem(21, images=16),
+    "21 labels, 4 present": dense_crf.Problem(21, images=16, present=4),
+    "81 labels": dense_crf.Problem(81, images=4),
+    "one image, 21 labels": dense_crf.Problem(21),
 }
 
 
-def make_input(
-    sets: int, labels: int, count: int, height: int, width: int, present: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Images uint8 [count, 3, H, W] of different photos, and energies of soft maps."""
-    problem = dense_crf.Problem(labels, sets, count, present)
-    return dense_crf.problem(problem, 0, "soft", height, width)
+def row_input(name: str, quick: bool, number: int = 0, images: int = 32) -> tuple[Tensor, Tensor]:
+    """Images uint8 [B, 3, H, W] of different photos, and energies of soft maps.
+
+    B is at most `images`; `quick` makes two small ones.
+    """
+    height, width = (75, 100) if quick else (HEIGHT, WIDTH)
+    count = min(ROWS[name].images, 2 if quick else images)
+    problem = dataclasses.replace(ROWS[name], images=count)
+    return dense_crf.problem(problem, number, "soft", height, width)
 
 
-def call(image: Tensor, unary: Tensor, iterations: int = ITERATIONS) -> Tensor:
+def call(image: Tensor, unary: Tensor, iterations: int = ITERATIONS, **options: Any) -> Tensor:
     """The op, which inspects the energies (a device sync) unless a graph is being recorded."""
-    return ops.dense_crf(image, unary, iterations=iterations)
+    return ops.dense_crf(image, unary, iterations=iterations, **options)
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, budget: float) -> float:
@@ -79,12 +83,15 @@ def as_graph(image: Tensor, unary: Tensor) -> Callable[[], object]:
     return graph.replay
 
 
+def target(name: str) -> float | None:
+    """Images per second in gpu_goals.json."""
+    goal = gpu_goals.read().get(f"dense_crf {name}")
+    return goal.target.get("images_per_s") if goal else None
+
+
 def measure(name: str, device: torch.device, quick: bool) -> dict[str, Any]:
-    sets, labels, count, target = ROWS[name]
-    height, width = (75, 100) if quick else (HEIGHT, WIDTH)
-    count = min(count, 2) if quick else count
-    present = 4 if "present" in name else None
-    image, unary = make_input(sets, labels, count, height, width, present)
+    image, unary = row_input(name, quick)
+    count, sets, labels, height, width = unary.shape
     inputs = image.to(device), unary.to(device)
     q, expected = call(*inputs).cpu(), call(image[:1], unary[:1])
     row = {
@@ -94,7 +101,7 @@ def measure(name: str, device: torch.device, quick: bool) -> dict[str, Any]:
         "images": count,
         "height": height,
         "width": width,
-        "target": target,
+        "target": target(name),
         **dense_crf.compare([q[:1]], [expected]),
         "repeats": torch.equal(q, call(*inputs).cpu()),
     }

@@ -204,7 +204,7 @@ class Planner:
         """Throughput of the operators of trainings."""
         return [
             self.torch_step("heads", 40, "rates heads"),
-            self.torch_step("losses", 45, "rates losses"),
+            self.torch_step("losses", 45, "rates losses walk"),
         ]
 
     def stages(self) -> list[Step]:

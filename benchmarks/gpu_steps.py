@@ -24,32 +24,12 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks import gpu_crf  # noqa: E402
+from benchmarks import gpu_crf, gpu_rows  # noqa: E402
 from benchmarks.gpu_timing import strict_float32, synchronize, timed  # noqa: E402
 from wsss_fast import _build, _native, ops  # noqa: E402
-from wsss_fast.bench import summaries  # noqa: E402
 from wsss_fast.bench.harness.memory import build_suite, to_device  # noqa: E402
-from wsss_fast.bench.harness.suite import OURS, Suite, as_list  # noqa: E402
+from wsss_fast.bench.harness.suite import COMPILED, OURS, as_list  # noqa: E402
 
-# group: (benchmark of `wsss-fast bench`, its options, rows; none: all)
-RATES: dict[str, list[tuple[str, dict[str, Any], tuple[str, ...]]]] = {
-    "maps": [("image_views", {}, ()), ("merge_maps", {}, ())],
-    "heads": [
-        (
-            "label_conditioned",
-            {"dtype": dtype},
-            ("amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"),
-        )
-        for dtype in ("float32", "bfloat16")
-    ],
-    "losses": [
-        ("pixel_cross_entropy", {}, ("pcl32", "pcl512", "seg41")),
-        ("pixel_bce", {}, ("bce32", "bce512")),
-        ("saliency_loss", {}, ("voc", "coco")),
-        ("aamr_loss", {}, ("seg41", "seg321")),
-        ("random_walk", {}, ("tiny3", "irn1", "irn5")),
-    ],
-}
 # What the profilers run: a row of gpu_crf.py, or (benchmark, its options, row).
 CALLS: dict[str, str | tuple[str, dict[str, Any], str]] = {
     "crf-21": "21 labels",
@@ -151,22 +131,21 @@ def build(device: torch.device, quick: bool, names: list[str]) -> dict[str, Any]
 
 
 def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str, Any]]:
-    """Ours and eager PyTorch on rows of `wsss-fast bench`; wrong results are not timed."""
-    heads = ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms")
+    """Ours and eager PyTorch on rows of gpu_rows.py; wrong results are not timed.
+
+    With "compiled" among the names also torch.compile.
+    """
+    heads = ("ours ms", "host ms", "MiB", "eager ms", "MiB", "torch ms", "compiled")
     print(f"| {'case':<38}{''.join(f'{head:>10}' for head in heads)}  difference", flush=True)
-    rows, wrong = [], 0
-    entries = [entry for group in names for entry in RATES[group] if entry[0] in summaries()]
-    for name, options, keys in entries:
-        suite = build_suite(name, options)
-        for key in keys or suite.rows:
-            row = rate(suite, key, device, quick)
-            rows.append({"benchmark": name, "options": options, **row})
-            wrong += "problem" in row
-            title = " ".join([name, *options.values(), key])
-            print(f"| {title:<38}{table_cells(row)}", flush=True)
-    if wrong:
+    found = []
+    groups = [name for name in names if name != COMPILED]
+    for chosen in gpu_rows.rows(groups):
+        row = rate(chosen, device, quick, compiled=COMPILED in names)
+        found.append({"row": chosen.name, "benchmark": chosen.benchmark, "key": chosen.key, **row})
+        print(f"| {chosen.name:<38}{table_cells(row)}", flush=True)
+    if wrong := sum("problem" in row for row in found):
         print(f"| {wrong} rows are wrong")
-    return rows
+    return found
 
 
 def table_cells(row: dict[str, Any]) -> str:
@@ -175,6 +154,7 @@ def table_cells(row: dict[str, Any]) -> str:
         *((OURS, figure) for figure in ("ms", "host_ms", "peak_mib")),
         *(("eager", figure) for figure in ("ms", "peak_mib")),
         ("torch", "ms"),
+        (COMPILED, "ms"),
     )
     values = [row.get(name, {}).get(figure) for name, figure in shown]
     cells = "".join(f"{'-':>10}" if v is None else f"{v:>10.3g}" for v in values)
@@ -182,19 +162,14 @@ def table_cells(row: dict[str, Any]) -> str:
     return f"{cells}  {row.get('problem') or errors}"
 
 
-def rate(suite: Suite, key: str, device: torch.device, quick: bool) -> dict[str, Any]:
+def rate(row: gpu_rows.Row, device: torch.device, quick: bool, compiled: bool) -> dict[str, Any]:
     """One row: differences from the suite's baseline on two inputs, then times and memory."""
-    available = suite.implementations(key)
-    baseline = next(name for name in suite.baselines if name in available)
-    implementations = {
-        name: one
-        for name, one in available.items()
-        if not one.compiles and not one.on_cpu and name in (OURS, "eager", "torch")
-    }
+    available = row.suite.implementations(row.key)
+    baseline = next(name for name in row.suite.baselines if name in available)
     figures: dict[str, float] = {}
-    row: dict[str, Any] = {"key": key, "case": suite.rows[key], "figures": figures}
+    found: dict[str, Any] = {"options": row.options, "case": row.case, "figures": figures}
     for number in range(2):
-        given = suite.tiny(key) if quick else suite.make(key, number)
+        given = row.make(number, quick)
         inputs = to_device(given, device)
         try:
             with strict_float32():
@@ -205,28 +180,29 @@ def rate(suite: Suite, key: str, device: torch.device, quick: bool) -> dict[str,
                     ]
                     for one in (available[baseline], available[OURS])
                 )
-            errors = suite.compare(results, expected)
+            errors = row.compare(results, expected)
         except Exception as error:
-            return row | {"problem": describe(error)}
+            return found | {"problem": describe(error)}
         for name, value in errors.items():
             largest = figures.get(name, 0.0)
             figures[name] = value if not value <= largest else largest  # keeps NaN
     over = [
         f"{name} {figures[name]:.2g} > {limit:g}"
-        for name, limit in suite.limits.items()
+        for name, limit in row.limits.items()
         if not figures[name] <= limit
     ]
     if over:
-        return row | {"problem": f"WRONG: {', '.join(over)}"}
-    for name, one in implementations.items():
-        run, budget = functools.partial(one.call, *inputs), 0.05 if quick else 0.4
+        return found | {"problem": f"WRONG: {', '.join(over)}"}
+    calls = {OURS: row.call(), **row.baselines(), **(row.compiled() if compiled else {})}
+    for name, call in calls.items():
+        run, budget = functools.partial(call, *inputs), 0.05 if quick else 0.4
         try:
-            row[name] = timed(run, device, budget)
+            found[name] = timed(run, device, budget)
         except Exception as error:
             print(f"{name} failed: {error}")
             if name == OURS:
-                return row | {"problem": describe(error)}
-    return row
+                return found | {"problem": describe(error)}
+    return found
 
 
 def describe(error: Exception) -> str:
@@ -239,9 +215,7 @@ def prepared_call(
     """The call that CALLS names, with its input on the device; `iterations` are those of a CRF."""
     target = CALLS[name]
     if isinstance(target, str):
-        sets, labels, count, _ = gpu_crf.ROWS[target]
-        height, width = (24, 32) if quick else (gpu_crf.HEIGHT, gpu_crf.WIDTH)
-        inputs = gpu_crf.make_input(sets, labels, min(count, 4), height, width)
+        inputs = gpu_crf.row_input(target, quick, images=4)
         return functools.partial(gpu_crf.call, *(t.to(device) for t in inputs), iterations)
     benchmark, options, row = target
     suite = build_suite(benchmark, options)

@@ -35,4 +35,22 @@ __device__ __forceinline__ PixelRange pixels_reading(int64_t from, int64_t sourc
   return {from == 0 || first < 0 ? 0 : first, from + 1 == source_size || last > size ? size : last};
 }
 
+// The first pixel of the result whose lower source cell is `low` or a later one.
+template <class Real>
+__device__ __forceinline__ int64_t first_pixel_reading(int64_t low, int64_t source_size,
+                                                       int64_t size) {
+  if (low <= 0) return 0;
+  if (low >= source_size) return size;
+  const auto lower = [=](int64_t i) { return bilinear_source<Real>(i, source_size, size).low; };
+  const Real step = static_cast<Real>(size) / static_cast<Real>(source_size);
+  int64_t first = static_cast<int64_t>((static_cast<Real>(low) + Real(0.5)) * step);
+  if (first > size) first = size;
+  // The estimate is rounded; `lower` never decreases.
+#pragma unroll 1
+  while (first > 0 && lower(first - 1) >= low) --first;
+#pragma unroll 1
+  while (first < size && lower(first) < low) ++first;
+  return first;
+}
+
 }  // namespace wsss::cuda

@@ -2,60 +2,110 @@
 
 #include <algorithm>
 
+#include "arena.h"
 #include "pixel_loss.cuh"
+#include "resized_pixel_loss.cuh"
 
 namespace wsss::cuda {
 namespace {
 
-constexpr unsigned kMaxCountBlocks = 512;
+// Up to here, every block of the next kernel adds up all counts itself.
+constexpr int64_t kFewCountBlocks = 64;
+constexpr int64_t kMostCountBlocks = 512, kLabelsPerThread = 4;
+constexpr int64_t kSumBytes =
+    32 << 20;  // of the cells' gradients, where more than one image has any
+
+struct PixelLossWorkspace {
+  LabelCounts* counts;  // [count_blocks + 1], the last one of all labels
+  double* parts;
+  int* ticket;
+  char* sums;
+
+  PixelLossWorkspace(Arena& arena, unsigned count_blocks, unsigned blocks, int64_t sum_bytes)
+      : counts(arena.allocate<LabelCounts>(int64_t{count_blocks} + 1)),
+        parts(arena.allocate<double>(blocks)),
+        ticket(arena.allocate<int>(1)),
+        sums(arena.allocate<char>(sum_bytes)) {}
+};
 
 template <class T, class Label>
-void run(Context& context, const PixelLossCall& call) {
+class PixelLoss {
   using Real = Wide<T>;
-  const Stream stream = stream_of(context);
-  const PixelLossShape& s = call.shape;
-  int *label_rows = nullptr, *label_columns = nullptr;
-  if (s.downsample()) {
-    label_rows = context.allocate<int>(s.height);
-    label_columns = context.allocate<int>(s.width);
-    launch(stream, 1, 2, find_labels, s, label_rows, label_columns);
+
+ public:
+  PixelLoss(Context& context, const PixelLossCall& call)
+      : context_(context),
+        stream_(stream_of(context)),
+        s_(call.shape),
+        grad_(static_cast<Real*>(call.grad)),
+        loss_(static_cast<Real*>(call.loss)),
+        in_(pixel_loss_input<T, Label>(
+            call.kind, call.shape, call.options, call.logits, call.labels, call.present)) {}
+
+  void run() { s_.upsample ? run_cells() : run_pixels(); }
+
+ private:
+  void run_pixels() {
+    prepare(blocks_for(s_.images * s_.pixels(), kSumThreads), 0);
+    launch_with_barriers(stream_, sum_.blocks, kSumThreads, compute_pixel_losses<T, Label>, in_,
+                         counts_, count_blocks_, grad_, sum_);
   }
-  const PixelLossInput<T, Label> in{
-      call.kind,
-      call.shape,
-      call.options,
-      static_cast<const T*>(call.logits),
-      static_cast<const Label*>(call.labels),
-      call.present,
-      label_rows,
-      label_columns};
-  const int64_t pixels = s.images * s.pixels(), logits = s.images * s.classes * s.height * s.width;
-  const unsigned blocks = blocks_for(pixels), count_blocks = std::min(blocks, kMaxCountBlocks);
-  Real* grad = static_cast<Real*>(call.grad);
-  const bool gathers = s.upsample && grad != nullptr;
-  double* counts = context.allocate<double>(3 * int64_t{count_blocks});
-  double* parts = context.allocate<double>(blocks);
-  PixelTotals* totals = context.allocate<PixelTotals>(1);
-  LogSum<Real>* log_sums = gathers ? context.allocate<LogSum<Real>>(pixels) : nullptr;
-  launch_with_barriers(stream, count_blocks, kSumThreads, count_labels<T, Label>, in, counts);
-  launch_with_barriers(
-      stream, 1, kSumThreads, total_labels, counts, count_blocks, call.options.balance, totals);
-  launch_with_barriers(stream, blocks, kSumThreads, compute_pixel_losses<T, Label>, in, totals,
-                       gathers ? nullptr : grad, log_sums, parts);
-  if (gathers) {
-    const auto gradient_blocks = static_cast<unsigned>(std::min<int64_t>(logits, INT32_MAX));
-    launch_with_barriers(stream, gradient_blocks, kSumThreads, gather_gradient<T, Label>, in,
-                         totals, log_sums, logits, grad);
+
+  void run_cells() {
+    const CellGrid grid{cell_axis(s_.height, s_.label_height, kCellRows / 2, 1),
+                        cell_axis(s_.width, s_.label_width, kCellColumns, kCellColumns / 2)};
+    const int64_t blocks = grid.blocks_per_image(), values = grid.places() * 4 * s_.classes;
+    const int64_t size = values * static_cast<int64_t>(sizeof(Real)),
+                  fit = std::clamp<int64_t>(kSumBytes / size, 1, s_.images);
+    char* workspace = prepare(blocks_for(s_.images * blocks, 1), grad_ ? fit * size : 0);
+    Real* sums = grad_ == nullptr ? nullptr : reinterpret_cast<Real*>(workspace);
+    for (int64_t first = 0; first < s_.images; first += fit) {
+      const int64_t images = std::min(fit, s_.images - first);
+      launch_with_barriers(
+          stream_, blocks_for(images * blocks, 1), kSumThreads, compute_cell_losses<T, Label>, in_,
+          grid, first, counts_, count_blocks_, sums, sum_);
+      if (sums == nullptr) continue;
+      const int64_t logits = s_.classes * s_.height * s_.width;
+      launch(stream_, blocks_for(images * logits), kThreads, sum_cells<Real>, grid, images,
+             s_.classes, static_cast<const Real*>(sums), grad_ + first * logits);
+    }
   }
-  launch_with_barriers(stream, 1, kSumThreads, sum_losses<Real>, parts, blocks, totals,
-                       static_cast<Real*>(call.loss));
-}
+
+  // Counts labels for a kernel of `blocks` blocks; returns workspace of sum_bytes.
+  char* prepare(unsigned blocks, int64_t sum_bytes) {
+    const int64_t labels = s_.images * s_.pixels();
+    count_blocks_ = static_cast<unsigned>(
+        std::min<int64_t>(blocks_for(labels, kSumThreads * kLabelsPerThread), kMostCountBlocks));
+    const auto w = workspace_of<PixelLossWorkspace>(context_, count_blocks_, blocks, sum_bytes);
+    counts_ = w.counts;
+    sum_ = {w.parts, w.ticket, blocks, loss_};
+    launch_with_barriers(
+        stream_, count_blocks_, kSumThreads, count_labels<T, Label>, in_, counts_, w.ticket);
+    if (count_blocks_ > kFewCountBlocks) {
+      LabelCounts* total = counts_ + count_blocks_;
+      launch_with_barriers(stream_, 1, kSumThreads, total_labels, counts_, count_blocks_, total);
+      counts_ = total;
+      count_blocks_ = 1;
+    }
+    return w.sums;
+  }
+
+  Context& context_;
+  const Stream stream_;
+  const PixelLossShape s_;
+  Real *grad_, *loss_;
+  const PixelLossInput<T, Label> in_;
+  LabelCounts* counts_ = nullptr;
+  unsigned count_blocks_ = 0;
+  LossSum<Real> sum_{};
+};
 
 }  // namespace
 
 void pixel_loss(Context& context, const PixelLossCall& call) {
   with_element_type(call.type, [&]<class T>(T) {
-    call.byte_labels ? run<T, uint8_t>(context, call) : run<T, int64_t>(context, call);
+    call.byte_labels ? PixelLoss<T, uint8_t>(context, call).run()
+                     : PixelLoss<T, int64_t>(context, call).run();
   });
 }
 

@@ -1,7 +1,5 @@
-// Per-pixel losses and their gradient. Labels are counted in two steps; one thread per pixel
-// computes the loss and, where logits keep their size, the gradient. Upsampled logits are not
-// stored: they are interpolated where they are needed, and one block per logit gathers its gradient
-// from the pixels that read it. No float atomics.
+// Per-pixel losses and their gradient, where logits keep their size: one thread per pixel. Labels
+// are counted before, because the weight of a pixel depends on their number. No float atomics.
 #pragma once
 
 #include <cmath>
@@ -11,7 +9,6 @@
 #include "../math/nearest.h"
 #include "../math/pixel_loss.h"
 
-#include "bilinear.cuh"
 #include "block_sum.cuh"
 #include "class_sums.cuh"
 
@@ -25,258 +22,230 @@ struct PixelLossInput {
   const T* logits;               // [B, K, h, w]
   const Label* labels;           // [B, H, W]
   const unsigned char* present;  // [B, K] or null
-  // By row and column of the logits: the row and column of the labels; null if labels are not
-  // resized.
-  const int* label_rows;
-  const int* label_columns;
-};
-
-// The weights of background and foreground pixels, and the number of labels that are not a class.
-struct PixelTotals {
-  PixelWeights weights;
-  int64_t invalid;
+  Wide<T> own_more, other;       // the target is `other`, and `own_more` on top for the label
 };
 
 template <class T, class Label>
-__device__ __forceinline__ int64_t label_of(const PixelLossInput<T, Label>& in, int64_t image,
-                                            int64_t y, int64_t x) {
+PixelLossInput<T, Label> pixel_loss_input(PixelLossKind kind, const PixelLossShape& s,
+                                          const PixelLossOptions& options, const void* logits,
+                                          const void* labels, const unsigned char* present) {
+  const SmoothedTarget target = smoothed_target(s.classes, options.smoothing);
+  return {kind,
+          s,
+          options,
+          static_cast<const T*>(logits),
+          static_cast<const Label*>(labels),
+          present,
+          static_cast<Wide<T>>(target.own - target.other),
+          static_cast<Wide<T>>(target.other)};
+}
+
+// Counts of labels: background, foreground, and invalid, those that are not a class. There is one
+// for each block that counted.
+struct LabelCounts {
+  int64_t of_group[3];
+};
+
+// Where the blocks' results are added up.
+template <class Real>
+struct LossSum {
+  double* parts;
+  int* ticket;
+  unsigned blocks;
+  Real* loss;
+};
+
+// What all pixels of a call have in common.
+template <class Real>
+struct PixelTotals {
+  Real background, foreground;  // weights of the pixels
+  bool invalid;                 // whether a label is not a class
+};
+
+// The label of pixel `i` of the loss.
+template <class T, class Label>
+__device__ __forceinline__ int64_t label_of(const PixelLossInput<T, Label>& in, int64_t i) {
   const PixelLossShape& s = in.s;
-  if (in.label_rows != nullptr) {
-    y = in.label_rows[y];
-    x = in.label_columns[x];
-  }
+  if (!s.downsample()) return in.labels[i];
+  const int64_t plane = s.pixels(), image = i / plane, at = i - image * plane, row = at / s.width;
+  const int64_t y = nearest_centre(row, s.label_height, s.height),
+                x = nearest_centre(at - row * s.width, s.label_width, s.width);
   return in.labels[(image * s.label_height + y) * s.label_width + x];
 }
 
-// The logits of one pixel, by class.
-template <class T>
-struct PixelLogits {
-  using Real = Wide<T>;
-  const T* image;  // [K, h, w]
-  int64_t plane, width;
-  BilinearSource<Real> y, x;
-
-  __device__ __forceinline__ Real at(int64_t k, int64_t row, int64_t column) const {
-    return static_cast<Real>(image[k * plane + row * width + column]);
-  }
-  __device__ __forceinline__ Real operator()(int64_t k) const {
-    return x.read([&](int64_t column) {
-      return y.read([&](int64_t row) { return at(k, row, column); });
-    });
-  }
-};
-
+// counts [blocks]; any number of blocks of kSumThreads. Also sets *ticket to 0, for the next
+// kernel.
 template <class T, class Label>
-__device__ __forceinline__ PixelLogits<T> logits_of(const PixelLossInput<T, Label>& in,
-                                                    int64_t image, int64_t y, int64_t x) {
-  using Real = Wide<T>;
-  const PixelLossShape& s = in.s;
-  const T* start = in.logits + image * s.classes * s.height * s.width;
-  if (!s.upsample) {
-    return {start, s.height * s.width, s.width, {y, y, Real(0), false}, {x, x, Real(0), false}};
+__global__ void count_labels(PixelLossInput<T, Label> in, LabelCounts* counts, int* ticket) {
+  const int64_t pixels = in.s.images * in.s.pixels();
+  int64_t found[3] = {};
+  for (int64_t i = thread_number(); i < pixels; i += int64_t{gridDim.x} * kSumThreads) {
+    const int64_t label = label_of(in, i);
+    const bool used = label != in.options.ignore;
+    const bool valid = is_valid_label(label, in.s.classes, in.options.ignore);
+    found[0] += used && label == 0;
+    found[1] += used && valid && label != 0;
+    found[2] += !valid;
   }
-  return {start, s.height * s.width, s.width, bilinear_source<Real>(y, s.height, s.label_height),
-          bilinear_source<Real>(x, s.width, s.label_width)};
+  for (int group = 0; group < 3; ++group) {
+    const double sum = block_sum(static_cast<double>(found[group]));
+    if (threadIdx.x == 0) counts[blockIdx.x].of_group[group] = static_cast<int64_t>(sum);
+    __syncthreads();  // block_sum's memory is reused
+  }
+  if (thread_number() == 0) *ticket = 0;
+}
+
+// total = the sum of `blocks` counts; one block.
+__global__ static void total_labels(const LabelCounts* counts, unsigned blocks,
+                                    LabelCounts* total) {
+  for (int group = 0; group < 3; ++group) {
+    int64_t sum = 0;
+    for (unsigned block = threadIdx.x; block < blocks; block += kSumThreads) {
+      sum += counts[block].of_group[group];
+    }
+    const double all = block_sum(static_cast<double>(sum));
+    if (threadIdx.x == 0) total->of_group[group] = static_cast<int64_t>(all);
+    __syncthreads();
+  }
+}
+
+// Adds up the counts of `blocks` blocks, for all threads of a block.
+template <class T, class Label>
+__device__ __forceinline__ PixelTotals<Wide<T>> totals_of(
+    const PixelLossInput<T, Label>& in, const LabelCounts* counts, unsigned blocks) {
+  using Real = Wide<T>;
+  __shared__ int64_t all[3];
+  __shared__ Real weight[2];
+  if (threadIdx.x < 3) {
+    int64_t sum = 0;
+    for (unsigned block = 0; block < blocks; ++block) sum += counts[block].of_group[threadIdx.x];
+    all[threadIdx.x] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const PixelWeights w = pixel_weights(all[0], all[1], in.options.balance);
+    const bool averages = in.kind == PixelLossKind::kBinary && in.present == nullptr;
+    const double classes = averages ? static_cast<double>(in.s.classes) : 1.0;
+    weight[0] = static_cast<Real>(w.background / classes);
+    weight[1] = static_cast<Real>(w.foreground / classes);
+  }
+  __syncthreads();
+  return {weight[0], weight[1], all[2] > 0};
+}
+
+// The flags of an image's classes, or null if all count.
+template <class T, class Label>
+__device__ __forceinline__ const unsigned char* present_in(const PixelLossInput<T, Label>& in,
+                                                           int64_t image) {
+  return in.present == nullptr ? nullptr : in.present + image * in.s.classes;
+}
+
+// The number that a pixel's loss is divided by: of the classes that count in the image, or 1 where
+// the weights hold it.
+template <class Real>
+__device__ __forceinline__ Real classes_present(const unsigned char* present, int64_t classes) {
+  if (present == nullptr) return 1;
+  int64_t count = 0;
+  for (int64_t k = 0; k < classes; ++k) count += present[k] != 0;
+  return static_cast<Real>(count > 0 ? count : 1);
 }
 
 // What all classes of a pixel have in common.
 template <class Real>
 struct PixelTarget {
-  int64_t own;
-  Real weight;  // 0 for an ignored pixel
-  Real own_more, other;
+  int64_t own;  // class, 0 for a pixel that is not used
+  Real weight;  // 0 for a pixel that is not used
 };
 
-template <class T, class Label>
-__device__ __forceinline__ PixelTarget<Wide<T>> target_of(
-    const PixelLossInput<T, Label>& in, const PixelTotals& totals, int64_t image, int64_t label) {
-  using Real = Wide<T>;
-  const int64_t classes = in.s.classes;
-  const SmoothedTarget t = smoothed_target(classes, in.options.smoothing);
-  const bool counts = label != in.options.ignore && label >= 0 && label < classes;
-  double weight = !counts ? 0 : label == 0 ? totals.weights.background : totals.weights.foreground;
-  if (in.kind == PixelLossKind::kBinary) {
-    int64_t present = classes;
-    if (in.present != nullptr) {
-      present = 0;
-      for (int64_t k = 0; k < classes; ++k) present += in.present[image * classes + k] != 0;
-    }
-    weight /= static_cast<double>(present > 0 ? present : 1);
-  }
-  return {counts ? label : 0, static_cast<Real>(weight), static_cast<Real>(t.own - t.other),
-          static_cast<Real>(t.other)};
+template <class Real, class T, class Label>
+__device__ __forceinline__ PixelTarget<Real> target_of(
+    const PixelLossInput<T, Label>& in, Real background, Real foreground, int64_t label) {
+  if (label == in.options.ignore || label < 0 || label >= in.s.classes) return {0, 0};
+  return {label, label == 0 ? background : foreground};
 }
 
-// Fills label_rows and label_columns: one block of two threads, since centres are added up in
-// order.
-__global__ static void find_labels(PixelLossShape s, int* label_rows, int* label_columns) {
-  if (threadIdx.x == 0) nearest_centres(s.label_height, s.height, label_rows);
-  if (threadIdx.x == 1) nearest_centres(s.label_width, s.width, label_columns);
-}
-
-// counts [blocks, 3]: background, foreground and invalid labels; any
-// number of blocks of kSumThreads.
-template <class T, class Label>
-__global__ void count_labels(PixelLossInput<T, Label> in, double* counts) {
-  const int64_t columns = in.s.columns(), plane = in.s.pixels();
-  double found[3] = {};
-  for (int64_t i = thread_number(); i < in.s.images * plane;
-       i += int64_t{gridDim.x} * kSumThreads) {
-    const int64_t at = i % plane, label = label_of(in, i / plane, at / columns, at % columns);
-    if (!is_valid_label(label, in.s.classes, in.options.ignore)) {
-      found[2] += 1;
-    } else if (label != in.options.ignore) {
-      found[label == 0 ? 0 : 1] += 1;
-    }
-  }
-  for (int group = 0; group < 3; ++group) {
-    const double sum = block_sum(found[group]);
-    if (threadIdx.x == 0) counts[blockIdx.x * 3 + group] = sum;
-    __syncthreads();  // block_sum's memory is reused
-  }
-}
-
-__global__ static void total_labels(const double* counts, unsigned blocks, bool balance,
-                                    PixelTotals* totals) {
-  double all[3];
-  for (int group = 0; group < 3; ++group) {
-    double sum = 0;
-    for (unsigned block = threadIdx.x; block < blocks; block += kSumThreads) {
-      sum += counts[block * 3 + group];
-    }
-    all[group] = block_sum(sum);
-    __syncthreads();
-  }
-  if (threadIdx.x != 0) return;
-  totals->weights =
-      pixel_weights(static_cast<int64_t>(all[0]), static_cast<int64_t>(all[1]), balance);
-  totals->invalid = static_cast<int64_t>(all[2]);
-}
-
-// log sum exp of a pixel's logits in two parts, because adding a large maximum
-// would round the other part away.
+// A binary cross-entropy and its derivative.
 template <class Real>
-struct LogSum {
-  Real top, over;
+struct BinaryTerm {
+  Real loss, slope;
 };
+template <class Real>
+__device__ __forceinline__ BinaryTerm<Real> binary_term(Real value, Real target) {
+  const Real e = exponential(value > 0 ? -value : value), likely = 1 / (1 + e),
+             slope = (value > 0 ? likely : e * likely) - target;
+  if (!std::isfinite(value)) return {binary_term_of_infinity(value, target), slope};
+  return {(value > 0 ? value - target * value : -target * value) + logarithm(1 + e), slope};
+}
 
-// A pixel's loss before weighting; for the softmax also its LogSum.
-template <class Real, class Logits>
-__device__ __forceinline__ Real loss_of(PixelLossKind kind, const Logits& z, int64_t classes,
-                                        const unsigned char* present, const PixelTarget<Real>& t,
-                                        LogSum<Real>* log_sum) {
-  Real loss = 0;
-  if (kind == PixelLossKind::kCrossEntropy) {
-    const ClassSums<Real> sums = sums_of<Real>(z, classes);
-    Real below = 0;
-    if (t.other > 0) {
-      for (int64_t k = 0; k < classes; ++k) below += sums.top - z(k);
-    }
-    const Real over = logarithm(sums.exponentials);
-    *log_sum = {sums.top, over};
-    // Where a logit is -infinity, `below` is infinite, and so is the loss, whatever `own_more` is.
-    const Real behind = std::isinf(below) ? Real(0) : sums.top - z(t.own);
-    return over + t.own_more * behind + t.other * below;
+// The loss of pixel `at` of an image, whose logits start at z, before weighting; writes its
+// gradient times `weight` unless grad is null.
+template <class T, class Label>
+__device__ __forceinline__ Wide<T> cross_entropy_of(const PixelLossInput<T, Label>& in, const T* z,
+                                                    const PixelTarget<Wide<T>>& t, Wide<T>* grad) {
+  using Real = Wide<T>;
+  const int64_t plane = in.s.pixels(), classes = in.s.classes;
+  const ClassSums<Real> sums = class_sums<T>(z, plane, classes);
+  Real below = 0;
+  if (in.other > 0) {
+    for (int64_t k = 0; k < classes; ++k) below += sums.top - static_cast<Real>(z[k * plane]);
   }
-  for (int64_t k = 0; k < classes; ++k) {
-    if (present != nullptr && !present[k]) continue;
-    const Real value = z(k), target = t.other + (k == t.own ? t.own_more : Real(0));
-    if (!std::isfinite(value)) {
-      loss += binary_term_of_infinity(value, target);
-      continue;
+  const Real over = logarithm(sums.exponentials);
+  // `over` is not added to the maximum, which may be large and would round it away.
+  for (int64_t k = 0; grad != nullptr && k < classes; ++k) {
+    const Real target = in.other + (k == t.own ? in.own_more : Real(0));
+    grad[k * plane] =
+        t.weight * (exponential((static_cast<Real>(z[k * plane]) - sums.top) - over) - target);
+  }
+  // Where a logit is -infinity, `below` is infinite, and so is the loss, whatever `own_more` is.
+  const Real behind = std::isinf(below) ? Real(0) : sums.top - static_cast<Real>(z[t.own * plane]);
+  return over + in.own_more * behind + in.other * below;
+}
+
+template <class T, class Label>
+__device__ __forceinline__ Wide<T> binary_loss_of(const PixelLossInput<T, Label>& in, const T* z,
+                                                  const unsigned char* present,
+                                                  const PixelTarget<Wide<T>>& t, Wide<T>* grad) {
+  using Real = Wide<T>;
+  const int64_t plane = in.s.pixels();
+  Real loss = 0;
+  for (int64_t k = 0; k < in.s.classes; ++k) {
+    BinaryTerm<Real> term{};
+    if (present == nullptr || present[k]) {
+      const Real target = in.other + (k == t.own ? in.own_more : Real(0));
+      term = binary_term(static_cast<Real>(z[k * plane]), target);
     }
-    const Real e = exponential(value > 0 ? -value : value);
-    loss += (value > 0 ? value - target * value : -target * value) + logarithm(1 + e);
+    loss += term.loss;
+    if (grad != nullptr) grad[k * plane] = t.weight * term.slope;
   }
   return loss;
 }
 
-// d loss / d z_k before weighting.
-template <class Real>
-__device__ __forceinline__ Real slope_of(PixelLossKind kind, Real value, int64_t k,
-                                         const unsigned char* present, const PixelTarget<Real>& t,
-                                         const LogSum<Real>& log_sum) {
-  const Real target = t.other + (k == t.own ? t.own_more : Real(0));
-  if (kind == PixelLossKind::kCrossEntropy) {
-    return exponential((value - log_sum.top) - log_sum.over) - target;
-  }
-  if (present != nullptr && !present[k]) return 0;
-  const Real e = exponential(value > 0 ? -value : value);
-  return (value > 0 ? 1 / (1 + e) : e / (1 + e)) - target;
-}
-
-// Computes the sum of each block's losses; the gradient where logits keep their size, or log sums
-// [B, H, W] where they were upsampled. Both may be null. kSumThreads threads per block.
+// The loss, and the gradient unless grad is null; kSumThreads threads per block.
 template <class T, class Label>
-__global__ void compute_pixel_losses(PixelLossInput<T, Label> in, const PixelTotals* totals,
-                                     Wide<T>* grad, LogSum<Wide<T>>* log_sums, double* parts) {
+__global__ void compute_pixel_losses(PixelLossInput<T, Label> in, const LabelCounts* counts,
+                                     unsigned count_blocks, Wide<T>* grad, LossSum<Wide<T>> sum) {
   using Real = Wide<T>;
   const PixelLossShape& s = in.s;
+  const auto totals = totals_of(in, counts, count_blocks);
   const int64_t i = thread_number(), plane = s.pixels();
   double loss = 0;
   if (i < s.images * plane) {
-    const int64_t image = i / plane, y = i % plane / s.columns(), x = i % plane % s.columns();
-    const auto z = logits_of(in, image, y, x);
-    const auto t = target_of(in, *totals, image, label_of(in, image, y, x));
-    const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
-    LogSum<Real> log_sum{};
-    const Real of_pixel = loss_of(in.kind, z, s.classes, present, t, &log_sum);
+    const int64_t image = i / plane, start = image * (s.classes - 1) * plane + i;
+    const T* z = in.logits + start;
+    Real* slopes = grad == nullptr ? nullptr : grad + start;
+    auto t = target_of(in, totals.background, totals.foreground, label_of(in, i));
+    Real of_pixel;
+    if (in.kind == PixelLossKind::kCrossEntropy) {
+      of_pixel = cross_entropy_of(in, z, t, slopes);
+    } else {
+      const unsigned char* present = present_in(in, image);
+      t.weight /= classes_present<Real>(present, s.classes);
+      of_pixel = binary_loss_of(in, z, present, t, slopes);
+    }
     // A pixel that is not used adds nothing, whatever its logits are.
     loss = t.weight != 0 ? static_cast<double>(t.weight * of_pixel) : 0;
-    if (log_sums != nullptr) log_sums[i] = log_sum;
-    for (int64_t k = 0; grad != nullptr && k < s.classes; ++k) {
-      grad[(image * s.classes + k) * plane + i % plane] =
-          t.weight * slope_of(in.kind, z(k), k, present, t, log_sum);
-    }
   }
-  loss = block_sum(loss);
-  if (threadIdx.x == 0) parts[blockIdx.x] = loss;
-}
-
-// The gradient of upsampled logits: a block of kSumThreads computes one of `logits` after another.
-template <class T, class Label>
-__global__ void gather_gradient(PixelLossInput<T, Label> in, const PixelTotals* totals,
-                                const LogSum<Wide<T>>* log_sums, int64_t logits, Wide<T>* grad) {
-  using Real = Wide<T>;
-  const PixelLossShape& s = in.s;
-  for (int64_t at = blockIdx.x; at < logits; at += gridDim.x) {
-    const int64_t x = at % s.width, y = at / s.width % s.height,
-                  k = at / s.width / s.height % s.classes;
-    const int64_t image = at / s.width / s.height / s.classes;
-    const unsigned char* present = in.present == nullptr ? nullptr : in.present + image * s.classes;
-    const PixelRange rows = pixels_reading(y, s.height, s.label_height),
-                     columns = pixels_reading(x, s.width, s.label_width);
-    const int64_t wide = columns.last - columns.first, count = (rows.last - rows.first) * wide;
-    double sum = 0;
-    for (int64_t i = threadIdx.x; i < count; i += kSumThreads) {
-      const int64_t row = rows.first + i / wide, column = columns.first + i % wide;
-      const auto of_row = use_of<Real>(y, row, s.height, s.label_height),
-                 of_column = use_of<Real>(x, column, s.width, s.label_width);
-      if (!of_row.reads || !of_column.reads) continue;
-      const Real share = of_row.weight * of_column.weight;
-      const auto t = target_of(in, *totals, image, label_of(in, image, row, column));
-      const LogSum<Real> log_sum =
-          log_sums[(image * s.label_height + row) * s.label_width + column];
-      const Real value = logits_of(in, image, row, column)(k);
-      sum +=
-          static_cast<double>(share * t.weight * slope_of(in.kind, value, k, present, t, log_sum));
-    }
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) grad[at] = static_cast<Real>(sum);
-    __syncthreads();  // block_sum's memory is reused
-  }
-}
-
-// The sum of the blocks' losses, NaN if a label is invalid; one block.
-template <class Real>
-__global__ void sum_losses(const double* parts, int64_t count, const PixelTotals* totals,
-                           Real* loss) {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) {
-    *loss = totals->invalid > 0 ? static_cast<Real>(NAN) : static_cast<Real>(sum);
-  }
+  sum_blocks(loss, sum.parts, blockIdx.x, sum.blocks, sum.ticket, 1.0, totals.invalid, sum.loss);
 }
 
 }  // namespace wsss::cuda

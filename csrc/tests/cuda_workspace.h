@@ -20,6 +20,21 @@ struct Pieces {
   }
 };
 
+// A call of an op.
+class TestContext : public cuda::Context {
+ public:
+  TestContext() : Context("test", nullptr) {}
+  void* allocate(int64_t bytes) override { return pieces_.allocate(bytes); }
+  using Context::allocate;
+  size_t mark() const override { return pieces_.held.size(); }
+  void release(size_t mark) override { pieces_.held.resize(mark); }
+  void multiply(cuda::ElementType, const cuda::Matrices&, const cuda::Matrices&,
+                const cuda::Matrices&) override {}
+
+ private:
+  Pieces pieces_;
+};
+
 // with_arena of the CUDA code: each piece a separate allocation, or all in one.
 inline auto arenas(bool separate) {
   return [separate](int64_t bytes, const auto& use) {

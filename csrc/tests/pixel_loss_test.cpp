@@ -6,16 +6,15 @@
 #include <vector>
 
 #include "cuda_on_cpu.h"
+#include "cuda_workspace.h"
 #include "testing.h"
 
 #include "../cpu/pixel_loss_kernel.h"
-#include "../cuda/pixel_loss.cuh"
+#include "../cuda/pixel_loss.cu"
 
 namespace {
 
 using wsss::PixelLossKind;
-
-constexpr unsigned kCountBlocks = 3;
 
 using wsss::testing::uniform;
 
@@ -138,43 +137,15 @@ Result<Real> on_cpu(const Problem<Real>& p, bool backwards, bool with_grad = tru
 }
 
 template <class Real>
-Result<Real> on_device(const Problem<Real>& p) {
-  const int64_t pixels = p.s.images * p.s.pixels();
-  const unsigned blocks =
-      static_cast<unsigned>((pixels + wsss::cuda::kSumThreads - 1) / wsss::cuda::kSumThreads);
+Result<Real> on_device(const Problem<Real>& p, bool with_grad = true) {
   Result<Real> r{0, std::vector<Real>(p.logits.size(), Real(-9))};
-  std::vector<int> label_rows(p.s.height), label_columns(p.s.width);
-  wsss::cuda::PixelLossInput<Real, uint8_t> in{
-      p.kind, p.s, p.options, p.logits.data(), p.labels.data(), p.presence(), nullptr, nullptr};
-  if (p.s.downsample()) {
-    in.label_rows = label_rows.data();
-    in.label_columns = label_columns.data();
-    wsss::launch(
-        {1}, {2}, [&] { wsss::cuda::find_labels(p.s, label_rows.data(), label_columns.data()); });
-  }
-  std::vector<double> counts(3 * kCountBlocks), parts(blocks);
-  std::vector<wsss::cuda::LogSum<Real>> log_sums(pixels);
-  wsss::cuda::PixelTotals totals{};
-  const dim3 block{wsss::cuda::kSumThreads};
-  wsss::launch_with_barriers(
-      {kCountBlocks}, block, [&] { wsss::cuda::count_labels(in, counts.data()); });
-  wsss::launch_with_barriers({1}, block, [&] {
-    wsss::cuda::total_labels(counts.data(), kCountBlocks, p.options.balance, &totals);
-  });
-  wsss::launch_with_barriers({blocks}, block, [&] {
-    wsss::cuda::compute_pixel_losses(in, &totals, p.s.upsample ? nullptr : r.grad.data(),
-                                     p.s.upsample ? log_sums.data() : nullptr, parts.data());
-  });
-  if (p.s.upsample) {
-    // Fewer blocks than logits: each takes several.
-    const auto logits = static_cast<int64_t>(r.grad.size());
-    wsss::launch_with_barriers({static_cast<unsigned>((logits + 1) / 2)}, block, [&] {
-      wsss::cuda::gather_gradient(in, &totals, log_sums.data(), logits, r.grad.data());
-    });
-  }
-  Real loss = 0;
-  wsss::launch_with_barriers(
-      {1}, block, [&] { wsss::cuda::sum_losses(parts.data(), blocks, &totals, &loss); });
+  Real loss = -9;
+  wsss::testing::TestContext context;
+  const auto type =
+      sizeof(Real) == 8 ? wsss::cuda::ElementType::kFloat64 : wsss::cuda::ElementType::kFloat32;
+  wsss::cuda::pixel_loss(
+      context, {p.kind, type, true, p.s, p.options, p.logits.data(), p.labels.data(), p.presence(),
+                with_grad ? r.grad.data() : nullptr, &loss});
   r.loss = loss;
   return r;
 }
@@ -208,16 +179,109 @@ bool is_correct(PixelLossKind kind, const wsss::PixelLossShape& s, double smooth
   passed = passed && is_close(one, exact, tolerance) && is_close(device, exact, tolerance);
   if (!wsss::testing::kCompareResults) return passed;
   cuda_on_cpu::reversed = true;
-  passed = passed && on_device(p) == device;
+  passed = passed && on_device(p) == device && on_device(p, false).loss == device.loss;
   cuda_on_cpu::reversed = false;
   std::fill(p.labels.begin(), p.labels.end(), uint8_t{254});
   passed = passed && std::isnan(on_cpu(p, false).loss);
-  passed = passed && (s.upsample || std::isnan(on_device(p).loss));
+  passed = passed && std::isnan(on_device(p).loss);
   if (!passed) {
     std::printf(
         "failed: kind %d, %d classes, %dx%d, labels %dx%d, upsample %d\n", static_cast<int>(kind),
         static_cast<int>(s.classes), static_cast<int>(s.height), static_cast<int>(s.width),
         static_cast<int>(s.label_height), static_cast<int>(s.label_width), s.upsample);
+  }
+  return passed;
+}
+
+// Of a batch whose gradients do not fit into the workspace at once: those of each image alone,
+// divided by the number of images.
+bool images_do_not_matter() {
+  constexpr int64_t kImages = 8, kClasses = 256, kSize = 34;
+  Problem<float> all{
+      PixelLossKind::kCrossEntropy,
+      {kImages, kClasses, kSize, kSize, kSize + 1, kSize + 1, true},
+      {0.0, false, 255},
+      {},
+      {},
+      {}};
+  const int64_t logits = kClasses * kSize * kSize, labels = (kSize + 1) * (kSize + 1);
+  for (int64_t i = 0; i < kImages * logits; ++i) {
+    all.logits.push_back(static_cast<float>(8 * uniform() - 4));
+  }
+  for (int64_t i = 0; i < kImages * labels; ++i) {
+    all.labels.push_back(static_cast<uint8_t>(255 * uniform()));
+  }
+  const auto together = on_device(all);
+  double loss = 0;
+  for (int64_t b = 0; b < kImages; ++b) {
+    auto one = all;
+    one.s.images = 1;
+    one.logits.assign(all.logits.begin() + b * logits, all.logits.begin() + (b + 1) * logits);
+    one.labels.assign(all.labels.begin() + b * labels, all.labels.begin() + (b + 1) * labels);
+    const auto alone = on_device(one);
+    loss += alone.loss / kImages;
+    for (int64_t i = 0; i < logits; ++i) {
+      if (together.grad[b * logits + i] == alone.grad[i] / kImages) continue;
+      std::puts("failed: the gradient of an image depends on the others");
+      return false;
+    }
+  }
+  return std::fabs(loss - together.loss) < 1e-6;
+}
+
+// A device without memory.
+class FullContext : public wsss::testing::TestContext {
+ public:
+  void* allocate(int64_t) override { throw std::runtime_error("out of memory"); }
+};
+
+bool raises_without_memory() {
+  const std::vector<float> logits(8, 1.0f);
+  const std::vector<uint8_t> labels(24, 1);
+  std::vector<float> grad(8, -9.0f);
+  float loss = -9;
+  for (const bool upsample : {false, true}) {
+    const bool raised = wsss::testing::raises(
+        [&] {
+          FullContext context;
+          wsss::cuda::pixel_loss(
+              context,
+              {PixelLossKind::kBinary,
+               wsss::cuda::ElementType::kFloat32,
+               true,
+               {1, 2, 2, 2, 4, 6, upsample},
+               {0.0, false, 255},
+               logits.data(),
+               labels.data(),
+               nullptr,
+               grad.data(),
+               &loss});
+        },
+        "out of memory");
+    if (!raised || loss != -9 || grad[0] != -9) return false;
+  }
+  return true;
+}
+
+bool nearest_centres_agree() {
+  std::vector<int32_t> centres;
+  const auto agree = [&](int64_t source_size, int64_t size) {
+    centres.resize(size);
+    wsss::nearest_centres(source_size, size, centres.data());
+    // Of long rows only the end, where sums have the largest errors.
+    for (int64_t i = std::max<int64_t>(0, size - 500); i < size; ++i) {
+      if (wsss::nearest_centre(i, source_size, size) == centres[i]) continue;
+      std::printf("failed: centre %d of %d in %d\n", static_cast<int>(i), static_cast<int>(size),
+                  static_cast<int>(source_size));
+      return false;
+    }
+    return true;
+  };
+  bool passed = agree(999'424, 1'000'003) && agree(3'000'000, 700'000) && agree(1'000'000, 96'000);
+  for (int64_t size = 1; size <= 300; size += size < 100 ? 1 : 37) {
+    for (int64_t source_size = 1; source_size <= 600; source_size += source_size < 50 ? 1 : 7) {
+      passed = passed && agree(source_size, size);
+    }
   }
   return passed;
 }
@@ -234,11 +298,27 @@ int main() {
             {1, classes, 6, 6, 2, 8, false},  // centres on the boundaries of pixels
             {2, classes, 2, 3, 11, 70, true},
             {1, classes, 3, 4, 2, 3, true},
-            {1, classes, 1, 3, 6, 1, true}}) {
+            {1, classes, 1, 3, 6, 1, true},
+            {1, classes, 4, 5, 29, 37, true},     // several cells of a row in a block
+            {1, classes, 1, 1, 70, 90, true},     // a cell in several blocks
+            {1, classes, 2, 2, 80, 70, true},     // pixels do not fit into a block's memory
+            {1, classes, 19, 3, 7, 23, true},     // fewer rows, more columns
+            {1, classes, 3, 20, 23, 9, true},     // more rows, fewer columns
+            {1, classes, 5, 5, 5, 23, true},      // one axis keeps its size
+            {1, classes, 13, 6, 14, 6, true}}) {  // cells without a pixel
         passed &= is_correct<float>(kind, s, 0.4, true, false, 3e-6);
         passed &= is_correct<double>(kind, s, 0.0, false, kind == PixelLossKind::kBinary, 1e-12);
       }
     }
   }
+  for (const auto kind : {PixelLossKind::kCrossEntropy, PixelLossKind::kBinary}) {
+    const bool binary = kind == PixelLossKind::kBinary;
+    // More classes than a block's memory holds.
+    passed &= is_correct<float>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 3e-6);
+    passed &= is_correct<double>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 1e-12);
+  }
+  passed &= nearest_centres_agree();
+  passed &= raises_without_memory();
+  passed &= !wsss::testing::kCompareResults || images_do_not_matter();
   return wsss::testing::report(passed);
 }

@@ -35,7 +35,9 @@ LARGE = {
     "coco": ((2, 1024, 20, 24), 81, 3, (1, 2, 6), True),
     "deeplab": ((2, 256, 41, 41), 21, 3, (6, 12, 18, 24), False),
     "plain_head": ((2, 512, 32, 32), 20, 1, (1,), True),
+    "small": ((3, 72, 13, 15), 5, 3, (1, 6, 12), True),
 }
+ORDERS = [torch.contiguous_format, torch.channels_last]
 # Of the largest value: about one rounding.
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 
@@ -114,12 +116,14 @@ def test_gradients(name, device):
 
 @each_device
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("name", LARGE)
-def test_error_is_at_most_twice_eagers(name, dtype, device):
+def test_error_is_at_most_twice_eagers(name, order, dtype, device):
     """Against float64 on the same rounded inputs, in the maximum norm, logits and all gradients."""
-    if dtype != torch.float32 and (name != "amn" and device == "cpu"):
-        pytest.skip("half precisions share the float32 kernel on the CPU; one case is enough")
+    if dtype != torch.float32 and name not in ("amn", "small") and device == "cpu":
+        pytest.skip("half precisions share the float32 kernel on the CPU; two cases are enough")
     *tensors, dilations = make(LARGE[name], dtype, device)
+    tensors[0] = tensors[0].to(memory_format=order)
     generator = torch.Generator().manual_seed(1)
     shape = tensors[0].shape
     upstream = torch.randn(shape[0], tensors[2].shape[1], *shape[2:], generator=generator)
@@ -149,9 +153,11 @@ def test_opcheck(name, device):
 
 @each_device
 @pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("name", ["amn", "deeplab"])
-def test_opcheck_backward(name, needs, device):
+def test_opcheck_backward(name, order, needs, device):
     *tensors, dilations = make(CASES[name], torch.float32, device)
+    tensors[0] = tensors[0].to(memory_format=order)
     grad = torch.ones_like(label_conditioned_logits(*tensors, dilations))
     backward = torch.ops.wsss_fast.label_conditioned_logits_backward.default
     torch.library.opcheck(backward, (grad, *tensors, list(dilations), *needs))
@@ -236,14 +242,15 @@ def test_layouts_and_present_classes(device):
 
 @each_device
 def test_gradients_of_other_layouts(device):
-    """A channels-last map and the strided gradient of a sum."""
+    """A channels-last map, whose gradient has its order, and the strided gradient of a sum."""
     *tensors, dilations = make(CASES["amn"], device=device)
     expected = step(label_conditioned_logits, tensors, dilations, torch.ones(2, 4, 9, 11))
+    assert expected[1].is_contiguous()
     tensors[0] = tensors[0].to(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        step(label_conditioned_logits, tensors, dilations, torch.ones(1).expand(2, 4, 9, 11)),
-        expected,
-    )
+    for function in (label_conditioned_logits, reference.label_conditioned_logits):
+        found = step(function, tensors, dilations, torch.ones(1).expand(2, 4, 9, 11))
+        torch.testing.assert_close(found, expected)
+        assert found[1].is_contiguous(memory_format=torch.channels_last)
 
 
 @each_device

@@ -1,0 +1,156 @@
+"""The rows that are measured on a GPU: calls of operators with their inputs.
+
+`gpu_steps.py rates` compares them with eager PyTorch, `gpu_versions.py` with another version of the
+package; `gpu_goals.json` has goals and predictions by the names of the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import gpu_crf  # noqa: E402
+from wsss_fast import ops  # noqa: E402
+from wsss_fast.bench import dense_crf, summaries  # noqa: E402
+from wsss_fast.bench.harness.memory import build_suite  # noqa: E402
+from wsss_fast.bench.harness.suite import OURS, Input, Suite  # noqa: E402
+
+CRF = "dense_crf"  # its rows are those of gpu_crf.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One call.
+
+    Attributes:
+        benchmark: a benchmark of `wsss-fast bench`.
+        key: its row.
+        options: fields of the benchmark's options.
+        channels_last: whether the first tensor is in channels_last format.
+        graph: whether the call is recorded as a CUDA graph, whose replay is timed.
+        extra: options of the op; a version of the package that has no such option is called
+            without it.
+    """
+
+    benchmark: str
+    key: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    channels_last: bool = False
+    graph: bool = False
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the tables and gpu_goals.json call it."""
+        layout, graph = "channels_last" * self.channels_last, "graph" * self.graph
+        words = [self.benchmark, *self.options.values(), self.key, layout, graph]
+        return " ".join(filter(None, [*words, *map(str, self.extra.values())]))
+
+    @property
+    def images(self) -> int | None:
+        """Images of a call whose rate is given in images per second; None: in milliseconds."""
+        return gpu_crf.ROWS[self.key].images if self.benchmark == CRF else None
+
+    @property
+    def suite(self) -> Suite:
+        """The benchmark."""
+        return suite_of(self.benchmark, tuple(self.options.items()))
+
+    @property
+    def case(self) -> str:
+        """The row's name in the benchmark's tables."""
+        return self.key if self.benchmark == CRF else self.suite.rows[self.key]
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Largest allowed value of each error."""
+        return self.suite.limits
+
+    def make(self, number: int, quick: bool) -> Input:
+        """An input on the CPU, a different one for each number; a tiny one if `quick`."""
+        if self.benchmark == CRF:
+            return gpu_crf.row_input(self.key, quick, number)
+        tensors = self.suite.tiny(self.key) if quick else self.suite.make(self.key, number)
+        first = tensors[0]
+        if self.channels_last and first is not None:
+            return first.to(memory_format=torch.channels_last), *tensors[1:]
+        return tensors
+
+    def call(self, implementation: str = OURS) -> Callable[..., Any]:
+        """The function of an input."""
+        if self.benchmark != CRF:
+            return self.suite.implementations(self.key)[implementation].call
+        known = inspect.signature(ops.dense_crf).parameters
+        extra = {name: value for name, value in self.extra.items() if name in known}
+        return functools.partial(gpu_crf.call, **extra)
+
+    def baselines(self) -> dict[str, Callable[..., Any]]:
+        """Eager PyTorch and torch's own op, as far as they run on a GPU."""
+        if self.benchmark == CRF:
+            return {}
+        available = self.suite.implementations(self.key)
+        return {name: available[name].call for name in ("eager", "torch") if name in available}
+
+    def compiled(self) -> dict[str, Callable[..., Any]]:
+        """torch.compile of the reference, where it can be compiled."""
+        if self.benchmark == CRF:
+            return {}
+        torch.compiler.reset()  # torch gives up after it has compiled a function eight times
+        available = self.suite.implementations(self.key)
+        return {name: one.call for name, one in available.items() if one.compiles}
+
+    def compare(self, results: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
+        """Errors by name."""
+        compare = dense_crf.compare if self.benchmark == CRF else self.suite.compare
+        return compare(results, expected)
+
+
+@functools.cache
+def suite_of(benchmark: str, options: tuple[tuple[str, Any], ...]) -> Suite:
+    return build_suite(benchmark, dict(options))
+
+
+def of(benchmark: str, *keys: str, **options: Any) -> tuple[Row, ...]:
+    return tuple(Row(benchmark, key, options) for key in keys)
+
+
+def heads(*, channels_last: bool) -> tuple[Row, ...]:
+    keys = "amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"
+    return tuple(
+        dataclasses.replace(row, channels_last=channels_last)
+        for dtype in ("float32", "bfloat16")
+        for row in of("label_conditioned", *keys, dtype=dtype)
+    )
+
+
+GROUPS: dict[str, tuple[Row, ...]] = {
+    "crf": (*of(CRF, *gpu_crf.ROWS), Row(CRF, "one image, 21 labels", graph=True)),
+    "losses": (
+        *of("pixel_cross_entropy", "pcl512", "pcl32", "seg41"),
+        *of("pixel_bce", "bce512", "bce32"),
+        *of("saliency_loss", "voc", "coco"),
+        *of("aamr_loss", "seg41", "seg321"),
+    ),
+    "heads": heads(channels_last=False),
+    "heads_channels_last": heads(channels_last=True),
+    "maps": (
+        *of("merge_maps", "cam1", "cam16", "amn1", "amn16", "amn8x81", "ccr16"),
+        *of("image_views", "voc", "bf16", "coco"),
+    ),
+    "walk": of("random_walk", "tiny3", "irn1", "irn5"),
+}
+
+
+def rows(names: Iterable[str] = ()) -> list[Row]:
+    """Rows of these groups, or all; those of a benchmark that the package has."""
+    found = [row for group in names or GROUPS for row in GROUPS[group]]
+    return [row for row in found if row.benchmark in summaries()]
