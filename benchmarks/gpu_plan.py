@@ -168,7 +168,7 @@ class Planner:
             f"ncu_{call}",
             [*ncu, *self.script("gpu_steps", "once", call)],
             50,
-            needs=20,
+            needs=12,
             tool="ncu",
             read_log=kernel_results,
             unsupported="LibraryNotLoaded|ERR_NVGPUCTRPERM",
