@@ -64,8 +64,9 @@ inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l) {
   s.key =
       l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
   s.weight = arena.allocate<float>(entries);
-  s.slot = arena.allocate<uint32_t>(l.size.images << slot_bits(l.max_per_image));
-  s.later = arena.allocate<uint32_t>(words);
+  const int64_t slots = l.size.images << slot_bits(l.max_per_image);
+  s.slot = arena.allocate<uint32_t>(slots + words);
+  s.later = s.slot + slots;
   s.number = arena.allocate<int32_t>(words);
   s.vertex_entry = arena.allocate<uint32_t>(l.max_vertices);
   const int64_t end = arena.mark();
@@ -214,8 +215,8 @@ void number_vertices(Stream stream, const Lattice& l, const BuildSpace& s, const
   const int bits = slot_bits(l.max_per_image);
   const int64_t entries = l.size.entries(), words = entry_words(l.size),
                 slots = l.size.images << bits;
-  fill_bytes(stream, s.slot, 0xff, slots * sizeof *s.slot);
-  fill_bytes(stream, s.later, 0xff, words * sizeof *s.later);
+  // The first entries' bits follow the slots that were allocated: of all images of a full batch.
+  fill_bytes(stream, s.slot, 0xff, (s.later - s.slot + words) * sizeof *s.slot);
   launch(stream, blocks_for(l.size.images * l.size.located()), kThreads, locate_points<D, Source>,
          source, layout, l.size, s);
   launch(stream, blocks_for(entries), kThreads, insert_entries, l.size, s, bits);
@@ -230,28 +231,31 @@ __global__ static void clear_previous(const int32_t* count, int corners, int32_t
   for (int64_t i = thread_number(); i < links; i += thread_count()) previous[i] = -1;
 }
 
+// blockIdx.y is the direction.
 template <int D>
 __global__ void find_neighbours(Lattice l, BuildSpace s, KeyLayout<D> layout, int bits) {
   const int32_t count = *l.count;
   const uint32_t mask = (1u << bits) - 1, per = static_cast<uint32_t>(l.size.entries_per_image());
+  const int j = static_cast<int>(blockIdx.y);
+  int32_t* next = l.next + static_cast<int64_t>(j) * count;
+  int32_t* previous = l.previous + static_cast<int64_t>(j) * count;
   for (int64_t v = thread_number(); v < count; v += thread_count()) {
     const uint32_t e = s.vertex_entry[v];
     const uint32_t* slot = s.slot + (static_cast<int64_t>(e / per) << bits);
     const uint64_t key = s.key[e];
+    uint64_t wanted = 0;
 #pragma unroll
-    for (int j = 0; j <= D; ++j) {
-      const uint64_t wanted = next_key<D>(layout, key, j);
-      uint32_t at = hash_key(wanted, bits), first = slot[at];
-      while (first != kEmpty && s.key[first] != wanted) {
-        at = (at + 1) & mask;
-        first = slot[at];
-      }
-      const int32_t found = first == kEmpty ? -1 : s.vertex_of(first);
-      const int64_t direction = static_cast<int64_t>(j) * count;
-      l.next[direction + v] = found;
-      // one writer: its only predecessor
-      if (found >= 0) l.previous[direction + found] = static_cast<int32_t>(v);
+    for (int k = 0; k <= D; ++k) {  // constant indices keep the layout in registers
+      if (k == j) wanted = next_key<D>(layout, key, k);
     }
+    uint32_t at = hash_key(wanted, bits), first = slot[at];
+    while (first != kEmpty && s.key[first] != wanted) {
+      at = (at + 1) & mask;
+      first = slot[at];
+    }
+    const int32_t found = first == kEmpty ? -1 : s.vertex_of(first);
+    next[v] = found;
+    if (found >= 0) previous[found] = static_cast<int32_t>(v);  // one writer: its only predecessor
   }
 }
 
@@ -262,8 +266,8 @@ void link_vertices(Stream stream, const Lattice& l, const BuildSpace& s,
   const unsigned most = resident_blocks(stream);
   launch(stream, std::min(most, blocks_for(l.max_vertices * (D + 1))), kThreads, clear_previous,
          l.count, D + 1, l.previous);
-  launch(stream, std::min(most, blocks_for(l.max_vertices)), kThreads, find_neighbours<D>, l, s,
-         layout, slot_bits(l.max_per_image));
+  const dim3 grid(std::min(most, blocks_for(l.max_vertices)), D + 1);
+  launch(stream, grid, kThreads, find_neighbours<D>, l, s, layout, slot_bits(l.max_per_image));
 }
 
 // After link_vertices, whose space it overwrites. Sorts stably: a vertex' entries keep their order.

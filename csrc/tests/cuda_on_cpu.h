@@ -97,6 +97,11 @@ inline int32_t atomicAdd(int32_t* at, int32_t value) {
   *at += value;
   return before;
 }
+inline int32_t atomicMax(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at = std::max(before, value);
+  return before;
+}
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   const int32_t old = *at;
   if (old == expected) *at = desired;
@@ -118,6 +123,12 @@ inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
   return before;
 }
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
 
 namespace cuda_on_cpu {
 

@@ -123,7 +123,8 @@ def define_loss(schema: str, *, reference: Callable, fake: Callable) -> torch._o
     def direct(*args):
         with torch._C._AutoDispatchBelowAutograd():
             loss, *others, gradient = overload(*args)
-        return _Loss.apply(args[0], name, [loss, gradient]), *others
+        logits = torch._C._functorch.unwrap_if_dead(args[0])
+        return _apply_loss(logits, name, [loss, gradient]), *others
 
     _DIRECT[overload] = direct
     return overload
@@ -191,6 +192,10 @@ class _Loss(torch.autograd.Function):
             raise NotImplementedError(_second_derivative(ctx.name))
         (gradient,) = ctx.saved_tensors
         return None if by is None else _scaled_in_place(gradient, by, ctx.dtype), None, None
+
+
+# What Function.apply calls where no transform is active.
+_apply_loss = super(torch.autograd.Function, _Loss).apply
 
 
 def _scaled_in_place(gradient: torch.Tensor, by: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -302,7 +307,7 @@ def presence(present: torch.Tensor) -> torch.Tensor:
 
 def can_inspect_values(tensor: torch.Tensor) -> bool:
     """Whether reading the values is free: no device sync, no graph break, and there are values."""
-    return has_data(tensor) and tensor.device.type == "cpu"
+    return has_data(tensor) and tensor.is_cpu
 
 
 def has_data(tensor: torch.Tensor) -> bool:
@@ -312,8 +317,7 @@ def has_data(tensor: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return tensor.device.type != "meta" and not wrapped
+    return not tensor.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:
