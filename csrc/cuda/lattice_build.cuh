@@ -123,12 +123,11 @@ __global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize si
   locate<D>(scaled, simplex);
   uint64_t keys[D + 1];
   vertex_keys<D>(layout, simplex.quotient, simplex.rank, keys);
-  const int64_t first = image * size.entries_per_image() + p;
+  const int64_t first = image * size.entries_per_image() + int64_t{p} * (D + 1);
 #pragma unroll
   for (int r = 0; r <= D; ++r) {
-    const int64_t e = first + int64_t{r} * located;
-    s.key[e] = keys[r];
-    s.weight[e] = simplex.weight[r];
+    s.key[first + r] = keys[r];
+    s.weight[first + r] = simplex.weight[r];
   }
 }
 
@@ -192,10 +191,10 @@ __global__ static void number_entries(Lattice l, BuildSpace s) {
   if (i >= entries) return;
   const uint32_t e = static_cast<uint32_t>(i),
                  per = static_cast<uint32_t>(l.size.entries_per_image()),
-                 located = static_cast<uint32_t>(l.size.located());
+                 corners = static_cast<uint32_t>(l.size.corners);
   const uint32_t image = e / per, local = e - image * per;
-  const uint32_t r = local / located, p = local - r * located;
-  const bool padding = r >= static_cast<uint32_t>(l.size.corners);
+  const uint32_t p = local / corners, r = local - p * corners;
+  const bool padding = p >= l.size.located();
   const uint32_t first = padding ? image * per : s.slot[s.vertex[0][e]];
   const int32_t v = s.vertex_of(first);
   s.vertex[0][e] = static_cast<uint32_t>(v);
@@ -284,10 +283,10 @@ __global__ static void list_contributions(Lattice l, SortedEntries sorted) {
   const uint32_t v = sorted.vertex[i], e = sorted.entry[i];
   const bool head = i == 0 || sorted.vertex[i - 1] != v;
   const uint32_t per = static_cast<uint32_t>(l.size.entries_per_image()),
-                 located = static_cast<uint32_t>(l.size.located());
+                 corners = static_cast<uint32_t>(l.size.corners);
   const uint32_t image = e / per, local = e - image * per;
-  const uint32_t r = local / located, p = local - r * located;
-  const bool real = r < static_cast<uint32_t>(l.size.corners) && p < l.size.points;
+  const uint32_t p = local / corners, r = local - p * corners;
+  const bool real = p < l.size.points;
   // The origin and the padding contribute with weight 0, so any point serves.
   const int64_t point = image * l.size.points + (real ? p : 0);
   const float weight =

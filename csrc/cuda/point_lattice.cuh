@@ -51,24 +51,24 @@ struct PointFeatures {
 
 // The positions [corners] of the origin, the last located point, in the sorted list.
 __global__ static void find_origin(LatticeSize size, SortedEntries sorted, int32_t* position) {
-  const int64_t i = thread_number(), located = size.located();
+  const int64_t i = thread_number(), real = size.points * size.corners;
   if (i >= size.entries()) return;
-  const int64_t r = sorted.entry[i] / located;
-  if (sorted.entry[i] - r * located == size.points) position[r] = static_cast<int32_t>(i);
+  const int64_t e = sorted.entry[i];
+  if (e >= real) position[e - real] = static_cast<int32_t>(i);
 }
 
 // The sorted list without the origin's entries; vertices that only the origin touches get none.
 __global__ static void export_entries(LatticeSize size, SortedEntries sorted, const int32_t* origin,
                                       PointLattice to) {
-  const int64_t i = thread_number(), entries = size.entries(), located = size.located();
+  const int64_t i = thread_number(), entries = size.entries(), real = size.points * size.corners;
   if (i >= entries) return;
   int64_t at = i;
   for (int r = 0; size.has_origin() && r < size.corners; ++r) at -= origin[r] < i;
-  const int64_t r = sorted.entry[i] / located, p = sorted.entry[i] - r * located;
-  if (p < size.points) to.entry[at] = static_cast<int32_t>(p * size.corners + r);
+  const int64_t e = sorted.entry[i];
+  if (e < real) to.entry[at] = static_cast<int32_t>(e);
   const uint32_t v = sorted.vertex[i];
   if (i == 0 || sorted.vertex[i - 1] != v) to.first[v] = static_cast<int32_t>(at);
-  if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(size.points * size.corners);
+  if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(real);
 }
 
 __global__ static void export_corners(const Corner* corner, PointLattice to) {

@@ -321,6 +321,22 @@ bool merging_is_correct() {
   return passed;
 }
 
+// A thousand small images, of which some are compared with calls of their own.
+bool many_images_are_correct() {
+  Problem p = problem(1000, 1, 2, 3, 1, 7, 1);
+  const int64_t each = 7 * p.pixels();
+  for (int64_t i = 0; i < p.batch * 3 * p.pixels(); ++i) p.image.push_back(uniform_float() * 255);
+  for (int64_t i = 0; i < p.batch * each; ++i) p.unary.push_back(uniform_float());
+  const auto q = on_device(p, 0, p.batch, true, cuda::kWorkspaceBytes);
+  for (int64_t b = 0; b < p.batch; b += 111) {
+    const auto one = on_device(p, b, 1, true, cuda::kWorkspaceBytes);
+    if (std::equal(one.begin(), one.end(), q.begin() + b * each)) continue;
+    std::puts("failed: many small images");
+    return false;
+  }
+  return true;
+}
+
 // Extreme weights neither overflow nor vanish in half precision.
 bool half_is_safe() {
   bool passed = true;
@@ -400,6 +416,7 @@ int main() {
   passed &= all_correct();
   passed &= merging_is_correct();
   passed &= half_is_safe();
+  if (testing::kCompareResults) passed &= many_images_are_correct();
   passed &= crf_raises(problem(1, 4, 4, 7, 1, 2), "at most 8 dimensions, not 9");
   Problem tiny = problem(1, 50, 50, 3, 1, 2);
   tiny.sigma = 1e-3;
