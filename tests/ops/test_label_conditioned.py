@@ -1,5 +1,7 @@
 """label_conditioned_logits: values by a loop over taps, errors, gradients, wrong input."""
 
+import sys
+
 import pytest
 import torch
 from op_testing import each_device, threads, wrong_values
@@ -265,6 +267,61 @@ def test_autocast_computes_in_bf16(device):
     torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.3)
     out.float().sum().backward()
     assert features.grad.dtype == torch.float32 and weight.grad.dtype == torch.float32
+
+
+@each_device
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_tf32(order, device):
+    """Errors of factors that are rounded to 10 bits, in both passes; the same again to the bit."""
+    *tensors, dilations = make(LARGE["small"], torch.float32, device)
+    tensors[0] = tensors[0].to(memory_format=order)
+    exact = step(
+        reference.label_conditioned_logits,
+        [t.double() for t in tensors],
+        dilations,
+        torch.ones(1).expand(3, 5, 13, 15),
+    )
+    ops = torch.ops.wsss_fast
+
+    def run():
+        logits = ops.label_conditioned_logits(*tensors, list(dilations), True)
+        grad = torch.ones_like(logits)
+        backward = ops.label_conditioned_logits_backward
+        return logits, *backward(grad, *tensors, list(dilations), True, True, True)
+
+    first, second = run(), run()
+    for truth, one, other in zip(exact, first, second, strict=True):
+        assert (one.double() - truth).abs().max() <= 2**-10 * truth.abs().max()
+        assert torch.equal(one, other)
+
+
+@pytest.fixture
+def precisions():
+    """torch's settings of float32 convolutions and products on a GPU, restored afterwards."""
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [setting.fp32_precision for setting in settings]
+    yield settings
+    for setting, precision in zip(settings, before, strict=True):
+        setting.fp32_precision = precision
+
+
+def test_tf32_follows_the_setting_of_convolutions(monkeypatch, precisions):
+    use_tf32 = sys.modules[label_conditioned_logits.__module__]._convolutions_use_tf32
+    convolutions, products = precisions
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    convolutions.fp32_precision, products.fp32_precision = "tf32", "ieee"
+    compiled = torch.compile(lambda x: x + use_tf32(), fullgraph=True, backend="eager")
+    assert use_tf32() and compiled(torch.zeros(1)) == 1
+    products.fp32_precision = "tf32"
+    assert not use_tf32()  # torch's own products do it
+    convolutions.fp32_precision, products.fp32_precision = "ieee", "ieee"
+    assert not use_tf32()
+    convolutions.fp32_precision = "tf32"
+    torch._C._set_cudnn_enabled(False)
+    try:
+        assert not use_tf32()
+    finally:
+        torch._C._set_cudnn_enabled(True)
 
 
 @each_device
