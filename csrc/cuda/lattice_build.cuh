@@ -16,12 +16,20 @@ constexpr uint32_t kEmpty = 0xffffffffu;  // of a slot; larger than any entry
 // Memory that is needed only while building.
 struct BuildSpace {
   uint64_t* key;                   // [entries]
+  float* weight;                   // [entries] of the corner
   uint32_t* slot;                  // [images, slots] the first entry of a vertex, or kEmpty
-  int32_t* number;                 // [entries] first entries up to this one
+  uint32_t* later;                 // [words] a bit for each entry: 0 if it is a vertex' first
+  int32_t* number;                 // [words] first entries up to the end of each word
   uint32_t* vertex_entry;          // [max_vertices] the first entry
   uint32_t *vertex[2], *entry[2];  // [entries] to be sorted; before, vertex[0] are slots
   char* scratch;
   int64_t scratch_bytes;
+
+  // The vertex of a first entry.
+  __device__ __forceinline__ int32_t vertex_of(uint32_t first) const {
+    const uint32_t word = first / 32, not_before = ~later[word] >> first % 32;
+    return number[word] - __popc(not_before);
+  }
 };
 
 struct SortedEntries {  // [entries] by vertex
@@ -41,24 +49,29 @@ inline int bits_for(int64_t values) {
   return bits;
 }
 
+inline int64_t entry_words(const LatticeSize& size) { return (size.entries() + 31) / 32; }
+
 inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l) {
-  const int64_t entries = l.size.entries();
+  const int64_t entries = l.size.entries(), words = entry_words(l.size);
   BuildSpace s;
   s.vertex[0] = arena.allocate<uint32_t>(entries);
+  s.entry[0] = arena.allocate<uint32_t>(entries);
   s.scratch_bytes =
-      std::max(sum_scratch(entries), sorting_scratch(entries, bits_for(l.max_vertices)));
+      std::max(sum_scratch(words), sorting_scratch(entries, bits_for(l.max_vertices)));
   s.scratch = arena.allocate<char>(s.scratch_bytes);
   const int64_t mark = arena.mark();  // sorting follows when the rest is not needed any more
   // Contributions are listed last and take the place of the keys.
   s.key =
       l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
-  s.slot = arena.allocate<uint32_t>(l.size.images << slot_bits(l.max_per_image));
-  s.number = arena.allocate<int32_t>(entries);
+  s.weight = arena.allocate<float>(entries);
+  const int64_t slots = l.size.images << slot_bits(l.max_per_image);
+  s.slot = arena.allocate<uint32_t>(slots + words);
+  s.later = s.slot + slots;
+  s.number = arena.allocate<int32_t>(words);
   s.vertex_entry = arena.allocate<uint32_t>(l.max_vertices);
   const int64_t end = arena.mark();
   arena.release(mark);
   s.vertex[1] = arena.allocate<uint32_t>(entries);
-  s.entry[0] = arena.allocate<uint32_t>(entries);
   s.entry[1] = arena.allocate<uint32_t>(entries);
   arena.release(std::max(arena.mark(), end));
   return s;
@@ -95,8 +108,7 @@ inline int64_t plane_vertices(const double* from, const double* to) {
 
 // One thread for each located point of an image.
 template <int D, class Source>
-__global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, uint64_t* key,
-                              Corner* corner) {
+__global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, BuildSpace s) {
   const int64_t i = thread_number();
   const uint32_t located = static_cast<uint32_t>(size.located());
   if (i >= size.images * located) return;
@@ -111,14 +123,12 @@ __global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize si
   locate<D>(scaled, simplex);
   uint64_t keys[D + 1];
   vertex_keys<D>(layout, simplex.quotient, simplex.rank, keys);
-  key += image * size.entries_per_image() + p;
+  const int64_t first = image * size.entries_per_image() + p;
 #pragma unroll
   for (int r = 0; r <= D; ++r) {
-    key[int64_t{r} * located] = keys[r];
-    if (real) {
-      corner[corner_index(size.images * size.points, image * size.points + p, r)] = {
-          0, simplex.weight[r]};
-    }
+    const int64_t e = first + int64_t{r} * located;
+    s.key[e] = keys[r];
+    s.weight[e] = simplex.weight[r];
   }
 }
 
@@ -163,13 +173,17 @@ __global__ static void insert_entries(LatticeSize size, BuildSpace s, int bits) 
   s.vertex[0][e] = (image << bits) + at;
 }
 
-__global__ static void mark_first_entries(LatticeSize size, BuildSpace s) {
+// One thread for each slot. Every bit is cleared by one thread only.
+__global__ static void mark_first_entries(int64_t slots, BuildSpace s) {
   const int64_t i = thread_number();
-  if (i >= size.entries()) return;
-  const uint32_t e = static_cast<uint32_t>(i),
-                 per = static_cast<uint32_t>(size.entries_per_image());
-  const bool padding = e % per >= size.located() * size.corners;
-  s.number[e] = !padding && s.slot[s.vertex[0][e]] == e;
+  if (i >= slots) return;
+  const uint32_t e = s.slot[i];
+  if (e != kEmpty) atomicAnd(s.later + e / 32, ~(1u << e % 32));
+}
+
+__global__ static void count_first_entries(int64_t words, BuildSpace s) {
+  const int64_t i = thread_number();
+  if (i < words) s.number[i] = __popc(~s.later[i]);
 }
 
 // Padding belongs to the first vertex of its image.
@@ -183,29 +197,32 @@ __global__ static void number_entries(Lattice l, BuildSpace s) {
   const uint32_t r = local / located, p = local - r * located;
   const bool padding = r >= static_cast<uint32_t>(l.size.corners);
   const uint32_t first = padding ? image * per : s.slot[s.vertex[0][e]];
-  const int32_t v = s.number[first] - 1;
+  const int32_t v = s.vertex_of(first);
   s.vertex[0][e] = static_cast<uint32_t>(v);
+  s.entry[0][e] = e;
   if (!padding && p < l.size.points) {
-    Corner& c = l.corner[corner_index(
-        l.size.images * l.size.points, image * l.size.points + p, static_cast<int>(r))];
-    c = {v, c.weight};
+    l.corner[corner_index(l.size.images * l.size.points, image * l.size.points + p,
+                          static_cast<int>(r))] = {v, s.weight[e]};
   }
   if (first == e) s.vertex_entry[v] = e;
-  if (i == entries - 1) *l.count = s.number[e];
+  if (i == entries - 1) *l.count = s.number[i / 32];
 }
 
 // Locates the points of all images and numbers their vertices.
 template <int D, class Source>
 void number_vertices(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source,
                      const KeyLayout<D>& layout) {
-  const int64_t entries = l.size.entries();
   const int bits = slot_bits(l.max_per_image);
-  fill_bytes(stream, s.slot, 0xff, (l.size.images << bits) * sizeof *s.slot);
+  const int64_t entries = l.size.entries(), words = entry_words(l.size),
+                slots = l.size.images << bits;
+  // The first entries' bits follow the slots that were allocated: of all images of a full batch.
+  fill_bytes(stream, s.slot, 0xff, (s.later - s.slot + words) * sizeof *s.slot);
   launch(stream, blocks_for(l.size.images * l.size.located()), kThreads, locate_points<D, Source>,
-         source, layout, l.size, s.key, l.corner);
+         source, layout, l.size, s);
   launch(stream, blocks_for(entries), kThreads, insert_entries, l.size, s, bits);
-  launch(stream, blocks_for(entries), kThreads, mark_first_entries, l.size, s);
-  inclusive_sum(stream, s.scratch, s.scratch_bytes, s.number, entries);
+  launch(stream, blocks_for(slots), kThreads, mark_first_entries, slots, s);
+  launch(stream, blocks_for(words), kThreads, count_first_entries, words, s);
+  inclusive_sum(stream, s.scratch, s.scratch_bytes, s.number, words);
   launch(stream, blocks_for(entries), kThreads, number_entries, l, s);
 }
 
@@ -214,28 +231,31 @@ __global__ static void clear_previous(const int32_t* count, int corners, int32_t
   for (int64_t i = thread_number(); i < links; i += thread_count()) previous[i] = -1;
 }
 
+// blockIdx.y is the direction.
 template <int D>
 __global__ void find_neighbours(Lattice l, BuildSpace s, KeyLayout<D> layout, int bits) {
   const int32_t count = *l.count;
   const uint32_t mask = (1u << bits) - 1, per = static_cast<uint32_t>(l.size.entries_per_image());
+  const int j = static_cast<int>(blockIdx.y);
+  int32_t* next = l.next + static_cast<int64_t>(j) * count;
+  int32_t* previous = l.previous + static_cast<int64_t>(j) * count;
   for (int64_t v = thread_number(); v < count; v += thread_count()) {
     const uint32_t e = s.vertex_entry[v];
     const uint32_t* slot = s.slot + (static_cast<int64_t>(e / per) << bits);
     const uint64_t key = s.key[e];
+    uint64_t wanted = 0;
 #pragma unroll
-    for (int j = 0; j <= D; ++j) {
-      const uint64_t wanted = next_key<D>(layout, key, j);
-      uint32_t at = hash_key(wanted, bits), first = slot[at];
-      while (first != kEmpty && s.key[first] != wanted) {
-        at = (at + 1) & mask;
-        first = slot[at];
-      }
-      const int32_t found = first == kEmpty ? -1 : s.number[first] - 1;
-      const int64_t direction = static_cast<int64_t>(j) * count;
-      l.next[direction + v] = found;
-      // one writer: its only predecessor
-      if (found >= 0) l.previous[direction + found] = static_cast<int32_t>(v);
+    for (int k = 0; k <= D; ++k) {  // constant indices keep the layout in registers
+      if (k == j) wanted = next_key<D>(layout, key, k);
     }
+    uint32_t at = hash_key(wanted, bits), first = slot[at];
+    while (first != kEmpty && s.key[first] != wanted) {
+      at = (at + 1) & mask;
+      first = slot[at];
+    }
+    const int32_t found = first == kEmpty ? -1 : s.vertex_of(first);
+    next[v] = found;
+    if (found >= 0) previous[found] = static_cast<int32_t>(v);  // one writer: its only predecessor
   }
 }
 
@@ -246,19 +266,13 @@ void link_vertices(Stream stream, const Lattice& l, const BuildSpace& s,
   const unsigned most = resident_blocks(stream);
   launch(stream, std::min(most, blocks_for(l.max_vertices * (D + 1))), kThreads, clear_previous,
          l.count, D + 1, l.previous);
-  launch(stream, std::min(most, blocks_for(l.max_vertices)), kThreads, find_neighbours<D>, l, s,
-         layout, slot_bits(l.max_per_image));
+  const dim3 grid(std::min(most, blocks_for(l.max_vertices)), D + 1);
+  launch(stream, grid, kThreads, find_neighbours<D>, l, s, layout, slot_bits(l.max_per_image));
 }
 
-__global__ static void list_entries(uint32_t* entry, int64_t entries) {
-  const int64_t i = thread_number();
-  if (i < entries) entry[i] = static_cast<uint32_t>(i);
-}
-
-// After link_vertices, whose space it overwrites.
+// After link_vertices, whose space it overwrites. Sorts stably: a vertex' entries keep their order.
 inline SortedEntries sort_entries(Stream stream, const Lattice& l, const BuildSpace& s) {
   const int64_t entries = l.size.entries();
-  launch(stream, blocks_for(entries), kThreads, list_entries, s.entry[0], entries);
   const int at = sort_pairs(
       stream, s.scratch, s.scratch_bytes, s.vertex, s.entry, entries, bits_for(l.max_vertices));
   return {s.vertex[at], s.entry[at]};

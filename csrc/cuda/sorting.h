@@ -20,3 +20,7 @@ void inclusive_sum(Stream stream, char* scratch, int64_t scratch_bytes, int32_t*
                    int64_t count);
 
 }  // namespace wsss::cuda
+
+#ifndef __CUDACC__
+#include "../tests/sorting_on_cpu.h"
+#endif

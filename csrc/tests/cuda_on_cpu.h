@@ -15,7 +15,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -98,6 +97,11 @@ inline int32_t atomicAdd(int32_t* at, int32_t value) {
   *at += value;
   return before;
 }
+inline int32_t atomicMax(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at = std::max(before, value);
+  return before;
+}
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   const int32_t old = *at;
   if (old == expected) *at = desired;
@@ -108,10 +112,22 @@ inline uint32_t atomicCAS(uint32_t* at, uint32_t expected, uint32_t desired) {
   if (old == expected) *at = desired;
   return old;
 }
+inline uint32_t atomicAnd(uint32_t* at, uint32_t value) {
+  const uint32_t before = *at;
+  *at &= value;
+  return before;
+}
 inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
   const uint32_t before = *at;
   *at = std::min(before, value);
   return before;
+}
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
 }
 
 namespace cuda_on_cpu {
@@ -330,6 +346,7 @@ void each_index(dim3 size, const Work& work) {
 }  // namespace cuda_on_cpu
 
 inline void __threadfence() {}
+inline float __fdividef(float a, float b) { return a / b; }
 inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
 inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
   return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);
@@ -362,7 +379,7 @@ void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
 
 }  // namespace wsss
 
-// What csrc/cuda/launch.cuh and sorting.cu define with nvcc.
+// What csrc/cuda/launch.cuh defines with nvcc.
 namespace wsss::cuda {
 
 struct Stream {};
@@ -389,36 +406,5 @@ inline unsigned resident_blocks(Stream) { return 3; }
 inline int current_device(Stream) { return 0; }
 inline int compute_capability(Stream) { return 9; }
 inline bool is_capturing(Stream) { return cuda_on_cpu::capturing; }
-
-inline int64_t sorting_scratch(int64_t count, int bits) { return count + bits; }
-inline int64_t sum_scratch(int64_t count) { return count; }
-inline int sort_pairs(Stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
-                      uint32_t* const value[2], int64_t count, int bits) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  const uint32_t mask = bits < 32 ? (uint32_t{1} << bits) - 1 : ~uint32_t{0};
-  std::vector<int64_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return (key[0][a] & mask) < (key[0][b] & mask); });
-  for (int64_t i = 0; i < count; ++i) {
-    key[1][i] = key[0][order[i]];
-    value[1][i] = value[0][order[i]];
-  }
-  // As a radix sort of 8 bits a pass: what the other arrays hold afterwards is of no use.
-  const int result = (bits + 7) / 8 & 1;
-  if (result == 0) {
-    std::copy_n(key[1], count, key[0]);
-    std::copy_n(value[1], count, value[0]);
-  }
-  std::fill_n(key[1 - result], count, 0xcdcdcdcdu);
-  std::fill_n(value[1 - result], count, 0xcdcdcdcdu);
-  return result;
-}
-
-inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, int32_t* terms,
-                          int64_t count) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  std::partial_sum(terms, terms + count, terms);
-}
 
 }  // namespace wsss::cuda

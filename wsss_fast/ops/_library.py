@@ -1,4 +1,4 @@
-"""The torch library `wsss_fast` and the one way to add an op to it."""
+"""The torch library `wsss_fast`: how an op is added to it, and how it is called."""
 
 import re
 from collections.abc import Callable
@@ -28,6 +28,10 @@ LIBRARY: torch.library.Library = shared(
     "library", lambda: torch.library.Library("wsss_fast", "DEF")
 )
 _DEFINED: dict[str, _Functions] = shared("operators", dict)
+# What `call` calls for inputs that require a gradient, instead of torch's slower autograd formula.
+_DIRECT: dict[torch._ops.OpOverload, Callable] = {}
+# `call` leaves values of other types, such as subclasses of Tensor, to the dispatcher.
+_PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, list))
 
 
 def define(
@@ -95,6 +99,34 @@ def define(
     if known is None:
         _register(name, differentiable=not gradient_op)
     overload = getattr(torch.ops.wsss_fast, name).default
+    if backward is not None:
+        _DIRECT[overload] = _direct_function(overload, formula, setup_context)
+    return overload
+
+
+def define_loss(schema: str, *, reference: Callable, fake: Callable) -> torch._ops.OpOverload:
+    """Define an op that computes a loss together with its gradient, and return its overload.
+
+    Its first result is the loss, a scalar, which is differentiable once in the first argument. Its
+    last one is that gradient, or empty if none is needed; `call` may leave it out. Results in
+    between carry no gradient. The arguments are as for `define`.
+    """
+    overload = define(
+        schema,
+        reference=reference,
+        fake=fake,
+        backward=_loss_backward,
+        setup_context=_set_up_loss,
+    )
+    name = overload.name().partition("::")[2]
+
+    def direct(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, *others, gradient = overload(*args)
+        logits = torch._C._functorch.unwrap_if_dead(args[0])
+        return _apply_loss(logits, name, [loss, gradient]), *others
+
+    _DIRECT[overload] = direct
     return overload
 
 
@@ -122,6 +154,76 @@ def _register(name: str, *, differentiable: bool) -> None:
     )
 
 
+def _direct_function(
+    overload: torch._ops.OpOverload, formula: Callable, setup_context: Callable | None
+) -> Callable:
+    """What torch's autograd kernel of the op does, without the dispatcher's way through Python."""
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with torch._C._AutoDispatchBelowAutograd():
+                results = overload(*args)
+            if setup_context is not None:
+                setup_context(ctx, args, results)
+            return results
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return formula(ctx, *grads)
+
+    return Direct.apply
+
+
+class _Loss(torch.autograd.Function):
+    """A loss whose gradient exists already; nobody else has this gradient."""
+
+    @staticmethod
+    def forward(ctx, logits, name, results):
+        ctx.name, ctx.dtype = name, logits.dtype
+        ctx.set_materialize_grads(False)
+        loss, gradient = results
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx, by):
+        if torch.is_grad_enabled():
+            raise NotImplementedError(_second_derivative(ctx.name))
+        (gradient,) = ctx.saved_tensors
+        return None if by is None else _scaled_in_place(gradient, by, ctx.dtype), None, None
+
+
+# What Function.apply calls where no transform is active.
+_apply_loss = super(torch.autograd.Function, _Loss).apply
+
+
+def _scaled_in_place(gradient: torch.Tensor, by: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`gradient * by` in another dtype, in the memory of `gradient` if backward is over with it."""
+    keys, own_keys = torch._C._dispatch_keys(by), torch._C._dispatch_keys(gradient)
+    # With retain_graph=True it is needed again. A batch of gradients has dispatch keys of its own.
+    if torch._C._autograd._get_current_graph_task_keep_graph() or keys != own_keys:
+        return (gradient * by).to(dtype)
+    if type(by) is torch.Tensor and by.is_cpu and by.item() == 1:
+        return gradient.to(dtype)
+    if gradient.dtype == dtype:
+        return gradient.mul_(by)
+    return torch.mul(gradient, by, out=gradient.new_empty(gradient.shape, dtype=dtype))
+
+
+def _set_up_loss(ctx, inputs, output):
+    ctx.dtype, ctx.inputs = inputs[0].dtype, len(inputs)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[-1])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _loss_backward(ctx, by, *_):
+    (gradient,) = ctx.saved_tensors
+    of_logits = None if by is None else (gradient * by).to(ctx.dtype)
+    return of_logits, *[None] * (ctx.inputs - 1)
+
+
 def _tensors_of(args: tuple) -> list[torch.Tensor]:
     """The tensors among an op's arguments, in its lists too."""
     lists = (arg if isinstance(arg, list) else [arg] for arg in args)
@@ -138,6 +240,9 @@ def _second_derivative(op: str) -> str:
 def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
     """Call an op; an argument that its native kernel rejects is a ValueError.
 
+    An eager call on plain tensors applies autograd here: torch's own way through the dispatcher and
+    Python takes twice as long.
+
     The kernels raise that themselves, except where a CUDA op falls back to the CPU's kernel, whose
     error reaches Python as a RuntimeError and is converted here.
 
@@ -150,13 +255,28 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
     if forward_ad._current_level >= 0:
         _refuse_tangents(overload, args)
     try:
-        return overload(*args)
+        if not _is_plain(args):
+            return overload(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return _DIRECT.get(overload, overload)(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args)
     except RuntimeError as error:
         name = overload.name().partition("::")[2].partition(".")[0]
         found = re.search(rf"(?:{name}|permutohedral lattice): [^\n]*", str(error))
         if type(error) is RuntimeError and found:
             raise ValueError(found.group()) from None
         raise
+
+
+def _is_plain(args: tuple) -> bool:
+    """Whether a call is eager, on plain tensors: no subclass, mode, transform or trace."""
+    return (
+        _PLAIN_TYPES.issuperset(map(type, args))
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._is_tracing()
+    )
 
 
 def _refuse_tangents(overload: torch._ops.OpOverload, args: tuple) -> None:
@@ -179,9 +299,15 @@ def refuse_gradient(op: str, **targets: torch.Tensor | None) -> None:
             raise ValueError(f"{op}: {name} requires a gradient, but gets none; pass .detach()")
 
 
+def presence(present: torch.Tensor) -> torch.Tensor:
+    """uint8, not 0 where `present`, of any dtype, is not 0."""
+    known = present if present.dtype == torch.bool else present != 0
+    return known.view(torch.uint8)
+
+
 def can_inspect_values(tensor: torch.Tensor) -> bool:
     """Whether reading the values is free: no device sync, no graph break, and there are values."""
-    return has_data(tensor) and tensor.device.type == "cpu"
+    return has_data(tensor) and tensor.is_cpu
 
 
 def has_data(tensor: torch.Tensor) -> bool:
@@ -191,16 +317,7 @@ def has_data(tensor: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return tensor.device.type != "meta" and not wrapped
-
-
-def scaled_gradient(gradient: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """`gradient`, computed by the forward pass, times the scalar `by` that backward received.
-
-    Where `by` is known to be 1, the usual case, nothing is copied.
-    """
-    return gradient if can_inspect_values(by) and by.item() == 1 else gradient * by
+    return not tensor.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import FLOATING, argument_error, check_device, is_floating, is_number
-from ._library import call, can_inspect_values, define, refuse_gradient, scaled_gradient
+from ._library import call, can_inspect_values, define_loss, refuse_gradient
 from .reference.aamr_loss import aamr_loss as reference_loss
 from .reference.aamr_loss import aamr_loss_grad as reference_grad
 
@@ -24,28 +24,13 @@ def _fake(logits, saliency, response, salient, active, overlap):
     return saliency.new_empty(()), region, saliency.new_empty(logits.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    ctx.dtype = inputs[0].dtype
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[2])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx, grad_loss, *_):
-    (grad,) = ctx.saved_tensors
-    of_logits = None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype)
-    return of_logits, *[None] * 5
-
-
 # logits [B, K, h, w]; saliency [B, H, W] and response [B, H', W'] float32, or float64 for float64
 # logits -> loss [], region [B, h, w] uint8, d loss / d logits [B, K, h, w] of the saliency's dtype
-_op = define(
+_op = define_loss(
     "aamr_loss(Tensor logits, Tensor saliency, Tensor response, float salient, float active, "
     "float overlap) -> (Tensor, Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
-    backward=_backward,
-    setup_context=_setup_context,
 )
 
 
@@ -108,12 +93,14 @@ def aamr_loss(
     """
     _check(logits, saliency, response, salient, active, overlap)
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    target = saliency.detach().to(dtype).reshape(logits.shape[0], *saliency.shape[-2:])
-    largest = response.detach().to(dtype)
+    target = saliency.to(dtype)
+    if target.dim() == 4:
+        target = target.squeeze(1)
+    largest = response.to(dtype)
     if largest.dim() == 4:
         largest = largest.amax(1)
     thresholds = float(salient), float(active), float(overlap)
-    loss, region, _ = call(_op, logits, target, largest, *thresholds)
+    loss, region, *_ = call(_op, logits, target, largest, *thresholds)
     if can_inspect_values(loss) and math.isnan(loss.item()):
         _check_values(saliency, response)
     return (loss, region.bool()) if return_region else loss

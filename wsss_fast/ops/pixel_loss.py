@@ -13,7 +13,7 @@ from ._arguments import (
     is_integer,
     is_number,
 )
-from ._library import call, define, refuse_gradient, scaled_gradient
+from ._library import call, define_loss, presence, refuse_gradient
 from .reference.nearest import nearest
 
 RESIZES = ("labels", "logits")
@@ -75,37 +75,20 @@ def _accumulator(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _setup_context(ctx, inputs, output):
-    ctx.dtype, ctx.inputs = inputs[0].dtype, len(inputs)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx, grad_loss, _):
-    (grad,) = ctx.saved_tensors
-    of_logits = None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype)
-    return of_logits, *[None] * (ctx.inputs - 1)
-
-
 # logits [B, K, h, w], labels [B, H, W]
 # -> loss [], d loss / d logits [B, K, h, w], empty unless need_grad
-_cross_entropy = define(
+_cross_entropy = define_loss(
     "pixel_cross_entropy(Tensor logits, Tensor labels, float smoothing, bool balance, "
     "int ignore_index, bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
     reference=_cross_entropy_reference,
     fake=_fake,
-    backward=_backward,
-    setup_context=_setup_context,
 )
 # the same; present [B, K] uint8
-_bce = define(
+_bce = define_loss(
     "pixel_bce(Tensor logits, Tensor labels, Tensor? present, float smoothing, bool balance, "
     "int ignore_index, bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
     reference=_bce_reference,
     fake=_fake,
-    backward=_backward,
-    setup_context=_setup_context,
 )
 
 
@@ -207,7 +190,7 @@ def pixel_bce(
             raise argument_error(op, "present", present, wanted)
         check_device(op, "logits", logits, present=present)
         refuse_gradient(op, present=present)
-        present = (present != 0).to(torch.uint8)
+        present = presence(present)
     return call(
         _bce,
         logits,

@@ -15,7 +15,7 @@ from ._arguments import (
     is_integer,
     is_number,
 )
-from ._library import call, can_inspect_values, define, refuse_gradient, scaled_gradient
+from ._library import call, can_inspect_values, define_loss, presence, refuse_gradient
 from .reference.saliency_loss import SaliencyLoss
 from .reference.saliency_loss import saliency_loss as reference_loss
 from .reference.saliency_loss import saliency_loss_grad as reference_grad
@@ -42,29 +42,14 @@ def _fake(logits, saliency, present, tau, lam, adaptive, background_classes):
     return saliency.new_empty(()), *maps, saliency.new_empty(logits.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    ctx.dtype = inputs[0].dtype
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[4])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx, grad_loss, *_):
-    (grad,) = ctx.saved_tensors
-    of_logits = None if grad_loss is None else scaled_gradient(grad, grad_loss).to(ctx.dtype)
-    return of_logits, *[None] * 6
-
-
 # logits [B, K, h, w]; saliency [B, H, W] or [B, 1, H, W] float32, or float64 for float64 logits;
 # present [B, K - 1] uint8 -> loss []; foreground, background and estimate with the saliency's
 # dimensions at the logits' size; d loss / d logits [B, K, h, w]; all of the saliency's dtype
-_op = define(
+_op = define_loss(
     "saliency_loss(Tensor logits, Tensor saliency, Tensor present, float tau, float lam, "
     "bool adaptive, int[] background_classes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=_reference,
     fake=_fake,
-    backward=_backward,
-    setup_context=_setup_context,
 )
 
 
@@ -122,11 +107,11 @@ def saliency_loss(
     _check_tensors(logits, saliency, labels)
     _check_options(tau, lam, strategy, background_classes, logits.shape[1])
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss, foreground, background, estimate, _ = call(
+    loss, foreground, background, estimate, *_ = call(
         _op,
         logits,
-        saliency.detach().to(dtype),
-        (labels != 0).view(torch.uint8),
+        saliency.to(dtype),
+        presence(labels),
         float(tau),
         float(lam),
         strategy == "adaptive",
