@@ -4,6 +4,7 @@
 // which these integers are exact.
 #include <cstdint>
 #include <cstdio>
+#include <stdexcept>
 #include <vector>
 
 #include "cuda_on_cpu.h"
@@ -29,7 +30,10 @@ Values small_integers(int64_t count) {
 class TestContext : public wsss::cuda::Context {
  public:
   TestContext() : Context("label_conditioned_logits", nullptr) {}
-  void* allocate(int64_t bytes) override { return pieces_.allocate(bytes); }
+  void* allocate(int64_t bytes) override {
+    if (left-- == 0) throw std::runtime_error("out of memory");
+    return pieces_.allocate(bytes);
+  }
   using Context::allocate;
   size_t mark() const override { return pieces_.held.size(); }
   void release(size_t mark) override { pieces_.held.resize(mark); }
@@ -48,6 +52,7 @@ class TestContext : public wsss::cuda::Context {
     }
   }
   int products = 0;
+  int left = 1000;  // allocations
 
  private:
   static float* at(const Matrices& m, int64_t i, int64_t row, int64_t column) {
@@ -180,6 +185,36 @@ bool is_correct(const Case& c) {
   return passed;
 }
 
+// Each allocation may be the one that fails.
+bool reports_missing_memory() {
+  const Case c{{4, 3, 9, 5, 2, 9}, 2, {1, 2}, false, true};
+  const Inputs in(c);
+  const wsss::cuda::HeadCall call{
+      wsss::cuda::ElementType::kFloat32,
+      c.shape,
+      c.images,
+      c.dilations,
+      data(in.features),
+      data(in.scale),
+      data(in.weight),
+      false,
+      false};
+  Values logits(c.images * c.shape.labels * c.shape.pixels()), weight(in.weight.size()),
+      bias(in.bias.size()), scale(in.scale.size());
+  bool passed = true;
+  for (int count = 0; count < 4; ++count) {
+    passed &= wsss::testing::raises(
+        [&] {
+          TestContext context;
+          context.left = count;
+          wsss::cuda::label_conditioned_logits_backward(
+              context, call, logits.data(), nullptr, scale.data(), weight.data(), bias.data());
+        },
+        "out of memory");
+  }
+  return passed;
+}
+
 }  // namespace
 
 int main() {
@@ -204,6 +239,7 @@ int main() {
       passed &= is_correct({{4, 70, 8, 9, 2, 9}, 2, {1, 3}, channels_last, scaled, true});
     }
   }
+  passed &= reports_missing_memory();
   passed &= is_correct({{64, 64, 8, 8, 2, 1}, 1, {1, 2}, false, false, true});
   return wsss::testing::report(passed);
 }
