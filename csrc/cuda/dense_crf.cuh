@@ -11,7 +11,7 @@ namespace wsss::cuda {
 
 // Approximate workspace of one chunk: the batch is cut into chunks that
 // need no more, or single images.
-constexpr int64_t kWorkspaceBytes = int64_t{768} << 20;
+constexpr int64_t kWorkspaceBytes = int64_t{640} << 20;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
@@ -66,10 +66,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   struct Space {
     Lattice spatial, bilateral;
     BuildSpace spatial_build, bilateral_build;
-    float* factor;
-    void* q;
-    void* values[2][2];  // term, parity
-    float* carry[2];
+    void* q;             // before, the factors of normalise()
+    void* values[2][2];  // term, parity; the second is that of the carries before blurring
     LabelGroups groups;
   };
 
@@ -78,7 +76,10 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   // Merging cannot make the rows of few labels shorter.
   bool merges() const { return steps_ > 0 && call_.padded() > 4; }
-  int64_t value_bytes() const { return call_.half_precision ? 2 : 4; }
+  // Rows are float or half; those of normalise() are one float.
+  int64_t row_bytes() const {
+    return std::max<int64_t>(call_.row() * (call_.half_precision ? 2 : 4), sizeof(float));
+  }
 
   template <int N>
   PixelFeatures<N> features(double sx, double sy) const {
@@ -150,7 +151,6 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     if (has_bilateral()) {
       s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
     }
-    s.factor = arena.allocate<float>(images * call_.pixels());
     const int64_t mark = arena.mark();
     if (has_gaussian()) {
       s.spatial_build = allocate_build_space(arena, s.spatial);
@@ -160,7 +160,7 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       s.bilateral_build = allocate_build_space(arena, s.bilateral);
       arena.release(mark);
     }
-    s.q = arena.allocate<char>(images * call_.pixels() * call_.row() * value_bytes());
+    s.q = arena.allocate<char>(images * call_.pixels() * row_bytes());
     allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0);
     allocate_values(arena, s, 1, s.bilateral, has_bilateral());
     if (merges()) s.groups = LabelGroups::allocate(arena, images * call_.sets, call_.labels);
@@ -172,33 +172,34 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return allocate_lattice(arena, size_of(1, 2), std::min(named, spatial_vertices_));
   }
 
-  // Values are float or half; those of normalise() are float.
   void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies) const {
     if (copies == 0) return;
     const int64_t row = call_.row(), entries = copies * l.size.entries(),
-                  bytes = std::max<int64_t>(row * value_bytes(), sizeof(float));
-    for (void*& values : s.values[term]) {
-      values = arena.allocate<char>(copies * l.max_vertices * bytes);
-    }
+                  values = copies * l.max_vertices * row_bytes();
     const int span = window_span(static_cast<int>(row / pack_width(row)));
-    s.carry[term] = arena.allocate<float>(std::max(entries / span * row, entries / window_span(1)));
+    const int64_t carries = std::max(entries / span * row, entries / window_span(1));
+    s.values[term][0] = arena.allocate<char>(values);
+    s.values[term][1] =
+        arena.allocate<char>(std::max(values, carries * static_cast<int64_t>(sizeof(float))));
   }
 
   template <class T>
   static TermOf<T> term_of(const Space& s, int term, const Lattice& l, int64_t copies) {
-    return TermOf<T>(l, copies, static_cast<T*>(s.values[term][0]),
-                     static_cast<T*>(s.values[term][1]), s.carry[term]);
+    void* const* values = s.values[term];
+    return TermOf<T>(l, copies, static_cast<T*>(values[0]), static_cast<T*>(values[1]),
+                     static_cast<float*>(values[1]));
   }
 
   static void normalise(Stream stream, const Space& s, const Lattice& l, int term, double weight) {
+    float* factor = static_cast<float*>(s.q);
     TermsOf<float> ones{};
     ones.at[0] = term_of<float>(s, term, l, 1);
     splat_and_blur<float>(stream, ones, nullptr, 1, l.max_vertices);
     const float gain = lattice_gain(l.size.corners - 1);
     launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner,
-           static_cast<float>(weight) * gain, gain, s.factor);
+           static_cast<float>(weight) * gain, gain, factor);
     launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution,
-           l.size.entries(), s.factor);
+           l.size.entries(), factor);
   }
 
   void run_chunk(Stream stream, Space& s, int64_t first, int64_t images) const {
@@ -231,12 +232,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     Update u{call_.unary + first * planes * n,
              nullptr,
              images,
-             n,
+             call_.height,
+             call_.width,
              call_.sets,
              call_.labels,
              row,
              s.groups,
-             false};
+             false,
+             {},
+             {}};
     if (merges()) {
       merge_labels(stream, s.groups, u.unary, images * call_.sets, call_.labels, n);
     }

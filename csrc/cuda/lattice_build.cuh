@@ -64,8 +64,9 @@ inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l) {
   s.key =
       l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
   s.weight = arena.allocate<float>(entries);
-  s.slot = arena.allocate<uint32_t>(l.size.images << slot_bits(l.max_per_image));
-  s.later = arena.allocate<uint32_t>(words);
+  const int64_t slots = l.size.images << slot_bits(l.max_per_image);
+  s.slot = arena.allocate<uint32_t>(slots + words);
+  s.later = s.slot + slots;
   s.number = arena.allocate<int32_t>(words);
   s.vertex_entry = arena.allocate<uint32_t>(l.max_vertices);
   const int64_t end = arena.mark();
@@ -214,8 +215,8 @@ void number_vertices(Stream stream, const Lattice& l, const BuildSpace& s, const
   const int bits = slot_bits(l.max_per_image);
   const int64_t entries = l.size.entries(), words = entry_words(l.size),
                 slots = l.size.images << bits;
-  fill_bytes(stream, s.slot, 0xff, slots * sizeof *s.slot);
-  fill_bytes(stream, s.later, 0xff, words * sizeof *s.later);
+  // The first entries' bits follow the slots that were allocated: of all images of a full batch.
+  fill_bytes(stream, s.slot, 0xff, (s.later - s.slot + words) * sizeof *s.slot);
   launch(stream, blocks_for(l.size.images * l.size.located()), kThreads, locate_points<D, Source>,
          source, layout, l.size, s);
   launch(stream, blocks_for(entries), kThreads, insert_entries, l.size, s, bits);

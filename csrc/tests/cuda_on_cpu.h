@@ -324,6 +324,7 @@ void each_index(dim3 size, const Work& work) {
 }  // namespace cuda_on_cpu
 
 inline void __threadfence() {}
+inline float __fdividef(float a, float b) { return a / b; }
 inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
 inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
   return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);

@@ -200,6 +200,88 @@ bool spatial_lattices_are_kept() {
   return passed;
 }
 
+// Without memory, a call raises and keeps nothing.
+bool nothing_is_kept_without_memory() {
+  SpatialCache cache;
+  const auto none = [](int64_t, const auto&) { throw std::runtime_error("out of memory"); };
+  float image[12] = {}, unary[8] = {}, q[8];
+  const CrfCall call{
+      1, 2, 2, 3, 1, 2, image, unary, q, 3, 3, 3, 20, 20, 5, {13, 13, 13}, 0, 255, 2};
+  int allocated = 0;
+  const auto allocate = [&](int64_t bytes) {
+    ++allocated;
+    return std::shared_ptr<void>(new char[bytes], std::default_delete<char[]>());
+  };
+  bool passed = testing::raises(
+      [&] { dense_crf({}, call, none, {&cache, nullptr, allocate}); }, "out of memory");
+  dense_crf({}, call, testing::arenas(true), {&cache, nullptr, allocate});
+  passed = passed && allocated == 2;
+  const SpatialStore fails{&cache, &cache, [](int64_t) -> std::shared_ptr<void> {
+                             throw std::runtime_error("out of memory");
+                           }};
+  passed =
+      passed &&
+      testing::raises([&] { dense_crf({}, call, testing::arenas(true), fails); }, "out of memory");
+  if (!passed) std::puts("failed: out of memory");
+  return passed;
+}
+
+// Chunks of a batch cover it, and need no more workspace than allowed, or are single images.
+bool chunks_are_bounded() {
+  bool passed = true;
+  for (const int labels : {2, 3, 21, 81, 256}) {
+    for (const int64_t batch : {1, 5, 16, 1000}) {
+      CrfCall call{batch, 375, 500, 3,  1,  labels,    nullptr, nullptr, nullptr, 3,
+                   3,     3,   50,  50, 10, {5, 5, 5}, 0,       255,     10};
+      const DenseCrf<5> crf(call, kWorkspaceBytes);
+      const int64_t images = crf.images_per_chunk();
+      passed = passed && images >= 1 && images <= batch &&
+               (images == 1 || crf.workspace_bytes() <= kWorkspaceBytes);
+    }
+  }
+  if (!passed) std::puts("failed: workspace of a batch");
+  return passed;
+}
+
+// A batch of 1,000 images of two pixels in one call is as one after the other.
+bool many_images_are_independent() {
+  const int64_t batch = 1000;
+  std::vector<float> image(batch * 6), unary(batch * 4), q(batch * 4), one(4);
+  for (float& x : image) x = std::floor(uniform_float() * 256.0f);
+  for (float& x : unary) x = uniform_float() * 3.0f;
+  const auto refine = [&](int64_t first, int64_t images, float* to) {
+    const CrfCall call{
+        images,
+        1,
+        2,
+        3,
+        1,
+        2,
+        image.data() + first * 6,
+        unary.data() + first * 4,
+        to,
+        3,
+        3,
+        3,
+        20,
+        20,
+        5,
+        {13, 13, 13},
+        0,
+        255,
+        1};
+    dense_crf({}, call, testing::arenas(false));
+  };
+  refine(0, batch, q.data());
+  bool passed = true;
+  for (const int64_t b : {0, 1, 500, 999}) {
+    refine(b, 1, one.data());
+    passed = passed && std::equal(one.begin(), one.end(), q.begin() + b * 4);
+  }
+  if (!passed) std::puts("failed: 1,000 images");
+  return passed;
+}
+
 bool least_recent_entries_are_dropped() {
   SpatialCache cache;
   std::weak_ptr<void> memory[3];
@@ -226,6 +308,8 @@ int main() {
     passed &= builds_are_equal<2>(points) && builds_are_equal<5>(points);
   }
   passed &= builds_are_equal<8>(40) && bounds_hold();
-  passed &= spatial_lattices_are_kept() && least_recent_entries_are_dropped();
+  passed &= chunks_are_bounded() && many_images_are_independent();
+  passed &= nothing_is_kept_without_memory() && spatial_lattices_are_kept() &&
+            least_recent_entries_are_dropped();
   return testing::report(passed);
 }
