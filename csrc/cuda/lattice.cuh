@@ -42,7 +42,7 @@ struct LatticeSize {
   // origin creates its vertices.
   WSSS_HD bool has_origin() const { return points % 4 != 0; }
   WSSS_HD int64_t located() const { return points + has_origin(); }
-  // An image's entries are the corners of its located points, one after the other, then padding.
+  // An image's entries are those of the located points' corners 0, then 1, and so on, then padding.
   WSSS_HD int64_t entries_per_image() const {
     return (located() * corners + align - 1) / align * align;
   }
