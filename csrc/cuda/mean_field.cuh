@@ -16,8 +16,8 @@
 namespace wsss::cuda {
 
 // The points of an image's lattices are its pixels in bands of four lines, column by column: a
-// block's points then share vertices, and the lists of consecutive vertices share points, so that
-// most of the rows that a block reads are in its cache.
+// block's points then share vertices, so that most of the rows that it reads are in its cache, and
+// points next to each other, which vertices share, have rows next to each other.
 struct Bands {
   uint32_t height, width;
 
