@@ -25,6 +25,8 @@ from wsss_fast.bench.harness.memory import build_suite  # noqa: E402
 from wsss_fast.bench.harness.suite import OURS, Input, Suite  # noqa: E402
 
 CRF = "dense_crf"  # its rows are those of gpu_crf.py
+# Errors of Q in half precision: at pixels whose labels are nearly tied it can be far off.
+HALF = {"max dQ": 0.5, "labels differ": 2e-3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Row:
     @property
     def limits(self) -> Mapping[str, float]:
         """Largest allowed value of each error."""
-        return self.suite.limits
+        return HALF if self.extra.get("precision") == "float16" else self.suite.limits
 
     def make(self, number: int, quick: bool) -> Input:
         """An input on the CPU, a different one for each number; a tiny one if `quick`."""
@@ -133,7 +135,14 @@ def heads(*, channels_last: bool) -> tuple[Row, ...]:
 
 
 GROUPS: dict[str, tuple[Row, ...]] = {
-    "crf": (*of(CRF, *gpu_crf.ROWS), Row(CRF, "one image, 21 labels", graph=True)),
+    "crf": (
+        *of(CRF, *gpu_crf.ROWS),
+        Row(CRF, "one image, 21 labels", graph=True),
+        *(
+            Row(CRF, key, extra={"precision": "float16"})
+            for key in ("seed pair of 3 labels", "21 labels")
+        ),
+    ),
     "losses": (
         *of("pixel_cross_entropy", "pcl512", "pcl32", "seg41"),
         *of("pixel_bce", "bce512", "bce32"),

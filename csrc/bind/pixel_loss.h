@@ -12,14 +12,12 @@ namespace wsss {
 // logits [B, K, h, w], labels [B, H, W] uint8 or int64
 inline PixelLossShape pixel_loss_shape(const char* op, const Tensor& logits, const Tensor& labels,
                                        bool resize_logits) {
-  const std::string name = op;
-  check(logits.dim() == 4 && labels.dim() == 3 && labels.size(0) == logits.size(0),
-        name + ": logits is " + shape_text(logits) + " but labels is " + shape_text(labels) +
-            "; must be [B, K, h, w] and [B, H, W]");
-  check(logits.numel() == 0 || labels.numel() > 0, name + ": labels is empty");
+  check(logits.dim() == 4 && labels.dim() == 3 && labels.size(0) == logits.size(0), op,
+        ": logits is ", logits, " but labels is ", labels, "; must be [B, K, h, w] and [B, H, W]");
+  check(logits.numel() == 0 || labels.numel() > 0, op, ": labels is empty");
   const auto dtype = labels.scalar_type();
-  check(dtype == ScalarType::Byte || dtype == ScalarType::Long,
-        name + ": labels must be uint8 or int64");
+  check(dtype == ScalarType::Byte || dtype == ScalarType::Long, op,
+        ": labels must be uint8 or int64");
   const bool same = logits.size(2) == labels.size(1) && logits.size(3) == labels.size(2);
   const bool upsample = resize_logits && !same && logits.numel() > 0;
   return {logits.size(0), logits.size(1), logits.size(2), logits.size(3),
@@ -32,8 +30,8 @@ inline std::optional<Tensor> presence(const char* op, const Tensor& logits,
   if (!present) return std::nullopt;
   check(present->scalar_type() == ScalarType::Byte && present->dim() == 2 &&
             present->size(0) == logits.size(0) && present->size(1) == logits.size(1),
-        std::string(op) + ": present is " + shape_text(*present) + "; must be uint8 [B, K]");
-  return torch::stable::contiguous(*present);
+        op, ": present is ", *present, "; must be uint8 [B, K]");
+  return contiguous_input(*present);
 }
 
 // logits [B, K, h, w], labels [B, H, W] uint8 or int64, present [B, K] uint8

@@ -12,15 +12,14 @@ inline SaliencyShape saliency_shape(const Tensor& logits, const Tensor& saliency
   const int64_t dims = saliency.dim();
   check(logits.dim() == 4 && (dims == 3 || (dims == 4 && saliency.size(1) == 1)) &&
             saliency.size(0) == logits.size(0),
-        "saliency_loss: logits is " + shape_text(logits) + " but saliency is " +
-            shape_text(saliency) + "; must be [B, K, h, w] and [B, H, W] or [B, 1, H, W]");
+        "saliency_loss: logits is ", logits, " but saliency is ", saliency,
+        "; must be [B, K, h, w] and [B, H, W] or [B, 1, H, W]");
   check(present.scalar_type() == ScalarType::Byte && present.dim() == 2 &&
             present.size(0) == logits.size(0) && present.size(1) == logits.size(1) - 1,
-        "saliency_loss: labels is " + shape_text(present) + "; must be uint8 [B, K - 1]");
+        "saliency_loss: labels is ", present, "; must be uint8 [B, K - 1]");
   for (int64_t k : always_background) {
-    check(k >= 1 && k < logits.size(1),
-          "saliency_loss: background_classes holds " + std::to_string(k) + "; must be in 1.." +
-              std::to_string(logits.size(1) - 1));
+    check(k >= 1 && k < logits.size(1), "saliency_loss: background_classes holds ", k,
+          "; must be in 1..", logits.size(1) - 1);
   }
   check(logits.numel() == 0 || saliency.numel() > 0, "saliency_loss: saliency is empty");
   return {logits.size(0), logits.size(1),          logits.size(2),

@@ -6,9 +6,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace wsss {
@@ -18,13 +21,52 @@ using torch::stable::Tensor;
 using Sizes = std::vector<int64_t>;
 
 inline Sizes sizes_of(const Tensor& t) {
-  Sizes sizes;
-  for (int64_t d = 0; d < t.dim(); ++d) sizes.push_back(t.size(d));
-  return sizes;
+  const auto sizes = t.sizes();
+  return Sizes(sizes.begin(), sizes.end());
+}
+
+// The tensor itself if it is contiguous, without the dispatcher's price of a microsecond.
+inline Tensor contiguous_input(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+#ifdef WSSS_EMULATE_CUDA
+// Number of allocations until one fails, as when a device has no memory left; tests set it.
+inline int64_t& allocations_until_failure() {
+  static int64_t count = -1;
+  return count;
+}
+#endif
+
+// torch's C interface says that a call failed, not why; it logs the reason.
+[[noreturn]] inline void fail_allocation(const Sizes& sizes) {
+  std::string shape;
+  for (const int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+  throw std::runtime_error(
+      "wsss_fast: out of memory: no tensor of shape [" + shape + "] could be allocated");
 }
 
 inline Tensor allocate(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
-  Tensor t = torch::stable::new_empty(like, {sizes.data(), sizes.size()}, dtype);
+#ifdef WSSS_EMULATE_CUDA
+  if (allocations_until_failure() >= 0 && allocations_until_failure()-- == 0) {
+    fail_allocation(sizes);
+  }
+#endif
+  Sizes strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0; stride *= std::max<int64_t>(sizes[d], 1)) {
+    strides[d] = stride;
+  }
+  const auto shim_dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  int32_t device = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle handle = nullptr;
+  // Faster than torch::stable::new_empty, which packs all arguments for the dispatcher.
+  const auto status = aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), shim_dtype, device,
+      like.get_device_index(), &handle);
+  if (status != AOTI_TORCH_SUCCESS) fail_allocation(sizes);
+  Tensor t(handle);
 #ifdef WSSS_EMULATE_CUDA
   // Makes values that a kernel fails to write visible: a large negative
   // number, an index out of range.
@@ -38,7 +80,9 @@ inline Tensor allocate(const Tensor& like, const Sizes& sizes) {
 inline Tensor allocate_like(const Tensor& like) { return allocate(like, sizes_of(like)); }
 
 inline Tensor allocate_zeros(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
-  return torch::stable::new_zeros(like, {sizes.data(), sizes.size()}, dtype);
+  Tensor t = allocate(like, sizes, dtype);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get()));
+  return t;
 }
 inline Tensor allocate_zeros_like(const Tensor& like) {
   return allocate_zeros(like, sizes_of(like), like.scalar_type());

@@ -32,7 +32,7 @@ __device__ __forceinline__ bool is_last_block(int* ticket, unsigned blocks) {
   if (threadIdx.x == 0) {
     __threadfence();  // the block's writes, ordered by the barrier, come before its ticket
     last = atomicAdd(ticket, 1) == static_cast<int>(blocks - 1);
-    __threadfence();  // and reads of the other blocks' writes after it
+    if (last) __threadfence();  // and reads of the other blocks' writes after it
   }
   __syncthreads();
   return last;

@@ -239,12 +239,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     Update u{call_.unary + first * planes * n,
              nullptr,
              images,
-             n,
+             call_.height,
+             call_.width,
              call_.sets,
              call_.labels,
              row,
              s.groups,
-             false};
+             false,
+             {},
+             {}};
     if (merges()) {
       merge_labels(stream, s.groups, u.unary, images * call_.sets, call_.labels, n);
     }

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "label_conditioned.cuh"
+#include "tf32_product.h"
 
 namespace wsss::cuda {
 namespace {
@@ -50,6 +51,7 @@ class DeviceHead {
         weight_(static_cast<const T*>(call.weight)),
         images_(call.images),
         shape_(call.shape),
+        tf32_(call.tf32 && std::is_same_v<T, float>),
         // Both orders are the same for one pixel.
         channels_last_(call.channels_last || shape_.pixels() == 1) {
     upload(plan_taps(call.dilations, shape_.cells == 1 ? 1 : 3, shape_.height, shape_.width));
@@ -266,11 +268,11 @@ class DeviceHead {
   // A product [rows, C] over the pixels of all images is divided until it has enough tiles to
   // occupy a large GPU. Parts are rounded to T, and summed as Wide<T>.
   int64_t parts_of_product(int64_t rows) const {
-    constexpr int64_t kTileSide = 128, kTiles = 192, kMost = 8;
+    constexpr int64_t kTileSide = 128, kTiles = 192, kLeast = 512;
     const int64_t tiles =
         (rows + kTileSide - 1) / kTileSide * ((channels() + kTileSide - 1) / kTileSide);
     int64_t parts = 1;
-    while (parts < kMost && parts * tiles < kTiles &&
+    while (parts * tiles < kTiles && images_ * pixels() / (2 * parts) >= kLeast &&
            images_ * pixels() % (2 * parts * kAligned) == 0) {
       parts *= 2;
     }
@@ -330,6 +332,7 @@ class DeviceHead {
   }
 
   void multiply(const Matrices& a, const Matrices& b, const Matrices& out) {
+    if (tf32_ && prefers_tf32(context_, a, b, out)) return multiply_tf32(context_, a, b, out);
     context_.multiply(element_type<T>(), a, b, out);
   }
 
@@ -338,7 +341,7 @@ class DeviceHead {
   const T *features_, *scale_, *weight_;
   const int64_t images_;
   const HeadShape shape_;
-  const bool channels_last_;
+  const bool tf32_, channels_last_;
   DeviceTaps taps_{};
 };
 

@@ -8,6 +8,7 @@
 // weight and the lattice's gain, so that splat and slice need no other factor.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "filter.cuh"
@@ -67,14 +68,34 @@ __global__ static void normalise_contributions(Contribution* contribution, int64
   if (i < entries) contribution[i].weight *= factor[contribution[i].point & ~kFirst];
 }
 
+// An image cut into tiles of equal numbers of pixels, one for a block. Pixels of a tile share more
+// vertices than those of a line: half as many rows have to be read.
+struct Tiles {
+  unsigned shift = 0, across, down;  // a tile's width is 2^shift; tiles of an image
+
+  Tiles() = default;
+  // `pixels` of a tile: a power of 2.
+  Tiles(int64_t height, int64_t width, unsigned pixels) {
+    // One warp reads a line of a tile, if lines are not too short for that.
+    const int64_t widest = pixels >= 256 ? 32 : pixels >= 128 ? 16 : 8;
+    while (int64_t{1} << shift < std::min(width, widest)) ++shift;
+    const int64_t tall = pixels >> shift;
+    across = static_cast<unsigned>((width + (int64_t{1} << shift) - 1) >> shift);
+    down = static_cast<unsigned>((height + tall - 1) / tall);
+  }
+};
+
 struct Update {
-  const float* unary;  // [images, S, L, N]
-  float* out;          // [images, S, L, N], or null: write q
-  int64_t images, pixels;
+  const float* unary;  // [images, S, L, H, W]
+  float* out;          // [images, S, L, H, W], or null: write q
+  int64_t images, height, width;
   int sets, labels;
   RowWidth row;
   LabelGroups groups;
   bool message;
+  Tiles tiles, narrow;  // of the kernel, and of one thread for a pixel and set
+
+  WSSS_HD int64_t pixels() const { return height * width; }
 };
 
 // Reduces x with `combine` over the G lanes that share a pixel and set; all lanes get the result.
@@ -163,7 +184,7 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
                                              bool active, float* z, T* q) {
   const int64_t unary = static_cast<int64_t>(place.image) * u.sets + place.set;
   const Groups<V> groups(u.groups, unary, u.labels);
-  const float* energy = u.unary + unary * u.labels * u.pixels + place.pixel;
+  const float* energy = u.unary + unary * u.labels * u.pixels() + place.pixel;
   // Padding channels are 0, and so are their messages.
   float sum = 0.0f;
 #pragma unroll
@@ -173,12 +194,12 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
   }
   sum = across<G>(sum, [](float a, float b) { return a + b; });
   const float count = groups.count(groups.last),
-              last = -sum / count - energy[groups.label(groups.last) * u.pixels];
+              last = -sum / count - energy[groups.label(groups.last) * u.pixels()];
   float top = last;
 #pragma unroll
   for (int i = 0; i < PER * V; ++i) {
     const int k = (lane + i / V * G) * V + i % V;
-    z[i] = k < groups.last ? z[i] - energy[groups.label(k) * u.pixels] : -INFINITY;
+    z[i] = k < groups.last ? z[i] - energy[groups.label(k) * u.pixels()] : -INFINITY;
     top = fmaxf(top, z[i]);
   }
   top = across<G>(top, [](float a, float b) { return fmaxf(a, b); });
@@ -194,13 +215,13 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
   if (!active) return;
   const float inverse = 1.0f / total;
   if constexpr (LAST) {
-    float* out = u.out + unary * u.labels * u.pixels + place.pixel;
+    float* out = u.out + unary * u.labels * u.pixels() + place.pixel;
 #pragma unroll
     for (int i = 0; i < PER * V; ++i) {
       const int k = (lane + i / V * G) * V + i % V;
-      if (k < groups.last) groups.write(out, u.pixels, k, z[i] * inverse);
+      if (k < groups.last) groups.write(out, u.pixels(), k, z[i] * inverse);
     }
-    if (lane == 0) groups.write(out, u.pixels, groups.last, last_share * inverse);
+    if (lane == 0) groups.write(out, u.pixels(), groups.last, last_share * inverse);
     return;
   }
   const float mean = 1.0f / static_cast<float>(u.labels);
@@ -221,20 +242,26 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
 
 // Slices, adds the unary and takes the softmax: SETS unaries of a pixel (1, or all) by G lanes.
 template <int V, int G, int PER, int SETS, bool LAST, class T>
-__device__ __forceinline__ void update_rows(const Update& u, const TermsOf<T>& terms, T* q) {
-  constexpr int kItems = kThreads / G;
-  const int64_t items = u.images * u.pixels * (SETS > 1 ? 1 : u.sets),
-                first = int64_t{blockIdx.x} * kItems, own = first + threadIdx.x / G;
-  if (first >= items) return;  // the whole block
+__device__ __forceinline__ void update_rows(const Update& u, const Tiles& tiles,
+                                            const TermsOf<T>& terms, T* q) {
   const int lane = static_cast<int>(threadIdx.x) % G;
-  const bool active = own < items;
-  // Idle lanes repeat the first pixel, because shuffles need whole warps.
-  const int64_t item = active ? own : 0;
   Place place{};
-  place.at = static_cast<uint32_t>(SETS > 1 || u.sets == 1 ? item : item / u.sets);
-  place.set = SETS > 1 ? 0 : static_cast<int>(item - int64_t{place.at} * u.sets);
-  place.image = place.at / static_cast<uint32_t>(u.pixels);
-  place.pixel = place.at - place.image * static_cast<uint32_t>(u.pixels);
+  unsigned tile = blockIdx.x;
+  if (SETS == 1 && u.sets > 1) {
+    tile /= static_cast<unsigned>(u.sets);
+    place.set = static_cast<int>(blockIdx.x - tile * static_cast<unsigned>(u.sets));
+  }
+  const unsigned line = tile / tiles.across;
+  place.image = line / tiles.down;
+  if (place.image >= u.images) return;  // the whole block
+  const unsigned own = threadIdx.x / G, within = own & ((1u << tiles.shift) - 1),
+                 tall = kThreads / G >> tiles.shift,
+                 x = ((tile - line * tiles.across) << tiles.shift) + within,
+                 y = (line - place.image * tiles.down) * tall + (own >> tiles.shift);
+  const bool active = x < u.width && y < u.height;
+  // Idle lanes repeat the first pixel, because shuffles need whole warps.
+  place.pixel = active ? y * static_cast<uint32_t>(u.width) + x : 0;
+  place.at = place.image * static_cast<uint32_t>(u.pixels()) + place.pixel;
   float z[SETS * PER * V] = {};
   if (u.message) {
 #pragma unroll 1
@@ -257,16 +284,19 @@ __global__ void __launch_bounds__(kThreads, update_blocks(V * PER * SETS))
     update(Update u, TermsOf<T> terms, T* q) {
   if constexpr (G > 1) {
     // Merging can leave rows so short that one thread per unary does.
-    if (u.row.used() <= V) return update_rows<V, 1, 1, 1, LAST>(u, terms, q);
+    if (u.row.used() <= V) return update_rows<V, 1, 1, 1, LAST>(u, u.narrow, terms, q);
   }
-  update_rows<V, G, PER, SETS, LAST>(u, terms, q);
+  update_rows<V, G, PER, SETS, LAST>(u, u.tiles, terms, q);
 }
 
 template <int V, int G, int PER, int SETS = 1, class T>
-void launch_update_as(Stream stream, const Update& u, const TermsOf<T>& terms, T* q) {
-  const int64_t threads = u.images * u.pixels * (SETS > 1 ? 1 : u.sets) * G;
+void launch_update_as(Stream stream, Update u, const TermsOf<T>& terms, T* q) {
+  u.tiles = Tiles(u.height, u.width, kThreads / G);
+  u.narrow = Tiles(u.height, u.width, kThreads);
+  const int64_t blocks =
+      u.images * (SETS > 1 ? 1 : u.sets) * u.tiles.across * int64_t{u.tiles.down};
   launch_with_barriers(
-      stream, blocks_for(threads), kThreads,
+      stream, blocks_for(blocks, 1), kThreads,
       u.out ? update<V, G, PER, SETS, true, T> : update<V, G, PER, SETS, false, T>, u, terms, q);
 }
 

@@ -9,9 +9,9 @@
 namespace wsss::cuda {
 namespace {
 
-// Up to here, every block of the next kernel adds up all counts itself.
-constexpr int64_t kFewCountBlocks = 64;
-constexpr int64_t kMostCountBlocks = 512, kLabelsPerThread = 4;
+// Up to so many labels for each thread, few blocks count.
+constexpr int64_t kLabelsPerThread = 8;
+constexpr int64_t kMostCounts = 512;
 constexpr int64_t kSumBytes =
     32 << 20;  // of the cells' gradients, where more than one image has any
 
@@ -73,15 +73,16 @@ class PixelLoss {
 
   // Counts labels for a kernel of `blocks` blocks; returns workspace of sum_bytes.
   char* prepare(unsigned blocks, int64_t sum_bytes) {
-    const int64_t labels = s_.images * s_.pixels();
-    count_blocks_ = static_cast<unsigned>(
-        std::min<int64_t>(blocks_for(labels, kSumThreads * kLabelsPerThread), kMostCountBlocks));
+    const int64_t labels = s_.images * s_.pixels(),
+                  few = kFewCounts * kSumThreads * kLabelsPerThread;
+    count_blocks_ = std::min<unsigned>(
+        blocks_for(labels, kSumThreads), labels <= few ? kFewCounts : kMostCounts);
     const auto w = workspace_of<PixelLossWorkspace>(context_, count_blocks_, blocks, sum_bytes);
     counts_ = w.counts;
     sum_ = {w.parts, w.ticket, blocks, loss_};
     launch_with_barriers(
         stream_, count_blocks_, kSumThreads, count_labels<T, Label>, in_, counts_, w.ticket);
-    if (count_blocks_ > kFewCountBlocks) {
+    if (count_blocks_ > kFewCounts) {
       LabelCounts* total = counts_ + count_blocks_;
       launch_with_barriers(stream_, 1, kSumThreads, total_labels, counts_, count_blocks_, total);
       counts_ = total;

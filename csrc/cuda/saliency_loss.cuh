@@ -151,9 +151,10 @@ __device__ __forceinline__ double saliency_error(
 
 // Maps, gradient and loss; kSumThreads threads per block.
 template <class T>
-__global__ void compute_saliency_losses(
-    SaliencyShape s, unsigned blocks_per_image, double lam, RoleRule rule, const T* logits,
-    const Wide<T>* saliency, const int* counts, const int* invalid, SaliencyOutput<Wide<T>> out) {
+__global__ void __launch_bounds__(kSumThreads, 4)
+    compute_saliency_losses(SaliencyShape s, unsigned blocks_per_image, double lam, RoleRule rule,
+                            const T* logits, const Wide<T>* saliency, const int* counts,
+                            const int* invalid, SaliencyOutput<Wide<T>> out) {
   using Real = Wide<T>;
   __shared__ Role shared[kSharedRoles];
   const SaliencyPixel p = saliency_pixel(s, blocks_per_image);

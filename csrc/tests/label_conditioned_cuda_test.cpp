@@ -1,8 +1,10 @@
 // The label-conditioned logits and their gradients on CUDA, in the emulator, compared with the
 // definition on small integers, so that every sum is exact: both orders of the features, scaled or
-// not, groups of images, shares of labels, and each set of wanted gradients.
+// not, groups of images, shares of labels, each set of wanted gradients, and products in TF32, in
+// which these integers are exact.
 #include <cstdint>
 #include <cstdio>
+#include <stdexcept>
 #include <vector>
 
 #include "cuda_on_cpu.h"
@@ -10,6 +12,7 @@
 #include "testing.h"
 
 #include "../cuda/label_conditioned.cu"
+#include "../cuda/tf32_product.cu"
 
 namespace {
 
@@ -27,13 +30,17 @@ Values small_integers(int64_t count) {
 class TestContext : public wsss::cuda::Context {
  public:
   TestContext() : Context("label_conditioned_logits", nullptr) {}
-  void* allocate(int64_t bytes) override { return pieces_.allocate(bytes); }
+  void* allocate(int64_t bytes) override {
+    if (left-- == 0) throw std::runtime_error("out of memory");
+    return pieces_.allocate(bytes);
+  }
   using Context::allocate;
   size_t mark() const override { return pieces_.held.size(); }
   void release(size_t mark) override { pieces_.held.resize(mark); }
 
   void multiply(wsss::cuda::ElementType, const Matrices& a, const Matrices& b,
                 const Matrices& out) override {
+    ++products;
     for (int64_t i = 0; i < out.batch; ++i) {
       for (int64_t row = 0; row < out.height(); ++row) {
         for (int64_t column = 0; column < out.width(); ++column) {
@@ -44,6 +51,8 @@ class TestContext : public wsss::cuda::Context {
       }
     }
   }
+  int products = 0;
+  int left = 1000;  // allocations
 
  private:
   static float* at(const Matrices& m, int64_t i, int64_t row, int64_t column) {
@@ -58,7 +67,7 @@ struct Case {
   HeadShape shape;
   int64_t images;
   std::vector<int64_t> dilations;
-  bool channels_last, scaled;
+  bool channels_last, scaled, tf32 = false;
 };
 
 struct Inputs {
@@ -144,12 +153,12 @@ bool is_correct(const Case& c) {
       data(in.scale),
       data(in.weight),
       c.channels_last,
-      false};
+      c.tf32};
   constexpr float kUnset = -1e9f;
   Values logits(grad.size(), kUnset);
   TestContext context;
   wsss::cuda::label_conditioned_logits(context, call, in.bias.data(), logits.data());
-  bool passed = logits == expected.logits;
+  bool passed = logits == expected.logits && c.tf32 == (context.products == 0);
   for (const bool features : {true, false}) {
     for (const bool sums : {true, false}) {
       Results found{{},
@@ -161,6 +170,7 @@ bool is_correct(const Case& c) {
       wsss::cuda::label_conditioned_logits_backward(
           own, call, grad.data(), data(found.features), data(found.scale), data(found.weight),
           data(found.bias));
+      passed = passed && (!c.tf32 || own.products == 0);
       passed = passed && found.bias == expected.bias;
       if (features) passed = passed && found.features == expected.features;
       if (sums) passed = passed && found.weight == expected.weight && found.scale == expected.scale;
@@ -171,6 +181,36 @@ bool is_correct(const Case& c) {
                 static_cast<int>(c.shape.height), static_cast<int>(c.shape.width),
                 static_cast<int>(c.shape.labels), static_cast<int>(c.shape.channels),
                 static_cast<int>(c.images), c.channels_last, c.scaled);
+  }
+  return passed;
+}
+
+// Each allocation may be the one that fails.
+bool reports_missing_memory() {
+  const Case c{{4, 3, 9, 5, 2, 9}, 2, {1, 2}, false, true};
+  const Inputs in(c);
+  const wsss::cuda::HeadCall call{
+      wsss::cuda::ElementType::kFloat32,
+      c.shape,
+      c.images,
+      c.dilations,
+      data(in.features),
+      data(in.scale),
+      data(in.weight),
+      false,
+      false};
+  Values logits(c.images * c.shape.labels * c.shape.pixels()), weight(in.weight.size()),
+      bias(in.bias.size()), scale(in.scale.size());
+  bool passed = true;
+  for (int count = 0; count < 4; ++count) {
+    passed &= wsss::testing::raises(
+        [&] {
+          TestContext context;
+          context.left = count;
+          wsss::cuda::label_conditioned_logits_backward(
+              context, call, logits.data(), nullptr, scale.data(), weight.data(), bias.data());
+        },
+        "out of memory");
   }
   return passed;
 }
@@ -186,19 +226,20 @@ int main() {
                        const std::vector<int64_t>& dilations) {
         passed &= is_correct({shape, images, dilations, channels_last, scaled});
       };
-      for (const int64_t height : {1, 7}) {
-        for (const int64_t width : {1, 3, 8}) {
-          check({3, 35, height, width, 4, 9}, 2, mixed);
-          check({2, 3, height, width, 4, 9}, 2, amn);
-          check({2, 8, height, width, 1, 1}, 3, {1});
-          check({1, 130, height, width, 2, 1}, 1, {1, 2});
-        }
+      for (const auto& [height, width] : {std::pair<int64_t, int64_t>{1, 1}, {1, 8}, {7, 3}}) {
+        check({3, 35, height, width, 4, 9}, 2, mixed);
+        check({2, 3, height, width, 4, 9}, 2, amn);
+        check({2, 8, height, width, 1, 1}, 3, {1});
+        check({1, 130, height, width, 2, 1}, 1, {1, 2});
       }
       check({2, 4, 8, 8, 1, 9}, 8, {INT64_MAX / 2});               // only the centre is on the map
       check({3, 2, 3, 3, 30, 9}, 2, std::vector<int64_t>(30, 1));  // more taps than arguments hold
       // Images in groups, labels in shares.
       check({12, 2, 13, 13, 4, 9}, 20, {1, 3, 5, 7});
+      passed &= is_correct({{4, 70, 8, 9, 2, 9}, 2, {1, 3}, channels_last, scaled, true});
     }
   }
+  passed &= reports_missing_memory();
+  passed &= is_correct({{64, 64, 8, 8, 2, 1}, 1, {1, 2}, false, false, true});
   return wsss::testing::report(passed);
 }

@@ -229,6 +229,22 @@ bool images_do_not_matter() {
   return std::fabs(loss - together.loss) < 1e-6;
 }
 
+// So many labels that their counts are added up by a kernel of its own.
+bool many_labels_are_counted() {
+  Problem<double> p{
+      PixelLossKind::kCrossEntropy,
+      {1, 2, 400, 330, 400, 330, false},
+      {0.0, true, 255},
+      {},
+      {},
+      {}};
+  for (int64_t i = 0; i < 2 * p.s.pixels(); ++i) p.logits.push_back(2 * uniform());
+  for (int64_t i = 0; i < p.s.pixels(); ++i) {
+    p.labels.push_back(uniform() < 0.1 ? 255 : static_cast<uint8_t>(uniform() < 0.3));
+  }
+  return is_close(on_device(p), on_cpu(p, false), 1e-12);
+}
+
 // A device without memory.
 class FullContext : public wsss::testing::TestContext {
  public:
@@ -318,6 +334,7 @@ int main() {
     passed &= is_correct<double>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 1e-12);
   }
   passed &= nearest_centres_agree();
+  passed &= many_labels_are_counted();
   passed &= raises_without_memory();
   passed &= !wsss::testing::kCompareResults || images_do_not_matter();
   return wsss::testing::report(passed);

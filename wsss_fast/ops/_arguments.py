@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 FLOATING_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = sys.float_info.max
 FLOATING = "float16, bfloat16, float32 or float64"  # the same in messages
 
 
@@ -42,25 +43,27 @@ def is_floating(value: object, *dimensions: int) -> TypeGuard[Tensor]:
     """Whether a value is a dense floating point tensor with one of the numbers of dimensions."""
     return (
         isinstance(value, Tensor)
-        and value.layout == torch.strided
         and value.dtype in FLOATING_DTYPES
+        and value.layout == torch.strided
         and (not dimensions or value.dim() in dimensions)
     )
 
 
 def is_real(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, finite or not, or a tensor that holds one."""
+    if isinstance(value, (int, float)):
+        return True
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, (int, float, Real))
+    return isinstance(value, Real)
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite real number, or a tensor that holds one."""
     # Comparisons only: torch.compile may pass symbolic floats.
-    if isinstance(value, Real) and not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float, Tensor)) and isinstance(value, Real):
         value = float(value)  # numpy's half precision would overflow in the comparison
-    return is_real(value) and bool(-sys.float_info.max <= value <= sys.float_info.max)
+    return is_real(value) and bool(-LARGEST <= value <= LARGEST)
 
 
 def is_integer(value: object) -> TypeGuard[int]:

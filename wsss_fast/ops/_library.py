@@ -82,11 +82,15 @@ def define(
             raise NotImplementedError(_second_derivative(name.removesuffix("_backward")))
         raise NotImplementedError(f"wsss_fast::{name} cannot be differentiated")
 
-    def differentiate_once(ctx, *grads):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    def differentiate(ctx, *grads):
+        if once and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise NotImplementedError(_second_derivative(name))
         assert backward is not None
-        return backward(ctx, *grads)
+        try:
+            return backward(ctx, *grads)
+        except RuntimeError as error:
+            _raise_out_of_memory(name, error)
+            raise
 
     known = _DEFINED.get(name)
     if known is not None and known.schema != schema:
@@ -94,7 +98,7 @@ def define(
             f"wsss_fast::{name} was registered with torch with another signature by an earlier "
             "import of wsss_fast; start a new process"
         )
-    formula = refuse if backward is None else differentiate_once if once else backward
+    formula = refuse if backward is None else differentiate
     _DEFINED[name] = _Functions(schema, default_kernel, fake, formula, setup_context)
     if known is None:
         _register(name, differentiable=not gradient_op)
@@ -123,7 +127,8 @@ def define_loss(schema: str, *, reference: Callable, fake: Callable) -> torch._o
     def direct(*args):
         with torch._C._AutoDispatchBelowAutograd():
             loss, *others, gradient = overload(*args)
-        return _Loss.apply(args[0], name, [loss, gradient]), *others
+        logits = torch._C._functorch.unwrap_if_dead(args[0])
+        return _apply_loss(logits, name, [loss, gradient]), *others
 
     _DIRECT[overload] = direct
     return overload
@@ -193,6 +198,10 @@ class _Loss(torch.autograd.Function):
         return None if by is None else _scaled_in_place(gradient, by, ctx.dtype), None, None
 
 
+# What Function.apply calls where no transform is active.
+_apply_loss = super(torch.autograd.Function, _Loss).apply
+
+
 def _scaled_in_place(gradient: torch.Tensor, by: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`gradient * by` in another dtype, in the memory of `gradient` if backward is over with it."""
     keys, own_keys = torch._C._dispatch_keys(by), torch._C._dispatch_keys(gradient)
@@ -243,6 +252,7 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
 
     Raises:
         NotImplementedError: forward-mode differentiation, whose derivatives torch would drop.
+        torch.OutOfMemoryError: a kernel could not allocate results or workspace.
     """
     if torch.compiler.is_compiling():
         return overload(*args)
@@ -261,7 +271,14 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
         found = re.search(rf"(?:{name}|permutohedral lattice): [^\n]*", str(error))
         if type(error) is RuntimeError and found:
             raise ValueError(found.group()) from None
+        _raise_out_of_memory(name, error)
         raise
+
+
+def _raise_out_of_memory(name: str, error: RuntimeError) -> None:
+    """Raise torch's error for one that a kernel raised because it could not allocate memory."""
+    if found := re.search(r"wsss_fast: (out of memory: [^\n]*)", str(error)):
+        raise torch.OutOfMemoryError(f"{name}: {found.group(1)}") from None
 
 
 def _is_plain(args: tuple) -> bool:
@@ -302,7 +319,7 @@ def presence(present: torch.Tensor) -> torch.Tensor:
 
 def can_inspect_values(tensor: torch.Tensor) -> bool:
     """Whether reading the values is free: no device sync, no graph break, and there are values."""
-    return has_data(tensor) and tensor.device.type == "cpu"
+    return has_data(tensor) and tensor.is_cpu
 
 
 def has_data(tensor: torch.Tensor) -> bool:
@@ -312,8 +329,7 @@ def has_data(tensor: torch.Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    return tensor.device.type != "meta" and not wrapped
+    return not tensor.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def has_native_kernel(name: str, device: torch.device) -> bool:

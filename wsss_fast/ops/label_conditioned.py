@@ -133,8 +133,12 @@ def label_conditioned_logits(
     stored: in addition to results the CPU holds up to 6 MiB of weights twice (backward: three
     times); CUDA holds a few copies of the weights, and groups images so that all else stays below
     half of the features, but at least one image with all its taps (backward, if the features need
-    no gradient: a copy of the features). Half precisions are summed in float32. On both, features
-    in channels-last order are read, and their gradient is written, in that order.
+    no gradient: a copy of the features). On both, features in channels-last order are read, and
+    their gradient is written, in that order.
+
+    Half precisions are summed in float32. On CUDA, float32 products use TF32 where torch's
+    convolutions (`torch.backends.cudnn.conv.fp32_precision`) or its matrix products do; a compiled
+    graph keeps the setting it was compiled with.
 
     Differentiable in features, scale, weight and bias, once. An infinite or NaN weight of a tap
     that nowhere meets the map has no effect; such features or weights may make gradients NaN in

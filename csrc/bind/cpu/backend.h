@@ -56,10 +56,10 @@ class TorchHost : public Host {
 inline Tensor real_input(const char* op, const char* name, const Tensor& t, ScalarType dtype) {
   const auto own = t.scalar_type();
   const bool half = own == ScalarType::Half || own == ScalarType::BFloat16;
-  check(own == dtype, std::string(op) + ": " + name + " must have the first argument's dtype");
-  check(half || own == ScalarType::Float || own == ScalarType::Double,
-        std::string(op) + ": " + name + " must be float32, float64, float16 or bfloat16");
-  return torch::stable::contiguous(half ? torch::stable::to(t, ScalarType::Float) : t);
+  check(own == dtype, op, ": ", name, " must have the first argument's dtype");
+  check(half || own == ScalarType::Float || own == ScalarType::Double, op, ": ", name,
+        " must be float32, float64, float16 or bfloat16");
+  return contiguous_input(half ? torch::stable::to(t, ScalarType::Float) : t);
 }
 inline Tensor real_input(const char* op, const char* name, const Tensor& t) {
   return real_input(op, name, t, t.scalar_type());

@@ -12,7 +12,7 @@ inline std::tuple<Tensor, Tensor> pixel_loss(
     const std::optional<Tensor>& present_in, double smoothing, bool balance, int64_t ignore_index,
     bool resize_logits, bool need_grad) {
   const Tensor logits = real_input(op, "logits", logits_in);
-  const Tensor labels = torch::stable::contiguous(labels_in);
+  const Tensor labels = contiguous_input(labels_in);
   const PixelLossShape shape = pixel_loss_shape(op, logits, labels, resize_logits);
   const auto present = presence(op, logits, present_in);
   Tensor grad = need_grad ? allocate_like(logits) : allocate(logits, {0}),

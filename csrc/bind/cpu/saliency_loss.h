@@ -15,7 +15,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> saliency_loss(
   const char* op = "saliency_loss";
   const Tensor logits = real_input(op, "logits", logits_in);
   const Tensor saliency = real_input(op, "saliency", saliency_in, logits.scalar_type());
-  const Tensor present = torch::stable::contiguous(present_in);
+  const Tensor present = contiguous_input(present_in);
   const SaliencyShape shape = saliency_shape(logits, saliency, present, always_background);
   const auto sizes = saliency_map_sizes(shape, saliency);
   Tensor maps[3];

@@ -100,8 +100,8 @@ inline ScalarType wide_type(const Tensor& t) {
 
 // A kernel that reads memory of another device would end the process' CUDA context.
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& like) {
-  check(t.get_device_index() == like.get_device_index(),
-        std::string(op) + ": " + name + " must be on the first argument's device");
+  check(t.get_device_index() == like.get_device_index(), op, ": ", name,
+        " must be on the first argument's device");
 }
 
 // ---- inputs beyond the limits of the CUDA kernels: copies are computed by the CPU kernels
