@@ -57,10 +57,18 @@ inline Lanes exp_of(Lanes x) {
   p = multiply_add(p, r, 1.6666665459e-1f);
   p = multiply_add(p, r, 5.0000001201e-1f);
   p = multiply_add(p, r * r, r) + 1.0f;
+#if defined(__AVX512F__)
+  // p 2^n, NaN for NaN; 0 where x <= the floor.
+  const __mmask16 above =
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(kExpFloor), _CMP_NLE_UQ);
+  return reinterpret_cast<Lanes>(
+      _mm512_maskz_scalef_ps(above, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+#else
   // Adds n to the exponent of p.
   const IntLanes power =
       reinterpret_cast<IntLanes>(p) + (reinterpret_cast<IntLanes>(shifted) << 23);
   return x <= kExpFloor ? Lanes{} : x == x ? reinterpret_cast<Lanes>(power) : x;
+#endif
 }
 inline double exp_of(double x) { return std::exp(x); }
 

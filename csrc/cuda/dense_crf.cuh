@@ -25,10 +25,13 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     if (has_gaussian()) {
       const Bounds<2> bounds(spatial_features_, call);
       fit(spatial_layout_, bounds, "gaussian");
+      spatial_names_ = VertexNames<2>(bounds.from, bounds.to);
       spatial_vertices_ = plane_vertices(bounds.from, bounds.to);
     }
     if (has_bilateral()) {
-      fit(bilateral_layout_, Bounds<D>(bilateral_features_, call), "bilateral");
+      const Bounds<D> bounds(bilateral_features_, call);
+      fit(bilateral_layout_, bounds, "bilateral");
+      bilateral_names_ = VertexNames<D>(bounds.from, bounds.to);
     }
     choose_images(workspace_bytes);
   }
@@ -52,8 +55,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
     if (has_gaussian() && !spatial_built_) {
-      build_lattice<2>(
-          stream, space.spatial, space.spatial_build, spatial_features_, spatial_layout_);
+      build_lattice<2>(stream, space.spatial, space.spatial_build, spatial_features_,
+                       spatial_layout_, spatial_names_);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
     }
     for (int64_t first = 0; first < call_.batch; first += images_) {
@@ -129,6 +132,9 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
+    if (has_bilateral()) {
+      images = std::min(images, bilateral_names_.max_images(bilateral_layout_));
+    }
     images = std::max<int64_t>(
         1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
@@ -153,11 +159,11 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     }
     const int64_t mark = arena.mark();
     if (has_gaussian()) {
-      s.spatial_build = allocate_build_space(arena, s.spatial);
+      s.spatial_build = allocate_build_space(arena, s.spatial, spatial_names_.wide);
       arena.release(mark);
     }
     if (has_bilateral()) {
-      s.bilateral_build = allocate_build_space(arena, s.bilateral);
+      s.bilateral_build = allocate_build_space(arena, s.bilateral, bilateral_names_.wide);
       arena.release(mark);
     }
     s.q = arena.allocate<char>(images * call_.pixels() * row_bytes());
@@ -207,7 +213,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       s.bilateral.size.images = images;
       auto features = bilateral_features_;
       features.image += first * call_.image_channels * call_.pixels();
-      build_lattice<D>(stream, s.bilateral, s.bilateral_build, features, bilateral_layout_);
+      build_lattice<D>(
+          stream, s.bilateral, s.bilateral_build, features, bilateral_layout_, bilateral_names_);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
     }
     if (call_.half_precision) iterate<__half>(stream, s, first, images);
@@ -261,6 +268,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   PixelFeatures<D> bilateral_features_;
   KeyLayout<2> spatial_layout_;
   KeyLayout<D> bilateral_layout_;
+  VertexNames<2> spatial_names_;
+  VertexNames<D> bilateral_names_;
   int64_t spatial_vertices_ = 0;  // at most
   char* spatial_memory_ = nullptr;
   bool spatial_built_ = false;

@@ -107,22 +107,6 @@ inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   if (old == expected) *at = desired;
   return old;
 }
-inline uint32_t atomicCAS(uint32_t* at, uint32_t expected, uint32_t desired) {
-  const uint32_t old = *at;
-  if (old == expected) *at = desired;
-  return old;
-}
-inline uint32_t atomicAnd(uint32_t* at, uint32_t value) {
-  const uint32_t before = *at;
-  *at &= value;
-  return before;
-}
-inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
-  const uint32_t before = *at;
-  *at = std::min(before, value);
-  return before;
-}
-inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 
 inline uint32_t __float_as_uint(float x) {
   uint32_t bits;
