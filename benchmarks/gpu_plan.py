@@ -52,6 +52,9 @@ TINY = {
     "seg.scales": 0.5,
 }
 
+# Calls whose hottest kernels are profiled by ncu.
+HOTTEST = ("crf-21", "crf-pair", "pixel-loss", "head-bf16", "head-fp32-81")
+
 
 def words(*parts: Any) -> list[str]:
     """Words of a command line.
@@ -146,7 +149,7 @@ class Planner:
         return Step(
             tool,
             [*sanitizer, *self.script("gpu_ops")],
-            70,
+            100,
             needs=25,
             group="sanitizers",
             tool="compute-sanitizer",
@@ -165,11 +168,16 @@ class Planner:
             f"ncu_{call}",
             [*ncu, *self.script("gpu_steps", "once", call)],
             50,
-            needs=20,
+            needs=12,
             tool="ncu",
             read_log=kernel_results,
             unsupported="LibraryNotLoaded|ERR_NVGPUCTRPERM",
         )
+
+    def hottest(self) -> Step:
+        """A table of the hottest kernel of each of these calls."""
+        written = self.check.out / "gpu_check.json"
+        return Step("hottest", self.script("gpu_results", written), 10, needs=1, native=False)
 
     def preparation(self) -> list[Step]:
         """Description of the machine, data sets and the cold build."""
@@ -272,7 +280,9 @@ def plan(check: Check, device: str, python: str, workers: int) -> dict[str, list
         build.sanitizer("racecheck"),
         *build.losses(),
         build.torch_step("profile", 40, "profile"),
-        *(build.counters(call) for call in ("crf-21", "crf-pair", "pixel-loss")),
+        *(build.counters(call) for call in HOTTEST),
+        build.hottest(),
+        build.torch_step("compiled", 150, "rates losses compiled", needs=20),
         build.pipeline("voc_bf16", 70, bf16, after=("voc",)),
     ]
     return {**sections, "tools": tools}

@@ -1,6 +1,10 @@
 """What `gpu_check.py` reads from the logs and files of its steps: lines for the summary, figures.
 
 Each function `*_results(check, step, log)` is a `Step.read_log`.
+
+    python benchmarks/gpu_results.py gpu_check.json
+
+prints the hottest kernel of each call that ncu has profiled.
 """
 
 from __future__ import annotations
@@ -179,3 +183,26 @@ def short(name: str) -> str:
     for scope in ("(anonymous namespace)", "<unnamed>"):
         name = name.replace(scope, "anonymous")
     return name.removeprefix("void ").split("<")[0].split("(")[0].split("::")[-1][:48]
+
+
+def hottest(results: dict[str, Any]) -> list[str]:
+    """A line for the kernel of each profiled call that takes most of its time."""
+    heads = "call          share      us  DRAM %  memory %  SM %  occupancy %  registers  kernel"
+    lines = [heads]
+    for step, result in results.items():
+        if not step.startswith("ncu_") or not result["figures"]:
+            continue
+        table = sorted(result["figures"], key=lambda row: -row["us"])
+        first, total = table[0], sum(row["us"] for row in table) or 1.0
+        lines.append(
+            f"{step.removeprefix('ncu_'):<14}{100 * first['us'] / total:>4.0f}%"
+            f"{first['us']:>8.0f}{first['dram']:>8.0f}{first['memory']:>10.0f}"
+            f"{first['sm']:>6.0f}{first['occupancy']:>13.0f}{first['registers']:>11.0f}"
+            f"  {short(first['name'])}"
+        )
+    return lines if len(lines) > 1 else ["no call was profiled"]
+
+
+if __name__ == "__main__":
+    for line in hottest(json.loads(Path(sys.argv[1]).read_text())):
+        print(f"| {line}")

@@ -9,11 +9,11 @@ Only the files that include torch's headers, against those of another release:
     python tools/check_sources.py cpu cuda --torch-include HEADERS --binding-only
 
 HEADERS is the directory `torch/include` of that release (tools/torch_headers.py downloads it). For
-CUDA, the registers and spills of each source's kernels are printed.
+CUDA, the registers and spills of each source's kernels are printed; `kernel_resources.py` says
+which spills are allowed.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,35 +21,31 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools.kernel_resources import ARCHS, Kernel, from_log, spilling  # noqa: E402
 from wsss_fast import _build  # noqa: E402
 
-ARCHS = ("80", "90")
 
-
-def kernels(log: str, arch: str) -> str:
-    """Summarize ptxas's report of this project's kernels; those of CUB are left out."""
-    pattern = (
-        r"Compiling entry function '(\S+)' for '(sm_\d+)'"
-        r".*?(\d+) bytes spill stores.*?Used (\d+) registers"
-    )
-    ours = [
-        (int(r), int(s), name)
-        for name, a, s, r in re.findall(pattern, log, re.S)
-        if a == f"sm_{arch}" and "wsss" in name
-    ]
-    if not ours:
+def summary(kernels: list[Kernel], arch: str) -> str:
+    """The number of kernels, the most registers, and the spills."""
+    if not kernels:
         return f"sm_{arch}: no kernels of this project"
-    spills = ", ".join(f"{name} ({count} bytes)" for _, count, name in ours if count)
-    registers = max(ours)[0]
+    spills = ", ".join(f"{k.name} ({k.spills} bytes)" for k in kernels if k.spills)
+    registers = max(k.registers for k in kernels)
     return (
-        f"sm_{arch}: {len(ours)} kernels, at most {registers} registers, spills: {spills or 'none'}"
+        f"sm_{arch}: {len(kernels)} kernels, at most {registers} registers, "
+        f"spills: {spills or 'none'}"
     )
 
 
 def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only: bool) -> bool:
-    """Compile one part's sources; print the error, or the kernels' registers. True on success."""
+    """Compile one part's sources; print the error, or the kernels' registers.
+
+    Returns:
+        True on success; False also for a kernel that spills more than is allowed.
+    """
     sources = [s for s in _build.list_sources(part) if s.parent.name == "bind" or not binding_only]
     start = time.perf_counter()
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             _build.compile_objects(part, sources, Path(folder), archs, include)
@@ -59,12 +55,16 @@ def compile_part(part: str, archs: tuple[str, ...], include: Path, binding_only:
         for number, source in enumerate(sources):
             if source.suffix == ".cu":
                 log = Path(folder, f"{number}.log").read_text()
-                print("\n".join(f"{source.name}: {kernels(log, arch)}" for arch in archs))
+                for arch in archs:
+                    kernels = from_log(log, arch)
+                    wrong += spilling(kernels)
+                    print(f"{source.name}: {summary(kernels, arch)}")
     print(
         f"{part}: {len(sources)} sources compiled in {time.perf_counter() - start:.0f} s",
         flush=True,
     )
-    return True
+    print("\n".join(wrong), end="\n" * bool(wrong), flush=True)
+    return not wrong
 
 
 def main() -> int:

@@ -192,6 +192,7 @@ def _dense_crf(rng: random.Random) -> list[torch.Tensor]:
         gaussian=_mostly(rng, (None, (3.0, 3.0), ((2.0, 5.0), 1.0)), (0.1, -1.0)),
         bilateral=_mostly(rng, (None, (50.0, 5.0, 10.0), (9.0, 30.0, 4.0)), (1e-3, 5.0, 1.0)),
         iterations=rng.choice((0, 1, 3)),
+        precision=_mostly(rng, ("float32", "float16"), "half"),
     )
     return _gradients(q, unary)
 

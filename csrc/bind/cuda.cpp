@@ -25,3 +25,8 @@
 #include "cuda/resized_activation.h"
 #include "cuda/saliency_loss.h"
 #include "library_info.h"
+
+#ifdef WSSS_EMULATE_CUDA
+// The n-th allocation from now on fails, 0 being the next; -1: none does.
+WSSS_EXPORT void wsss_fast_fail_allocation(int64_t n) { wsss::allocations_until_failure() = n; }
+#endif

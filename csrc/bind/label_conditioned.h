@@ -27,6 +27,18 @@ inline HeadShape head_shape(const Tensor& features, const std::optional<Tensor>&
           features.size(3), weight.size(0), weight.size(3) * weight.size(4)};
 }
 
+// Whether the features are in channels-last order and not also contiguous, as torch computes it.
+inline bool is_channels_last(const Tensor& features) {
+  if (features.dim() != 4 || features.is_contiguous()) return false;
+  int64_t step = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (features.size(d) == 1) continue;
+    if (features.stride(d) != step) return false;
+    step *= features.size(d);
+  }
+  return true;
+}
+
 // `grad` has the shape of the logits.
 inline void check_head_gradient(const Tensor& grad, const HeadShape& s, int64_t images) {
   check(

@@ -14,6 +14,8 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace wsss {
@@ -33,7 +35,7 @@ inline Tensor contiguous_input(const Tensor& t) {
 }
 
 // Asks for large pages for a result that will be written as a whole: the kernel's first touch of
-// 4 KiB pages takes longer than many ops do (100 MB: 55 ms of page faults, else 10).
+// small pages can take longer than its work (134 MB on one core: 73 ms of page faults).
 inline void advise_large_pages([[maybe_unused]] const Tensor& t, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 4096;
@@ -46,7 +48,28 @@ inline void advise_large_pages([[maybe_unused]] const Tensor& t, [[maybe_unused]
 #endif
 }
 
+#ifdef WSSS_EMULATE_CUDA
+// Number of allocations until one fails, as when a device has no memory left; tests set it.
+inline int64_t& allocations_until_failure() {
+  static int64_t count = -1;
+  return count;
+}
+#endif
+
+// torch's C interface says that a call failed, not why; it logs the reason.
+[[noreturn]] inline void fail_allocation(const Sizes& sizes) {
+  std::string shape;
+  for (const int64_t size : sizes) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+  throw std::runtime_error(
+      "wsss_fast: out of memory: no tensor of shape [" + shape + "] could be allocated");
+}
+
 inline Tensor allocate(const Tensor& like, const Sizes& sizes, ScalarType dtype) {
+#ifdef WSSS_EMULATE_CUDA
+  if (allocations_until_failure() >= 0 && allocations_until_failure()-- == 0) {
+    fail_allocation(sizes);
+  }
+#endif
   Sizes strides(sizes.size());
   int64_t stride = 1;
   for (size_t d = sizes.size(); d-- > 0; stride *= std::max<int64_t>(sizes[d], 1)) {
@@ -57,9 +80,10 @@ inline Tensor allocate(const Tensor& like, const Sizes& sizes, ScalarType dtype)
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle = nullptr;
   // Faster than torch::stable::new_empty, which packs all arguments for the dispatcher.
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  const auto status = aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), shim_dtype, device,
-      like.get_device_index(), &handle));
+      like.get_device_index(), &handle);
+  if (status != AOTI_TORCH_SUCCESS) fail_allocation(sizes);
   Tensor t(handle);
   if (device == aoti_torch_device_type_cpu()) {
     advise_large_pages(t, t.numel() * static_cast<int64_t>(t.element_size()));

@@ -1,11 +1,13 @@
-// Uninitialised arrays for kernels. Large ones use huge pages, because the rows of a lattice are
-// visited in random order and small pages would cost a TLB miss each; and are cached for the next
-// call, because the system clears every fresh page.
+// Uninitialised arrays for kernels. All but small ones are cached for the next call, because the
+// system clears every fresh page: up to 128 MiB for the process, until it ends. Large ones use huge
+// pages, because the rows of a lattice are visited in random order and small pages would cost a TLB
+// miss each.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <new>
@@ -20,6 +22,7 @@ namespace wsss {
 class Allocator {
  public:
   static constexpr size_t kHugePage = size_t{1} << 21;  // arrays from this size on are large
+  static constexpr size_t kCached = size_t{1} << 16;    // from this size on they are cached
 
   struct Block {
     void* address = nullptr;
@@ -30,7 +33,7 @@ class Allocator {
     const bool large = bytes >= kHugePage;
     const size_t alignment = large ? kHugePage : kCacheLine;
     Block block{nullptr, (bytes + alignment - 1) / alignment * alignment};
-    if (large) {
+    if (block.bytes >= kCached) {
       Cache& cache = instance();
       const std::lock_guard<std::mutex> lock(cache.mutex);
       const auto it = cache.blocks.lower_bound(block.bytes);
@@ -50,7 +53,7 @@ class Allocator {
   }
 
   static void release(Block block) {
-    if (block.bytes >= kHugePage) {
+    if (block.bytes >= kCached) {
       Cache& cache = instance();
       const std::lock_guard<std::mutex> lock(cache.mutex);
       if (cache.bytes + block.bytes <= kMaxCached) {
@@ -101,7 +104,17 @@ class Buffer {
     block_ = Allocator::allocate(bytes);
   }
 
-  // The same for arrays of short calls, where clearing fresh pages would dominate:
+  // Makes room for `count` elements and keeps the first `used` ones.
+  void extend(int64_t count, int64_t used) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    if (bytes <= block_.bytes) return;
+    Buffer larger;
+    larger.block_ = Allocator::allocate(std::max(bytes, 2 * block_.bytes));
+    if (used > 0) std::memcpy(larger.get(), get(), static_cast<size_t>(used) * sizeof(T));
+    std::swap(block_, larger.block_);
+  }
+
+  // reserve() for arrays of short calls, where clearing fresh pages would dominate:
   // always a large, cached block.
   void reserve_large(int64_t count) {
     reserve(std::max(count, static_cast<int64_t>(Allocator::kHugePage / sizeof(T))));

@@ -9,6 +9,10 @@
 #include "../math/lattice.h"
 #include "limits.h"
 
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#endif
+
 namespace wsss {
 
 constexpr int kMaxCorners = kMaxDimensions + 1;
@@ -40,10 +44,47 @@ class FixedGeometry {
     wsss::locate<D>(scaled, simplex);
     for (int r = 0; r <= D; ++r) tile.weight[r] = simplex.weight[r];
 
+    vertex_keys_of(simplex, tile);
+  }
+
+ private:
+  // The same as vertex_keys, for all lanes. Corner r differs from corner 0 by one step back in the
+  // coordinates whose rank is above D - r.
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+  void vertex_keys_of(const Simplex<D, Lanes, IntLanes>& simplex, Tile& tile) const {
+    for (int half = 0; half < 2; ++half) {
+      const auto eight = [&](const IntLanes& lanes) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&lanes) + half);
+      };
+      __m512i key = _mm512_setzero_si512(), unit[D];
+      __m256i rank[D];
+      for (int j = 0; j < D; ++j) {
+        const __m256i cell =
+            _mm256_sub_epi32(eight(simplex.quotient[j]), _mm256_set1_epi32(layout_.low[j]));
+        const int shift = __builtin_ctzll(layout_.unit[j]);
+        key = _mm512_add_epi64(
+            key, _mm512_maskz_sll_epi64(
+                     0xff, _mm512_maskz_cvtepi32_epi64(0xff, cell), _mm_cvtsi32_si128(shift)));
+        unit[j] = _mm512_set1_epi64(static_cast<int64_t>(layout_.unit[j]));
+        rank[j] = eight(simplex.rank[j]);
+      }
+      _mm512_storeu_si512(tile.key[0] + half * 8, key);
+      for (int r = 1; r <= D; ++r) {
+        __m512i corner = _mm512_add_epi64(key, _mm512_set1_epi64(r));
+        for (int j = 0; j < D; ++j) {
+          const __mmask8 wraps = _mm256_cmpgt_epi32_mask(rank[j], _mm256_set1_epi32(D - r));
+          corner = _mm512_mask_sub_epi64(corner, wraps, corner, unit[j]);
+        }
+        _mm512_storeu_si512(tile.key[r] + half * 8, corner);
+      }
+    }
+  }
+#else
+  void vertex_keys_of(const Simplex<D, Lanes, IntLanes>& simplex, Tile& tile) const {
     int32_t quotient[D][kLanes], rank[D + 1][kLanes];
     for (int j = 0; j < D; ++j) std::memcpy(quotient[j], &simplex.quotient[j], sizeof quotient[j]);
     for (int j = 0; j <= D; ++j) std::memcpy(rank[j], &simplex.rank[j], sizeof rank[j]);
-    // The same as vertex_keys, lane by lane; the loops over lanes become vector instructions.
+    // The loops over lanes become vector instructions.
     for (int i = 0; i < kLanes; ++i) {
       uint64_t key = 0;
       for (int j = 0; j < D; ++j) {
@@ -59,8 +100,8 @@ class FixedGeometry {
       }
     }
   }
+#endif
 
- private:
   const KeyLayout<D> layout_;
   float scale_[D];
 };

@@ -19,7 +19,10 @@ class LatticeBuilder {
     lattice.row.reserve(entries);
     lattice.weight.reserve(entries);
     const int bands = band_count(pixels);
-    for (int b = 0; b < bands; ++b) bands_.emplace_back(geometry.key_bits());
+    // Photos have a vertex for every two to four pixels; growing a table costs as much as filling
+    // it.
+    const int64_t expected = std::max<int64_t>(1 << 9, pixels / bands / 2);
+    for (int b = 0; b < bands; ++b) bands_.emplace_back(geometry.key_bits(), expected);
     if (bands > 1) tables_.resize(bands);
     owned_.assign(static_cast<size_t>(bands) * bands, 0);
   }
@@ -53,12 +56,16 @@ class LatticeBuilder {
  private:
   // The vertices of a band, numbered in order of first occurrence.
   struct Band {
-    explicit Band(int key_bits) : table(key_bits, 1 << 12) {}
+    Band(int key_bits, int64_t expected) : table(key_bits, expected) {}
     Table table;
-    std::vector<Key> keys;
-    std::vector<float> mass;
+    int32_t count = 0;
+    Buffer<Key> keys;
+    Buffer<float> mass;
     // The vertex' global number (first_global + number) in the band that owns it.
-    std::vector<int32_t> owner;
+    Buffer<int32_t> owner;
+    // The numbers in order of their key's part (part_of): part q is [start[q], start[q + 1]).
+    Buffer<int32_t> by_part;
+    std::vector<int32_t> start;
     int64_t first_global = 0;
     int64_t owned = 0;
   };
@@ -69,12 +76,19 @@ class LatticeBuilder {
     return b + 1 == static_cast<int>(bands_.size()) && lattice_.pixels % 4 != 0;
   }
 
+  // Makes room for the vertices of one more tile.
+  void extend(Band& band) const {
+    const int64_t count = band.count + kLanes * geometry_.corners();
+    band.keys.extend(count, band.count);
+    band.mass.extend(count, band.count);
+  }
+
   int32_t insert(Band& band, Key key) {
-    const int32_t fresh = static_cast<int32_t>(band.keys.size());
-    const int32_t number = band.table.insert(key, fresh);
-    if (number == fresh) {
-      band.keys.push_back(key);
-      band.mass.push_back(0.0f);
+    const int32_t number = band.table.insert(key, band.count);
+    if (number == band.count) {
+      band.keys[number] = key;
+      band.mass[number] = 0.0f;
+      ++band.count;
     }
     return number;
   }
@@ -86,6 +100,7 @@ class LatticeBuilder {
     Lanes f[kMaxDimensions];
     typename Geometry::Tile tile;
     for (int64_t t = first; t < last; ++t) {
+      extend(band);
       const int count = features(t, f);
       geometry_.locate(f, tile);
       for (int lane = count; lane < kLanes; ++lane) {
@@ -108,21 +123,34 @@ class LatticeBuilder {
       }
     }
     if (has_origin(b)) {
+      extend(band);
       std::fill(f, f + kMaxDimensions, Lanes{});
       geometry_.locate(f, tile);
       for (int r = 0; r < corners; ++r) insert(band, tile.key[r][0]);
     }
+    if (!tables_.empty()) sort_by_part(band);
+  }
+
+  void sort_by_part(Band& band) const {
+    band.start.assign(bands_.size() + 1, 0);
+    for (int32_t n = 0; n < band.count; ++n) ++band.start[part_of(band.keys[n]) + 1];
+    for (size_t q = 0; q < bands_.size(); ++q) band.start[q + 1] += band.start[q];
+    std::vector<int32_t> at(band.start.begin(), band.start.end() - 1);
+    band.by_part.reserve(band.count);
+    for (int32_t n = 0; n < band.count; ++n) band.by_part[at[part_of(band.keys[n])]++] = n;
   }
 
   void number_globally() {
     int64_t all = 0;
     for (Band& band : bands_) {
       band.first_global = all;
-      all += static_cast<int64_t>(band.keys.size());
+      all += band.count;
     }
-    for (Band& band : bands_) band.owner.resize(tables_.empty() ? 0 : band.keys.size());
     if (all > INT32_MAX) {
       throw std::invalid_argument("permutohedral lattice: more than 2^31 vertices");
+    }
+    if (!tables_.empty()) {
+      for (Band& band : bands_) band.owner.reserve(band.count);
     }
     row_.reserve(all);
   }
@@ -133,18 +161,18 @@ class LatticeBuilder {
   // thread, holds one part of all keys.
   void claim_vertices(int q) {
     if (tables_.empty()) {
-      bands_[0].owned = static_cast<int64_t>(bands_[0].keys.size());
+      bands_[0].owned = bands_[0].count;
       return;
     }
-    size_t most = 0;
-    for (const Band& band : bands_) most = std::max(most, band.keys.size());
-    tables_[q] = std::make_unique<Table>(geometry_.key_bits(), static_cast<int64_t>(most));
+    int32_t most = 0;
+    for (const Band& band : bands_) most = std::max(most, band.count);
+    tables_[q] = std::make_unique<Table>(geometry_.key_bits(), most);
     for (size_t b = 0; b < bands_.size(); ++b) {
       Band& band = bands_[b];
       int64_t owned = 0;
-      for (size_t n = 0; n < band.keys.size(); ++n) {
-        if (part_of(band.keys[n]) != q) continue;
-        const int32_t number = static_cast<int32_t>(band.first_global + static_cast<int64_t>(n));
+      for (int32_t i = band.start[q]; i < band.start[q + 1]; ++i) {
+        const int32_t n = band.by_part[i];
+        const int32_t number = static_cast<int32_t>(band.first_global) + n;
         const int32_t owner = tables_[q]->insert(band.keys[n], number);
         band.owner[n] = owner;
         owned += owner == number;
@@ -163,8 +191,7 @@ class LatticeBuilder {
     lattice_.vertices = lattice_.vertex_rows.back();
     lattice_.ghost_rows.assign(1, lattice_.vertices);
     for (const Band& band : bands_) {
-      lattice_.ghost_rows.push_back(
-          lattice_.ghost_rows.back() + static_cast<int64_t>(band.keys.size()) - band.owned);
+      lattice_.ghost_rows.push_back(lattice_.ghost_rows.back() + band.count - band.owned);
     }
     lattice_.rows = lattice_.ghost_rows.back();
     lattice_.mass.reserve(lattice_.rows);
@@ -172,15 +199,15 @@ class LatticeBuilder {
     lattice_.previous.reserve(lattice_.vertices * lattice_.corners);
   }
 
-  bool owns(const Band& band, size_t n) const {
-    return tables_.empty() || band.owner[n] == band.first_global + static_cast<int64_t>(n);
+  bool owns(const Band& band, int32_t n) const {
+    return tables_.empty() || band.owner[n] == band.first_global + n;
   }
 
   void number_rows(int b) {
     Band& band = bands_[b];
     int64_t vertex = lattice_.vertex_rows[b], ghost = lattice_.ghost_rows[b];
     int32_t* rows = row_.get() + band.first_global;
-    for (size_t n = 0; n < band.keys.size(); ++n) {
+    for (int32_t n = 0; n < band.count; ++n) {
       rows[n] = static_cast<int32_t>(owns(band, n) ? vertex++ : ghost++);
       lattice_.mass.get()[rows[n]] = band.mass[n];
     }
@@ -193,9 +220,10 @@ class LatticeBuilder {
 
   void collect_ghosts() {
     lattice_.ghosts.clear();
+    lattice_.ghosts.reserve(lattice_.rows - lattice_.vertices);
     for (size_t b = 1; b < bands_.size(); ++b) {
       const Band& band = bands_[b];
-      for (size_t n = 0; n < band.keys.size(); ++n) {
+      for (int32_t n = 0; n < band.count; ++n) {
         if (owns(band, n)) continue;
         const uint64_t vertex = static_cast<uint32_t>(row_[band.owner[n]]);
         lattice_.ghosts.push_back(
@@ -215,9 +243,9 @@ class LatticeBuilder {
     const int32_t* rows = row_.get() + band.first_global;
     Key keys[kChunk][kMaxCorners];
     int32_t row[kChunk];
-    for (size_t n = 0; n < band.keys.size();) {
+    for (int32_t n = 0; n < band.count;) {
       int count = 0;
-      for (; count < kChunk && n < band.keys.size(); ++n) {
+      for (; count < kChunk && n < band.count; ++n) {
         if (!owns(band, n)) continue;
         row[count] = rows[n];
         for (int j = 0; j < corners; ++j) {
@@ -243,8 +271,13 @@ class LatticeBuilder {
     const int32_t* next = lattice_.next.get() + j * vertices;
     int32_t* previous = lattice_.previous.get() + j * vertices;
     std::fill(previous, previous + vertices, kNone);
+    constexpr int64_t kAhead = 24;  // the stores miss the first-level cache
+    int32_t nowhere;
     for (int64_t v = 0; v < vertices; ++v) {
-      if (next[v] != kNone) previous[next[v]] = static_cast<int32_t>(v);
+      __builtin_prefetch(previous + next[std::min(v + kAhead, vertices - 1)], 1);
+      // Not a branch: whether a neighbour exists cannot be predicted.
+      int32_t* const to = next[v] == kNone ? &nowhere : previous + next[v];
+      *to = static_cast<int32_t>(v);
     }
   }
 

@@ -220,11 +220,19 @@ class MeanField {
       z[k] += load<kLanes>(energy + k * kLanes) + shift;
       top = top > z[k] ? top : z[k];
     }
-    const Lanes last_share = exp_negative(last_z - top);
-    Lanes total = g.count[last] * last_share;
-    for (int k = 0; k < last; ++k) {
-      z[k] = exp_negative(z[k] - top);
-      total += g.count[k] * z[k];
+    Lanes last_share, total;
+    if (last == 1) {  // the larger share is 1: only the other needs its exponential
+      const Lanes d = z[0] - last_z, least = exp_negative(d < Lanes{} ? d : -d);
+      last_share = d < Lanes{} ? Lanes{} + 1.0f : least;
+      z[0] = d < Lanes{} ? least : Lanes{} + 1.0f;
+      total = g.count[1] * last_share + g.count[0] * z[0];
+    } else {
+      last_share = exp_negative(last_z - top);
+      total = g.count[last] * last_share;
+      for (int k = 0; k < last; ++k) {
+        z[k] = exp_negative(z[k] - top);
+        total += g.count[k] * z[k];
+      }
     }
     const Lanes inverse = 1.0f / total;
     if (is_last) {

@@ -1,39 +1,55 @@
 #include "aamr_loss.h"
 
 #include "aamr_loss.cuh"
+#include "arena.h"
 
 namespace wsss::cuda {
 namespace {
+
+struct AamrWorkspace {
+  double* parts;
+  RegionTotals* totals;
+  RegionWork regions;
+
+  AamrWorkspace(Arena& arena, const AamrShape& s, unsigned blocks, bool small)
+      : parts(arena.allocate<double>(blocks)),
+        totals(arena.allocate<RegionTotals>(small ? s.images : 1)),
+        regions{arena.allocate<int>(s.images * s.pixels()),
+                arena.allocate<int>(2 * s.images * s.pixels()),
+                arena.allocate<RegionTotals>(small ? 0 : blocks), arena.allocate<int>(2)} {}
+};
 
 template <class T>
 void run(Context& context, const AamrLossCall& call) {
   using Real = Wide<T>;
   const Stream stream = stream_of(context);
   const AamrShape& s = call.shape;
-  const int64_t pixels = s.images * s.pixels();
-  const unsigned blocks = blocks_for(pixels);
-  const T* logits = static_cast<const T*>(call.logits);
-  const Real* saliency = static_cast<const Real*>(call.saliency);
-  const Real* response = static_cast<const Real*>(call.response);
-  double* count = context.allocate<double>(1);
-  double* parts = context.allocate<double>(blocks);
-  int* parents = context.allocate<int>(pixels);
-  // Zeros: area and active pixels of regions, and the number of invalid values.
-  int* sizes = context.allocate<int>(2 * pixels + 1);
-  int* invalid = sizes + 2 * pixels;
-  fill_bytes(stream, sizes, 0, (2 * pixels + 1) * sizeof(int));
-  launch(stream, blocks, kThreads, mark_pixels<Real>, s, static_cast<Real>(call.salient),
-         static_cast<Real>(call.active), saliency, response, parents, call.region, invalid);
-  launch(stream, blocks, kThreads, join_regions, s, parents);
-  launch(stream, blocks, kThreads, measure_regions, s, parents, call.region, sizes);
-  launch_with_barriers(stream, blocks, kSumThreads, choose_region, s, call.overlap, parents, sizes,
-                       call.region, parts);
+  const bool small = s.pixels() <= kSmallImage && s.images <= INT32_MAX;
+  const unsigned blocks = blocks_for(s.images * s.pixels(), kSumThreads);
+  const auto w = workspace_of<AamrWorkspace>(context, s, blocks, small);
+  const AamrInput<Real> in{
+      s,
+      static_cast<Real>(call.salient),
+      static_cast<Real>(call.active),
+      call.overlap,
+      static_cast<const Real*>(call.saliency),
+      static_cast<const Real*>(call.response)};
+  if (small) {
+    launch_with_barriers(stream, static_cast<unsigned>(s.images), kRegionThreads,
+                         find_small_regions<Real>, in, w.regions, call.region, w.totals);
+  } else {
+    launch_with_barriers(
+        stream, blocks, kSumThreads, mark_pixels<Real>, in, w.regions, call.region);
+    launch(stream, blocks, kSumThreads, join_regions, s, w.regions.parents);
+    launch(stream, blocks, kSumThreads, measure_regions, s, w.regions, call.region);
+    launch_with_barriers(stream, blocks, kSumThreads, choose_regions, s, call.overlap, w.regions,
+                         call.region, w.totals);
+  }
+  const AamrOutput<Real> out{
+      static_cast<Real*>(call.grad), w.parts, w.regions.tickets + 1, static_cast<Real*>(call.loss)};
   launch_with_barriers(
-      stream, 1, kSumThreads, sum_parts<double>, parts, blocks, 1.0, invalid, count);
-  launch_with_barriers(stream, blocks, kSumThreads, compute_region_losses<T>, s, logits, saliency,
-                       call.region, count, static_cast<Real*>(call.grad), parts);
-  launch_with_barriers(stream, 1, kSumThreads, sum_parts<Real>, parts, blocks, 1.0, invalid,
-                       static_cast<Real*>(call.loss));
+      stream, blocks, kSumThreads, compute_region_losses<T>, in, static_cast<const T*>(call.logits),
+      call.region, w.totals, small ? s.images : int64_t{1}, out);
 }
 
 }  // namespace

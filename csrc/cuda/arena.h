@@ -45,6 +45,15 @@ class Arena {
   std::function<char*(int64_t)> separate_;
 };
 
+// Workspace of a call in one allocation: Workspace(arena, sizes...) takes its pieces from an arena.
+template <class Workspace, class... Sizes>
+Workspace workspace_of(Context& context, const Sizes&... sizes) {
+  Arena measured;
+  Workspace(measured, sizes...);
+  Arena arena(static_cast<char*>(context.allocate(measured.peak())), measured.peak());
+  return Workspace(arena, sizes...);
+}
+
 // Returns with_arena(bytes, use) for a call: it calls use(arena) with workspace of `bytes` bytes.
 inline auto arenas(Context& context) {
   return [&context](int64_t bytes, const auto& use) {

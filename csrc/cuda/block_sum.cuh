@@ -11,12 +11,13 @@ namespace wsss::cuda {
 
 constexpr int kSumThreads = kThreads;  // threads of a block that calls block_sum
 
-// Returns the sum over the block's kSumThreads threads in thread 0; all threads must call it.
+// Returns the sum over the block's kSize threads in thread 0; all threads must call it.
+template <int kSize = kSumThreads>
 __device__ __forceinline__ double block_sum(double value) {
-  __shared__ double values[kSumThreads];
+  __shared__ double values[kSize];
   values[threadIdx.x] = value;
   __syncthreads();
-  for (int half = kSumThreads / 2; half > 0; half /= 2) {
+  for (int half = kSize / 2; half > 0; half /= 2) {
     if (static_cast<int>(threadIdx.x) < half) values[threadIdx.x] += values[threadIdx.x + half];
     __syncthreads();
   }
@@ -31,7 +32,7 @@ __device__ __forceinline__ bool is_last_block(int* ticket, unsigned blocks) {
   if (threadIdx.x == 0) {
     __threadfence();  // the block's writes, ordered by the barrier, come before its ticket
     last = atomicAdd(ticket, 1) == static_cast<int>(blocks - 1);
-    __threadfence();  // and reads of the other blocks' writes after it
+    if (last) __threadfence();  // and reads of the other blocks' writes after it
   }
   __syncthreads();
   return last;
@@ -52,18 +53,6 @@ __device__ __forceinline__ void sum_blocks(double value, double* parts, unsigned
   value = block_sum(value);
   if (threadIdx.x == 0)
     *result = invalid ? static_cast<Real>(NAN) : static_cast<Real>(factor * value);
-}
-
-// result = factor * sum of parts, or NaN if `invalid` is not 0; one block.
-template <class Real>
-__global__ void sum_parts(const double* parts, int64_t count, double factor, const int* invalid,
-                          Real* result) {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += parts[i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) {
-    *result = *invalid ? static_cast<Real>(NAN) : static_cast<Real>(factor * sum);
-  }
 }
 
 }  // namespace wsss::cuda

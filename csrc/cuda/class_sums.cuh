@@ -19,6 +19,7 @@ struct ClassSums {
 template <class Real, class Values>
 __device__ __forceinline__ ClassSums<Real> sums_of(Values z, int64_t classes) {
   ClassSums<Real> s{z(0), 0, 0};
+#pragma unroll 8  // so that several values are on their way at a time
   for (int64_t k = 1; k < classes; ++k) {
     const Real value = z(k);
     if (value > s.top) {

@@ -15,15 +15,23 @@ namespace wsss::cuda {
 
 enum class ElementType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
-// `batch` matrices, one after the other, or `same` one for all. `transposed` matrices
-// are stored as [columns, rows].
+// `batch` row-major matrices, with the elements between the starts of two of them (0: one matrix
+// for all) and of two rows. `transposed` ones are stored as [columns, rows].
 struct Matrices {
   const void* data;
   int64_t batch, rows, columns;  // as stored
-  bool same = false, transposed = false;
+  int64_t step, row_step;
+  bool transposed = false;
 
-  Matrices t() const { return {data, batch, rows, columns, same, !transposed}; }
+  Matrices t() const { return {data, batch, rows, columns, step, row_step, !transposed}; }
+  int64_t height() const { return transposed ? columns : rows; }
+  int64_t width() const { return transposed ? rows : columns; }
 };
+
+// Matrices without gaps, one after the other.
+inline Matrices dense(const void* data, int64_t batch, int64_t rows, int64_t columns) {
+  return {data, batch, rows, columns, rows * columns, columns};
+}
 
 // One call of an op.
 class Context {

@@ -11,7 +11,7 @@ namespace wsss::cuda {
 
 // Approximate workspace of one chunk: the batch is cut into chunks that
 // need no more, or single images.
-constexpr int64_t kWorkspaceBytes = int64_t{768} << 20;
+constexpr int64_t kWorkspaceBytes = int64_t{640} << 20;
 
 template <int D>
 class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
@@ -25,10 +25,13 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     if (has_gaussian()) {
       const Bounds<2> bounds(spatial_features_, call);
       fit(spatial_layout_, bounds, "gaussian");
+      spatial_names_ = VertexNames<2>(bounds.from, bounds.to);
       spatial_vertices_ = plane_vertices(bounds.from, bounds.to);
     }
     if (has_bilateral()) {
-      fit(bilateral_layout_, Bounds<D>(bilateral_features_, call), "bilateral");
+      const Bounds<D> bounds(bilateral_features_, call);
+      fit(bilateral_layout_, bounds, "bilateral");
+      bilateral_names_ = VertexNames<D>(bounds.from, bounds.to);
     }
     choose_images(workspace_bytes);
   }
@@ -52,8 +55,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
     if (has_gaussian() && !spatial_built_) {
-      build_lattice<2>(
-          stream, space.spatial, space.spatial_build, spatial_features_, spatial_layout_);
+      build_lattice<2>(stream, space.spatial, space.spatial_build, spatial_features_,
+                       spatial_layout_, spatial_names_);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
     }
     for (int64_t first = 0; first < call_.batch; first += images_) {
@@ -66,14 +69,20 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   struct Space {
     Lattice spatial, bilateral;
     BuildSpace spatial_build, bilateral_build;
-    float* factor;
-    float* q;
-    float* values[2][2];  // term, parity
-    float* carry[2];
+    void* q;             // before, the factors of normalise()
+    void* values[2][2];  // term, parity; the second is that of the carries before blurring
+    LabelGroups groups;
   };
 
   bool has_gaussian() const { return steps_ > 0 && call_.gaussian_weight > 0; }
   bool has_bilateral() const { return steps_ > 0 && call_.bilateral_weight > 0; }
+
+  // Merging cannot make the rows of few labels shorter.
+  bool merges() const { return steps_ > 0 && call_.padded() > 4; }
+  // Rows are float or half; those of normalise() are one float.
+  int64_t row_bytes() const {
+    return std::max<int64_t>(call_.row() * (call_.half_precision ? 2 : 4), sizeof(float));
+  }
 
   template <int N>
   PixelFeatures<N> features(double sx, double sy) const {
@@ -123,6 +132,9 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     }
     int64_t images = std::min(call_.batch, entry_limit() / entries);
+    if (has_bilateral()) {
+      images = std::min(images, bilateral_names_.max_images(bilateral_layout_));
+    }
     images = std::max<int64_t>(
         1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
     const int64_t chunks = (call_.batch + images - 1) / images;
@@ -145,20 +157,19 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     if (has_bilateral()) {
       s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
     }
-    s.factor = arena.allocate<float>(images * call_.pixels());
     const int64_t mark = arena.mark();
     if (has_gaussian()) {
-      s.spatial_build = allocate_build_space(arena, s.spatial);
+      s.spatial_build = allocate_build_space(arena, s.spatial, spatial_names_.wide);
       arena.release(mark);
     }
     if (has_bilateral()) {
-      s.bilateral_build = allocate_build_space(arena, s.bilateral);
+      s.bilateral_build = allocate_build_space(arena, s.bilateral, bilateral_names_.wide);
       arena.release(mark);
     }
-    const int64_t row = call_.row();
-    s.q = arena.allocate<float>(images * call_.pixels() * row);
-    allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0, row);
-    allocate_values(arena, s, 1, s.bilateral, has_bilateral(), row);
+    s.q = arena.allocate<char>(images * call_.pixels() * row_bytes());
+    allocate_values(arena, s, 0, s.spatial, has_gaussian() ? images : 0);
+    allocate_values(arena, s, 1, s.bilateral, has_bilateral());
+    if (merges()) s.groups = LabelGroups::allocate(arena, images * call_.sets, call_.labels);
     return s;
   }
 
@@ -167,67 +178,88 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return allocate_lattice(arena, size_of(1, 2), std::min(named, spatial_vertices_));
   }
 
-  static void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies,
-                              int64_t row) {
+  void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies) const {
     if (copies == 0) return;
-    for (float*& values : s.values[term]) {
-      values = arena.allocate<float>(copies * l.max_vertices * row);
-    }
+    const int64_t row = call_.row(), entries = copies * l.size.entries(),
+                  values = copies * l.max_vertices * row_bytes();
     const int span = window_span(static_cast<int>(row / pack_width(row)));
-    s.carry[term] = arena.allocate<float>(copies * (l.size.entries() / span) * row);
+    const int64_t carries = std::max(entries / span * row, entries / window_span(1));
+    s.values[term][0] = arena.allocate<char>(values);
+    s.values[term][1] =
+        arena.allocate<char>(std::max(values, carries * static_cast<int64_t>(sizeof(float))));
   }
 
-  static Term term_of(const Space& s, int term, const Lattice& l, int64_t copies) {
-    return Term(l, copies, s.values[term][0], s.values[term][1], s.carry[term]);
+  template <class T>
+  static TermOf<T> term_of(const Space& s, int term, const Lattice& l, int64_t copies) {
+    void* const* values = s.values[term];
+    return TermOf<T>(l, copies, static_cast<T*>(values[0]), static_cast<T*>(values[1]),
+                     static_cast<float*>(values[1]));
   }
 
   static void normalise(Stream stream, const Space& s, const Lattice& l, int term, double weight) {
-    Terms ones{};
-    ones.at[0] = term_of(s, term, l, 1);
-    splat_and_blur(stream, ones, nullptr, 1, l.max_vertices);
+    float* factor = static_cast<float*>(s.q);
+    TermsOf<float> ones{};
+    ones.at[0] = term_of<float>(s, term, l, 1);
+    splat_and_blur<float>(stream, ones, nullptr, 1, l.max_vertices);
     const float gain = lattice_gain(l.size.corners - 1);
-    const float amount = std::sqrt(static_cast<float>(weight) * gain);
     launch(stream, blocks_for(ones.at[0].points), kThreads, normalise_corners, ones.at[0], l.corner,
-           amount, gain, s.factor);
+           static_cast<float>(weight) * gain, gain, factor);
     launch(stream, blocks_for(l.size.entries()), kThreads, normalise_contributions, l.contribution,
-           l.size.entries(), s.factor);
+           l.size.entries(), factor);
   }
 
   void run_chunk(Stream stream, Space& s, int64_t first, int64_t images) const {
-    const int64_t n = call_.pixels(), planes = static_cast<int64_t>(call_.sets) * call_.labels;
-    Terms terms{};
-    int used = 0;
-    int64_t max_rows = 1;
-    if (has_gaussian()) {
-      terms.at[used++] = term_of(s, 0, s.spatial, images);
-      max_rows = s.spatial.max_vertices * images;
-    }
     if (has_bilateral()) {
       s.bilateral.size.images = images;
       auto features = bilateral_features_;
-      features.image += first * call_.image_channels * n;
-      build_lattice<D>(stream, s.bilateral, s.bilateral_build, features, bilateral_layout_);
+      features.image += first * call_.image_channels * call_.pixels();
+      build_lattice<D>(
+          stream, s.bilateral, s.bilateral_build, features, bilateral_layout_, bilateral_names_);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
-      terms.at[used++] = term_of(s, 1, s.bilateral, 1);
+    }
+    if (call_.half_precision) iterate<__half>(stream, s, first, images);
+    else iterate<float>(stream, s, first, images);
+  }
+
+  template <class T>
+  void iterate(Stream stream, const Space& s, int64_t first, int64_t images) const {
+    const int64_t n = call_.pixels(), planes = static_cast<int64_t>(call_.sets) * call_.labels;
+    TermsOf<T> terms{};
+    int used = 0;
+    int64_t max_rows = 1;
+    if (has_gaussian()) {
+      terms.at[used++] = term_of<T>(s, 0, s.spatial, images);
+      max_rows = s.spatial.max_vertices * images;
+    }
+    if (has_bilateral()) {
+      terms.at[used++] = term_of<T>(s, 1, s.bilateral, 1);
       max_rows = std::max(max_rows, s.bilateral.max_vertices);
     }
+    const RowWidth row(call_.sets, call_.padded(), s.groups.widest);
     Update u{call_.unary + first * planes * n,
-             s.q,
              nullptr,
              images,
-             n,
+             call_.height,
+             call_.width,
              call_.sets,
              call_.labels,
-             call_.padded(),
-             false};
+             row,
+             s.groups,
+             false,
+             {},
+             {}};
+    if (merges()) {
+      merge_labels(stream, s.groups, u.unary, images * call_.sets, call_.labels, n);
+    }
+    T* q = static_cast<T*>(s.q);
     for (int64_t step = 0; step < steps_; ++step) {
       u.message = step > 0;
-      launch_update(stream, u, terms);
-      splat_and_blur(stream, terms, s.q, call_.row(), max_rows);
+      launch_update<T>(stream, u, terms, q);
+      splat_and_blur<T>(stream, terms, q, row, max_rows);
     }
     u.message = steps_ > 0;
     u.out = call_.q + first * planes * n;
-    launch_update(stream, u, terms);
+    launch_update<T>(stream, u, terms, nullptr);
   }
 
   const CrfCall call_;
@@ -236,6 +268,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   PixelFeatures<D> bilateral_features_;
   KeyLayout<2> spatial_layout_;
   KeyLayout<D> bilateral_layout_;
+  VertexNames<2> spatial_names_;
+  VertexNames<D> bilateral_names_;
   int64_t spatial_vertices_ = 0;  // at most
   char* spatial_memory_ = nullptr;
   bool spatial_built_ = false;

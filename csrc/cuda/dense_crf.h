@@ -19,6 +19,7 @@ struct CrfCall {
   double levels[kMaxDimensions];                        // standard deviation of each image channel
   double lowest, highest;                               // of the image's values; others are clamped
   int64_t iterations;
+  bool half_precision = false;  // of the values on the lattices
 
   int64_t pixels() const { return height * width; }
   int carried() const { return labels - 1; }

@@ -1,11 +1,15 @@
-// Label-conditioned logits on CUDA: a batched matrix product of the taps with the features of a
-// group of images, then one kernel for the shifted addition. The group's size keeps the workspace
-// below a quarter of the features.
+// Label-conditioned logits on CUDA: batched matrix products of the taps with the features, and
+// kernels for the shifted addition and the scale. Responses are computed for groups of images, and
+// the weights' gradient for shares of labels, so that in addition to a few copies of the weights
+// the workspace is at most half of the features or kLeastSpare elements, but holds at least one
+// group of one image and one share of one label. A backward pass whose result is not the gradient
+// of the features may need a copy of them.
 #include "label_conditioned.h"
 
 #include <algorithm>
 
 #include "label_conditioned.cuh"
+#include "tf32_product.h"
 
 namespace wsss::cuda {
 namespace {
@@ -18,6 +22,24 @@ constexpr ElementType element_type() {
   else return ElementType::kBFloat16;
 }
 
+constexpr int64_t kAligned = 8;  // elements; matrix products are slow on rows that start elsewhere
+constexpr int64_t kLeastSpare = 1 << 20;
+int64_t aligned(int64_t count) { return (count + kAligned - 1) / kAligned * kAligned; }
+
+// Dimensions y and z of a grid are limited; kernels stride over them.
+unsigned limited(int64_t count) { return static_cast<unsigned>(std::min<int64_t>(count, 65535)); }
+
+// Calls run.operator()<V>() for the widest pack of V elements, V = 1 or at most `kBytes` bytes, for
+// rows of `width` elements that start at `base`.
+template <class T, int kBytes, class Run>
+void with_pack(int64_t width, std::initializer_list<const void*> bases, const Run& run) {
+  constexpr int kWide = kBytes / static_cast<int>(sizeof(T));
+  bool fits = width % kWide == 0;
+  for (const void* base : bases) fits &= reinterpret_cast<uintptr_t>(base) % kBytes == 0;
+  if (fits) return run.template operator()<kWide>();
+  run.template operator()<1>();
+}
+
 template <class T>
 class DeviceHead {
  public:
@@ -28,65 +50,51 @@ class DeviceHead {
         scale_(static_cast<const T*>(call.scale)),
         weight_(static_cast<const T*>(call.weight)),
         images_(call.images),
-        shape_(call.shape) {
+        shape_(call.shape),
+        tf32_(call.tf32 && std::is_same_v<T, float>),
+        // Both orders are the same for one pixel.
+        channels_last_(call.channels_last || shape_.pixels() == 1) {
     upload(plan_taps(call.dilations, shape_.cells == 1 ? 1 : 3, shape_.height, shape_.width));
   }
 
-  // logits [B, K, h, w]. Labels are processed in shares whose packed weights are no larger
-  // than the features of one image.
+  // logits [B, K, h, w]. Of weights and features the smaller is scaled.
   void forward(const T* bias, T* logits) {
-    const int64_t shares = std::clamp<int64_t>(
-        (taps_.count * shape_.labels + pixels() - 1) / pixels(), 1, shape_.labels);
-    const size_t taps_only = context_.mark();
-    for (int64_t i = 0; i < shares; ++i) {
-      const LabelShare share{shape_.labels * i / shares, shape_.labels * (i + 1) / shares};
-      const int64_t rows = taps_.count * share.count();
-      const T* packed = pack(share);
-      const int64_t group = images_at_once(rows);
-      T* scaled = scale_ ? context_.allocate<T>(group * rows * channels()) : nullptr;
-      T* responses = context_.allocate<T>(group * rows * pixels());
-      for_each_group(group, [&](int64_t first, int64_t images) {
-        const Matrices taps = scaled_weight(packed, scaled, rows, first, images);
-        multiply(taps, feature_matrices(first, images), {responses, images, rows, pixels()});
-        launch(stream_, blocks_for(images * share.count() * pixels()), kThreads, add_shifted<T>,
-               shape_, taps_, share, images, responses, bias,
-               logits + first * shape_.labels * pixels());
-      });
-      context_.release(taps_only);
-    }
+    const bool scaled_weight = scale_ && rows() <= pixels(), scaled = scale_ && !scaled_weight;
+    const int64_t image = rows() * row_step() + (scaled_weight ? rows() * channels() : 0) +
+                          (scaled ? channels() * pixels() : 0);
+    // The responses of a single tap are the logits.
+    const bool in_place = taps_.count == 1;
+    const int64_t group = in_place && !scaled ? images_ : images_at_once(image);
+    T* responses = in_place ? nullptr : context_.allocate<T>(group * rows() * row_step());
+    T* work = scaled ? context_.allocate<T>(group * channels() * pixels()) : nullptr;
+    T* packed = scaled_weight ? context_.allocate<T>(group * rows() * channels()) : nullptr;
+    Matrices taps = scaled_weight ? Matrices{} : packed_weight();
+    for_each_group(group, [&](int64_t first, int64_t images) {
+      T* to = logits + first * shape_.labels * pixels();
+      T* out = in_place ? to : responses;
+      if (scaled_weight) taps = pack(packed, images, scale_ + first * channels());
+      if (scaled) scale_features(first, images, work);
+      const T* from = scaled ? work : features_ + first * channels() * pixels();
+      const int64_t step = in_place ? pixels() : row_step();
+      taps.batch = images;
+      multiply(taps, matrices(from, images), {out, images, rows(), pixels(), rows() * step, step});
+      launch(stream_, pixel_grid(shape_.labels, images), kThreads, add_shifted<T>, shape_, taps_,
+             images, step, out, bias, to);
+    });
   }
 
-  // Null gradients are not computed. grad_weight must start at zero.
+  // Null gradients are not computed; grad_scale needs grad_weight.
   void backward(const T* grad, T* grad_features, T* grad_scale, T* grad_weight) {
-    const int64_t rows = taps_.count * shape_.labels, group = images_at_once(rows);
-    const T* packed = pack({0, shape_.labels});
-    // Holds the scaled weights of the images, then their gradients.
-    T* work = context_.allocate<T>(group * rows * channels());
-    T* gradients = context_.allocate<T>(group * rows * pixels());
-    Wide<T>* sum = grad_weight ? context_.allocate<Wide<T>>(rows * channels()) : nullptr;
-    for_each_group(group, [&](int64_t first, int64_t images) {
-      launch(stream_, blocks_for(images * rows * pixels()), kThreads, gather_shifted<T>, shape_,
-             taps_, images, grad + first * shape_.labels * pixels(), gradients);
-      const Matrices gradient{gradients, images, rows, pixels()};
-      if (grad_features) {
-        const Matrices taps = scaled_weight(packed, work, rows, first, images);
-        multiply(taps.t(), gradient,
-                 {grad_features + first * channels() * pixels(), images, channels(), pixels()});
-      }
-      if (!grad_weight) return;
-      multiply(gradient, feature_matrices(first, images).t(), {work, images, rows, channels()});
-      const T* factor = scale_ ? scale_ + first * channels() : nullptr;
-      launch(stream_, blocks_for(rows * channels()), kThreads, add_products<T>, images, rows,
-             channels(), work, factor, first == 0, sum);
-      if (!scale_) return;
-      const dim3 grid(static_cast<unsigned>((channels() + kScaleChannels - 1) / kScaleChannels),
-                      static_cast<unsigned>(images));
-      launch_with_barriers(stream_, grid, dim3(kScaleChannels, kScaleParts), scale_gradient<T>,
-                           rows, channels(), packed, work, grad_scale + first * channels());
-    });
-    if (!grad_weight) return;
-    launch(stream_, blocks_for(rows * channels()), kThreads, unpack_weight<T>, shape_, taps_, sum,
-           grad_weight);
+    // First the scaled features, pixel by pixel, then their gradient.
+    T* work = grad_features;
+    const bool turns = grad_weight && !by_image() && !channels_last_;
+    if (work == nullptr && (grad_scale || (grad_weight && scale_) || turns)) {
+      work = context_.allocate<T>(images_ * channels() * pixels());
+    }
+    Gradients every{};
+    if (grad_weight) every = weight_gradient(grad, work, grad_weight);
+    if (grad_features || grad_scale) feature_gradient(grad, every, work);
+    if (scale_ && (grad_features || grad_scale)) finish(work, grad_scale);
   }
 
   void backward_bias(const T* grad, T* grad_bias) {
@@ -95,56 +103,26 @@ class DeviceHead {
   }
 
  private:
+  // The shifted gradients of all rows, if they are in memory; images are `step` apart.
+  struct Gradients {
+    const T* data;
+    int64_t step, row_step;
+  };
+
   int64_t pixels() const { return shape_.pixels(); }
   int64_t channels() const { return shape_.channels; }
+  int64_t rows() const { return taps_.count * shape_.labels; }
+  int64_t row_step() const { return aligned(pixels()); }
+  int64_t spare() const { return std::max(images_ * channels() * pixels() / 2, kLeastSpare); }
 
-  void upload(const Taps& taps) {
-    std::vector<int32_t> numbers;
-    for (const auto* part : {&taps.dy, &taps.dx, &taps.first, &taps.source}) {
-      numbers.insert(numbers.end(), part->begin(), part->end());
-    }
-    const int64_t count = static_cast<int64_t>(numbers.size());
-    int32_t* table = context_.allocate<int32_t>(count);
-    for (int64_t start = 0; start < count; start += Numbers::kMax) {
-      Numbers some{};
-      const int64_t n = std::min<int64_t>(Numbers::kMax, count - start);
-      std::copy_n(numbers.begin() + start, n, some.value);
-      launch(
-          stream_, 1, Numbers::kMax, store_numbers, some, static_cast<int32_t>(n), table + start);
-    }
-    const int64_t t = taps.count();
-    taps_ = {static_cast<int32_t>(t), table, table + t, table + 2 * t, table + 3 * t + 1};
-  }
+  // Whether the weights' gradient is summed over products of each image, which are small for a few
+  // rows; otherwise it is a product over the pixels of all images.
+  bool by_image() const { return rows() * 4 <= pixels(); }
 
-  T* pack(LabelShare share) {
-    const int64_t count = taps_.count * share.count() * channels();
-    T* packed = context_.allocate<T>(count);
-    launch(stream_, blocks_for(count), kThreads, pack_weight<T>, shape_, taps_, share, weight_,
-           packed);
-    return packed;
-  }
-
-  // The packed weights times the scale of each image, written to `scaled`; without scale the
-  // packed weights for every image.
-  Matrices scaled_weight(const T* packed, T* scaled, int64_t rows, int64_t first, int64_t images) {
-    if (!scale_) return {packed, images, rows, channels(), true};
-    launch(stream_, blocks_for(images * rows * channels()), kThreads, scale_weight<T>, images, rows,
-           channels(), packed, scale_ + first * channels(), scaled);
-    return {scaled, images, rows, channels()};
-  }
-
-  Matrices feature_matrices(int64_t first, int64_t images) const {
-    return {features_ + first * channels() * pixels(), images, channels(), pixels()};
-  }
-
-  void multiply(const Matrices& a, const Matrices& b, const Matrices& out) {
-    context_.multiply(element_type<T>(), a, b, out);
-  }
-
-  int64_t images_at_once(int64_t rows) const {
-    const int64_t spare = images_ * channels() * pixels() / 4 - rows * channels();
-    return std::clamp<int64_t>(
-        spare / (rows * (channels() + pixels())), 1, std::min<int64_t>(images_, 65535));
+  int64_t images_at_once(int64_t per_image) const {
+    const int64_t most = std::clamp<int64_t>(spare() / per_image, 1, images_);
+    const int64_t groups = (images_ + most - 1) / most;
+    return (images_ + groups - 1) / groups;
   }
 
   template <class Work>
@@ -154,11 +132,216 @@ class DeviceHead {
     }
   }
 
+  dim3 pixel_grid(int64_t labels, int64_t images) const {
+    return dim3(blocks_for(pixels()), limited(labels), limited(images));
+  }
+
+  void upload(const Taps& taps) {
+    std::vector<int32_t> numbers;
+    for (const auto* part : {&taps.dy, &taps.dx, &taps.first, &taps.source}) {
+      numbers.insert(numbers.end(), part->begin(), part->end());
+    }
+    const size_t tap_of = numbers.size();
+    numbers.resize(tap_of + shape_.branches * shape_.cells, -1);
+    for (int64_t t = 0; t < taps.count(); ++t) {
+      for (int64_t j = taps.first[t]; j < taps.first[t + 1]; ++j) {
+        numbers[tap_of + taps.source[j]] = static_cast<int32_t>(t);
+      }
+    }
+    taps_.count = static_cast<int32_t>(taps.count());
+    taps_.sources = static_cast<int32_t>(taps.source.size());
+    const int64_t count = static_cast<int64_t>(numbers.size());
+    if (count <= Numbers::kMax) {
+      std::copy(numbers.begin(), numbers.end(), taps_.numbers.value);
+      return;
+    }
+    int32_t* table = context_.allocate<int32_t>(count);
+    for (int64_t start = 0; start < count; start += Numbers::kMax) {
+      Numbers some{};
+      const int64_t n = std::min<int64_t>(Numbers::kMax, count - start);
+      std::copy_n(numbers.begin() + start, n, some.value);
+      launch(
+          stream_, 1, Numbers::kMax, store_numbers, some, static_cast<int32_t>(n), table + start);
+    }
+    taps_.table = table;
+  }
+
+  // [images, T * K, C], scaled unless `scale` is null.
+  Matrices pack(T* packed, int64_t images, const T* scale) {
+    const dim3 grid(blocks_for(rows(), 1), blocks_for(channels()));
+    launch(stream_, grid, kThreads, pack_weight<T>, shape_, taps_, images, weight_, scale, packed);
+    return dense(packed, images, rows(), channels());
+  }
+
+  // [T * K, C], the same for all images.
+  Matrices packed_weight() {
+    Matrices packed = dense(weight_, images_, rows(), channels());
+    if (shape_.branches * shape_.cells != 1) {
+      packed = pack(context_.allocate<T>(rows() * channels()), 1, nullptr);
+    }
+    packed.step = 0;
+    return packed;
+  }
+
+  // [images, C, h*w] of features, or what has their order.
+  Matrices matrices(const T* from, int64_t images) const {
+    return channels_last_ ? dense(from, images, pixels(), channels()).t()
+                          : dense(from, images, channels(), pixels());
+  }
+
+  // In the order of the features.
+  void scale_features(int64_t first, int64_t images, T* to) {
+    const T *from = features_ + first * channels() * pixels(),
+            *factor = scale_ + first * channels();
+    const int64_t width = channels_last_ ? channels() : pixels(),
+                  count = images * (channels_last_ ? pixels() : channels());
+    with_pack<T, 16>(width, {from, to}, [&]<int V>() {
+      const dim3 block = row_block(static_cast<int>(std::min<int64_t>(width / V, 64)));
+      launch(stream_, blocks_for(count, block.y), block,
+             channels_last_ ? scale_rows<true, V, T> : scale_rows<false, V, T>, count, width / V,
+             pixels(), from, factor, to);
+    });
+  }
+
+  // The scaled features of all images, [B * h*w, C]; written to `work` unless they are the
+  // features.
+  const T* pixel_major(T* work) {
+    if (channels_last_ && !scale_) return features_;
+    if (channels_last_) {
+      scale_features(0, images_, work);
+    } else {
+      const dim3 grid(
+          blocks_for(pixels(), kTile), limited((channels() + kTile - 1) / kTile), limited(images_));
+      launch_with_barriers(stream_, grid, dim3(kTile, kTileRows), turn_features<T>, images_,
+                           channels(), pixels(), features_, scale_, work);
+    }
+    return work;
+  }
+
+  // Returns the shifted gradients if they are those of all labels.
+  Gradients weight_gradient(const T* grad, T* work, T* grad_weight) {
+    const bool direct = by_image() && taps_.count == 1;  // the gradients are not shifted
+    const int64_t row = (direct ? 0 : gathered_row()) + (by_image() ? images_ * channels() : 0);
+    const int64_t shares =
+        std::clamp<int64_t>((rows() * row + spare() - 1) / spare(), 1, shape_.labels);
+    const int64_t most = taps_.count * ((shape_.labels + shares - 1) / shares);
+    const int64_t parts = by_image() ? images_ : parts_of_product(most);
+    const size_t none = context_.mark();
+    T* gathered = direct ? nullptr : context_.allocate<T>(most * gathered_row());
+    const size_t only_gathered = context_.mark();
+    T* product = context_.allocate<T>(parts * most * channels());
+    const T* features = by_image() ? nullptr : pixel_major(work);
+    Gradients gradients{};
+    for (int64_t i = 0; i < shares; ++i) {
+      const LabelShare share{shape_.labels * i / shares, shape_.labels * (i + 1) / shares};
+      const int64_t count = taps_.count * share.count();
+      if (direct) {
+        gradients = {grad + share.first * pixels(), shape_.labels * pixels(), pixels()};
+      } else if (by_image()) {
+        gradients = gather(grad, share, images_, count * row_step(), row_step(), gathered);
+      } else {
+        gradients = gather(grad, share, images_, pixels(), gathered_row(), gathered);
+      }
+      const Matrices out = dense(product, parts, count, channels());
+      if (by_image()) {
+        multiply({gradients.data, images_, count, pixels(), gradients.step, gradients.row_step},
+                 matrices(features_, images_).t(), out);
+      } else {
+        const int64_t inner = images_ * pixels() / parts;
+        multiply({gradients.data, parts, count, inner, inner, gradients.row_step},
+                 dense(features, parts, inner, channels()), out);
+      }
+      const dim3 grid(
+          blocks_for(shape_.branches * share.count(), 1), blocks_for(channels(), kUnpackChannels));
+      launch_with_barriers(stream_, grid, kUnpackChannels, unpack_weight<T>, shape_, taps_, share,
+                           parts, product, by_image() ? scale_ : nullptr, grad_weight);
+    }
+    context_.release(shares == 1 ? only_gathered : none);
+    return shares == 1 ? gradients : Gradients{};
+  }
+
+  // The elements of a row of shifted gradients of all images.
+  int64_t gathered_row() const {
+    return by_image() ? images_ * row_step() : aligned(images_ * pixels());
+  }
+
+  // A product [rows, C] over the pixels of all images is divided until it has enough tiles to
+  // occupy a large GPU. Parts are rounded to T, and summed as Wide<T>.
+  int64_t parts_of_product(int64_t rows) const {
+    constexpr int64_t kTileSide = 128, kTiles = 192, kLeast = 512;
+    const int64_t tiles =
+        (rows + kTileSide - 1) / kTileSide * ((channels() + kTileSide - 1) / kTileSide);
+    int64_t parts = 1;
+    while (parts * tiles < kTiles && images_ * pixels() / (2 * parts) >= kLeast &&
+           images_ * pixels() % (2 * parts * kAligned) == 0) {
+      parts *= 2;
+    }
+    return parts;
+  }
+
+  Gradients gather(const T* grad, LabelShare share, int64_t images, int64_t step, int64_t row_step,
+                   T* to) {
+    launch(stream_, pixel_grid(share.count(), images), kThreads, gather_shifted<T>, shape_, taps_,
+           share, images, step, row_step, grad, to);
+    return {to, step, row_step};
+  }
+
+  // The gradient of the scaled features, in the order of the features; `every` are the shifted
+  // gradients of all images, or null.
+  void feature_gradient(const T* grad, Gradients every, T* to) {
+    if (every.data == nullptr && taps_.count == 1) {
+      every = {grad, shape_.labels * pixels(), pixels()};
+    }
+    const Matrices taps = packed_weight();
+    const LabelShare labels{0, shape_.labels};
+    const int64_t step = rows() * row_step(), group = every.data ? images_ : images_at_once(step);
+    T* gathered = every.data ? nullptr : context_.allocate<T>(group * step);
+    for_each_group(group, [&](int64_t first, int64_t images) {
+      const Gradients some = every.data ? every
+                                        : gather(grad + first * shape_.labels * pixels(), labels,
+                                                 images, step, row_step(), gathered);
+      Matrices own = taps, out = matrices(to + first * channels() * pixels(), images),
+               from{some.data, images, rows(), pixels(), some.step, some.row_step};
+      if (channels_last_ && some.step == pixels()) {
+        // One product for all images.
+        from = {some.data, 1, rows(), images * pixels(), 0, some.row_step};
+        out = dense(out.data, 1, images * pixels(), channels()).t();
+      }
+      own.batch = from.batch;
+      if (channels_last_) multiply(from.t(), own, out.t());
+      else multiply(own.t(), from, out);
+    });
+  }
+
+  void finish(T* gradient, T* grad_scale) {
+    const int64_t width = channels_last_ ? channels() : pixels();
+    if (channels_last_) {
+      with_pack<T, sizeof(T) == 2 ? 8 : 16>(width, {features_, scale_, gradient}, [&]<int V>() {
+        const dim3 grid(blocks_for(width / V, kWarp), limited(images_));
+        launch_with_barriers(stream_, grid, dim3(kWarp, kWarps), finish_columns<V, T>, images_,
+                             pixels(), width / V, features_, scale_, gradient, grad_scale);
+      });
+      return;
+    }
+    const int64_t count = images_ * channels();
+    with_pack<T, 16>(width, {features_, gradient}, [&]<int V>() {
+      launch_with_barriers(
+          stream_, blocks_for(count, kWarps), dim3(kWarp, kWarps), finish_rows<V, T>, count,
+          width / V, features_, scale_, gradient, grad_scale);
+    });
+  }
+
+  void multiply(const Matrices& a, const Matrices& b, const Matrices& out) {
+    if (tf32_ && prefers_tf32(context_, a, b, out)) return multiply_tf32(context_, a, b, out);
+    context_.multiply(element_type<T>(), a, b, out);
+  }
+
   Context& context_;
   const Stream stream_;
   const T *features_, *scale_, *weight_;
   const int64_t images_;
   const HeadShape shape_;
+  const bool tf32_, channels_last_;
   DeviceTaps taps_{};
 };
 

@@ -1,65 +1,59 @@
 // Builds lattices without waiting for the device. An entry is a corner of a point's simplex, named
-// by its vertex' key. Entries are inserted into a hash table of their image; each slot keeps the
-// first entry of a vertex, and numbering these first entries in order numbers the vertices,
-// whatever the order in which threads ran. A stable sort by vertex then gives the lists that
-// splatting reads. No float atomics: results do not depend on scheduling, and those of an image not
-// on the rest of its batch.
+// by its vertex' key. Entries are sorted by short names of their vertices; equal neighbours in the
+// sorted list are one vertex, and splatting reads the list itself. So neighbouring vertices mostly
+// have near numbers, which makes blurring fast. No float atomics: results do not depend on
+// scheduling, and those of an image not on the rest of its batch.
 #pragma once
 
 #include "lattice.cuh"
 #include "sorting.h"
+#include "vertex_names.cuh"
 
 namespace wsss::cuda {
 
-constexpr uint32_t kEmpty = 0xffffffffu;  // of a slot; larger than any entry
-
 // Memory that is needed only while building.
 struct BuildSpace {
-  uint64_t* key;                   // [entries]
-  uint32_t* slot;                  // [images, slots] the first entry of a vertex, or kEmpty
-  int32_t* number;                 // [entries] first entries up to this one
-  uint32_t* vertex_entry;          // [max_vertices] the first entry
-  uint32_t *vertex[2], *entry[2];  // [entries] to be sorted; before, vertex[0] are slots
+  uint64_t* key;         // [entries]
+  SortKeys name[2];      // [entries] of vertices, to be sorted
+  uint32_t* entry[2];    // [entries]
+  uint64_t* vertex_key;  // [max_vertices]
+  int32_t* slot;         // [hash_slots(max_vertices)] vertex or -1
   char* scratch;
   int64_t scratch_bytes;
 };
 
-struct SortedEntries {  // [entries] by vertex
-  const uint32_t *vertex, *entry;
+struct SortedEntries {  // [entries]
+  SortKeys name;
+  const uint32_t* entry;
+  int32_t* number;  // vertex + 1
 };
 
-// The bits of a number of slots that leaves a third of them free at least.
-inline int slot_bits(int64_t vertices) {
-  int bits = 6;
-  while ((int64_t{2} << bits) < vertices * 3) ++bits;
-  return bits;
+// The number of slots of a hash table for `vertices`: a power of two that leaves a third of them
+// free at least.
+WSSS_HD uint32_t hash_slots(uint32_t vertices) {
+  uint32_t slots = 64;
+  while (uint64_t{2} * slots < uint64_t{3} * vertices) slots *= 2;
+  return slots;
 }
 
-inline int bits_for(int64_t values) {
-  int bits = 0;
-  while ((int64_t{1} << bits) < values) ++bits;
-  return bits;
-}
-
-inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l) {
+// `wide`: names are 64 bits long.
+inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l, bool wide) {
   const int64_t entries = l.size.entries();
   BuildSpace s;
-  s.vertex[0] = arena.allocate<uint32_t>(entries);
-  s.scratch_bytes =
-      std::max(sum_scratch(entries), sorting_scratch(entries, bits_for(l.max_vertices)));
-  s.scratch = arena.allocate<char>(s.scratch_bytes);
-  const int64_t mark = arena.mark();  // sorting follows when the rest is not needed any more
+  s.vertex_key = arena.allocate<uint64_t>(l.max_vertices);
   // Contributions are listed last and take the place of the keys.
   s.key =
       l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
-  s.slot = arena.allocate<uint32_t>(l.size.images << slot_bits(l.max_per_image));
-  s.number = arena.allocate<int32_t>(entries);
-  s.vertex_entry = arena.allocate<uint32_t>(l.max_vertices);
+  const int64_t mark = arena.mark();  // neighbours are found when sorting is over
+  s.slot = arena.allocate<int32_t>(hash_slots(static_cast<uint32_t>(l.max_vertices)));
   const int64_t end = arena.mark();
   arena.release(mark);
-  s.vertex[1] = arena.allocate<uint32_t>(entries);
-  s.entry[0] = arena.allocate<uint32_t>(entries);
-  s.entry[1] = arena.allocate<uint32_t>(entries);
+  for (int i = 0; i < 2; ++i) {
+    s.name[i] = {arena.allocate<char>(entries * (wide ? 8 : 4)), wide};
+    s.entry[i] = arena.allocate<uint32_t>(entries);
+  }
+  s.scratch_bytes = std::max(sum_scratch(entries), sorting_scratch(entries, wide));
+  s.scratch = arena.allocate<char>(s.scratch_bytes);
   arena.release(std::max(arena.mark(), end));
   return s;
 }
@@ -93,15 +87,19 @@ inline int64_t plane_vertices(const double* from, const double* to) {
   return vertices;
 }
 
-// One thread for each located point of an image.
+// One thread for each located point of an image, and each entry of its padding, which belongs to
+// the first point's first vertex.
 template <int D, class Source>
-__global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize size, uint64_t* key,
-                              Corner* corner) {
+__global__ void locate_points(Source source, KeyLayout<D> layout, VertexNames<D> names,
+                              LatticeSize size, BuildSpace s, Corner* corner) {
   const int64_t i = thread_number();
-  const uint32_t located = static_cast<uint32_t>(size.located());
-  if (i >= size.images * located) return;
-  const uint32_t image = static_cast<uint32_t>(i) / located,
-                 p = static_cast<uint32_t>(i) - image * located;
+  const uint32_t per = static_cast<uint32_t>(size.entries_per_image()),
+                 located = static_cast<uint32_t>(size.located()), threads = per - located * D;
+  if (i >= size.images * threads) return;
+  const uint32_t image = static_cast<uint32_t>(i) / threads,
+                 own = static_cast<uint32_t>(i) - image * threads;
+  const bool padding = own >= located;
+  const uint32_t p = padding ? 0 : own;
   const bool real = p < size.points;
   float scaled[D];
 #pragma unroll
@@ -111,164 +109,69 @@ __global__ void locate_points(Source source, KeyLayout<D> layout, LatticeSize si
   locate<D>(scaled, simplex);
   uint64_t keys[D + 1];
   vertex_keys<D>(layout, simplex.quotient, simplex.rank, keys);
-  key += image * size.entries_per_image() + p;
+  const uint64_t high = layout.bits < 64 ? static_cast<uint64_t>(image) << layout.bits : 0;
+  const int64_t first = int64_t{image} * per + own;
 #pragma unroll
   for (int r = 0; r <= D; ++r) {
-    key[int64_t{r} * located] = keys[r];
-    if (real) {
+    if (padding && r > 0) break;
+    const int64_t e = padding ? first + int64_t{located} * D : first + int64_t{r} * located;
+    s.key[e] = keys[r] | high;
+    s.entry[0][e] = static_cast<uint32_t>(e);
+    s.name[0].set(
+        e, names.wide ? keys[r] | high : names.of(image, simplex.quotient, simplex.rank, r));
+    if (!padding && real) {
       corner[corner_index(size.images * size.points, image * size.points + p, r)] = {
           0, simplex.weight[r]};
     }
   }
 }
 
-__device__ __forceinline__ uint32_t hash_key(uint64_t key, int bits) {
-  // Multiplicative hashing by the golden ratio (Knuth), whose highest bits depend on all others.
-  key *= 0x9E3779B97F4A7C15ull;
-  key ^= key >> 32;
-  key *= 0x9E3779B97F4A7C15ull;
-  return static_cast<uint32_t>(key >> (64 - bits));
-}
-
-// Reads that other threads' changes may precede or follow.
-__device__ __forceinline__ uint32_t read_shared(const uint32_t* at) {
-  return *static_cast<const volatile uint32_t*>(at);
-}
-
-// One thread for each entry. Which slot a vertex gets depends on scheduling, but not which entry is
-// in it at the end: a slot's entry is only replaced by an earlier one of the same vertex. Reading
-// before changing keeps threads with a common vertex from waiting for each other.
-__global__ static void insert_entries(LatticeSize size, BuildSpace s, int bits) {
+__global__ static void mark_first_entries(SortedEntries sorted, int64_t entries) {
   const int64_t i = thread_number();
-  if (i >= size.entries()) return;
-  const uint32_t e = static_cast<uint32_t>(i),
-                 per = static_cast<uint32_t>(size.entries_per_image());
-  const uint32_t image = e / per, mask = (1u << bits) - 1;
-  if (e - image * per >= size.located() * size.corners) return;  // padding
-  const uint64_t key = s.key[e];
-  uint32_t* slot = s.slot + (static_cast<int64_t>(image) << bits);
-  uint32_t at = hash_key(key, bits);
-  while (true) {
-    uint32_t first = read_shared(slot + at);
-    if (first == kEmpty) {
-      first = atomicCAS(slot + at, kEmpty, e);
-      if (first == kEmpty) break;
-    }
-    if (s.key[first] == key) {
-      if (e < first) atomicMin(slot + at, e);
-      break;
-    }
-    at = (at + 1) & mask;
-  }
-  s.vertex[0][e] = (image << bits) + at;
+  if (i < entries) sorted.number[i] = sorted.name.differs_from_previous(i);
 }
 
-__global__ static void mark_first_entries(LatticeSize size, BuildSpace s) {
+// Numbers the corners' vertices.
+__global__ static void number_corners(Lattice l, BuildSpace s, SortedEntries sorted) {
   const int64_t i = thread_number();
-  if (i >= size.entries()) return;
-  const uint32_t e = static_cast<uint32_t>(i),
-                 per = static_cast<uint32_t>(size.entries_per_image());
-  const bool padding = e % per >= size.located() * size.corners;
-  s.number[e] = !padding && s.slot[s.vertex[0][e]] == e;
-}
-
-// Padding belongs to the first vertex of its image.
-__global__ static void number_entries(Lattice l, BuildSpace s) {
-  const int64_t i = thread_number(), entries = l.size.entries();
-  if (i >= entries) return;
-  const uint32_t e = static_cast<uint32_t>(i),
-                 per = static_cast<uint32_t>(l.size.entries_per_image()),
+  if (i >= l.size.entries()) return;
+  const int32_t v = sorted.number[i] - 1;
+  const uint32_t e = sorted.entry[i], per = static_cast<uint32_t>(l.size.entries_per_image()),
                  located = static_cast<uint32_t>(l.size.located());
   const uint32_t image = e / per, local = e - image * per;
   const uint32_t r = local / located, p = local - r * located;
-  const bool padding = r >= static_cast<uint32_t>(l.size.corners);
-  const uint32_t first = padding ? image * per : s.slot[s.vertex[0][e]];
-  const int32_t v = s.number[first] - 1;
-  s.vertex[0][e] = static_cast<uint32_t>(v);
-  if (!padding && p < l.size.points) {
-    Corner& c = l.corner[corner_index(
-        l.size.images * l.size.points, image * l.size.points + p, static_cast<int>(r))];
-    c = {v, c.weight};
+  if (r < static_cast<uint32_t>(l.size.corners) && p < l.size.points) {
+    l.corner[corner_index(
+                 l.size.images * l.size.points, image * l.size.points + p, static_cast<int>(r))]
+        .row = v;
   }
-  if (first == e) s.vertex_entry[v] = e;
-  if (i == entries - 1) *l.count = s.number[e];
+  if (sorted.name.differs_from_previous(i)) s.vertex_key[v] = s.key[e];
+  if (i == l.size.entries() - 1) *l.count = v + 1;
 }
 
 // Locates the points of all images and numbers their vertices.
 template <int D, class Source>
-void number_vertices(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source,
-                     const KeyLayout<D>& layout) {
-  const int64_t entries = l.size.entries();
-  const int bits = slot_bits(l.max_per_image);
-  fill_bytes(stream, s.slot, 0xff, (l.size.images << bits) * sizeof *s.slot);
-  launch(stream, blocks_for(l.size.images * l.size.located()), kThreads, locate_points<D, Source>,
-         source, layout, l.size, s.key, l.corner);
-  launch(stream, blocks_for(entries), kThreads, insert_entries, l.size, s, bits);
-  launch(stream, blocks_for(entries), kThreads, mark_first_entries, l.size, s);
-  inclusive_sum(stream, s.scratch, s.scratch_bytes, s.number, entries);
-  launch(stream, blocks_for(entries), kThreads, number_entries, l, s);
-}
-
-__global__ static void clear_previous(const int32_t* count, int corners, int32_t* previous) {
-  const int64_t links = static_cast<int64_t>(*count) * corners;
-  for (int64_t i = thread_number(); i < links; i += thread_count()) previous[i] = -1;
-}
-
-template <int D>
-__global__ void find_neighbours(Lattice l, BuildSpace s, KeyLayout<D> layout, int bits) {
-  const int32_t count = *l.count;
-  const uint32_t mask = (1u << bits) - 1, per = static_cast<uint32_t>(l.size.entries_per_image());
-  for (int64_t v = thread_number(); v < count; v += thread_count()) {
-    const uint32_t e = s.vertex_entry[v];
-    const uint32_t* slot = s.slot + (static_cast<int64_t>(e / per) << bits);
-    const uint64_t key = s.key[e];
-#pragma unroll
-    for (int j = 0; j <= D; ++j) {
-      const uint64_t wanted = next_key<D>(layout, key, j);
-      uint32_t at = hash_key(wanted, bits), first = slot[at];
-      while (first != kEmpty && s.key[first] != wanted) {
-        at = (at + 1) & mask;
-        first = slot[at];
-      }
-      const int32_t found = first == kEmpty ? -1 : s.number[first] - 1;
-      const int64_t direction = static_cast<int64_t>(j) * count;
-      l.next[direction + v] = found;
-      // one writer: its only predecessor
-      if (found >= 0) l.previous[direction + found] = static_cast<int32_t>(v);
-    }
-  }
-}
-
-// After number_vertices.
-template <int D>
-void link_vertices(Stream stream, const Lattice& l, const BuildSpace& s,
-                   const KeyLayout<D>& layout) {
-  const unsigned most = resident_blocks(stream);
-  launch(stream, std::min(most, blocks_for(l.max_vertices * (D + 1))), kThreads, clear_previous,
-         l.count, D + 1, l.previous);
-  launch(stream, std::min(most, blocks_for(l.max_vertices)), kThreads, find_neighbours<D>, l, s,
-         layout, slot_bits(l.max_per_image));
-}
-
-__global__ static void list_entries(uint32_t* entry, int64_t entries) {
-  const int64_t i = thread_number();
-  if (i < entries) entry[i] = static_cast<uint32_t>(i);
-}
-
-// After link_vertices, whose space it overwrites.
-inline SortedEntries sort_entries(Stream stream, const Lattice& l, const BuildSpace& s) {
-  const int64_t entries = l.size.entries();
-  launch(stream, blocks_for(entries), kThreads, list_entries, s.entry[0], entries);
-  const int at = sort_pairs(
-      stream, s.scratch, s.scratch_bytes, s.vertex, s.entry, entries, bits_for(l.max_vertices));
-  return {s.vertex[at], s.entry[at]};
+SortedEntries number_vertices(Stream stream, const Lattice& l, const BuildSpace& s,
+                              const Source& source, const KeyLayout<D>& layout,
+                              const VertexNames<D>& names) {
+  const int64_t entries = l.size.entries(), per = l.size.entries_per_image();
+  launch(stream, blocks_for(l.size.images * (per - l.size.located() * D)), kThreads,
+         locate_points<D, Source>, source, layout, names, l.size, s, l.corner);
+  const int at = sort_pairs(stream, s.scratch, s.scratch_bytes, s.name, s.entry, entries,
+                            names.bits(layout, l.size.images));
+  const SortedEntries sorted{
+      s.name[at], s.entry[at], reinterpret_cast<int32_t*>(s.name[1 - at].data)};
+  launch(stream, blocks_for(entries), kThreads, mark_first_entries, sorted, entries);
+  inclusive_sum(stream, s.scratch, s.scratch_bytes, sorted.number, entries);
+  launch(stream, blocks_for(entries), kThreads, number_corners, l, s, sorted);
+  return sorted;
 }
 
 __global__ static void list_contributions(Lattice l, SortedEntries sorted) {
   const int64_t i = thread_number();
   if (i >= l.size.entries()) return;
-  const uint32_t v = sorted.vertex[i], e = sorted.entry[i];
-  const bool head = i == 0 || sorted.vertex[i - 1] != v;
+  const uint32_t e = sorted.entry[i];
+  const bool head = sorted.name.differs_from_previous(i);
   const uint32_t per = static_cast<uint32_t>(l.size.entries_per_image()),
                  located = static_cast<uint32_t>(l.size.located());
   const uint32_t image = e / per, local = e - image * per;
@@ -276,26 +179,87 @@ __global__ static void list_contributions(Lattice l, SortedEntries sorted) {
   const bool real = r < static_cast<uint32_t>(l.size.corners) && p < l.size.points;
   // The origin and the padding contribute with weight 0, so any point serves.
   const int64_t point = image * l.size.points + (real ? p : 0);
-  const float weight =
-      real
-          ? l.corner[corner_index(l.size.images * l.size.points, point, static_cast<int>(r))].weight
-          : 0.0f;
+  float weight = 0.0f;
+  if (real) {
+    weight =
+        l.corner[corner_index(l.size.images * l.size.points, point, static_cast<int>(r))].weight;
+  }
   l.contribution[contribution_index(i)] = {
       static_cast<uint32_t>(point) | (head ? kFirst : 0), weight};
   if (i % kGrain == 0) {
-    const int32_t row = static_cast<int32_t>(v);
-    l.window[i / kGrain] = head ? row : ~row;
+    const int32_t v = sorted.number[i] - 1;
+    l.window[i / kGrain] = head ? v : ~v;
   }
 }
 
-// Builds the lattices of l.size.images images; l.size.entries() must be at most entry_limit().
+__device__ __forceinline__ uint32_t hash_key(uint64_t key) {
+  // Multiplicative hashing by the golden ratio (Knuth); every bit of the result depends on the key.
+  key *= 0x9E3779B97F4A7C15ull;
+  key ^= key >> 32;
+  key *= 0x9E3779B97F4A7C15ull;
+  return static_cast<uint32_t>(key >> 32);
+}
+
+__global__ static void clear_slots(const int32_t* count, int32_t* slot) {
+  const int64_t slots = hash_slots(static_cast<uint32_t>(*count));
+  for (int64_t i = thread_number(); i < slots; i += thread_count()) slot[i] = -1;
+}
+
+// The slot of a vertex depends on scheduling, but not what a look-up returns.
+__global__ static void insert_vertices(Lattice l, BuildSpace s) {
+  const int32_t count = *l.count;
+  const uint32_t mask = hash_slots(static_cast<uint32_t>(count)) - 1;
+  for (int64_t v = thread_number(); v < count; v += thread_count()) {
+    uint32_t at = hash_key(s.vertex_key[v]) & mask;
+    while (atomicCAS(s.slot + at, -1, static_cast<int32_t>(v)) != -1) at = (at + 1) & mask;
+    for (int j = 0; j < l.size.corners; ++j) l.previous[static_cast<int64_t>(j) * count + v] = -1;
+  }
+}
+
+// blockIdx.y is the direction.
+template <int D>
+__global__ void find_neighbours(Lattice l, BuildSpace s, KeyLayout<D> layout) {
+  const int32_t count = *l.count;
+  const uint32_t mask = hash_slots(static_cast<uint32_t>(count)) - 1;
+  const int j = static_cast<int>(blockIdx.y);
+  int32_t* next = l.next + static_cast<int64_t>(j) * count;
+  int32_t* previous = l.previous + static_cast<int64_t>(j) * count;
+  for (int64_t v = thread_number(); v < count; v += thread_count()) {
+    const uint64_t key = s.vertex_key[v];
+    uint64_t wanted = 0;
+#pragma unroll
+    for (int k = 0; k <= D; ++k) {  // constant indices keep the layout in registers
+      if (k == j) wanted = next_key<D>(layout, key, k);
+    }
+    uint32_t at = hash_key(wanted) & mask;
+    int32_t found = s.slot[at];
+    while (found >= 0 && s.vertex_key[found] != wanted) {
+      at = (at + 1) & mask;
+      found = s.slot[at];
+    }
+    next[v] = found;
+    if (found >= 0) previous[found] = static_cast<int32_t>(v);  // one writer: its only predecessor
+  }
+}
+
+// After number_vertices and list_contributions, whose space it overwrites.
+template <int D>
+void link_vertices(Stream stream, const Lattice& l, const BuildSpace& s,
+                   const KeyLayout<D>& layout) {
+  const unsigned blocks = std::min(resident_blocks(stream), blocks_for(l.max_vertices));
+  launch(stream, blocks, kThreads, clear_slots, l.count, s.slot);
+  launch(stream, blocks, kThreads, insert_vertices, l, s);
+  launch(stream, dim3(blocks, D + 1), kThreads, find_neighbours<D>, l, s, layout);
+}
+
+// Builds the lattices of l.size.images images, whose keys must fit 64 bits; l.size.entries() must
+// be at most entry_limit().
 template <int D, class Source>
 void build_lattice(Stream stream, const Lattice& l, const BuildSpace& s, const Source& source,
-                   const KeyLayout<D>& layout) {
-  number_vertices<D>(stream, l, s, source, layout);
-  link_vertices<D>(stream, l, s, layout);
-  const SortedEntries sorted = sort_entries(stream, l, s);
+                   const KeyLayout<D>& layout, const VertexNames<D>& names) {
+  const SortedEntries sorted = number_vertices<D>(stream, l, s, source, layout, names);
   launch(stream, blocks_for(l.size.entries()), kThreads, list_contributions, l, sorted);
+  link_vertices<D>(stream, l, s, layout);
 }
 
 }  // namespace wsss::cuda

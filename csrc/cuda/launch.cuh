@@ -85,6 +85,15 @@ inline int current_device(Stream stream) {
   return device;
 }
 
+// The major number of the device's compute capability.
+inline int compute_capability(Stream stream) {
+  int major = 0;
+  check_cuda(
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device(stream)),
+      stream.op);
+  return major;
+}
+
 // Whether the stream's work may be recorded in a graph instead of running.
 inline bool is_capturing(Stream stream) {
   cudaStreamCaptureStatus status;

@@ -2,17 +2,31 @@
 
 #include <algorithm>
 
+#include "arena.h"
 #include "pixel_loss.cuh"
 #include "resized_pixel_loss.cuh"
 
 namespace wsss::cuda {
 namespace {
 
-// Up to here, every block of the next kernel adds up all counts itself.
-constexpr int64_t kFewCountBlocks = 64;
-constexpr int64_t kMostCountBlocks = 512, kLabelsPerThread = 4;
+// Up to so many labels for each thread, few blocks count.
+constexpr int64_t kLabelsPerThread = 8;
+constexpr int64_t kMostCounts = 512;
 constexpr int64_t kSumBytes =
     32 << 20;  // of the cells' gradients, where more than one image has any
+
+struct PixelLossWorkspace {
+  LabelCounts* counts;  // [count_blocks + 1], the last one of all labels
+  double* parts;
+  int* ticket;
+  char* sums;
+
+  PixelLossWorkspace(Arena& arena, unsigned count_blocks, unsigned blocks, int64_t sum_bytes)
+      : counts(arena.allocate<LabelCounts>(int64_t{count_blocks} + 1)),
+        parts(arena.allocate<double>(blocks)),
+        ticket(arena.allocate<int>(1)),
+        sums(arena.allocate<char>(sum_bytes)) {}
+};
 
 template <class T, class Label>
 class PixelLoss {
@@ -32,7 +46,7 @@ class PixelLoss {
 
  private:
   void run_pixels() {
-    prepare(blocks_for(s_.images * s_.pixels(), kSumThreads));
+    prepare(blocks_for(s_.images * s_.pixels(), kSumThreads), 0);
     launch_with_barriers(stream_, sum_.blocks, kSumThreads, compute_pixel_losses<T, Label>, in_,
                          counts_, count_blocks_, grad_, sum_);
   }
@@ -41,10 +55,10 @@ class PixelLoss {
     const CellGrid grid{cell_axis(s_.height, s_.label_height, kCellRows / 2, 1),
                         cell_axis(s_.width, s_.label_width, kCellColumns, kCellColumns / 2)};
     const int64_t blocks = grid.blocks_per_image(), values = grid.places() * 4 * s_.classes;
-    prepare(blocks_for(s_.images * blocks, 1));
     const int64_t size = values * static_cast<int64_t>(sizeof(Real)),
                   fit = std::clamp<int64_t>(kSumBytes / size, 1, s_.images);
-    Real* sums = grad_ == nullptr ? nullptr : context_.allocate<Real>(fit * values);
+    char* workspace = prepare(blocks_for(s_.images * blocks, 1), grad_ ? fit * size : 0);
+    Real* sums = grad_ == nullptr ? nullptr : reinterpret_cast<Real*>(workspace);
     for (int64_t first = 0; first < s_.images; first += fit) {
       const int64_t images = std::min(fit, s_.images - first);
       launch_with_barriers(
@@ -57,20 +71,24 @@ class PixelLoss {
     }
   }
 
-  // Counts labels for a kernel of `blocks` blocks.
-  void prepare(unsigned blocks) {
-    const int64_t labels = s_.images * s_.pixels();
-    count_blocks_ = static_cast<unsigned>(
-        std::min<int64_t>(blocks_for(labels, kSumThreads * kLabelsPerThread), kMostCountBlocks));
-    counts_ = context_.allocate<LabelCounts>(count_blocks_ + 1);
-    sum_ = {context_.allocate<double>(blocks), context_.allocate<int>(1), blocks, loss_};
+  // Counts labels for a kernel of `blocks` blocks; returns workspace of sum_bytes.
+  char* prepare(unsigned blocks, int64_t sum_bytes) {
+    const int64_t labels = s_.images * s_.pixels(),
+                  few = kFewCounts * kSumThreads * kLabelsPerThread;
+    count_blocks_ = std::min<unsigned>(
+        blocks_for(labels, kSumThreads), labels <= few ? kFewCounts : kMostCounts);
+    const auto w = workspace_of<PixelLossWorkspace>(context_, count_blocks_, blocks, sum_bytes);
+    counts_ = w.counts;
+    sum_ = {w.parts, w.ticket, blocks, loss_};
     launch_with_barriers(
-        stream_, count_blocks_, kSumThreads, count_labels<T, Label>, in_, counts_, sum_.ticket);
-    if (count_blocks_ <= kFewCountBlocks) return;
-    LabelCounts* total = counts_ + count_blocks_;
-    launch_with_barriers(stream_, 1, kSumThreads, total_labels, counts_, count_blocks_, total);
-    counts_ = total;
-    count_blocks_ = 1;
+        stream_, count_blocks_, kSumThreads, count_labels<T, Label>, in_, counts_, w.ticket);
+    if (count_blocks_ > kFewCounts) {
+      LabelCounts* total = counts_ + count_blocks_;
+      launch_with_barriers(stream_, 1, kSumThreads, total_labels, counts_, count_blocks_, total);
+      counts_ = total;
+      count_blocks_ = 1;
+    }
+    return w.sums;
   }
 
   Context& context_;

@@ -66,8 +66,9 @@ __global__ static void export_entries(LatticeSize size, SortedEntries sorted, co
   for (int r = 0; size.has_origin() && r < size.corners; ++r) at -= origin[r] < i;
   const int64_t r = sorted.entry[i] / located, p = sorted.entry[i] - r * located;
   if (p < size.points) to.entry[at] = static_cast<int32_t>(p * size.corners + r);
-  const uint32_t v = sorted.vertex[i];
-  if (i == 0 || sorted.vertex[i - 1] != v) to.first[v] = static_cast<int32_t>(at);
+  if (sorted.name.differs_from_previous(i)) {
+    to.first[sorted.number[i] - 1] = static_cast<int32_t>(at);
+  }
   if (i == entries - 1) to.first[to.vertices] = static_cast<int32_t>(size.points * size.corners);
 }
 
@@ -132,31 +133,32 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
       throw BeyondLimits(
           "permutohedral_lattice: features span too much for the CUDA kernel's 64-bit keys");
     }
+    const VertexNames<D> names(from, to);
     Lattice lattice;
     BuildSpace space;
     int32_t* origin;
     auto lay_out = [&](Arena& arena) {
       lattice = allocate_corners(arena, size, named_vertices(layout));
-      space = allocate_build_space(arena, lattice);
+      space = allocate_build_space(arena, lattice, names.wide);
       origin = arena.allocate<int32_t>(size.corners);
     };
     Arena measure;
     lay_out(measure);
     with_arena(measure.peak(), [&](Arena& arena) {
       lay_out(arena);
-      number_vertices<D>(stream, lattice, space, source, layout);
+      const SortedEntries sorted =
+          number_vertices<D>(stream, lattice, space, source, layout, names);
       int32_t vertices = 0;
       copy_to_host(stream, &vertices, lattice.count, sizeof vertices);
       const PointLattice result = allocate(vertices);
       lattice.max_vertices = vertices;
       lattice.next = result.next;
       lattice.previous = result.previous;
-      link_vertices<D>(stream, lattice, space, layout);
-      const SortedEntries sorted = sort_entries(stream, lattice, space);
       const unsigned blocks = blocks_for(size.entries());
       launch(stream, blocks, kThreads, find_origin, size, sorted, origin);
       launch(stream, blocks, kThreads, export_entries, size, sorted, origin, result);
       launch(stream, blocks, kThreads, export_corners, lattice.corner, result);
+      link_vertices<D>(stream, lattice, space, layout);
     });
   });
 }

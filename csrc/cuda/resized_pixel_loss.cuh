@@ -192,25 +192,42 @@ __device__ __forceinline__ double take_logarithms(const CellPatch& p, CellMemory
   return loss;
 }
 
-// The terms of one class in the loss of a pixel and in its gradient, both weighted.
-template <PixelLossKind kKind, class Real>
-__device__ __forceinline__ BinaryTerm<Real> class_term(const CellPixel<Real>& pixel, Real value,
-                                                       Real target) {
-  if constexpr (kKind == PixelLossKind::kCrossEntropy) {
-    const Real behind = value - pixel.top, share = pixel.weight * target;
-    // The rest of the loss is the weighted `over`. A class without a share of the target adds
-    // nothing, nor does a pixel that is not used.
-    return {share > 0 ? -share * behind : Real(0),
-            pixel.weight * (exponential(behind - pixel.over) - target)};
-  } else {
-    const auto term = binary_term(value, target);
-    return {pixel.weight != 0 ? pixel.weight * term.loss : Real(0), pixel.weight * term.slope};
-  }
-}
+// The weighted losses of one class, added up over the pixels of a column. add() returns the
+// weighted derivative. A pixel that is not used adds nothing to the loss, whatever its logits are.
+template <class Real>
+struct SoftmaxSum {
+  Real sum = 0;  // all but the weighted `over`
 
-// Replaces the logits of each class and column by their gradients; returns the terms of these
-// classes in the loss.
-template <PixelLossKind kKind, class T, class Label>
+  __device__ __forceinline__ Real add(const CellPixel<Real>& pixel, Real value, Real target) {
+    const Real behind = value - pixel.top, share = pixel.weight * target;
+    // Nor does a class without a share of the target.
+    sum += share > 0 ? -share * behind : Real(0);
+    return pixel.weight * (exponential(behind - pixel.over) - target);
+  }
+  __device__ __forceinline__ Real total(const CellMemory<Real>&) const { return sum; }
+};
+
+template <class Real>
+struct BinarySum {
+  Real sum = 0, background = 1, foreground = 1;  // products instead of sums of logarithms
+  static_assert(kCellRows <= 64);                // of factors up to 2
+
+  __device__ __forceinline__ Real add(const CellPixel<Real>& pixel, Real value, Real target) {
+    const auto term = binary_term(value, target);
+    const bool used = pixel.weight != 0;
+    sum += used ? pixel.weight * term.linear : Real(0);
+    background *= used && pixel.own == 0 ? term.over : Real(1);
+    foreground *= used && pixel.own != 0 ? term.over : Real(1);
+    return pixel.weight * term.slope;
+  }
+  __device__ __forceinline__ Real total(const CellMemory<Real>& m) const {
+    return sum + m.background * logarithm(background) + m.foreground * logarithm(foreground);
+  }
+};
+
+// Replaces the logits of each class and column by their gradients; returns what these classes add
+// to the loss, by a Sum for each class and column.
+template <template <class> class Sum, class T, class Label>
 __device__ __forceinline__ double sum_columns(const PixelLossInput<T, Label>& in, int first,
                                               int classes, const CellPatch& p,
                                               CellMemory<Wide<T>>& m) {
@@ -223,10 +240,9 @@ __device__ __forceinline__ double sum_columns(const PixelLossInput<T, Label>& in
   for (int i = static_cast<int>(threadIdx.x); i < groups * p.columns; i += kSumThreads) {
     const int group = i / p.columns, column = i - group * p.columns, k = group * kGroup;
     ColumnLogits<Real> z[kGroup], slope[kGroup] = {};
-    Real sum[kGroup] = {};
-    for (int j = 0; j < kGroup; ++j) {
-      z[j] = m.logits[k + j < classes ? k + j : k][column];
-    }
+    Sum<Real> sum[kGroup];
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) z[j] = m.logits[k + j < classes ? k + j : k][column];
 #pragma unroll 1
     for (int row = 0; row < p.rows; ++row) {
       const CellPixel<Real> pixel = m.pixels[row * p.columns + column];
@@ -235,15 +251,16 @@ __device__ __forceinline__ double sum_columns(const PixelLossInput<T, Label>& in
       for (int j = 0; j < kGroup; ++j) {
         const Real value = multiply_add(fraction, z[j].below, rest * z[j].above);
         const Real target = in.other + (first + k + j == pixel.own ? in.own_more : Real(0));
-        const auto term = class_term<kKind>(pixel, value, target);
-        sum[j] += term.loss;
-        slope[j].above = multiply_add(rest, term.slope, slope[j].above);
-        slope[j].below = multiply_add(fraction, term.slope, slope[j].below);
+        const Real s = sum[j].add(pixel, value, target);
+        slope[j].above = multiply_add(rest, s, slope[j].above);
+        slope[j].below = multiply_add(fraction, s, slope[j].below);
       }
     }
-    for (int j = 0; j < kGroup && k + j < classes; ++j) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      if (k + j >= classes) break;
       const bool counts = present == nullptr || present[first + k + j];
-      if (counts) loss += static_cast<double>(sum[j]);
+      if (counts) loss += static_cast<double>(sum[j].total(m));
       m.logits[k + j][column] = counts ? slope[j] : ColumnLogits<Real>{};
     }
   }
@@ -306,8 +323,8 @@ __device__ __forceinline__ double compute_patch(const PixelLossInput<T, Label>& 
     // The only classes are still there.
     if (!softmax || all > kClasses) interpolate_rows(in, grid, first, count(first), p, m);
     __syncthreads();
-    loss += softmax ? sum_columns<PixelLossKind::kCrossEntropy>(in, first, count(first), p, m)
-                    : sum_columns<PixelLossKind::kBinary>(in, first, count(first), p, m);
+    loss += softmax ? sum_columns<SoftmaxSum>(in, first, count(first), p, m)
+                    : sum_columns<BinarySum>(in, first, count(first), p, m);
     __syncthreads();
     if (sums != nullptr) sum_corners(grid, all, first, count(first), add, p, m, sums);
     __syncthreads();

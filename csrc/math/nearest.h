@@ -27,18 +27,22 @@ WSSS_HD void nearest_centres(int64_t source_size, int64_t size, int32_t* to) {
   }
 }
 
-// What nearest_centres writes for pixel `i`, without the sums before it: exact in integers, except
-// where the centre lies between two pixels and the step is rounded. Sizes below 2^31.
+// What nearest_centres writes for pixel `i`, mostly without its sums. Sizes below 2^31.
 WSSS_HD int64_t nearest_centre(int64_t i, int64_t source_size, int64_t size) {
-  const uint64_t centre = static_cast<uint64_t>(2 * i + 1) * static_cast<uint64_t>(source_size),
-                 whole = 2 * static_cast<uint64_t>(size);
+  // The exact centre is a fraction; its distance to a boundary between two pixels, in pixels, is
+  // distance / whole.
+  const uint64_t from = static_cast<uint64_t>(source_size), to = static_cast<uint64_t>(size),
+                 centre = static_cast<uint64_t>(2 * i + 1) * from, whole = 2 * to,
+                 below = centre / whole, rest = centre - below * whole,
+                 distance = rest < whole - rest ? rest : whole - rest;
+  // The errors of all sums are below size * source_size / 2^52 pixels.
+  const double errors = static_cast<double>(from) * static_cast<double>(to) / 4503599627370496.0;
+  // A step of few bits is not rounded, and neither are its sums.
+  if (static_cast<double>(distance) > errors * static_cast<double>(whole) ||
+      (from << 20) % to == 0) {
+    return static_cast<int64_t>(below);
+  }
   const double step = static_cast<double>(source_size) / static_cast<double>(size);
-  // Otherwise the rounding errors of all sums, below size * source_size / 2^52, are smaller than
-  // the distance of the centre from any boundary, 1 / (2 size).
-  const bool close = 4 * static_cast<double>(size) * static_cast<double>(size) *
-                         static_cast<double>(source_size) >=
-                     4503599627370496.0;
-  if (!close && centre % whole != 0) return static_cast<int64_t>(centre / whole);
   double sum = 0.5 * step;
   for (int64_t before = 0; before < i; ++before) sum += step;
   const int64_t at = static_cast<int64_t>(sum);

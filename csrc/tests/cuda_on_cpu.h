@@ -15,7 +15,6 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -98,20 +97,21 @@ inline int32_t atomicAdd(int32_t* at, int32_t value) {
   *at += value;
   return before;
 }
+inline int32_t atomicMax(int32_t* at, int32_t value) {
+  const int32_t before = *at;
+  *at = std::max(before, value);
+  return before;
+}
 inline int32_t atomicCAS(int32_t* at, int32_t expected, int32_t desired) {
   const int32_t old = *at;
   if (old == expected) *at = desired;
   return old;
 }
-inline uint32_t atomicCAS(uint32_t* at, uint32_t expected, uint32_t desired) {
-  const uint32_t old = *at;
-  if (old == expected) *at = desired;
-  return old;
-}
-inline uint32_t atomicMin(uint32_t* at, uint32_t value) {
-  const uint32_t before = *at;
-  *at = std::min(before, value);
-  return before;
+
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
 }
 
 namespace cuda_on_cpu {
@@ -142,8 +142,8 @@ class Block {
     for (Fiber* fiber : fibers_) resume(*fiber);
     for (bool left = true; left;) {
       left = false;
-      // A warp resumes when all its running threads wait at a shuffle, the block
-      // when all wait at the barrier.
+      // A warp resumes when all its running threads wait at a shuffle or other joint work, the
+      // block when all wait at the barrier.
       bool moved = false, all_at_barrier = true;
       for (size_t first = 0; first < fibers_.size(); first += kWarp) {
         const size_t last = std::min<size_t>(first + kWarp, fibers_.size());
@@ -151,7 +151,8 @@ class Block {
         for (size_t i = first; i < last; ++i) {
           if (fibers_[i]->state == kDone) continue;
           left = true;
-          all_shuffle = all_shuffle && fibers_[i]->state == kShuffle;
+          all_shuffle =
+              all_shuffle && (fibers_[i]->state == kShuffle || fibers_[i]->state == kJoint);
           all_at_barrier = all_at_barrier && fibers_[i]->state == kBarrier;
         }
         bool any = false;
@@ -177,6 +178,21 @@ class Block {
 
   void barrier() { wait(kBarrier); }
 
+  [[noreturn]] static void fail(const char* what) {
+    std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
+    std::abort();
+  }
+
+  // Calls work(own of each thread) once, when all threads of a full warp have come here.
+  void join_warp(void* own, void (*work)(void* const* each)) {
+    current_->own = own;
+    current_->work = work;
+    wait(kJoint);
+  }
+
+  // The asynchronous copies that the thread has started and not finished.
+  std::vector<std::function<void()>>& started_copies() { return current_->copies; }
+
   // `mask` must contain all threads of a full warp.
   float shuffle_xor(unsigned mask, float value, int offset) {
     Fiber& own = *current_;
@@ -189,7 +205,7 @@ class Block {
 
  private:
   static constexpr size_t kStack = 128 << 10;
-  enum State { kReady, kShuffle, kBarrier, kDone };
+  enum State { kReady, kShuffle, kJoint, kBarrier, kDone };
   struct Fiber {
     dim3 index;
     std::unique_ptr<char[]> stack{new char[kStack]};
@@ -200,11 +216,10 @@ class Block {
     State state = kReady;
     float value = 0.0f;
     int offset = 0;
+    void* own = nullptr;
+    void (*work)(void* const*) = nullptr;
+    std::vector<std::function<void()>> copies;
   };
-  [[noreturn]] static void fail(const char* what) {
-    std::fprintf(stderr, "cuda_on_cpu: %s\n", what);
-    std::abort();
-  }
 
   static std::vector<std::unique_ptr<Fiber>>& pool() {
     static std::vector<std::unique_ptr<Fiber>> all;
@@ -241,6 +256,7 @@ class Block {
     running_->after_switch(nullptr, &running_->stack_bottom_, &running_->stack_size_);
     while (true) {
       running_->kernel_();
+      if (!running_->current_->copies.empty()) fail("a thread ended before its copies");
       running_->wait(kDone);
     }
   }
@@ -260,11 +276,17 @@ class Block {
 
   void exchange(size_t first, size_t last) {
     float value[kWarp] = {};
+    void* own[kWarp] = {};
     if (last - first != kWarp) fail("a shuffle in a partial warp");
     for (size_t i = first; i < last; ++i) {
       if (fibers_[i]->state == kDone) fail("a shuffle after a thread of the warp returned");
+      if (fibers_[i]->state != fibers_[first]->state || fibers_[i]->work != fibers_[first]->work) {
+        fail("threads of a warp wait at different places");
+      }
       value[i - first] = fibers_[i]->value;
+      own[i - first] = fibers_[i]->own;
     }
+    if (fibers_[first]->state == kJoint) return fibers_[first]->work(own);
     for (size_t i = first; i < last; ++i) {
       fibers_[i]->value = value[(i - first) ^ fibers_[i]->offset];
     }
@@ -308,6 +330,7 @@ void each_index(dim3 size, const Work& work) {
 }  // namespace cuda_on_cpu
 
 inline void __threadfence() {}
+inline float __fdividef(float a, float b) { return a / b; }
 inline void __syncthreads() { cuda_on_cpu::Block::running().barrier(); }
 inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
   return cuda_on_cpu::Block::running().shuffle_xor(mask, value, offset);
@@ -340,7 +363,7 @@ void launch_with_barriers(dim3 grid, dim3 block, const Kernel& kernel) {
 
 }  // namespace wsss
 
-// What csrc/cuda/launch.cuh and sorting.cu define with nvcc.
+// What csrc/cuda/launch.cuh defines with nvcc.
 namespace wsss::cuda {
 
 struct Stream {};
@@ -365,37 +388,7 @@ inline void copy_to_host(Stream, void* to, const void* from, size_t bytes) {
 inline void fill_bytes(Stream, void* to, int value, size_t bytes) { std::memset(to, value, bytes); }
 inline unsigned resident_blocks(Stream) { return 3; }
 inline int current_device(Stream) { return 0; }
+inline int compute_capability(Stream) { return 9; }
 inline bool is_capturing(Stream) { return cuda_on_cpu::capturing; }
-
-inline int64_t sorting_scratch(int64_t count, int bits) { return count + bits; }
-inline int64_t sum_scratch(int64_t count) { return count; }
-inline int sort_pairs(Stream, char* scratch, int64_t scratch_bytes, uint32_t* const key[2],
-                      uint32_t* const value[2], int64_t count, int bits) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  const uint32_t mask = bits < 32 ? (uint32_t{1} << bits) - 1 : ~uint32_t{0};
-  std::vector<int64_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return (key[0][a] & mask) < (key[0][b] & mask); });
-  for (int64_t i = 0; i < count; ++i) {
-    key[1][i] = key[0][order[i]];
-    value[1][i] = value[0][order[i]];
-  }
-  // As a radix sort of 8 bits a pass: what the other arrays hold afterwards is of no use.
-  const int result = (bits + 7) / 8 & 1;
-  if (result == 0) {
-    std::copy_n(key[1], count, key[0]);
-    std::copy_n(value[1], count, value[0]);
-  }
-  std::fill_n(key[1 - result], count, 0xcdcdcdcdu);
-  std::fill_n(value[1 - result], count, 0xcdcdcdcdu);
-  return result;
-}
-
-inline void inclusive_sum(Stream, char* scratch, int64_t scratch_bytes, int32_t* terms,
-                          int64_t count) {
-  std::memset(scratch, 0xcd, scratch_bytes);
-  std::partial_sum(terms, terms + count, terms);
-}
 
 }  // namespace wsss::cuda

@@ -1,15 +1,12 @@
-// The parts of the label-conditioned logits: taps, packing, shifted addition and
-// their transposes, on the CPU and on CUDA, compared with the definition on small
-// integers, so that every sum is exact.
+// The parts of the label-conditioned logits on the CPU: taps, packing, shifted addition and their
+// transposes, compared with the definition on small integers, so that every sum is exact.
 #include <cstdint>
 #include <cstdio>
 #include <vector>
 
-#include "cuda_on_cpu.h"
 #include "testing.h"
 
 #include "../cpu/label_conditioned_kernel.h"
-#include "../cuda/label_conditioned.cuh"
 
 namespace {
 
@@ -131,149 +128,6 @@ bool is_correct(const HeadShape& s, const std::vector<int64_t>& dilations, int64
   return passed;
 }
 
-// Rows of a times columns of b: [rows, inner] x [inner, columns], both row-major.
-std::vector<float> times(const float* a, const float* b, int64_t rows, int64_t inner,
-                         int64_t columns) {
-  std::vector<float> out(rows * columns);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < inner; ++j) {
-      for (int64_t c = 0; c < columns; ++c) {
-        out[i * columns + c] += a[i * inner + j] * b[j * columns + c];
-      }
-    }
-  }
-  return out;
-}
-std::vector<float> turned(const float* a, int64_t rows, int64_t columns) {
-  std::vector<float> out(rows * columns);
-  for (int64_t i = 0; i < rows * columns; ++i) out[i % columns * rows + i / columns] = a[i];
-  return out;
-}
-
-// The CUDA kernels, called as in cuda/label_conditioned.cu: two images of different
-// scale, labels in two shares.
-bool is_correct_on_device(const HeadShape& s, const std::vector<int64_t>& dilations, int64_t k) {
-  constexpr int64_t images = 2;
-  const wsss::Taps taps = wsss::plan_taps(dilations, k, s.height, s.width);
-  std::vector<int32_t> table;
-  for (const auto* part : {&taps.dy, &taps.dx, &taps.first, &taps.source}) {
-    for (int64_t n : *part) table.push_back(static_cast<int32_t>(n));
-  }
-  wsss::cuda::Numbers numbers{};
-  std::copy(table.begin(), table.end(), numbers.value);
-  std::vector<int32_t> stored(table.size(), -99);
-  const auto count = static_cast<int32_t>(table.size());
-  wsss::launch({1}, {wsss::cuda::Numbers::kMax},
-               [&] { wsss::cuda::store_numbers(numbers, count, stored.data()); });
-  const int64_t t = taps.count(), n = s.pixels(), c = s.channels, block = 64;
-  const wsss::cuda::DeviceTaps on_device{static_cast<int32_t>(t), stored.data(), stored.data() + t,
-                                         stored.data() + 2 * t, stored.data() + 3 * t + 1};
-  auto blocks = [&](int64_t threads) {
-    return dim3{static_cast<unsigned>((threads + block - 1) / block)};
-  };
-
-  const auto features = small_integers(images * c * n),
-             weight = small_integers(s.branches * s.labels * c * s.cells);
-  const auto bias = small_integers(s.branches * s.labels), scale = small_integers(images * c),
-             grad = small_integers(images * s.labels * n);
-  std::vector<float> logits(images * s.labels * n, -1e9f);
-  for (const LabelShare& share :
-       {LabelShare{0, s.labels / 2}, LabelShare{s.labels / 2, s.labels}}) {
-    const int64_t rows = t * share.count();
-    std::vector<float> packed(rows * c), scaled(images * rows * c), responses;
-    wsss::launch(blocks(rows * c), {block}, [&] {
-      wsss::cuda::pack_weight(s, on_device, share, weight.data(), packed.data());
-    });
-    wsss::launch(blocks(images * rows * c), {block}, [&] {
-      wsss::cuda::scale_weight(images, rows, c, packed.data(), scale.data(), scaled.data());
-    });
-    for (int64_t b = 0; b < images; ++b) {
-      const auto one = times(scaled.data() + b * rows * c, features.data() + b * c * n, rows, c, n);
-      responses.insert(responses.end(), one.begin(), one.end());
-    }
-    wsss::launch(blocks(images * share.count() * n), {block}, [&] {
-      wsss::cuda::add_shifted(
-          s, on_device, share, images, responses.data(), bias.data(), logits.data());
-    });
-  }
-
-  const int64_t rows = t * s.labels;
-  std::vector<float> packed(rows * c), gradients(images * rows * n, -1e9f), products, grad_features;
-  wsss::launch(blocks(rows * c), {block}, [&] {
-    wsss::cuda::pack_weight(s, on_device, {0, s.labels}, weight.data(), packed.data());
-  });
-  wsss::launch(blocks(images * rows * n), {block}, [&] {
-    wsss::cuda::gather_shifted(s, on_device, images, grad.data(), gradients.data());
-  });
-  const auto packed_turned = turned(packed.data(), rows, c);
-  for (int64_t b = 0; b < images; ++b) {
-    const float *gradient = gradients.data() + b * rows * n, *feature = features.data() + b * c * n;
-    auto of_scaled = times(packed_turned.data(), gradient, c, rows, n);
-    for (int64_t i = 0; i < c * n; ++i) of_scaled[i] *= scale[b * c + i / n];
-    grad_features.insert(grad_features.end(), of_scaled.begin(), of_scaled.end());
-    const auto product = times(gradient, turned(feature, c, n).data(), rows, n, c);
-    products.insert(products.end(), product.begin(), product.end());
-  }
-  // One image after another, so that the sum is started and continued.
-  std::vector<float> sum(rows * c, -1e9f), grad_scale(images * c), grad_weight(weight.size()),
-      grad_bias(bias.size());
-  for (int64_t b = 0; b < images; ++b) {
-    wsss::launch(blocks(rows * c), {block}, [&] {
-      wsss::cuda::add_products<float>(
-          1, rows, c, products.data() + b * rows * c, scale.data() + b * c, b == 0, sum.data());
-    });
-  }
-  const dim3 grid{
-      static_cast<unsigned>((c + wsss::cuda::kScaleChannels - 1) / wsss::cuda::kScaleChannels),
-      images};
-  wsss::launch_with_barriers(grid, {wsss::cuda::kScaleChannels, wsss::cuda::kScaleParts}, [&] {
-    wsss::cuda::scale_gradient(rows, c, packed.data(), products.data(), grad_scale.data());
-  });
-  wsss::launch(blocks(rows * c), {block}, [&] {
-    wsss::cuda::unpack_weight<float>(s, on_device, sum.data(), grad_weight.data());
-  });
-  wsss::launch_with_barriers({static_cast<unsigned>(s.labels)}, {wsss::cuda::kBiasThreads}, [&] {
-    wsss::cuda::bias_gradient(s, images, grad.data(), grad_bias.data());
-  });
-
-  // Against the definition: logits, and the gradients along a direction of each argument.
-  bool passed = true;
-  auto of = [&](const std::vector<float>& f, const std::vector<float>& w,
-                const std::vector<float>& z) {
-    std::vector<float> all;
-    for (int64_t b = 0; b < images; ++b) {
-      std::vector<float> scaled(f.begin() + b * c * n, f.begin() + (b + 1) * c * n);
-      for (int64_t i = 0; i < c * n; ++i) scaled[i] *= z[b * c + i / n];
-      const auto one = by_definition(s, dilations, k, scaled, w);
-      all.insert(all.end(), one.begin(), one.end());
-    }
-    return all;
-  };
-  const auto exact = of(features, weight, scale);
-  for (int64_t i = 0; i < images * s.labels * n; ++i) {
-    float constant = 0;
-    for (int64_t r = 0; r < s.branches; ++r) constant += bias[r * s.labels + i / n % s.labels];
-    passed = passed && logits[i] == exact[i] + constant;
-  }
-  const auto df = small_integers(static_cast<int64_t>(features.size())),
-             dw = small_integers(static_cast<int64_t>(weight.size()));
-  const auto dz = small_integers(static_cast<int64_t>(scale.size()));
-  passed = passed && dot(grad_features, df) == dot(grad, of(df, weight, scale));
-  passed = passed && dot(grad_weight, dw) == dot(grad, of(features, dw, scale));
-  passed = passed && dot(grad_scale, dz) == dot(grad, of(features, weight, dz));
-  for (int64_t i = 0; i < s.branches * s.labels; ++i) {
-    double total = 0;
-    for (int64_t j = 0; j < images * n; ++j) {
-      total += grad[(j / n * s.labels + i % s.labels) * n + j % n];
-    }
-    passed = passed && grad_bias[i] == total;
-  }
-  if (!passed) {
-    std::printf("failed on device: %dx%d\n", static_cast<int>(s.height), static_cast<int>(s.width));
-  }
-  return passed;
-}
-
 // add_products with the channels split in two; sums of integers are exact.
 bool add_products_is_correct(int64_t rows, int64_t channels) {
   const auto packed = small_integers(rows * channels), product = small_integers(rows * channels),
@@ -307,9 +161,6 @@ int main() {
       passed &= is_correct({3, 2, height, width, 4, 9}, mixed, 3);
       passed &= is_correct({3, 2, height, width, 4, 9}, amn, 3);
       passed &= is_correct({2, 3, height, width, 1, 1}, {1}, 1);
-      passed &= is_correct_on_device({3, 35, height, width, 4, 9}, mixed, 3);
-      passed &= is_correct_on_device({2, 3, height, width, 4, 9}, amn, 3);
-      passed &= is_correct_on_device({2, 3, height, width, 1, 1}, {1}, 1);
       // More than one block of channels.
       passed &= is_correct({2, 300, height, width, 1, 9}, {INT64_MAX / 2}, 3);
     }

@@ -1,8 +1,10 @@
 // Lattices on CUDA: the arrays that building gives, whatever the order of threads, bounds of their
 // size, and spatial lattices that are kept between calls.
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <map>
 #include <vector>
 
 #include "cuda_on_cpu.h"
@@ -40,13 +42,14 @@ Built build(const std::vector<float>& scaled, int64_t images, int64_t points,
             int64_t max_per_image) {
   KeyLayout<D> layout;
   double from[D] = {}, to[D];
-  std::fill_n(to, D, 100.0);
+  std::fill_n(to, D, 60.0);
   if (!layout.fit(from, to)) return {};
   testing::Pieces pieces;
   Arena arena([&](int64_t bytes) { return pieces.allocate(bytes); });
   const Lattice l = allocate_lattice(arena, {images, points, D + 1, kTile}, max_per_image);
-  const BuildSpace space = allocate_build_space(arena, l);
-  build_lattice<D>({}, l, space, Features<D>{scaled.data(), points}, layout);
+  const VertexNames<D> names(from, to);
+  const BuildSpace space = allocate_build_space(arena, l, names.wide);
+  build_lattice<D>({}, l, space, Features<D>{scaled.data(), points}, layout, names);
   Built b;
   b.count = *l.count;
   for (int64_t p = 0; p < images * points; ++p) {
@@ -104,7 +107,7 @@ bool builds_are_equal(int64_t points) {
   std::vector<float> scaled(images * points * D);
   for (int64_t i = 0; i < images * points * D; ++i) {
     const int64_t image = i / (points * D), p = i / D % points;
-    scaled[i] = image == 0   ? uniform_float() * 100.0f
+    scaled[i] = image == 0   ? uniform_float() * 60.0f
                 : image == 1 ? 7.0f + uniform_float() * 0.01f
                              : static_cast<float>(p) * 0.1f;
   }
@@ -132,6 +135,39 @@ bool builds_are_equal(int64_t points) {
   }
   passed = passed && vertices == b.count;
   if (!passed) std::printf("failed: %d points, %d dimensions\n", static_cast<int>(points), D);
+  return passed;
+}
+
+// Names of vertices are below their number and as different as keys, at the bounds of features,
+// too.
+template <int D>
+bool names_are_different(double to_all) {
+  KeyLayout<D> layout;
+  double from[D] = {}, to[D];
+  std::fill_n(to, D, to_all);
+  const VertexNames<D> names(from, to);
+  bool passed = layout.fit(from, to) && !names.wide;
+  std::map<uint64_t, uint32_t> name_of;
+  std::map<uint32_t, uint64_t> key_of;
+  for (int trial = 0; trial < 3000 && passed; ++trial) {
+    float scaled[D];
+    for (float& x : scaled) {
+      x = uniform_float() * static_cast<float>(to_all);
+      if (trial % 3 == 0) x = trial % 2 ? std::floor(x) : (x > to_all / 2 ? to_all : 0.0f);
+    }
+    Simplex<D, float, int> simplex;
+    locate<D>(scaled, simplex);
+    uint64_t keys[D + 1];
+    vertex_keys<D>(layout, simplex.quotient, simplex.rank, keys);
+    for (int r = 0; r <= D; ++r) {
+      const uint32_t name = names.of(0, simplex.quotient, simplex.rank, r);
+      passed =
+          passed && name < names.total && name_of.emplace(keys[r], name).first->second == name &&
+          key_of.emplace(name, keys[r]).first->second == keys[r] &&
+          names.of(1, simplex.quotient, simplex.rank, r) == name + names.total;
+    }
+  }
+  if (!passed) std::printf("failed: names in %d dimensions\n", D);
   return passed;
 }
 
@@ -200,6 +236,88 @@ bool spatial_lattices_are_kept() {
   return passed;
 }
 
+// Without memory, a call raises and keeps nothing.
+bool nothing_is_kept_without_memory() {
+  SpatialCache cache;
+  const auto none = [](int64_t, const auto&) { throw std::runtime_error("out of memory"); };
+  float image[12] = {}, unary[8] = {}, q[8];
+  const CrfCall call{
+      1, 2, 2, 3, 1, 2, image, unary, q, 3, 3, 3, 20, 20, 5, {13, 13, 13}, 0, 255, 2};
+  int allocated = 0;
+  const auto allocate = [&](int64_t bytes) {
+    ++allocated;
+    return std::shared_ptr<void>(new char[bytes], std::default_delete<char[]>());
+  };
+  bool passed = testing::raises(
+      [&] { dense_crf({}, call, none, {&cache, nullptr, allocate}); }, "out of memory");
+  dense_crf({}, call, testing::arenas(true), {&cache, nullptr, allocate});
+  passed = passed && allocated == 2;
+  const SpatialStore fails{&cache, &cache, [](int64_t) -> std::shared_ptr<void> {
+                             throw std::runtime_error("out of memory");
+                           }};
+  passed =
+      passed &&
+      testing::raises([&] { dense_crf({}, call, testing::arenas(true), fails); }, "out of memory");
+  if (!passed) std::puts("failed: out of memory");
+  return passed;
+}
+
+// Chunks of a batch cover it, and need no more workspace than allowed, or are single images.
+bool chunks_are_bounded() {
+  bool passed = true;
+  for (const int labels : {2, 3, 21, 81, 256}) {
+    for (const int64_t batch : {1, 5, 16, 1000}) {
+      CrfCall call{batch, 375, 500, 3,  1,  labels,    nullptr, nullptr, nullptr, 3,
+                   3,     3,   50,  50, 10, {5, 5, 5}, 0,       255,     10};
+      const DenseCrf<5> crf(call, kWorkspaceBytes);
+      const int64_t images = crf.images_per_chunk();
+      passed = passed && images >= 1 && images <= batch &&
+               (images == 1 || crf.workspace_bytes() <= kWorkspaceBytes);
+    }
+  }
+  if (!passed) std::puts("failed: workspace of a batch");
+  return passed;
+}
+
+// A batch of 1,000 images of two pixels in one call is as one after the other.
+bool many_images_are_independent() {
+  const int64_t batch = 1000;
+  std::vector<float> image(batch * 6), unary(batch * 4), q(batch * 4), one(4);
+  for (float& x : image) x = std::floor(uniform_float() * 256.0f);
+  for (float& x : unary) x = uniform_float() * 3.0f;
+  const auto refine = [&](int64_t first, int64_t images, float* to) {
+    const CrfCall call{
+        images,
+        1,
+        2,
+        3,
+        1,
+        2,
+        image.data() + first * 6,
+        unary.data() + first * 4,
+        to,
+        3,
+        3,
+        3,
+        20,
+        20,
+        5,
+        {13, 13, 13},
+        0,
+        255,
+        1};
+    dense_crf({}, call, testing::arenas(false));
+  };
+  refine(0, batch, q.data());
+  bool passed = true;
+  for (const int64_t b : {0, 1, 500, 999}) {
+    refine(b, 1, one.data());
+    passed = passed && std::equal(one.begin(), one.end(), q.begin() + b * 4);
+  }
+  if (!passed) std::puts("failed: 1,000 images");
+  return passed;
+}
+
 bool least_recent_entries_are_dropped() {
   SpatialCache cache;
   std::weak_ptr<void> memory[3];
@@ -226,6 +344,12 @@ int main() {
     passed &= builds_are_equal<2>(points) && builds_are_equal<5>(points);
   }
   passed &= builds_are_equal<8>(40) && bounds_hold();
-  passed &= spatial_lattices_are_kept() && least_recent_entries_are_dropped();
+  passed &= names_are_different<1>(1000) && names_are_different<2>(3000) &&
+            names_are_different<5>(40) && names_are_different<8>(3);
+  const double from[8] = {}, to[8] = {99, 99, 99, 99, 99, 99, 99, 99};
+  passed &= VertexNames<8>(from, to).wide;
+  passed &= chunks_are_bounded() && many_images_are_independent();
+  passed &= nothing_is_kept_without_memory() && spatial_lattices_are_kept() &&
+            least_recent_entries_are_dropped();
   return testing::report(passed);
 }

@@ -190,6 +190,15 @@ def test_results_of_ncu(check):
     assert failed == (["==ERROR== nothing"], None)
 
 
+def test_the_hottest_kernel_of_each_call(check):
+    _, table = gpu_results.kernel_results(check, shell("ncu", ""), NCU)
+    results = {"ncu_crf": {"figures": table}, "ncu_none": {"figures": None}, "crf": {"figures": 1}}
+    heads, line = gpu_results.hottest(results)
+    assert line.split() == ["crf", "89%", "8", "65", "nan", "nan", "nan", "40", "blur"]
+    assert heads.split()[-1] == "kernel"
+    assert gpu_results.hottest({}) == ["no call was profiled"]
+
+
 def test_results_of_a_pipeline(check):
     run = check.work / "runs/demo"
     (run / "cam/maps").mkdir(parents=True)

@@ -38,7 +38,7 @@ def build(compiler: str, cache: Path) -> Path:
     sources = [CSRC / "bind" / "cuda.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]
     digest = hashlib.sha256(repr((CXX_FLAGS, torch.__version__, compiler)).encode())
     for path in sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cuh", ".cu", ".cpp")):
-        if path.parent.name in ("bind", "cuda", "math") or path.name == "cuda_on_cpu.h":
+        if path.parent.name in ("bind", "cuda", "math") or path.name.endswith("_on_cpu.h"):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     library = cache / f"emulated-cuda-{digest.hexdigest()[:16]}.so"
     if library.is_file():

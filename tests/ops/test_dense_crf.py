@@ -250,6 +250,40 @@ def test_batch_is_loop_and_sets_are_calls(device):
 
 
 @each_device
+@pytest.mark.parametrize("case", ["two", "pair", "voc", "many_sets", "no_image", "many_bands"])
+def test_half_precision(case, device):
+    image, unary, parameters = make_case(case, device)
+    q = dense_crf(image, unary, **parameters, precision="float16")
+    expected = dense_crf(image, unary, **parameters)
+    torch.testing.assert_close(q, expected, atol=5e-2, rtol=0)  # of noisy energies
+    assert q.dtype == torch.float32 and not q.isnan().any()
+    again = dense_crf(image, unary, **parameters, precision="float16")
+    assert torch.equal(q, again)
+    # The gradient is that of float32.
+    gradients = []
+    for precision in ("float32", "float16"):
+        leaf = unary.clone().requires_grad_()
+        (dense_crf(image, leaf, **parameters, precision=precision) * expected).sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+@each_device
+@pytest.mark.parametrize("sets", [1, 2])
+def test_labels_with_equal_energies(sets, device):
+    """Absent labels have the same energy everywhere; images and unaries have other labels."""
+    image, unary = make((3, sets, 21, 17, 20), device)
+    present = torch.rand(3, sets, 21, 1, 1, generator=torch.Generator().manual_seed(1)) < 0.2
+    present[0] = False
+    unary = torch.where(present.to(device), unary, torch.full_like(unary, 2.5))
+    q = dense_crf(image, unary, iterations=4)
+    expected = reference.dense_crf(image, unary, iterations=4)
+    torch.testing.assert_close(q, expected, atol=tolerance(4), rtol=0)
+    alone = [dense_crf(image[b : b + 1], unary[b : b + 1], iterations=4) for b in range(3)]
+    torch.testing.assert_close(torch.cat(alone), q, atol=tolerance(4), rtol=0)
+
+
+@each_device
 def test_repeatable_to_the_bit(device):
     image, unary = make((1, 4, 150, 230), device)
     with threads(2):

@@ -12,6 +12,7 @@ ARGUMENTS = dict(
     gaussian=(3.0, 3.0),
     bilateral=(50.0, 5.0, 10.0),
     iterations=10,
+    precision="float32",
 )
 
 

@@ -33,6 +33,8 @@ CASES = {
     "wide": ((2, 3, 3, 40), (5, 300), {"resize": "logits"}),
     "reduced": ((2, 3, 9, 70), (4, 31), {"resize": "logits", "smoothing": 0.2}),
     "one_row": ((1, 2, 1, 7), (12, 1), {"resize": "logits"}),
+    "one_logit": ((1, 3, 1, 1), (9, 37), {"resize": "logits", "balance": True}),
+    "fewer_rows": ((1, 3, 9, 3), (4, 25), {"resize": "logits", "smoothing": 0.2}),
     "finer_logits": ((2, 3, 20, 66), (7, 13), {"balance": True}),
     "large": ((2, 2, 40, 70), (80, 35), {"smoothing": 0.1}),
 }
@@ -125,6 +127,72 @@ def test_float32_is_as_close_as_eager(op, name, device):
     for want, eager, ours in zip(*results, strict=True):
         rounding = 5e-7 * max(want.abs().max().item(), 1e-6)
         assert (ours - want).abs().max() <= 2 * (eager - want).abs().max() + rounding
+
+
+# name: logits shape, labels' size
+ENLARGED = {
+    "amn": ((1, 21, 3, 4), (48, 64)),
+    "one_logit": ((2, 5, 1, 1), (70, 90)),
+    "two_logits": ((1, 3, 1, 2), (40, 130)),
+    "fewer_rows": ((1, 5, 19, 3), (7, 50)),
+    "fewer_columns": ((1, 5, 3, 40), (50, 9)),
+    "slightly": ((1, 4, 20, 20), (21, 23)),
+    "same_rows": ((1, 4, 9, 5), (9, 80)),
+    "many_classes": ((1, 256, 2, 2), (9, 11)),
+    "many_images": ((1000, 2, 1, 1), (2, 2)),
+}
+
+
+def by_torch(op, logits, labels, balance):
+    """The loss and its gradient, by torch's resizing and losses, in the logits' dtype."""
+    logits = logits.detach().requires_grad_()
+    resized = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear")
+    if op == "pixel_cross_entropy":
+        each = torch.nn.functional.cross_entropy(
+            resized, labels.long(), ignore_index=255, reduction="none"
+        )
+    else:
+        target = torch.zeros_like(resized)
+        target.scatter_(1, labels.long().masked_fill(labels == 255, 0)[:, None], 1)
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            resized, target, reduction="none"
+        ).mean(1)
+    groups = [labels == 0, (labels != 0) & (labels != 255)]
+    if not balance:
+        groups = [labels != 255]
+    means = [torch.where(group, each, 0.0).sum() / group.sum().clamp(min=1) for group in groups]
+    loss = sum(means) / len(means)
+    return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+
+@each_device
+@each_loss
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, torch.float32) for name in ENLARGED]
+    + [("amn", dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16)],
+)
+def test_enlarged_logits_are_as_exact_as_torchs(op, name, dtype, device):
+    shape, size = ENLARGED[name]
+    generator = torch.Generator().manual_seed(3)
+    logits = (3 * torch.randn(shape, generator=generator)).to(device, dtype)
+    labels = torch.randint(0, min(shape[1], 255), (shape[0], *size), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
+    labels = labels.to(device, torch.uint8)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for balance in (False, True):
+        logits.requires_grad_()
+        ours = LOSSES[op](logits, labels, balance=balance, resize="logits")
+        gradient = torch.autograd.grad(ours, logits)[0]
+        again = LOSSES[op](logits, labels, balance=balance, resize="logits")
+        assert torch.equal(ours, again)
+        assert torch.equal(gradient, torch.autograd.grad(again, logits)[0])
+        exact = by_torch(op, logits.double(), labels, balance)
+        eager = by_torch(op, logits.to(wide), labels, balance)
+        rounding = max(5e-7, torch.finfo(dtype).eps)
+        for mine, want, theirs in zip((ours, gradient), exact, eager, strict=True):
+            allowed = 2 * (theirs - want).abs().max() + rounding * want.abs().max()
+            assert (mine - want).abs().max() <= allowed
 
 
 @each_loss

@@ -82,11 +82,15 @@ def define(
             raise NotImplementedError(_second_derivative(name.removesuffix("_backward")))
         raise NotImplementedError(f"wsss_fast::{name} cannot be differentiated")
 
-    def differentiate_once(ctx, *grads):
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    def differentiate(ctx, *grads):
+        if once and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise NotImplementedError(_second_derivative(name))
         assert backward is not None
-        return backward(ctx, *grads)
+        try:
+            return backward(ctx, *grads)
+        except RuntimeError as error:
+            _raise_out_of_memory(name, error)
+            raise
 
     known = _DEFINED.get(name)
     if known is not None and known.schema != schema:
@@ -94,7 +98,7 @@ def define(
             f"wsss_fast::{name} was registered with torch with another signature by an earlier "
             "import of wsss_fast; start a new process"
         )
-    formula = refuse if backward is None else differentiate_once if once else backward
+    formula = refuse if backward is None else differentiate
     _DEFINED[name] = _Functions(schema, default_kernel, fake, formula, setup_context)
     if known is None:
         _register(name, differentiable=not gradient_op)
@@ -248,6 +252,7 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
 
     Raises:
         NotImplementedError: forward-mode differentiation, whose derivatives torch would drop.
+        torch.OutOfMemoryError: a kernel could not allocate results or workspace.
     """
     if torch.compiler.is_compiling():
         return overload(*args)
@@ -266,7 +271,14 @@ def call(overload: torch._ops.OpOverload, *args: Any) -> Any:
         found = re.search(rf"(?:{name}|permutohedral lattice): [^\n]*", str(error))
         if type(error) is RuntimeError and found:
             raise ValueError(found.group()) from None
+        _raise_out_of_memory(name, error)
         raise
+
+
+def _raise_out_of_memory(name: str, error: RuntimeError) -> None:
+    """Raise torch's error for one that a kernel raised because it could not allocate memory."""
+    if found := re.search(r"wsss_fast: (out of memory: [^\n]*)", str(error)):
+        raise torch.OutOfMemoryError(f"{name}: {found.group(1)}") from None
 
 
 def _is_plain(args: tuple) -> bool:

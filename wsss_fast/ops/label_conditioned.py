@@ -21,36 +21,54 @@ MAX_SIDE = 2**20
 _TENSORS = "Tensor features, Tensor? scale, Tensor weight, Tensor bias, int[] dilations"
 
 
-def _reference_backward(grad, features, scale, weight, bias, dilations, need_features, need_weight):
+def _reference_backward(
+    grad, features, scale, weight, bias, dilations, need_features, need_weight, tf32=False
+):
     wide = _sum_dtype(features)
     scale = None if scale is None else scale.to(wide)
     grads = reference.label_conditioned_logits_backward(
         grad.to(wide), features.to(wide), scale, weight.to(wide), dilations
     )
     needed = need_features, need_weight, need_weight, True
-    return tuple(
+    of_features, *others = (
         g.to(features.dtype) if needs else features.new_empty(0)
         for g, needs in zip(grads, needed, strict=True)
     )
+    if need_features:
+        of_features = of_features.contiguous(memory_format=_order(features))
+    return of_features, *others
+
+
+def _order(features: Tensor) -> torch.memory_format:
+    """The order of the features in memory, which is that of their gradient."""
+    last = torch.channels_last
+    if features.is_contiguous() or not features.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def _sum_dtype(features: Tensor) -> torch.dtype:
     return torch.float32 if features.dtype.itemsize == 2 else features.dtype
 
 
-def _fake(features, scale, weight, bias, dilations):
+def _fake(features, scale, weight, bias, dilations, tf32=False):
     return features.new_empty(features.shape[0], weight.shape[1], *features.shape[-2:])
 
 
-def _fake_backward(grad, features, scale, weight, bias, dilations, need_features, need_weight):
-    needed = need_features, need_weight and scale is not None, need_weight, True
-    return tuple(
+def _fake_backward(
+    grad, features, scale, weight, bias, dilations, need_features, need_weight, tf32=False
+):
+    needed = need_weight and scale is not None, need_weight, True
+    sums = (
         t.new_empty(t.shape) if needs else features.new_empty(0)
-        for t, needs in zip((features, scale, weight, bias), needed, strict=True)
+        for t, needs in zip((scale, weight, bias), needed, strict=True)
     )
+    if not need_features:
+        return features.new_empty(0), *sums
+    return torch.empty_like(features, memory_format=_order(features)), *sums
 
 
-def _reference(features, scale, weight, bias, dilations):
+def _reference(features, scale, weight, bias, dilations, tf32=False):
     wide = _sum_dtype(features)
     scale = None if scale is None else scale.to(wide)
     out = reference.label_conditioned_logits(
@@ -62,31 +80,30 @@ def _reference(features, scale, weight, bias, dilations):
 # Gradients that are not needed are empty: the first, or the second and third.
 _backward_op = define(
     f"label_conditioned_logits_backward(Tensor grad, {_TENSORS}, bool need_features, "
-    "bool need_weight) -> (Tensor, Tensor, Tensor, Tensor)",
+    "bool need_weight, bool tf32=False) -> (Tensor, Tensor, Tensor, Tensor)",
     reference=_reference_backward,
     fake=_fake_backward,
 )
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, ctx.dilations = inputs
+    *tensors, ctx.dilations, ctx.tf32 = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad):
     tensors = ctx.saved_tensors
     needs_features, needs_scale, needs_weight, *_ = ctx.needs_input_grad
-    grads = _backward_op(
-        grad.contiguous(), *tensors, ctx.dilations, needs_features, needs_scale or needs_weight
-    )
+    sums = needs_scale or needs_weight
+    grads = _backward_op(grad.contiguous(), *tensors, ctx.dilations, needs_features, sums, ctx.tf32)
     needed = zip(grads, ctx.needs_input_grad[:4], strict=True)
-    return *(g if needs else None for g, needs in needed), None
+    return *(g if needs else None for g, needs in needed), None, None
 
 
 # features [B, C, h, w], scale [B, C] or None, weight [R, K, C, k, k], bias [R, K]
 # -> logits [B, K, h, w]
 _op = define(
-    f"label_conditioned_logits({_TENSORS}) -> Tensor",
+    f"label_conditioned_logits({_TENSORS}, bool tf32=False) -> Tensor",
     reference=_reference,
     fake=_fake,
     backward=_backward,
@@ -114,8 +131,14 @@ def label_conditioned_logits(
     Computed as one matrix product of all distinct taps that stay on the map (AMN: 33 at 32x32, 17
     at 16x16) with the features, and shifted additions. Neither scaled features nor patches are
     stored: in addition to results the CPU holds up to 6 MiB of weights twice (backward: three
-    times); CUDA groups images so as to stay below a quarter of the features, but holds at least one
-    image with all its taps. Half precisions are summed in float32.
+    times); CUDA holds a few copies of the weights, and groups images so that all else stays below
+    half of the features, but at least one image with all its taps (backward, if the features need
+    no gradient: a copy of the features). On both, features in channels-last order are read, and
+    their gradient is written, in that order.
+
+    Half precisions are summed in float32. On CUDA, float32 products use TF32 where torch's
+    convolutions (`torch.backends.cudnn.conv.fp32_precision`) or its matrix products do; a compiled
+    graph keeps the setting it was compiled with.
 
     Differentiable in features, scale, weight and bias, once. An infinite or NaN weight of a tap
     that nowhere meets the map has no effect; such features or weights may make gradients NaN in
@@ -215,7 +238,20 @@ def _logits(
         dtype = torch.get_autocast_dtype(features.device.type)
         features, weight, bias = features.to(dtype), weight.to(dtype), bias.to(dtype)
         scale = None if scale is None else scale.to(dtype)
-    return call(_op, features, scale, weight, bias, list(dilations))
+    tf32 = features.is_cuda and features.dtype == torch.float32 and _convolutions_use_tf32()
+    return call(_op, features, scale, weight, bias, list(dilations), tf32)
+
+
+@torch.compiler.assume_constant_result
+def _convolutions_use_tf32() -> bool:
+    """Whether float32 convolutions on a GPU may use TF32, unlike torch's matrix products.
+
+    Products that torch computes follow its setting for them without being asked.
+    """
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    precision = cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    allowed = cudnn.is_available() and cudnn.enabled and precision == "tf32"
+    return allowed and products.fp32_precision != "tf32"
 
 
 def _autocast(features: Tensor) -> bool:

@@ -8,10 +8,11 @@
 
 namespace wsss {
 
-// image [B, C, H, W], unary [B, S, L, H, W] -> Q, shaped like unary
+// image [B, C, H, W], unary [B, S, L, H, W] -> Q, shaped like unary; always in float32
 inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
                         const std::vector<double>& gaussian, const std::vector<double>& bilateral,
-                        const std::vector<double>& levels, int64_t iterations) {
+                        const std::vector<double>& levels, int64_t iterations,
+                        bool /*half_precision*/) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   const CrfShape shape{unary.size(3), unary.size(4), static_cast<int>(image.size(1)),

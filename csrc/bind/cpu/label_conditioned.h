@@ -39,7 +39,7 @@ struct HeadOperands {
 
 inline Tensor label_conditioned_logits(const Tensor& features, const std::optional<Tensor>& scale,
                                        const Tensor& weight, const Tensor& bias,
-                                       const Sizes& dilations) {
+                                       const Sizes& dilations, [[maybe_unused]] bool tf32) {
   const HeadOperands in(features, scale, weight, bias, dilations);
   const HeadShape& s = in.shape;
   Tensor logits = allocate(in.features, {features.size(0), s.labels, s.height, s.width});
@@ -51,11 +51,12 @@ inline Tensor label_conditioned_logits(const Tensor& features, const std::option
 }
 WSSS_IMPL(label_conditioned_logits)
 
-// -> the gradients of features, scale, weight and bias; empty where they are not needed
+// -> the gradients of features (in their order), scale, weight and bias; empty where they are not
+// needed
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backward(
     const Tensor& grad_in, const Tensor& features, const std::optional<Tensor>& scale,
     const Tensor& weight, const Tensor& bias, const Sizes& dilations, bool need_features,
-    bool need_weight) {
+    bool need_weight, [[maybe_unused]] bool tf32) {
   const HeadOperands in(features, scale, weight, bias, dilations);
   check_head_gradient(grad_in, in.shape, features.size(0));
   const Tensor grad = HeadOperands::input("grad", grad_in, features);
@@ -73,8 +74,12 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backw
         grad_bias.mutable_data_ptr<Real>(), TorchHost(in.features));
   });
   const auto dtype = features.scalar_type();
-  return {torch::stable::to(grad_features, dtype), torch::stable::to(grad_scale, dtype),
-          torch::stable::to(grad_weight, dtype), torch::stable::to(grad_bias, dtype)};
+  const auto order = need_features && is_channels_last(features)
+                         ? torch::headeronly::MemoryFormat::ChannelsLast
+                         : torch::headeronly::MemoryFormat::Contiguous;
+  return {torch::stable::contiguous(torch::stable::to(grad_features, dtype), order),
+          torch::stable::to(grad_scale, dtype), torch::stable::to(grad_weight, dtype),
+          torch::stable::to(grad_bias, dtype)};
 }
 WSSS_IMPL(label_conditioned_logits_backward)
 

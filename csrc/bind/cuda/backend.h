@@ -67,10 +67,9 @@ class TorchContext : public cuda::Context {
   Tensor view(ElementType type, const cuda::Matrices& m) const {
     static constexpr ScalarType kTypes[] = {
         ScalarType::Float, ScalarType::Double, ScalarType::Half, ScalarType::BFloat16};
-    const int64_t between = m.same ? 0 : m.rows * m.columns;
-    const int64_t sizes[] = {
-        m.batch, m.transposed ? m.columns : m.rows, m.transposed ? m.rows : m.columns};
-    const int64_t strides[] = {between, m.transposed ? 1 : m.columns, m.transposed ? m.columns : 1};
+    const int64_t sizes[] = {m.batch, m.height(), m.width()};
+    const int64_t strides[] = {
+        m.step, m.transposed ? 1 : m.row_step, m.transposed ? m.row_step : 1};
     // The shim takes no const; operands are only read.
     return torch::stable::from_blob(const_cast<void*>(m.data), {sizes, 3}, {strides, 3},
                                     like_.device(), kTypes[static_cast<int>(type)]);

@@ -9,10 +9,12 @@ namespace wsss {
 
 inline Tensor dense_crf_on_cpu(
     const Tensor& image, const Tensor& unary, const std::vector<double>& gaussian,
-    const std::vector<double>& bilateral, const std::vector<double>& levels, int64_t iterations) {
+    const std::vector<double>& bilateral, const std::vector<double>& levels, int64_t iterations,
+    bool half_precision) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 6> stack{from(on_cpu(image)), from(on_cpu(unary)), from(gaussian),
-                                    from(bilateral),     from(levels),        from(iterations)};
+  std::array<StableIValue, 7> stack{
+      from(on_cpu(image)), from(on_cpu(unary)), from(gaussian),      from(bilateral),
+      from(levels),        from(iterations),    from(half_precision)};
   call_on_cpu(WSSS_CPU_OPS "dense_crf", stack);
   return moved(stack[0], unary);
 }
@@ -20,7 +22,8 @@ inline Tensor dense_crf_on_cpu(
 // image [B, C, H, W], unary [B, S, L, H, W] -> Q, shaped like unary
 inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
                         const std::vector<double>& gaussian, const std::vector<double>& bilateral,
-                        const std::vector<double>& levels, int64_t iterations) {
+                        const std::vector<double>& levels, int64_t iterations,
+                        bool half_precision) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   check_device("dense_crf", "unary", unary, image);
@@ -30,7 +33,7 @@ inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
   if (unary.numel() == 0) return allocate_like(unary);
   const bool reads_image = !bilateral.empty() && bilateral.back() > 0;
   if (labels > cuda::kMaxLabels || (reads_image && channels + 2 > cuda::kMaxDimensions)) {
-    return dense_crf_on_cpu(image, unary, gaussian, bilateral, levels, iterations);
+    return dense_crf_on_cpu(image, unary, gaussian, bilateral, levels, iterations, half_precision);
   }
   Tensor q = allocate_like(unary);
   cuda::CrfCall call{};
@@ -57,11 +60,12 @@ inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
   call.lowest = levels[0];
   call.highest = levels[1];
   call.iterations = iterations;
+  call.half_precision = half_precision;
   try {
     TorchContext context("dense_crf", unary);
     cuda::dense_crf(context, call);
   } catch (const cuda::BeyondLimits&) {
-    return dense_crf_on_cpu(image, unary, gaussian, bilateral, levels, iterations);
+    return dense_crf_on_cpu(image, unary, gaussian, bilateral, levels, iterations, half_precision);
   }
   return q;
 }

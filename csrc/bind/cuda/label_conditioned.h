@@ -9,8 +9,9 @@ namespace wsss {
 
 struct HeadOperands {
   HeadOperands(const Tensor& features, const std::optional<Tensor>& scale, const Tensor& weight,
-               const Tensor& bias, const Sizes& dilations)
-      : features(input("features", features, features)),
+               const Tensor& bias, const Sizes& dilations, bool tf32)
+      : channels_last(is_channels_last(features)),
+        features(channels_last ? features : input("features", features, features)),
         weight(input("weight", weight, features)),
         bias(input("bias", bias, features)) {
     const HeadShape shape = head_shape(features, scale, weight, bias, dilations);
@@ -23,7 +24,9 @@ struct HeadOperands {
             dilations,
             const_data(this->features),
             const_data(this->scale),
-            const_data(this->weight)};
+            const_data(this->weight),
+            channels_last,
+            tf32};
   }
 
   static Tensor input(const char* name, const Tensor& t, const Tensor& features) {
@@ -31,9 +34,10 @@ struct HeadOperands {
     check(t.scalar_type() == features.scalar_type(), op + name + " must have the features' dtype");
     check(t.get_device_index() == features.get_device_index(),
           op + name + " must be on the features' device");
-    return torch::stable::contiguous(t);
+    return t.is_contiguous() ? t : torch::stable::contiguous(t);
   }
 
+  const bool channels_last;
   const Tensor features, weight, bias;
   std::optional<Tensor> scale;
   cuda::HeadCall call;
@@ -41,8 +45,8 @@ struct HeadOperands {
 
 inline Tensor label_conditioned_logits(const Tensor& features, const std::optional<Tensor>& scale,
                                        const Tensor& weight, const Tensor& bias,
-                                       const Sizes& dilations) {
-  const HeadOperands in(features, scale, weight, bias, dilations);
+                                       const Sizes& dilations, bool tf32) {
+  const HeadOperands in(features, scale, weight, bias, dilations, tf32);
   const HeadShape& s = in.call.shape;
   Tensor logits = allocate(features, {features.size(0), s.labels, s.height, s.width});
   if (logits.numel() == 0) return logits;
@@ -52,19 +56,26 @@ inline Tensor label_conditioned_logits(const Tensor& features, const std::option
 }
 WSSS_IMPL(label_conditioned_logits)
 
-// -> the gradients of features, scale, weight and bias; empty where they are not needed
+// -> the gradients of features (in their order), scale, weight and bias; empty where they are not
+// needed
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> label_conditioned_logits_backward(
     const Tensor& grad_in, const Tensor& features, const std::optional<Tensor>& scale,
     const Tensor& weight, const Tensor& bias, const Sizes& dilations, bool need_features,
-    bool need_weight) {
-  const HeadOperands in(features, scale, weight, bias, dilations);
+    bool need_weight, bool tf32) {
+  const HeadOperands in(features, scale, weight, bias, dilations, tf32);
   check_head_gradient(grad_in, in.call.shape, features.size(0));
   const Tensor grad = HeadOperands::input("grad", grad_in, features);
   const auto nothing = [&] { return allocate(features, {0}); };  // outputs must not share memory
-  Tensor grad_features = need_features ? allocate_like(features) : nothing();
-  Tensor grad_scale = need_weight && scale ? allocate_zeros_like(*scale) : nothing();
-  Tensor grad_weight = need_weight ? allocate_zeros_like(weight) : nothing();
-  Tensor grad_bias = allocate_zeros_like(bias);
+  // Of an empty batch the sums are zero.
+  const auto sum = [&](const Tensor& like) {
+    return grad.numel() > 0 ? allocate_like(like) : allocate_zeros_like(like);
+  };
+  Tensor grad_features = !need_features     ? nothing()
+                         : in.channels_last ? torch::stable::empty_like(in.features)
+                                            : allocate_like(features);
+  Tensor grad_scale = need_weight && scale ? sum(*scale) : nothing();
+  Tensor grad_weight = need_weight ? sum(weight) : nothing();
+  Tensor grad_bias = sum(bias);
   if (grad.numel() > 0) {
     TorchContext context("label_conditioned_logits_backward", features);
     cuda::label_conditioned_logits_backward(
