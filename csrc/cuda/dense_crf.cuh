@@ -77,6 +77,9 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   bool has_gaussian() const { return steps_ > 0 && call_.gaussian_weight > 0; }
   bool has_bilateral() const { return steps_ > 0 && call_.bilateral_weight > 0; }
 
+  Bands bands() const {
+    return {static_cast<uint32_t>(call_.height), static_cast<uint32_t>(call_.width)};
+  }
   // Merging cannot make the rows of few labels shorter.
   bool merges() const { return steps_ > 0 && call_.padded() > 4; }
   // Rows are float or half; those of normalise() are one float.
@@ -87,13 +90,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   template <int N>
   PixelFeatures<N> features(double sx, double sy) const {
     PixelFeatures<N> f{
-        call_.image,
-        call_.pixels(),
-        static_cast<uint32_t>(call_.width),
-        static_cast<float>(call_.lowest),
-        static_cast<float>(call_.highest),
-        {},
-        {}};
+        call_.image, bands(), static_cast<float>(call_.lowest), static_cast<float>(call_.highest),
+        {},          {}};
     feature_scale(N, f.scale);
     f.sigma[0] = static_cast<float>(sx);
     f.sigma[1] = static_cast<float>(sy);
@@ -239,15 +237,12 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     Update u{call_.unary + first * planes * n,
              nullptr,
              images,
-             call_.height,
-             call_.width,
+             bands(),
              call_.sets,
              call_.labels,
              row,
              s.groups,
-             false,
-             {},
-             {}};
+             false};
     if (merges()) {
       merge_labels(stream, s.groups, u.unary, images * call_.sets, call_.labels, n);
     }

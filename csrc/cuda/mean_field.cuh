@@ -8,7 +8,6 @@
 // weight and the lattice's gain, so that splat and slice need no other factor.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 
 #include "filter.cuh"
@@ -16,22 +15,38 @@
 
 namespace wsss::cuda {
 
-// Scaled features of pixels: position / (sx, sy), then levels / their deviations.
+// The points of an image's lattices are its pixels in bands of four lines, column by column: a
+// block's points then share vertices, and the lists of consecutive vertices share points, so that
+// most of the rows that a block reads are in its cache.
+struct Bands {
+  uint32_t height, width;
+
+  // Where point p is in an image, line by line.
+  __device__ __forceinline__ uint32_t pixel(uint32_t p) const {
+    constexpr uint32_t kLines = 4;
+    const uint32_t band = p / (kLines * width), within = p - band * kLines * width,
+                   left = height - band * kLines, lines = left < kLines ? left : kLines;
+    const uint32_t x = lines == kLines ? within / kLines : within / lines;
+    return (band * kLines + within - x * lines) * width + x;
+  }
+};
+
+// Scaled features of points: position / (sx, sy), then levels / their deviations.
 template <int D>
 struct PixelFeatures {
-  const float* image;  // [B, D-2, pixels]
-  int64_t pixels;
-  uint32_t width;
+  const float* image;  // [B, D-2, H, W]
+  Bands bands;
   float lowest, highest;
   float sigma[D], scale[D];
 
   __device__ __forceinline__ void operator()(int64_t b, int64_t p, float* scaled) const {
-    const uint32_t at = static_cast<uint32_t>(p), y = at / width, x = at - y * width;
+    const uint32_t at = bands.pixel(static_cast<uint32_t>(p)), y = at / bands.width,
+                   x = at - y * bands.width;
     scaled[0] = static_cast<float>(x) / sigma[0] * scale[0];
     scaled[1] = static_cast<float>(y) / sigma[1] * scale[1];
 #pragma unroll
     for (int c = 2; c < D; ++c) {
-      const float level = image[(b * (D - 2) + c - 2) * pixels + p];
+      const float level = image[(b * (D - 2) + c - 2) * bands.height * bands.width + at];
       // NaN becomes the lowest: a key must not leave its range.
       const float inside = level >= lowest ? (level <= highest ? level : highest) : lowest;
       scaled[c] = inside / sigma[c] * scale[c];
@@ -68,34 +83,17 @@ __global__ static void normalise_contributions(Contribution* contribution, int64
   if (i < entries) contribution[i].weight *= factor[contribution[i].point & ~kFirst];
 }
 
-// An image cut into tiles of equal numbers of pixels, one for a block. Pixels of a tile share more
-// vertices than those of a line: half as many rows have to be read.
-struct Tiles {
-  unsigned shift = 0, across, down;  // a tile's width is 2^shift; tiles of an image
-
-  Tiles() = default;
-  // `pixels` of a tile: a power of 2.
-  Tiles(int64_t height, int64_t width, unsigned pixels) {
-    // One warp reads a line of a tile, if lines are not too short for that.
-    const int64_t widest = pixels >= 256 ? 32 : pixels >= 128 ? 16 : 8;
-    while (int64_t{1} << shift < std::min(width, widest)) ++shift;
-    const int64_t tall = pixels >> shift;
-    across = static_cast<unsigned>((width + (int64_t{1} << shift) - 1) >> shift);
-    down = static_cast<unsigned>((height + tall - 1) / tall);
-  }
-};
-
 struct Update {
   const float* unary;  // [images, S, L, H, W]
   float* out;          // [images, S, L, H, W], or null: write q
-  int64_t images, height, width;
+  int64_t images;
+  Bands bands;
   int sets, labels;
   RowWidth row;
   LabelGroups groups;
   bool message;
-  Tiles tiles, narrow;  // of the kernel, and of one thread for a pixel and set
 
-  WSSS_HD int64_t pixels() const { return height * width; }
+  WSSS_HD int64_t pixels() const { return int64_t{bands.height} * bands.width; }
 };
 
 // Reduces x with `combine` over the G lanes that share a pixel and set; all lanes get the result.
@@ -110,7 +108,7 @@ __device__ __forceinline__ float across(float x, const Combine& combine) {
 
 // A pixel of an image, and the first of its unaries that a thread works on.
 struct Place {
-  uint32_t at, image, pixel;
+  uint32_t at, image, point, pixel;  // at: the point, counted over all images
   int set;
 };
 
@@ -123,7 +121,7 @@ __device__ __forceinline__ void slice(const TermOf<T>& t, const Update& u, const
   const bool shared = t.copies > 1;
   const T* values =
       t.blurred() + (shared ? place.image * int64_t{*t.count} * width : 0) + place.set * used;
-  const Corner* corner = t.corner + (shared ? place.pixel : place.at);
+  const Corner* corner = t.corner + (shared ? place.point : place.at);
 #pragma unroll(PER < 3 ? 3 : 2)  // as many as registers allow
   for (int r = 0; r < t.corners; ++r) {
     const Corner c = corner[corner_index(t.points, 0, r)];
@@ -242,26 +240,24 @@ __device__ __forceinline__ void take_softmax(const Update& u, const Place& place
 
 // Slices, adds the unary and takes the softmax: SETS unaries of a pixel (1, or all) by G lanes.
 template <int V, int G, int PER, int SETS, bool LAST, class T>
-__device__ __forceinline__ void update_rows(const Update& u, const Tiles& tiles,
-                                            const TermsOf<T>& terms, T* q) {
+__device__ __forceinline__ void update_rows(const Update& u, const TermsOf<T>& terms, T* q) {
   const int lane = static_cast<int>(threadIdx.x) % G;
   Place place{};
-  unsigned tile = blockIdx.x;
+  unsigned block = blockIdx.x;
   if (SETS == 1 && u.sets > 1) {
-    tile /= static_cast<unsigned>(u.sets);
-    place.set = static_cast<int>(blockIdx.x - tile * static_cast<unsigned>(u.sets));
+    block /= static_cast<unsigned>(u.sets);
+    place.set = static_cast<int>(blockIdx.x - block * static_cast<unsigned>(u.sets));
   }
-  const unsigned line = tile / tiles.across;
-  place.image = line / tiles.down;
-  if (place.image >= u.images) return;  // the whole block
-  const unsigned own = threadIdx.x / G, within = own & ((1u << tiles.shift) - 1),
-                 tall = kThreads / G >> tiles.shift,
-                 x = ((tile - line * tiles.across) << tiles.shift) + within,
-                 y = (line - place.image * tiles.down) * tall + (own >> tiles.shift);
-  const bool active = x < u.width && y < u.height;
-  // Idle lanes repeat the first pixel, because shuffles need whole warps.
-  place.pixel = active ? y * static_cast<uint32_t>(u.width) + x : 0;
-  place.at = place.image * static_cast<uint32_t>(u.pixels()) + place.pixel;
+  const uint32_t pixels = static_cast<uint32_t>(u.pixels()),
+                 points = static_cast<uint32_t>(u.images) * pixels, first = block * (kThreads / G),
+                 own = first + threadIdx.x / G;
+  if (first >= points) return;  // the whole block
+  const bool active = own < points;
+  // Idle lanes repeat the first point, because shuffles need whole warps.
+  place.at = active ? own : 0;
+  place.image = place.at / pixels;
+  place.point = place.at - place.image * pixels;
+  place.pixel = u.bands.pixel(place.point);
   float z[SETS * PER * V] = {};
   if (u.message) {
 #pragma unroll 1
@@ -284,19 +280,16 @@ __global__ void __launch_bounds__(kThreads, update_blocks(V * PER * SETS))
     update(Update u, TermsOf<T> terms, T* q) {
   if constexpr (G > 1) {
     // Merging can leave rows so short that one thread per unary does.
-    if (u.row.used() <= V) return update_rows<V, 1, 1, 1, LAST>(u, u.narrow, terms, q);
+    if (u.row.used() <= V) return update_rows<V, 1, 1, 1, LAST>(u, terms, q);
   }
-  update_rows<V, G, PER, SETS, LAST>(u, u.tiles, terms, q);
+  update_rows<V, G, PER, SETS, LAST>(u, terms, q);
 }
 
 template <int V, int G, int PER, int SETS = 1, class T>
-void launch_update_as(Stream stream, Update u, const TermsOf<T>& terms, T* q) {
-  u.tiles = Tiles(u.height, u.width, kThreads / G);
-  u.narrow = Tiles(u.height, u.width, kThreads);
-  const int64_t blocks =
-      u.images * (SETS > 1 ? 1 : u.sets) * u.tiles.across * int64_t{u.tiles.down};
+void launch_update_as(Stream stream, const Update& u, const TermsOf<T>& terms, T* q) {
+  const unsigned blocks = blocks_for(u.images * u.pixels(), kThreads / G);
   launch_with_barriers(
-      stream, blocks_for(blocks, 1), kThreads,
+      stream, blocks_for(int64_t{blocks} * (SETS > 1 ? 1 : u.sets), 1), kThreads,
       u.out ? update<V, G, PER, SETS, true, T> : update<V, G, PER, SETS, false, T>, u, terms, q);
 }
 

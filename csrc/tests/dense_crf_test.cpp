@@ -14,13 +14,14 @@
 #include "../cpu/dense_crf.cpp"
 #include "../cuda/dense_crf.cuh"
 
-#include "naive_lattice.h"  // after cpu/simd.h, see math/scalar.h
+#include "naive_mean_field.h"  // after cpu/simd.h, see math/scalar.h
 
 namespace {
 
 using namespace wsss;
 using testing::arenas;
-using testing::NaiveLattice;
+using testing::by_definition;
+using testing::Problem;
 using testing::raises;
 using testing::uniform_float;
 
@@ -95,73 +96,6 @@ bool all_cpu() {
   passed &=
       cpu_is_consistent(1, {260, 257, 3, 1, 3}, parameters_of(3, 3, 50, 5, 10, 3));  // two bands
   return passed;
-}
-
-// ---- the naive mean field
-
-struct Problem {
-  int64_t batch, height, width;
-  int image_channels, sets, labels;
-  double gaussian[3], bilateral[3];  // sx, sy, weight
-  double sigma, lowest, highest;     // of all image channels
-  int64_t iterations;
-  std::vector<float> image, unary;
-  std::function<void(Problem&)> edit;  // of the random energies
-  int64_t pixels() const { return height * width; }
-};
-
-std::vector<float> by_definition(const Problem& p, int64_t b, int64_t set) {
-  const int64_t n = p.pixels(), labels = p.labels;
-  std::vector<std::vector<double>> q(labels, std::vector<double>(n));
-  struct Filter {
-    NaiveLattice lattice;
-    std::vector<double> norm;
-    double weight;
-  };
-  std::vector<Filter> filters;
-  for (int term = 0; term < 2; ++term) {
-    const double* t = term ? p.bilateral : p.gaussian;
-    if (t[2] <= 0) continue;
-    const int d = term ? 2 + p.image_channels : 2;
-    std::vector<float> features;
-    for (int64_t i = 0; i < n; ++i) {
-      features.push_back(static_cast<float>(i % p.width) / static_cast<float>(t[0]));
-      features.push_back(static_cast<float>(i / p.width) / static_cast<float>(t[1]));
-      for (int c = 2; c < d; ++c) {
-        const float level = p.image[(b * p.image_channels + c - 2) * n + i];
-        features.push_back(
-            std::clamp(level, static_cast<float>(p.lowest), static_cast<float>(p.highest)) /
-            static_cast<float>(p.sigma));
-      }
-    }
-    Filter f{NaiveLattice(features, d), {}, t[2] * lattice_gain(d)};
-    f.norm = f.lattice.filter(std::vector<double>(n, 1.0));
-    for (double& x : f.norm) x = 1.0 / std::sqrt(x * lattice_gain(d) + 1e-20);
-    filters.push_back(std::move(f));
-  }
-  const float* unary = p.unary.data() + (b * p.sets + set) * labels * n;
-  for (int64_t step = 0; step <= p.iterations; ++step) {
-    std::vector<std::vector<double>> z(labels, std::vector<double>(n));
-    for (int64_t k = 0; k < labels; ++k) {
-      for (int64_t i = 0; i < n; ++i) z[k][i] = -unary[k * n + i];
-      for (const Filter& f : filters) {
-        if (step == 0) break;
-        std::vector<double> weighted(n);
-        for (int64_t i = 0; i < n; ++i) weighted[i] = f.norm[i] * q[k][i];
-        const auto message = f.lattice.filter(weighted);
-        for (int64_t i = 0; i < n; ++i) z[k][i] += f.weight * f.norm[i] * message[i];
-      }
-    }
-    for (int64_t i = 0; i < n; ++i) {
-      double top = z[0][i], sum = 0;
-      for (auto& plane : z) top = std::max(top, plane[i]);
-      for (auto& plane : z) sum += std::exp(plane[i] - top);
-      for (int64_t k = 0; k < labels; ++k) q[k][i] = std::exp(z[k][i] - top) / sum;
-    }
-  }
-  std::vector<float> all;
-  for (const auto& plane : q) all.insert(all.end(), plane.begin(), plane.end());
-  return all;
 }
 
 // ---- both backends
@@ -321,6 +255,22 @@ bool merging_is_correct() {
   return passed;
 }
 
+// A thousand small images, of which some are compared with calls of their own.
+bool many_images_are_correct() {
+  Problem p = problem(1000, 1, 2, 3, 1, 7, 1);
+  const int64_t each = 7 * p.pixels();
+  for (int64_t i = 0; i < p.batch * 3 * p.pixels(); ++i) p.image.push_back(uniform_float() * 255);
+  for (int64_t i = 0; i < p.batch * each; ++i) p.unary.push_back(uniform_float());
+  const auto q = on_device(p, 0, p.batch, true, cuda::kWorkspaceBytes);
+  for (int64_t b = 0; b < p.batch; b += 111) {
+    const auto one = on_device(p, b, 1, true, cuda::kWorkspaceBytes);
+    if (std::equal(one.begin(), one.end(), q.begin() + b * each)) continue;
+    std::puts("failed: many small images");
+    return false;
+  }
+  return true;
+}
+
 // Extreme weights neither overflow nor vanish in half precision.
 bool half_is_safe() {
   bool passed = true;
@@ -400,6 +350,7 @@ int main() {
   passed &= all_correct();
   passed &= merging_is_correct();
   passed &= half_is_safe();
+  if (testing::kCompareResults) passed &= many_images_are_correct();
   passed &= crf_raises(problem(1, 4, 4, 7, 1, 2), "at most 8 dimensions, not 9");
   Problem tiny = problem(1, 50, 50, 3, 1, 2);
   tiny.sigma = 1e-3;
