@@ -135,10 +135,12 @@ def of_gpu_file(path: Path) -> list[Figure]:
     content = json.loads(path.read_text())
     machine, date = about(content)
     common = {"machine": machine, "date": date, "commit": content.get("commit")}
+    if content.get("quick"):
+        raise SystemExit(f"{path}: tiny inputs were measured")
     if "versions" in content:
         return [of_row(row, row["new"], common) for row in content["rows"] if "new" in row]
     found = []
-    for step in ("heads", "losses", "maps", "others"):
+    for step in ("heads", "losses", "maps", "compiled", "others"):
         rows = content.get(step, {}).get("figures") or []
         found += [of_row(row, row.get(OURS), common) for row in rows]
     for row in content.get("crf", {}).get("figures", {}).get("rows", []):

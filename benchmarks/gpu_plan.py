@@ -282,6 +282,7 @@ def plan(check: Check, device: str, python: str, workers: int) -> dict[str, list
         build.torch_step("profile", 40, "profile"),
         *(build.counters(call) for call in HOTTEST),
         build.hottest(),
+        build.torch_step("compiled", 150, "rates losses compiled", needs=20),
         build.pipeline("voc_bf16", 70, bf16, after=("voc",)),
     ]
     return {**sections, "tools": tools}

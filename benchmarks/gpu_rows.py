@@ -51,11 +51,22 @@ class Row:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
+    def variant(self) -> str:
+        """Layout, way of calling and options of the op in words."""
+        layout, graph = "channels_last" * self.channels_last, "graph" * self.graph
+        return " ".join(filter(None, [layout, graph, *map(str, self.extra.values())]))
+
+    @property
     def name(self) -> str:
         """What the tables and gpu_goals.json call it."""
-        layout, graph = "channels_last" * self.channels_last, "graph" * self.graph
-        words = [self.benchmark, *self.options.values(), self.key, layout, graph]
-        return " ".join(filter(None, [*words, *map(str, self.extra.values())]))
+        words = [self.benchmark, *self.options.values(), self.key, self.variant]
+        return " ".join(filter(None, words))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the JSON files say of it."""
+        fields = {"row": self.name, "benchmark": self.benchmark, "options": dict(self.options)}
+        return fields | {"key": self.key, "case": self.case, "variant": self.variant}
 
     @property
     def images(self) -> int | None:
@@ -125,8 +136,7 @@ def of(benchmark: str, *keys: str, **options: Any) -> tuple[Row, ...]:
     return tuple(Row(benchmark, key, options) for key in keys)
 
 
-def heads(*, channels_last: bool) -> tuple[Row, ...]:
-    keys = "amn16-train", "amn16-81-train", "amn-inference", "deeplab-train", "cam-train"
+def heads(*keys: str, channels_last: bool = False) -> tuple[Row, ...]:
     return tuple(
         dataclasses.replace(row, channels_last=channels_last)
         for dtype in ("float32", "bfloat16")
@@ -134,6 +144,7 @@ def heads(*, channels_last: bool) -> tuple[Row, ...]:
     )
 
 
+TRAINED = "amn16-train", "amn16-81-train", "cam-train"
 GROUPS: dict[str, tuple[Row, ...]] = {
     "crf": (
         *of(CRF, *gpu_crf.ROWS),
@@ -149,8 +160,8 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         *of("saliency_loss", "voc", "coco"),
         *of("aamr_loss", "seg41", "seg321"),
     ),
-    "heads": heads(channels_last=False),
-    "heads_channels_last": heads(channels_last=True),
+    "heads": heads(*TRAINED, "deeplab-train", "amn-inference"),
+    "heads_channels_last": heads(*TRAINED, channels_last=True),
     "maps": (
         *of("merge_maps", "cam1", "cam16", "amn1", "amn16", "amn8x81", "ccr16"),
         *of("image_views", "voc", "bf16", "coco"),

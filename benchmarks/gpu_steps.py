@@ -141,7 +141,7 @@ def rates(device: torch.device, quick: bool, names: list[str]) -> list[dict[str,
     groups = [name for name in names if name != COMPILED]
     for chosen in gpu_rows.rows(groups):
         row = rate(chosen, device, quick, compiled=COMPILED in names)
-        found.append({"row": chosen.name, "benchmark": chosen.benchmark, "key": chosen.key, **row})
+        found.append({**chosen.about, **row})
         print(f"| {chosen.name:<38}{table_cells(row)}", flush=True)
     if wrong := sum("problem" in row for row in found):
         print(f"| {wrong} rows are wrong")
@@ -167,7 +167,7 @@ def rate(row: gpu_rows.Row, device: torch.device, quick: bool, compiled: bool) -
     available = row.suite.implementations(row.key)
     baseline = next(name for name in row.suite.baselines if name in available)
     figures: dict[str, float] = {}
-    found: dict[str, Any] = {"options": row.options, "case": row.case, "figures": figures}
+    found: dict[str, Any] = {"figures": figures}
     for number in range(2):
         given = row.make(number, quick)
         inputs = to_device(given, device)

@@ -89,7 +89,7 @@ class Worker:
 
     def names(self) -> dict[str, Any]:
         """The rows in order, each with its images if it is given in images per second."""
-        return {"rows": [(name, row.images) for name, row in self.rows.items()]}
+        return {"rows": [{**row.about, "images": row.images} for row in self.rows.values()]}
 
     def make(self, row: str, path: str) -> dict[str, Any]:
         """Write the row's input."""

@@ -222,8 +222,10 @@ def main() -> int:
         raise SystemExit(f"{options.old} has no wsss_fast")
     arguments = ["--device", options.device, *["--quick"] * options.quick]
     goals = gpu_goals.read()
-    with tempfile.TemporaryDirectory(prefix="gpu_versions-") as folder, contextlib.ExitStack() as s:
-        work = Path(folder)
+    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # inputs take up to 300 MB
+    with contextlib.ExitStack() as s:
+        temporary = tempfile.TemporaryDirectory(prefix="gpu_versions-", dir=memory)
+        work = Path(s.enter_context(temporary))
         old = Version(OLD, options.old, arguments, work)
         new = Version(NEW, ROOT, arguments, work)
         for version in (old, new):
@@ -236,7 +238,8 @@ def main() -> int:
             return 1
         print(columns(list(HEADS)), flush=True)
         rows: list[dict[str, Any]] = []
-        for name, images in known["rows"]:
+        for about_row in known["rows"]:
+            name, images = about_row["row"], about_row["images"]
             if options.only and not any(part in name for part in options.only):
                 continue
             try:
@@ -245,7 +248,7 @@ def main() -> int:
                 row = measure(old, new, name, work)
             except Failure as failure:
                 row = {"row": name, "problem": str(failure)}
-            rows.append(row | {"images": images})
+            rows.append({**about_row, **row})
             print(table_line(row, goals.get(name, Goal()), images), flush=True)
             date = time.strftime("%Y-%m-%d")
             found = {"date": date, "quick": options.quick, "versions": about, "rows": rows}

@@ -30,7 +30,7 @@ REGISTERS, WARPS, BLOCKS = 65536, 64, 32  # of a multiprocessor of sm_80 and sm_
 SHARED = {"80": 164 << 10, "90": 228 << 10}  # bytes of a multiprocessor
 RESERVED = 1 << 10  # bytes of shared memory of each block
 # (kernel without template arguments, architecture): bytes.
-ALLOWED_SPILLS = {("update", "80"): 4}
+ALLOWED_SPILLS: dict[tuple[str, str], int] = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,7 +98,7 @@ class DeviceHead {
   }
 
   void backward_bias(const T* grad, T* grad_bias) {
-    launch_with_barriers(stream_, static_cast<unsigned>(shape_.labels), kBiasThreads,
+    launch_with_barriers(stream_, blocks_for(shape_.labels, 1), dim3(kWarp, kWarps),
                          bias_gradient<T>, shape_, images_, grad, grad_bias);
   }
 

@@ -147,6 +147,7 @@ __global__ void gather_shifted(HeadShape s, DeviceTaps taps, LabelShare share, i
     strided(blockIdx.y, gridDim.y, share.count(), [&](int64_t k) {
       const T* from = grad + (image * s.labels + share.first + k) * s.pixels() + pixel;
       T* to = gradients + image * step + k * row_step + pixel;
+#pragma unroll 4
       for (int32_t t = 0; t < taps.count; ++t) {
         const int32_t dy = taps.dy(t), dx = taps.dx(t), sy = y - dy, sx = x - dx;
         const bool on_map = sy >= 0 && sy < height && sx >= 0 && sx < width;
@@ -206,7 +207,7 @@ __global__ void turn_features(int64_t images, int64_t channels, int64_t pixels, 
   });
 }
 
-constexpr int kWarp = 32, kWarps = 8;  // the blocks of the next two kernels are kWarp by kWarps
+constexpr int kWarp = 32, kWarps = 8;  // the blocks of the next kernels are kWarp by kWarps
 
 // gradient [rows, V * packs] of the scaled features, of which each row belongs to one channel of an
 // image: grad_scale [rows], unless null, is the sum of gradient * features, and the gradient is
@@ -285,29 +286,27 @@ __global__ void finish_columns(int64_t images, int64_t pixels, int64_t packs, co
   });
 }
 
-constexpr int kBiasThreads = 256;
-
 // grad_bias [R, K] = sum over images and pixels of grad [images, K, h, w], the same for every
-// branch. One block per label.
+// branch. One block per label, of which each warp sums every kWarps-th image.
 template <class T>
 __global__ void bias_gradient(HeadShape s, int64_t images, const T* grad, T* grad_bias) {
-  __shared__ Wide<T> part[kBiasThreads];
+  constexpr int kThreadsInAll = kWarp * kWarps;
+  __shared__ Wide<T> part[kThreadsInAll];
+  const int own = static_cast<int>(threadIdx.y) * kWarp + static_cast<int>(threadIdx.x);
   const int64_t k = blockIdx.x, pixels = s.pixels();
   Wide<T> sum = 0;
-  for (int64_t image = 0; image < images; ++image) {
+  for (int64_t image = threadIdx.y; image < images; image += kWarps) {
     const T* from = grad + (image * s.labels + k) * pixels;
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < pixels; i += kBiasThreads) {
-      sum += static_cast<Wide<T>>(from[i]);
-    }
+#pragma unroll 8
+    for (int64_t i = threadIdx.x; i < pixels; i += kWarp) sum += static_cast<Wide<T>>(from[i]);
   }
-  part[threadIdx.x] = sum;
+  part[own] = sum;
   __syncthreads();
-  for (int step = kBiasThreads / 2; step > 0; step /= 2) {
-    if (static_cast<int>(threadIdx.x) < step) part[threadIdx.x] += part[threadIdx.x + step];
+  for (int step = kThreadsInAll / 2; step > 0; step /= 2) {
+    if (own < step) part[own] += part[own + step];
     __syncthreads();
   }
-  for (int64_t r = threadIdx.x; r < s.branches; r += kBiasThreads) {
+  for (int64_t r = own; r < s.branches; r += kThreadsInAll) {
     grad_bias[r * s.labels + k] = static_cast<T>(part[0]);
   }
 }

@@ -18,8 +18,8 @@ inline int bits_for(int64_t values) {
 
 // A vertex' coordinates are nearly those of a point, whose features lie in a box: coordinate j is
 // known up to -j times feature j - 1 from those above it. A name counts the places in these ranges,
-// for j = D..1, and holds the remainder last. Coordinate 0 follows from the others, as all sum to
-// 0.
+// for j = D..1, and the remainder. Coordinate 0 follows from the others, as all
+// sum to 0.
 template <int D>
 struct VertexNames {
   static constexpr double kNames = 4294967296.0;
@@ -71,11 +71,14 @@ struct VertexNames {
     for (int j = D; j >= 1; --j) {
       const int q = quotient[j] - (rank[j] > D - r);
       const int place = q - static_cast<int>(floorf(sum * (1.0f / (D + 1)))) - low[j];
+      // Before the two coordinates that vary the most between neighbouring vertices, which then
+      // have their neighbours at neighbouring numbers.
+      if (j == (D < 2 ? 1 : 2)) name = name * (D + 1) + static_cast<uint32_t>(r);
       name = name * static_cast<uint32_t>(places[j]) + static_cast<uint32_t>(place);
       const float coordinate = static_cast<float>(q * (D + 1) + r);
       sum += (sum - coordinate) * (1.0f / static_cast<float>(j));
     }
-    return name * (D + 1) + static_cast<uint32_t>(r);
+    return name;
   }
 };
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_goals, gpu_rows, gpu_versions
+from benchmarks import figures, gpu_goals, gpu_rows, gpu_versions
 from benchmarks.gpu_goals import MS, OVER, RATE, Goal
 from benchmarks.gpu_version_worker import Worker
 from benchmarks.gpu_versions import Failure, Version
@@ -46,13 +46,13 @@ def test_a_goal_is_a_number_in_the_rows_unit(target, images, value, text):
 
 
 def test_verdicts():
-    def figures(ms, **more):
+    def measured(ms, **more):
         versions = {"old": {"ms": 4.0, "peak_mib": 100.0}, "new": {"ms": ms, "peak_mib": 60.0}}
         found = {"row": "r", "errors": {"error": 0.0}, "wrong": [], "baselines": {"eager": 6.0}}
         return {**found, **versions, "ratio": 4.0 / ms, **more}
 
     def says(goal, ms, images=None, **more):
-        return gpu_versions.verdict(figures(ms, **more), goal, images).partition(";")[0]
+        return gpu_versions.verdict(measured(ms, **more), goal, images).partition(";")[0]
 
     assert says(Goal({"over_eager": 3}), 1.9) == "reached"
     assert says(Goal({"over_eager": 3}, memory=0.5), 2.1) == "MISSED, MEMORY above 0.5 x old"
@@ -60,7 +60,7 @@ def test_verdicts():
     assert says(Goal({"images_per_s": 1000}), 2.1, images=2) == "MISSED"
     assert says(Goal(), 4.1) == "-" and says(Goal(), 5.0) == "SLOWER"
     assert says(Goal(), 3.0, wrong=["error"]) == "DIFFERS: error"
-    line = gpu_versions.table_line(figures(2.0), Goal({"ms": 3.0}, predicted=2.5), None)
+    line = gpu_versions.table_line(measured(2.0), Goal({"ms": 3.0}, predicted=2.5), None)
     assert line.split()[2:8] == ["4", "2", "2.00x", "3", "ms", "2.5"]
 
 
@@ -110,10 +110,17 @@ def test_the_command_measures_both_versions(tmp_path, monkeypatch, capsys):
     argv = ["gpu_versions.py", str(ROOT), "--device", "cpu", "--quick", "--only", "seg41"]
     monkeypatch.setattr(sys, "argv", argv)
     assert gpu_versions.main() == 0
-    rows = json.loads((tmp_path / "versions.json").read_text())["rows"]
+    written = json.loads((tmp_path / "versions.json").read_text())
+    rows = written["rows"]
     assert [row["row"] for row in rows] == ["pixel_cross_entropy seg41", "aamr_loss seg41"]
     assert all(row["ratio"] > 0 and row["errors"] == {"error": 0.0} for row in rows)
     assert rows[0]["baselines"].keys() == {"eager", "torch"}
+    (tmp_path / "figures.json").write_text(json.dumps({**written, "quick": False}))
+    found = figures.of_gpu_file(tmp_path / "figures.json")
+    assert [f.name for f in found] == [row["row"] for row in rows]
+    assert found[0].ms["ours"] == [rows[0]["new"]["ms"]] and found[0].date == written["date"]
+    with pytest.raises(SystemExit, match="tiny inputs"):
+        figures.of_gpu_file(tmp_path / "versions.json")
     shown = capsys.readouterr().out.splitlines()
     assert "old" in shown[1] and shown[2].startswith("| pixel_cross_entropy seg41")
     assert shown[-1].startswith("| 2 rows, 0 failed or different")

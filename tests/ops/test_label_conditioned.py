@@ -1,9 +1,8 @@
 """label_conditioned_logits: values by a loop over taps, errors, gradients, wrong input."""
 
-import sys
-
 import pytest
 import torch
+from head_inputs import CASES, LARGE, ORDERS, make, step
 from op_testing import each_device, threads, wrong_values
 
 from wsss_fast import _native
@@ -15,49 +14,7 @@ from wsss_fast.ops import (
     reference,
 )
 
-# name: (B, C, h, w), K, k, dilations, scaled
-CASES = {
-    "amn": ((2, 5, 9, 11), 4, 3, (1, 2, 4), True),
-    # Except for the centres, only a few taps stay on the map.
-    "deeplab": ((1, 3, 8, 7), 21, 3, (6, 12, 18, 24), False),
-    "plain_head": ((2, 4, 5, 5), 3, 1, (1,), False),
-    "summed_plain_heads": ((2, 4, 5, 5), 3, 1, (1, 2), True),
-    "equal_dilations": ((2, 3, 5, 6), 2, 3, (2, 2, 1), True),
-    "one_class_one_pixel": ((1, 1, 1, 1), 1, 3, (2,), True),
-    "coco": ((1, 2, 6, 4), 81, 3, (1, 6), True),
-    "one_row": ((2, 2, 1, 9), 2, 3, (1, 3), True),
-    "one_column": ((2, 2, 9, 1), 2, 3, (1, 3), False),
-    "empty_batch": ((0, 3, 4, 4), 2, 3, (1,), True),
-    "huge_dilation": ((1, 2, 4, 4), 2, 3, (1000,), True),
-}
 each_case = pytest.mark.parametrize("name", CASES)
-# Real sizes, several bands of rows; the labels of the second are processed in two parts.
-LARGE = {
-    "amn": ((2, 384, 32, 32), 21, 3, (6, 12, 18, 24), True),
-    "coco": ((2, 1024, 20, 24), 81, 3, (1, 2, 6), True),
-    "deeplab": ((2, 256, 41, 41), 21, 3, (6, 12, 18, 24), False),
-    "plain_head": ((2, 512, 32, 32), 20, 1, (1,), True),
-    "small": ((3, 72, 13, 15), 5, 3, (1, 6, 12), True),
-}
-ORDERS = [torch.contiguous_format, torch.channels_last]
-# Of the largest value: about one rounding.
-ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-
-
-def make(case, dtype=torch.float64, device="cpu", requires_grad=False):
-    shape, num_labels, k, dilations, scaled = case
-    generator = torch.Generator().manual_seed(0)
-    sizes = [
-        shape,
-        shape[:2],
-        (len(dilations), num_labels, shape[1], k, k),
-        (len(dilations), num_labels),
-    ]
-    tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
-    tensors = [t.to(device=device, dtype=dtype).requires_grad_(requires_grad) for t in tensors]
-    if not scaled:
-        tensors[1] = None
-    return (*tensors, dilations)
 
 
 def by_taps(features, scale, weight, bias, dilations):
@@ -78,14 +35,6 @@ def by_taps(features, scale, weight, bias, dilations):
                                 scaled[:, :, sy, sx] @ weight[r, :, :, dy + reach, dx + reach].T
                             )
     return out
-
-
-def step(function, tensors, dilations, upstream):
-    """The logits and the gradients of all given tensors, for an upstream gradient."""
-    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
-    out = function(*leaves, dilations)
-    out.backward(upstream.to(out))
-    return [out.detach(), *(t.grad for t in leaves if t is not None)]
 
 
 @each_device
@@ -114,34 +63,6 @@ def test_gradients(name, device):
         )
 
     assert torch.autograd.gradcheck(function, given)
-
-
-@each_device
-@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-@pytest.mark.parametrize("order", ORDERS, ids=str)
-@pytest.mark.parametrize("name", LARGE)
-def test_error_is_at_most_twice_eagers(name, order, dtype, device):
-    """Against float64 on the same rounded inputs, in the maximum norm, logits and all gradients."""
-    if dtype != torch.float32 and name not in ("amn", "small") and device == "cpu":
-        pytest.skip("half precisions share the float32 kernel on the CPU; two cases are enough")
-    *tensors, dilations = make(LARGE[name], dtype, device)
-    tensors[0] = tensors[0].to(memory_format=order)
-    generator = torch.Generator().manual_seed(1)
-    shape = tensors[0].shape
-    upstream = torch.randn(shape[0], tensors[2].shape[1], *shape[2:], generator=generator)
-    upstream = upstream.to(dtype).to(device)
-    exact = step(
-        reference.label_conditioned_logits,
-        [None if t is None else t.double() for t in tensors],
-        dilations,
-        upstream,
-    )
-    eager = step(reference.label_conditioned_logits, tensors, dilations, upstream)
-    ours = step(label_conditioned_logits, tensors, dilations, upstream)
-    for truth, theirs, mine in zip(exact, eager, ours, strict=True):
-        assert mine.dtype == dtype
-        allowed = 2 * (theirs.double() - truth).abs().max() + ROUNDING[dtype] * truth.abs().max()
-        assert (mine.double() - truth).abs().max() <= allowed
 
 
 @each_device
@@ -270,112 +191,6 @@ def test_autocast_computes_in_bf16(device):
 
 
 @each_device
-@pytest.mark.parametrize(
-    "case",
-    [
-        ((2, 3, 4, 5), 256, 3, (1, 2), True),
-        ((1000, 2, 1, 1), 3, 1, (1,), True),
-        ((1000, 2, 2, 1), 2, 3, (1,), False),
-        ((2, 3, 3, 3), 2, 3, (1,) * 40, True),  # more taps than a CUDA kernel has arguments
-    ],
-    ids=["256_classes", "1000_pixels", "1000_images", "40_branches"],
-)
-@pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_many(order, case, device):
-    *tensors, dilations = make(case, device=device)
-    tensors[0] = tensors[0].to(memory_format=order)
-    upstream = torch.linspace(-1, 1, case[0][0] * case[1] * case[0][2] * case[0][3])
-    upstream = upstream.reshape(case[0][0], case[1], *case[0][2:])
-    expected = step(reference.label_conditioned_logits, tensors, dilations, upstream)
-    torch.testing.assert_close(
-        step(label_conditioned_logits, tensors, dilations, upstream), expected
-    )
-
-
-@each_device
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
-@pytest.mark.parametrize("tf32", [False, True])
-def test_non_finite_features_stay_in_their_image(value, tf32, device):
-    """Only the logits that a feature reaches, and the features' gradient of its image, change."""
-    *tensors, dilations = make(LARGE["small"], torch.float32, device)
-    ops, dilations = torch.ops.wsss_fast, list(dilations)
-    grad = torch.ones(3, 5, 13, 15, device=device)
-
-    def run():
-        logits = ops.label_conditioned_logits(*tensors, dilations, tf32)
-        backward = ops.label_conditioned_logits_backward
-        return logits, *backward(grad, *tensors, dilations, True, True, tf32)
-
-    logits, features, scale, _, bias = run()
-    tensors[0][1, 7, 6, 7] = value
-    logits_, features_, scale_, weight_, bias_ = run()
-    for i in (0, 2):
-        assert torch.equal(logits_[i], logits[i]) and torch.equal(features_[i], features[i])
-        assert torch.equal(scale_[i], scale[i])
-    assert torch.equal(logits_[1, :, 0, 0], logits[1, :, 0, 0])  # no tap reaches it from there
-    assert not torch.equal(logits_[1, :, 6, 7], logits[1, :, 6, 7])
-    assert torch.equal(bias_, bias)
-    finite = torch.ones(72, dtype=torch.bool, device=device)
-    finite[7] = False
-    assert weight_[:, :, finite].isfinite().all() and logits_[0].isfinite().all()
-
-
-@each_device
-@pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_tf32(order, device):
-    """Errors of factors that are rounded to 10 bits, in both passes; the same again to the bit."""
-    *tensors, dilations = make(LARGE["small"], torch.float32, device)
-    tensors[0] = tensors[0].to(memory_format=order)
-    exact = step(
-        reference.label_conditioned_logits,
-        [t.double() for t in tensors],
-        dilations,
-        torch.ones(1).expand(3, 5, 13, 15),
-    )
-    ops = torch.ops.wsss_fast
-
-    def run():
-        logits = ops.label_conditioned_logits(*tensors, list(dilations), True)
-        grad = torch.ones_like(logits)
-        backward = ops.label_conditioned_logits_backward
-        return logits, *backward(grad, *tensors, list(dilations), True, True, True)
-
-    first, second = run(), run()
-    for truth, one, other in zip(exact, first, second, strict=True):
-        assert (one.double() - truth).abs().max() <= 2**-10 * truth.abs().max()
-        assert torch.equal(one, other)
-
-
-@pytest.fixture
-def precisions():
-    """torch's settings of float32 convolutions and products on a GPU, restored afterwards."""
-    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [setting.fp32_precision for setting in settings]
-    yield settings
-    for setting, precision in zip(settings, before, strict=True):
-        setting.fp32_precision = precision
-
-
-def test_tf32_follows_the_setting_of_convolutions(monkeypatch, precisions):
-    use_tf32 = sys.modules[label_conditioned_logits.__module__]._convolutions_use_tf32
-    convolutions, products = precisions
-    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
-    convolutions.fp32_precision, products.fp32_precision = "tf32", "ieee"
-    compiled = torch.compile(lambda x: x + use_tf32(), fullgraph=True, backend="eager")
-    assert use_tf32() and compiled(torch.zeros(1)) == 1
-    products.fp32_precision = "tf32"
-    assert not use_tf32()  # torch's own products do it
-    convolutions.fp32_precision, products.fp32_precision = "ieee", "ieee"
-    assert not use_tf32()
-    convolutions.fp32_precision = "tf32"
-    torch._C._set_cudnn_enabled(False)
-    try:
-        assert not use_tf32()
-    finally:
-        torch._C._set_cudnn_enabled(True)
-
-
-@each_device
 def test_repeatable_to_the_bit(device):
     *tensors, dilations = make(LARGE["coco"], torch.float32, device)
     upstream = torch.ones(2, 81, 20, 24)
@@ -408,28 +223,6 @@ def test_the_amn_head_is_this_op():
         )
     assert "wsss_fast::label_conditioned_logits" in {event.key for event in profile.key_averages()}
     torch.testing.assert_close(out, expected)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_graph_replays_on_new_features():
-    *tensors, dilations = make(LARGE["small"], torch.float32, "cuda")
-    ops, dilations = torch.ops.wsss_fast, list(dilations)
-    grad = torch.ones(3, 5, 13, 15, device="cuda")
-
-    def run():
-        logits = ops.label_conditioned_logits(*tensors, dilations, True)
-        backward = ops.label_conditioned_logits_backward
-        return logits, *backward(grad, *tensors, dilations, True, True, True)
-
-    for _ in range(2):  # the libraries of matrix products initialise outside of the capture
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run()
-    tensors[0].mul_(-2).add_(1)
-    graph.replay()
-    assert all(map(torch.equal, captured, run()))
 
 
 def test_the_native_kernel_is_used_where_it_can_be_built():
