@@ -19,6 +19,19 @@
 
 namespace wsss {
 
+// Asks the system to back the huge pages within an array with huge pages when they are first
+// written: clearing small ones costs more than writing them.
+inline void prefer_huge_pages(void* address, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kMask = (uintptr_t{1} << 21) - 1;
+  const uintptr_t start = reinterpret_cast<uintptr_t>(address);
+  const uintptr_t first = (start + kMask) & ~kMask, last = (start + bytes) & ~kMask;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)address, (void)bytes;
+#endif
+}
+
 class Allocator {
  public:
   static constexpr size_t kHugePage = size_t{1} << 21;  // arrays from this size on are large
@@ -46,9 +59,7 @@ class Allocator {
     }
     block.address = std::aligned_alloc(alignment, block.bytes);
     if (block.address == nullptr) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (large) madvise(block.address, block.bytes, MADV_HUGEPAGE);
-#endif
+    if (large) prefer_huge_pages(block.address, block.bytes);
     return block;
   }
 

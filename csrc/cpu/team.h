@@ -1,9 +1,11 @@
 // A team of threads that run one function together and synchronise at barriers.
 //
-// Not OpenMP: its workers spin between regions, and on a machine shared with other processes
-// the hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then
-// sleeps. Threads live for one call: starting one costs about 30 us, none is idle
-// afterwards, and fork() stays safe.
+// Not OpenMP's barriers: their threads spin, and on a machine shared with other processes the
+// hundred barriers of a mean field then cost seconds. Here a thread spins briefly, then sleeps.
+//
+// Threads come from the host's pool, if it has one: after an operator of the host its threads spin
+// for some milliseconds, and new threads would have to share the cores with them. Without a pool,
+// and in a process forked from one that has it, threads live for one call.
 #pragma once
 
 #include <atomic>
@@ -17,6 +19,9 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
 #endif
 
 namespace wsss {
@@ -52,12 +57,18 @@ class Team {
     return {count * rank / parts, count * (rank + 1) / parts};
   }
 
+  // A pool calls work(first, last, context) for parts of [0, size), the part of 0 on the calling
+  // thread, and must not delay one part until another has ended. It may return fewer, larger parts.
+  using Pool = void (*)(int size, void (*work)(int first, int last, void* context), void* context);
+
+  // Takes threads from `pool` from now on.
+  static void use(Pool pool) { host() = {pool, process()}; }
+
   // Calls work(team, rank) on `size` threads, the caller being rank 0;
   // raises the first failure again.
   template <class Work>
   static void run(int size, Work work) {
     Team team(size);
-    std::vector<std::thread> threads;
     auto guarded = [&](int rank) {
       try {
         work(team, rank);
@@ -70,13 +81,24 @@ class Team {
         team.fail(Failure::kOther, error.what());
       }
     };
-    try {
-      for (int rank = 1; rank < size; ++rank) threads.emplace_back(guarded, rank);
-    } catch (const std::exception& error) {
-      team.fail(Failure::kOther, std::string("a thread cannot be started: ") + error.what());
+    auto run_part = [&](int first, int last) {
+      std::vector<std::thread> threads;
+      try {
+        for (int rank = first + 1; rank < last; ++rank) threads.emplace_back(guarded, rank);
+      } catch (const std::exception& error) {
+        team.fail(Failure::kOther, std::string("a thread cannot be started: ") + error.what());
+      }
+      if (!team.failed_) guarded(first);
+      for (auto& thread : threads) thread.join();
+    };
+    if (size > 1 && host().pool != nullptr && host().process == process()) {
+      const auto call = [](int first, int last, void* context) {
+        (*static_cast<decltype(run_part)*>(context))(first, last);
+      };
+      host().pool(size, call, &run_part);
+    } else {
+      run_part(0, size);
     }
-    if (!team.failed_) guarded(0);
-    for (auto& thread : threads) thread.join();
     switch (team.failure_) {
       case Failure::kNone: return;
       case Failure::kOutOfMemory: throw std::bad_alloc();
@@ -86,6 +108,22 @@ class Team {
   }
 
  private:
+  struct HostPool {
+    Pool pool;
+    int64_t process;  // whose threads they are
+  };
+  static HostPool& host() {
+    static HostPool host{nullptr, 0};
+    return host;
+  }
+  static int64_t process() {
+#if defined(__unix__) || defined(__APPLE__)
+    return getpid();
+#else
+    return 0;
+#endif
+  }
+
   struct Abandoned : std::runtime_error {
     Abandoned() : std::runtime_error("another thread failed") {}
   };

@@ -1,12 +1,17 @@
 // The parts of the CPU lattice: location of points in simplices, vertex keys, hash
-// tables, and transposition of rows.
+// tables, transposition of rows, and teams of threads.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "testing.h"
 
 #include "../cpu/geometry.h"
+#include "../cpu/team.h"
 #include "../cpu/vertex_table.h"
 
 namespace {
@@ -120,6 +125,54 @@ bool transpose_is_correct() {
   return passed;
 }
 
+// Hands out parts of kPart ranks, all at the same time.
+template <int kPart>
+void pool_of_parts(int size, void (*work)(int, int, void*), void* context) {
+  std::vector<std::thread> threads;
+  for (int first = kPart; first < size; first += kPart) {
+    threads.emplace_back(work, first, std::min(first + kPart, size), context);
+  }
+  work(0, std::min(kPart, size), context);
+  for (auto& thread : threads) thread.join();
+}
+
+// All ranks run once and meet at barriers, and the first failure ends all of them.
+bool team_is_correct() {
+  using wsss::Team;
+  constexpr int kSize = 5;
+  int sum = 0, met = 0;
+  std::vector<int> runs(kSize, 0);
+  Team::run(kSize, [&](Team& team, int rank) {
+    ++runs[rank];
+    team.barrier();
+    if (rank == 3) {
+      for (int r : runs) sum += r;
+    }
+    team.barrier();
+    if (rank == 0) met = sum;
+  });
+  bool failed = false;
+  try {
+    Team::run(kSize, [&](Team& team, int rank) {
+      if (rank == 2) throw std::invalid_argument("rank 2");
+      for (;;) team.barrier();
+    });
+  } catch (const std::invalid_argument& error) {
+    failed = std::string(error.what()) == "rank 2";
+  }
+  return met == kSize && runs == std::vector<int>(kSize, 1) && failed;
+}
+
+bool teams_are_correct() {
+  bool passed = team_is_correct();
+  for (wsss::Team::Pool pool : {pool_of_parts<1>, pool_of_parts<2>, pool_of_parts<5>}) {
+    wsss::Team::use(pool);
+    passed &= team_is_correct();
+  }
+  wsss::Team::use(nullptr);
+  return passed;
+}
+
 }  // namespace
 
 int main() {
@@ -130,5 +183,6 @@ int main() {
       127, static_cast<unsigned __int128>(0x3ffff1ffff1) << 40 | 6);
   passed &= transpose_is_correct<2>() && transpose_is_correct<4>() && transpose_is_correct<8>() &&
             transpose_is_correct<16>();
+  passed &= teams_are_correct();
   return wsss::testing::report(passed);
 }

@@ -4,11 +4,22 @@
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "../../cpu/host.h"
+#include "../../cpu/team.h"
 #include "../arguments.h"
 
 namespace wsss {
 
 inline int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
+
+// Teams of threads take them from torch.
+inline const bool teams_use_torch_threads = [] {
+  Team::use([](int size, void (*work)(int, int, void*), void* context) {
+    torch::stable::parallel_for(0, size, 1, [=](int64_t first, int64_t last) {
+      work(static_cast<int>(first), static_cast<int>(last), context);
+    });
+  });
+  return true;
+}();
 
 // Torch's threads and matrix products.
 class TorchHost : public Host {
