@@ -63,7 +63,8 @@ def cxx_flags(part: str, arch: str) -> tuple[str, ...]:
     )
     flags += (f"-DTORCH_TARGET_VERSION={TORCH_TARGET}",)
     if part == "cpu":
-        return *flags, *arch_flags(arch)
+        openmp = "ATen parallel backend: OpenMP" in torch.__config__.parallel_info()
+        return *flags, *["-DWSSS_TORCH_USES_OPENMP"] * openmp, *arch_flags(arch)
     return (*flags, "-DUSE_CUDA") if part == "cuda" else flags
 
 

@@ -11,7 +11,9 @@ namespace wsss {
 
 inline int threads() { return static_cast<int>(torch::stable::get_num_threads()); }
 
-// Teams of threads take them from torch.
+#ifdef WSSS_TORCH_USES_OPENMP  // set by wsss_fast/_build/plan.py
+// Teams of threads take them from torch. Not from its other kind of pool, which calls of several
+// threads share: parts that wait for each other could wait for a thread forever.
 inline const bool teams_use_torch_threads = [] {
   Team::use([](int size, void (*work)(int, int, void*), void* context) {
     torch::stable::parallel_for(0, size, 1, [=](int64_t first, int64_t last) {
@@ -20,6 +22,7 @@ inline const bool teams_use_torch_threads = [] {
   });
   return true;
 }();
+#endif
 
 // Torch's threads and matrix products.
 class TorchHost : public Host {
