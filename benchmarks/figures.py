@@ -2,15 +2,17 @@
 
     python benchmarks/figures.py bench/dense_crf.json ...   # what `wsss-fast bench` wrote on a CPU
 
-adds these rows to `ops_cpu.json` with machine, date and commit; a row replaces the earlier one. Two
-files of the same benchmark are two runs of it. Figures of a GPU are the files of `gpu_check.sh` and
-its `--against`: copy `gpu_check.json` or `versions.json` to `gpu_CARD_NAME.json` in this folder.
+adds these rows to `ops_cpu.json` with machine, date and commit; a row replaces the earlier one,
+except for implementations and memory that were left out now. Two files of the same benchmark are
+two runs of it. Figures of a GPU are the files of `gpu_check.sh` and its `--against`: copy
+`gpu_check.json` or `versions.json` to `gpu_CARD_NAME.json` in this folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import statistics
 import subprocess
@@ -206,20 +208,31 @@ def add(paths: Sequence[Path]) -> int:
                 "date": report["date"],
                 "commit": version,
             }
-            key = json.dumps([one["benchmark"], one["options"], one["key"]])
+            key = identity(one)
             if earlier := fresh.get(key):
                 one["ms"] = {n: earlier["ms"].get(n, []) + t for n, t in one["ms"].items()}
                 one["mb"] = {**earlier["mb"], **one["mb"]}
             fresh[key] = one
-    rows = {json.dumps([r["benchmark"], r["options"], r["key"]]): r for r in content["rows"]}
+    rows = {identity(row): row for row in content["rows"]}
     for key, row in fresh.items():
-        before = rows.get(key, {"mb": {}})
-        rows[key] = {**row, "mb": row["mb"] or before["mb"]}  # --quick measures no memory
+        before = rows.get(key, {"options": row["options"], "ms": {}, "mb": {}})
+        # --quick leaves slow implementations and memory out
+        kept = {figure: {**before[figure], **row[figure]} for figure in ("ms", "mb")}
+        rows[key] = {**row, **kept, "options": before["options"]}
     used = {row["machine"] for row in rows.values()}
     content["machines"] = {k: v for k, v in content["machines"].items() if k in used}
     content["rows"] = list(rows.values())
     CPU_FILE.write_text(as_text(content))
     return len(fresh)
+
+
+def identity(row: Mapping[str, Any]) -> str:
+    """What tells a row of ops_cpu.json from the others, its options completed by the defaults."""
+    module = importlib.import_module(f"wsss_fast.bench.{row['benchmark']}")
+    options = row["options"]
+    if hasattr(module, "Options"):
+        options = dataclasses.asdict(module.Options(**options))
+    return json.dumps([row["benchmark"], options, row["key"]])
 
 
 def machine_key(machines: dict[str, dict[str, Any]], name: str) -> str:

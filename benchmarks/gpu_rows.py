@@ -151,7 +151,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         Row(CRF, "one image, 21 labels", graph=True),
         *(
             Row(CRF, key, extra={"precision": "float16"})
-            for key in ("seed pair of 3 labels", "21 labels")
+            for key in ("seed pair of 3 labels", "21 labels", "81 labels")
         ),
     ),
     "losses": (
@@ -161,7 +161,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         *of("aamr_loss", "seg41", "seg321"),
     ),
     "heads": heads(*TRAINED, "deeplab-train", "amn-inference"),
-    "heads_channels_last": heads(*TRAINED, channels_last=True),
+    "heads_channels_last": heads(*TRAINED, "deeplab-train", channels_last=True),
     "maps": (
         *of("merge_maps", "cam1", "cam16", "amn1", "amn16", "amn8x81", "ccr16"),
         *of("image_views", "voc", "bf16", "coco"),

@@ -95,7 +95,15 @@ def _backward(ctx, grad):
     tensors = ctx.saved_tensors
     needs_features, needs_scale, needs_weight, *_ = ctx.needs_input_grad
     sums = needs_scale or needs_weight
-    grads = _backward_op(grad.contiguous(), *tensors, ctx.dilations, needs_features, sums, ctx.tf32)
+    grads = call(
+        _backward_op,
+        grad.contiguous(),
+        *tensors,
+        ctx.dilations,
+        needs_features,
+        sums,
+        ctx.tf32,
+    )
     needed = zip(grads, ctx.needs_input_grad[:4], strict=True)
     return *(g if needs else None for g, needs in needed), None, None
 

@@ -45,7 +45,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    return _backward_op(grad, *ctx.saved_tensors, ctx.size, ctx.softmax), None, None
+    return call(_backward_op, grad, *ctx.saved_tensors, ctx.size, ctx.softmax), None, None
 
 
 # logits [B, K, h, w] -> [B, K, H, W]
