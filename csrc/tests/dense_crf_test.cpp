@@ -292,7 +292,7 @@ bool half_is_safe() {
 
 bool all_correct() {
   bool passed = true;
-  for (int labels : {1, 2, 3, 4, 5, 6, 9, 10, 17, 21, 25, 33, 34, 50, 65, 81, 98, 129, 256}) {
+  for (int labels : {1, 2, 3, 4, 5, 6, 9, 17, 21, 25, 33, 49, 65, 97, 129, 256}) {
     passed &=
         is_correct(problem(2, 5, 7, 3, 1, labels, 2), ("labels " + std::to_string(labels)).c_str());
   }
@@ -311,7 +311,7 @@ bool all_correct() {
     passed &= is_correct(problem(2, side, 1, 3, 1, 3), "one column");
     passed &= is_correct(problem(2, 1, side, 1, 2, 2), "one row");
   }
-  passed &= is_correct(problem(5, 31, 33, 3, 2, 3, 5), "five images, long lists");
+  passed &= is_correct(problem(3, 31, 33, 3, 2, 3, 2), "three images, long lists");
   passed &= is_correct(problem(2, 20, 21, 3, 1, 70, 1), "long lists, wide rows");
   Problem spatial = problem(3, 12, 11, 9, 1, 4);
   spatial.bilateral[2] = 0;  // then any number of channels is valid

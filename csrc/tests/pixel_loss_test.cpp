@@ -323,6 +323,7 @@ int main() {
             {1, classes, 5, 5, 5, 23, true},      // one axis keeps its size
             {1, classes, 13, 6, 14, 6, true}}) {  // cells without a pixel
         passed &= is_correct<float>(kind, s, 0.4, true, false, 3e-6);
+        if (classes == 1) continue;
         passed &= is_correct<double>(kind, s, 0.0, false, kind == PixelLossKind::kBinary, 1e-12);
       }
     }
