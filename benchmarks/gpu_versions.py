@@ -221,7 +221,8 @@ def main() -> int:
     if not (options.old / "wsss_fast").is_dir():
         raise SystemExit(f"{options.old} has no wsss_fast")
     arguments = ["--device", options.device, *["--quick"] * options.quick]
-    goals = gpu_goals.read()
+    # Goals are those of an H200 at full size.
+    goals = gpu_goals.read() if options.device == "cuda" and not options.quick else {}
     memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # inputs take up to 300 MB
     with contextlib.ExitStack() as s:
         temporary = tempfile.TemporaryDirectory(prefix="gpu_versions-", dir=memory)

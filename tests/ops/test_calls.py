@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from wsss_fast import ops
+from wsss_fast.ops import _library
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 3, 4, 5, generator=GENERATOR)
@@ -121,6 +122,17 @@ def test_checkpoints_and_hooks(name, reentrant):
         loss = OPS[name](x)
     (2 * loss).backward()
     torch.testing.assert_close(x.grad, 2 * expected)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_torch_without_the_private_functions(name, monkeypatch):
+    x = LOGITS.clone().requires_grad_()
+    expected = torch.autograd.grad(OPS[name](x), x)
+    assert not _library._has_all(("_is_tracing", "_autograd._not_there"))
+    monkeypatch.setattr(_library, "_CALLS_DIRECTLY", False)
+    value = OPS[name](x)
+    assert "GeneratedBackwardFor_wsss_fast" in str(_nodes(value.grad_fn))
+    assert torch.equal(torch.autograd.grad(value, x)[0], expected[0])
 
 
 @pytest.mark.parametrize("name", ["pixel_cross_entropy", "pixel_bce", "head"])

@@ -1,7 +1,8 @@
 """The torch library `wsss_fast`: how an op is added to it, and how it is called."""
 
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,17 @@ _DEFINED: dict[str, _Functions] = shared("operators", dict)
 _DIRECT: dict[torch._ops.OpOverload, Callable] = {}
 # `call` leaves values of other types, such as subclasses of Tensor, to the dispatcher.
 _PLAIN_TYPES = frozenset((torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, list))
+# Private functions of torch that direct calls need; where one is missing, all calls go through the
+# dispatcher.
+_PRIVATE = (
+    "_AutoDispatchBelowAutograd",
+    "_any_requires_grad",
+    "_are_functorch_transforms_active",
+    "_autograd._get_current_graph_task_keep_graph",
+    "_dispatch_keys",
+    "_is_tracing",
+    "_len_torch_dispatch_stack",
+)
 
 
 def define(
@@ -281,10 +293,23 @@ def _raise_out_of_memory(name: str, error: RuntimeError) -> None:
         raise torch.OutOfMemoryError(f"{name}: {found.group(1)}") from None
 
 
+def _has_all(names: Iterable[str]) -> bool:
+    """Whether torch._C has these functions."""
+    try:
+        operator.attrgetter(*names)(torch._C)
+    except AttributeError:
+        return False
+    return True
+
+
+_CALLS_DIRECTLY = _has_all(_PRIVATE)
+
+
 def _is_plain(args: tuple) -> bool:
     """Whether a call is eager, on plain tensors: no subclass, mode, transform or trace."""
     return (
-        _PLAIN_TYPES.issuperset(map(type, args))
+        _CALLS_DIRECTLY
+        and _PLAIN_TYPES.issuperset(map(type, args))
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._is_tracing()
