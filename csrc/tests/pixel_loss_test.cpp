@@ -335,8 +335,10 @@ int main() {
     passed &= is_correct<double>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 1e-12);
   }
   passed &= nearest_centres_agree();
-  passed &= many_labels_are_counted();
   passed &= raises_without_memory();
-  passed &= !wsss::testing::kCompareResults || images_do_not_matter();
+  if (wsss::testing::kCompareResults) {
+    passed &= many_labels_are_counted();
+    passed &= images_do_not_matter();
+  }
   return wsss::testing::report(passed);
 }
