@@ -10,7 +10,6 @@ void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
   const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;
   const int64_t levels = pixels * shape.image_channels;
   if (batch == 0 || values == 0) return;
-  prefer_huge_pages(q, static_cast<size_t>(batch * values) * sizeof(float));
   const int inside = std::min(threads, band_count(pixels));
   if (inside > 1 && batch < threads) {
     MeanField field(shape, parameters, inside);

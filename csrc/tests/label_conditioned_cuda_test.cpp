@@ -140,20 +140,23 @@ Results by_definition(const Case& c, const Inputs& in, const Values& grad) {
 const void* data(const Values& values) { return values.empty() ? nullptr : values.data(); }
 void* data(Values& values) { return values.empty() ? nullptr : values.data(); }
 
+wsss::cuda::HeadCall call_of(const Case& c, const Inputs& in) {
+  return {wsss::cuda::ElementType::kFloat32,
+          c.shape,
+          c.images,
+          c.dilations,
+          data(in.features),
+          data(in.scale),
+          data(in.weight),
+          c.channels_last,
+          c.tf32};
+}
+
 bool is_correct(const Case& c) {
   const Inputs in(c);
   const Values grad = small_integers(c.images * c.shape.labels * c.shape.pixels());
   const Results expected = by_definition(c, in, grad);
-  const wsss::cuda::HeadCall call{
-      wsss::cuda::ElementType::kFloat32,
-      c.shape,
-      c.images,
-      c.dilations,
-      data(in.features),
-      data(in.scale),
-      data(in.weight),
-      c.channels_last,
-      c.tf32};
+  const wsss::cuda::HeadCall call = call_of(c, in);
   constexpr float kUnset = -1e9f;
   Values logits(grad.size(), kUnset);
   TestContext context;
@@ -189,16 +192,7 @@ bool is_correct(const Case& c) {
 bool reports_missing_memory() {
   const Case c{{4, 3, 9, 5, 2, 9}, 2, {1, 2}, false, true};
   const Inputs in(c);
-  const wsss::cuda::HeadCall call{
-      wsss::cuda::ElementType::kFloat32,
-      c.shape,
-      c.images,
-      c.dilations,
-      data(in.features),
-      data(in.scale),
-      data(in.weight),
-      false,
-      false};
+  const wsss::cuda::HeadCall call = call_of(c, in);
   Values logits(c.images * c.shape.labels * c.shape.pixels()), weight(in.weight.size()),
       bias(in.bias.size()), scale(in.scale.size());
   bool passed = true;
