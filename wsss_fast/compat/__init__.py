@@ -1,5 +1,5 @@
 """Modules with the interfaces of other packages, for existing code."""
 
-from . import pydensecrf
+from . import bilateralfilter, pydensecrf
 
-__all__ = ["pydensecrf"]
+__all__ = ["bilateralfilter", "pydensecrf"]
