@@ -1,7 +1,6 @@
-// PAR and PAMR: a pixel's neighbours and what their weights are made of.
+// The neighbours and affinities of PAR and PAMR, as both backends compute them.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -10,68 +9,63 @@
 
 namespace wsss {
 
-constexpr int kNeighbours = 8;                    // of a pixel, for each dilation
-constexpr int64_t kMaxRefineDilation = 1'000'000;  // the same as in ops/pixel_adaptive_refine.py
+constexpr int64_t kMaxDilation = 1000000;
 
-// Direction (y, x) of neighbours 0..7: row by row, without the pixel itself.
-WSSS_HD int neighbour_y(int n) { return n < 3 ? -1 : n < 5 ? 0 : 1; }
-WSSS_HD int neighbour_x(int n) { return n < 3 ? n - 1 : n < 5 ? 2 * n - 7 : n - 6; }
+// The neighbours of a pixel at one dilation, row by row without the pixel itself, in multiples of
+// the dilation.
+constexpr int kRing = 8;
+WSSS_HD int ring_y(int k) { return (k + (k >= kRing / 2)) / 3 - 1; }
+WSSS_HD int ring_x(int k) { return (k + (k >= kRing / 2)) % 3 - 1; }
 
-// masks [images, masks, height, width], image [images, channels, height, width]
-struct RefineShape {
-  int64_t images, masks, channels, height, width;
-  std::vector<int64_t> dilations;
-  bool pamr;
+// What |neighbour - pixel| of a channel is multiplied by; `deviation` is the channel's standard
+// deviation around the pixel.
+template <class F>
+WSSS_HD F colour_scale(F deviation, bool pamr) {
+  return 1.0f / (pamr ? 0.1f * deviation + 1e-8f : 0.3f * (deviation + 1e-8f));
+}
 
-  int64_t pixels() const { return height * width; }
-  int neighbours() const { return static_cast<int>(dilations.size()) * kNeighbours; }
+// A channel's part of the distance in colour, whose mean over the channels is the negative
+// logarithm of a neighbour's weight; `scaled` is (neighbour - pixel) colour_scale.
+template <class F>
+WSSS_HD F colour_distance(F scaled, bool pamr) {
+  if (!pamr) return scaled * scaled;
+  return scaled < 0 ? -scaled : scaled;
+}
 
-  // Distance to the neighbours of a dilation in rows and columns. The border is repeated, so a step
-  // across the whole image already reaches it.
-  int64_t step_y(int64_t dilation) const { return std::min(dilation, height - 1); }
-  int64_t step_x(int64_t dilation) const { return std::min(dilation, width - 1); }
+// Of a neighbour at one dilation: beside, above or below the pixel, or diagonal from it.
+struct PositionWeights {
+  float straight, diagonal;
 
-  int64_t largest() const { return *std::max_element(dilations.begin(), dilations.end()); }
-  int64_t reach_y() const { return step_y(largest()); }
-  int64_t reach_x() const { return step_x(largest()); }
-
-  // Number of values of which a channel's standard deviation is taken: those of the neighbours, and
-  // in PAMR the pixel's own for each dilation.
-  int samples() const { return static_cast<int>(dilations.size()) * (kNeighbours + pamr); }
+  WSSS_HD float at(int k) const { return ring_y(k) * ring_x(k) == 0 ? straight : diagonal; }
 };
 
-// What a difference of colours is multiplied by before refine_term, given the standard deviation.
-template <class F>
-WSSS_HD F refine_scale(F deviation, bool pamr) {
-  return pamr ? 1.0f / (1e-8f + 0.1f * deviation) : 1.0f / ((deviation + 1e-8f) * 0.3f);
-}
-
-// The negative exponent that a channel contributes.
-template <class F>
-WSSS_HD F refine_term(F scaled_difference, bool pamr) {
-  const F x = scaled_difference;
-  return pamr ? (x < 0.0f ? -x : x) : x * x;
-}
-
-// The part of the weights that depends on the distance alone, [neighbours]; PAMR has none.
-inline std::vector<float> position_weights(const RefineShape& shape) {
-  std::vector<float> weights(shape.neighbours(), 0.0f);
-  if (shape.pamr) return weights;
-  std::vector<double> terms;
-  double sum = 0, squares = 0, total = 0;
-  for (const int64_t d : shape.dilations) {
-    for (int n = 0; n < kNeighbours; ++n) {
-      terms.push_back(d * std::hypot(neighbour_y(n), neighbour_x(n)));
-      sum += terms.back();
-    }
+// 0.01 softmax(-(distance / deviation / 0.3)^2) over all neighbours.
+inline std::vector<PositionWeights> position_weights(const std::vector<int64_t>& dilations) {
+  const double root2 = std::sqrt(2.0), count = kRing * static_cast<double>(dilations.size());
+  double mean = 0, squares = 0, nearest = INFINITY, sum = 0;
+  for (const int64_t d : dilations)
+    mean += kRing / 2 * (1 + root2) * static_cast<double>(d) / count;
+  for (const int64_t d : dilations) {
+    const double straight = static_cast<double>(d) - mean,
+                 diagonal = root2 * static_cast<double>(d) - mean;
+    squares += kRing / 2 * (straight * straight + diagonal * diagonal);
+    nearest = std::fmin(nearest, static_cast<double>(d));
   }
-  const double count = static_cast<double>(terms.size()), mean = sum / count;
-  for (const double t : terms) squares += (t - mean) * (t - mean);
-  const double scale = 1 / ((std::sqrt(squares / (count - 1)) + 1e-8) * 0.3);
-  for (double& t : terms) t = -(t * scale) * (t * scale);
-  const double highest = *std::max_element(terms.begin(), terms.end());
-  for (double& t : terms) total += t = std::exp(t - highest);
-  for (size_t n = 0; n < terms.size(); ++n) weights[n] = static_cast<float>(0.01 * terms[n] / total);
+  const double deviation = std::sqrt(squares / (count - 1)) + 1e-8;
+  const auto weight = [&](double distance) {
+    const double by = 1 / (0.3 * deviation);
+    return std::exp((nearest * nearest - distance * distance) * by * by);
+  };
+  for (const int64_t d : dilations) {
+    const auto straight = static_cast<double>(d);
+    sum += kRing / 2 * (weight(straight) + weight(root2 * straight));
+  }
+  std::vector<PositionWeights> weights;
+  for (const int64_t d : dilations) {
+    const auto straight = static_cast<double>(d);
+    weights.push_back({static_cast<float>(0.01 * weight(straight) / sum),
+                       static_cast<float>(0.01 * weight(root2 * straight) / sum)});
+  }
   return weights;
 }
 
