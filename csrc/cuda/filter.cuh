@@ -313,17 +313,17 @@ __global__ void __launch_bounds__(kThreads, 3)
   const unsigned rows = static_cast<unsigned>(t.copies) * range.rows;  // < 2^31
   const int first = 2 * pass, second = first + 1;
   const bool pair = second < t.corners;
-  const auto links = [&](const int32_t* all, int step) {
-    return all + static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
+  const auto links = [&](int step) {
+    return static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
   };
-  const int32_t *next = links(t.next, first), *previous = links(t.previous, first),
-                *outer_next = links(t.next, pair ? second : first),
-                *outer_previous = links(t.previous, pair ? second : first);
+  const int32_t *next = t.next + links(first), *previous = t.previous + links(first);
+  // From the first direction's neighbours to the second's; pointers would take more registers.
+  const int64_t outer = pair ? links(second) - links(first) : 0;
   for (unsigned i = part.first(); i < rows; i += part.step()) {
     const unsigned copy = t.copies == 1 ? 0 : i / range.rows;
     const int32_t v = range.begin + static_cast<int32_t>(i - copy * range.rows);
     const int64_t base = range.origin(copy) * width;
-    const int32_t row[3] = {v, pair ? outer_next[v] : -1, pair ? outer_previous[v] : -1};
+    const int32_t row[3] = {v, pair ? next[outer + v] : -1, pair ? previous[outer + v] : -1};
     int32_t after[3], before[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
