@@ -50,8 +50,9 @@ inline std::tuple<Tensor, Tensor> dense_energy_loss(
   }
   check_device(op, "image", image, probabilities);
   check_device(op, "roi", roi, probabilities);
-  check_dense_energy_loss(probabilities, image, roi, labels, sigmas, levels, step);
-  if (probabilities.numel() == 0 || roi.numel() == 0) {
+  check_energy_arguments(probabilities, image, roi, labels, step, weight);
+  check_image_lattice(op, image, sigmas, levels);
+  if (probabilities.numel() == 0) {
     return {allocate_zeros(probabilities, {}, ScalarType::Float),
             needs_gradient ? allocate_zeros_like(probabilities) : allocate(probabilities, {0})};
   }
