@@ -46,12 +46,6 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   return {
       low, resized && low + 1 < source_size ? low + 1 : low, at - static_cast<Real>(low), resized};
 }
-template <class Real>
-WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size) {
-  return bilinear_source<Real>(
-      i, source_size, size, static_cast<Real>(source_size) / static_cast<Real>(size));
-}
-
 // The result covers the source.
 template <class Real>
 WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size) {
