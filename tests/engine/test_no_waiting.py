@@ -130,6 +130,8 @@ STEP_CODE = {
     "engine/ddp.py": None,
     "engine/distributed.py": ("all_reduce_mean", "all_gather_tensor"),
     "stages/batch_losses.py": None,
+    "stages/energy.py": ("added_to",),
+    "data/levels.py": ("rgb_levels", "photo_pixels"),
     "ops/reference/nearest.py": None,
     "ops/_library.py": (
         *("call", "define_loss", "_direct_function", "forward", "backward", "_scaled_in_place"),
