@@ -3,6 +3,7 @@
 from . import reference
 from .aamr_loss import aamr_loss
 from .dense_crf import dense_crf
+from .dense_energy_loss import dense_energy_loss
 from .image_views import image_views
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
@@ -19,6 +20,7 @@ __all__ = [
     "SaliencyLoss",
     "aamr_loss",
     "dense_crf",
+    "dense_energy_loss",
     "image_views",
     "label_conditioned_activation",
     "label_conditioned_logits",
