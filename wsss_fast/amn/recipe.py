@@ -88,5 +88,6 @@ RECIPES = {
         infer_batch=16,
         schedule=Poly(warmup=0.05),
         prefer_bf16=True,
+        energy=Energy(sigma_xy=25.0),
     ),
 }

@@ -103,6 +103,7 @@ RECIPES = {
         schedule=OneCycle(),
         prefer_bf16=True,
         resize="logits",
+        energy=Energy(sigma_xy=25.0),
     ),
 }
 
