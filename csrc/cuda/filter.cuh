@@ -10,22 +10,25 @@ namespace wsss::cuda {
 
 template <class T>
 struct TermOf {
-  const int32_t* count;
+  const int32_t *count, *begin, *end;  // as in Lattice
   const Corner* corner;
   const Contribution* contribution;
   const int32_t *window, *next, *previous;
   int corners = 0;  // 0: the term is off
   int64_t points;   // of the lattice
+  int64_t first_point = 0;
   int64_t entries;
   int64_t copies;
-  // [copies * *count, width]: splat writes the first, each pass of the blur
-  // reads one and writes the other.
+  // [copies * rows, width], where rows = *end - *begin: splat writes the first, each pass of the
+  // blur reads one and writes the other.
   T* values[2];
-  float* carry;  // [copies * windows, width]
+  Wide<T>* carry;  // [copies * windows, width]
 
   TermOf() = default;
-  TermOf(const Lattice& l, int64_t copies, T* values, T* other, float* carry)
+  TermOf(const Lattice& l, int64_t copies, T* values, T* other, Wide<T>* carry)
       : count(l.count),
+        begin(l.begin),
+        end(l.end),
         corner(l.corner),
         contribution(l.contribution),
         window(l.window),
@@ -33,6 +36,7 @@ struct TermOf {
         previous(l.previous),
         corners(l.size.corners),
         points(l.size.images * l.size.points),
+        first_point(l.first_point),
         entries(l.size.entries()),
         copies(copies),
         values{values, other},
@@ -40,6 +44,10 @@ struct TermOf {
 
   WSSS_HD int passes() const { return (corners + 1) / 2; }
   WSSS_HD const T* blurred() const { return values[passes() & 1]; }
+  // Where the row of vertex 0 of a copy is, or would be.
+  __device__ __forceinline__ T* rows(int which, unsigned copy, int width) const {
+    return values[which] + (copy * int64_t{*end - *begin} - *begin) * width;
+  }
   WSSS_HD int64_t windows(int span) const { return entries / span; }
 };
 
@@ -97,6 +105,12 @@ __device__ __forceinline__ void store_values(T* to, const Pack<V, Wide<T>>& x) {
   store<V>(to, stored);
 }
 
+// Values of rows that one thread works on.
+template <class T>
+int value_pack(int64_t width) {
+  return std::min(pack_width(width), static_cast<int>(16 / sizeof(Wide<T>)));
+}
+
 // Contributions per window: longer windows need fewer carries, where rows are wide
 // enough to occupy all threads.
 inline int window_span(int packs) { return packs < 4 ? kGrain : 2 * kGrain; }
@@ -117,13 +131,13 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
   for (unsigned w = part.first(); w < total; w += part.step()) {
     const unsigned copy = t.copies == 1 ? 0 : w / windows, local = w - copy * windows;
     const int32_t code = t.window[local * grains];
-    const T* points = q + copy * t.points * width;
-    T* values = t.values[0] + copy * int64_t{*t.count} * width;
+    const T* points = q + (copy * t.points - t.first_point) * width;
+    T* values = t.rows(0, copy, width);
     for (int c = static_cast<int>(part.lane) * V; c < width;
          c += static_cast<int>(part.lanes) * V) {
       int32_t v = code < 0 ? ~code : code;
       bool continues = code < 0;
-      Pack<V> sum{};
+      Pack<V, Wide<T>> sum{};
       const auto write = [&] {
         if (continues) store<V>(t.carry + static_cast<int64_t>(w) * width + c, sum);
         else store_values<V>(values + static_cast<int64_t>(v) * width + c, sum);
@@ -132,7 +146,7 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
       for (int i = 0; i < span; i += kBatch) {
         const Contribution* column = t.contribution + contribution_index(int64_t{local} * span + i);
         Contribution from[kBatch];
-        Pack<V> x[kBatch];
+        Pack<V, Wide<T>> x[kBatch];
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
           from[u] = column[u * kTileWindows];
@@ -145,7 +159,7 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
                 load_values<V>(points + static_cast<int64_t>(from[u].point & ~kFirst) * width + c);
           } else {
 #pragma unroll
-            for (float& one : x[u].at) one = 1.0f;
+            for (Wide<T>& one : x[u].at) one = 1;
           }
         }
 #pragma unroll
@@ -153,9 +167,9 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
           if (from[u].point & kFirst) {
             write();
             ++v;
-            sum = Pack<V>{};
+            sum = Pack<V, Wide<T>>{};
           }
-          add_scaled(sum, from[u].weight, x[u]);
+          add_scaled(sum, static_cast<Wide<T>>(from[u].weight), x[u]);
         }
       }
       write();
@@ -195,22 +209,22 @@ constexpr unsigned kShortChain = 8;  // up to which one thread adds the carries
 template <int V, class T>
 __device__ void add_long_chain(const TermOf<T>& t, const Chain& chain, T* row, int width) {
   constexpr int kSums = 32, kLanes = kThreads / kSums;
-  __shared__ Pack<V> part[kThreads];
+  __shared__ Pack<V, Wide<T>> part[kThreads];
   const int own = static_cast<int>(threadIdx.x), lane = own % kLanes;
   for (int first = 0; first < width; first += kLanes * V) {
     const int c = first + lane * V;
-    Pack<V> sum{};
+    Pack<V, Wide<T>> sum{};
     if (c < width) {
 #pragma unroll 4
       for (unsigned k = 1 + own / kLanes; k <= chain.more; k += kSums) {
-        add_scaled(sum, 1.0f, load<V>(t.carry + int64_t{chain.window + k} * width + c));
+        add_scaled(sum, Wide<T>(1), load<V>(t.carry + int64_t{chain.window + k} * width + c));
       }
     }
     part[own] = sum;
     __syncthreads();
     if (own < kLanes && c < width) {
-      Pack<V> total = load_values<V>(row + c);
-      for (int i = 0; i < kSums; ++i) add_scaled(total, 1.0f, part[i * kLanes + lane]);
+      Pack<V, Wide<T>> total = load_values<V>(row + c);
+      for (int i = 0; i < kSums; ++i) add_scaled(total, Wide<T>(1), part[i * kLanes + lane]);
       store_values<V>(row + c, total);
     }
     __syncthreads();
@@ -230,8 +244,7 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
   const unsigned windows = static_cast<unsigned>(t.windows(span)),
                  total = windows * static_cast<unsigned>(t.copies);
   const auto row_of = [&](const Chain& chain) {
-    const int64_t copy = chain.window / windows;
-    return t.values[0] + (copy * *t.count + chain.vertex) * width;
+    return t.rows(0, chain.window / windows, width) + int64_t{chain.vertex} * width;
   };
   for (unsigned first = blockIdx.x * part.rows; first < total; first += part.step()) {
     if (threadIdx.x == 0) long_chains = 0;
@@ -248,10 +261,10 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
       T* row = row_of(chain);
       for (int c = static_cast<int>(part.lane) * V; c < width;
            c += static_cast<int>(part.lanes) * V) {
-        Pack<V> sum = load_values<V>(row + c);
+        Pack<V, Wide<T>> sum = load_values<V>(row + c);
 #pragma unroll 4
         for (unsigned k = 1; k <= chain.more; ++k) {
-          add_scaled(sum, 1.0f, load<V>(t.carry + int64_t{w + k} * width + c));
+          add_scaled(sum, Wide<T>(1), load<V>(t.carry + int64_t{w + k} * width + c));
         }
         store_values<V>(row + c, sum);
       }
@@ -290,8 +303,9 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int width = size.row();
   const BlockRows part(width / V);
   if (part.idle()) return;
-  const int32_t count = *t.count;
-  const unsigned rows = static_cast<unsigned>(t.copies * count);  // < 2^31
+  const int32_t count = *t.count, begin = *t.begin;
+  const unsigned own = static_cast<unsigned>(*t.end - begin),
+                 rows = static_cast<unsigned>(t.copies) * own;  // < 2^31
   const int first = 2 * pass, second = first + 1;
   const bool pair = second < t.corners;
   const auto links = [&](const int32_t* all, int step) {
@@ -301,9 +315,9 @@ __global__ void __launch_bounds__(kThreads, 3)
                 *outer_next = links(t.next, pair ? second : first),
                 *outer_previous = links(t.previous, pair ? second : first);
   for (unsigned i = part.first(); i < rows; i += part.step()) {
-    const unsigned copy = t.copies == 1 ? 0 : i / static_cast<unsigned>(count);
-    const int32_t v = static_cast<int32_t>(i - copy * static_cast<unsigned>(count));
-    const int64_t base = copy * int64_t{count} * width;
+    const unsigned copy = t.copies == 1 ? 0 : i / own;
+    const int32_t v = begin + static_cast<int32_t>(i - copy * own);
+    const int64_t base = (copy * int64_t{own} - begin) * width;
     const int32_t row[3] = {v, pair ? outer_next[v] : -1, pair ? outer_previous[v] : -1};
     int32_t after[3], before[3];
 #pragma unroll
@@ -357,20 +371,22 @@ inline unsigned shared_blocks(Stream stream, int64_t threads) {
 }
 
 // Splats q (null: ones) and blurs; the results are in blurred(). max_rows: of all lattices.
+// `reverse`: the directions in reverse order, which is the transposed filter.
 template <class T>
 void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth width,
-                    int64_t max_rows) {
-  const int pack = pack_width(width.most()), packs = width.most() / pack, span = window_span(packs);
+                    int64_t max_rows, bool reverse = false) {
+  const int pack = value_pack<T>(width.most()), packs = width.most() / pack,
+            span = window_span(packs);
   int64_t windows = 1;
   for (const TermOf<T>& t : terms.at) {
     if (t.corners) windows = std::max(windows, t.windows(span) * t.copies);
   }
   const dim3 grid(shared_blocks(stream, windows * packs), terms.at[1].corners ? 2 : 1);
-  with_pack(pack, [&](auto v) {
+  with_pack<T>(pack, [&](auto v) {
     launch(stream, grid, kThreads, splat<v(), T>, terms, q, width, span);
     launch_with_barriers(stream, grid, kThreads, add_carries<v(), T>, terms, width, span);
   });
-  blur_all(stream, terms, width, pack, false, max_rows);
+  blur_all(stream, terms, width, pack, reverse, max_rows);
 }
 
 }  // namespace wsss::cuda

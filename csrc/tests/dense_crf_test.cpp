@@ -13,6 +13,7 @@
 
 #include "../cpu/dense_crf.cpp"
 #include "../cuda/dense_crf.cuh"
+#include "../cuda/pixel_lattice.cu"
 
 #include "naive_mean_field.h"  // after cpu/simd.h, see math/scalar.h
 

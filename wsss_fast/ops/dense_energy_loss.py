@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,15 @@ from ._arguments import (
     mismatch_error,
 )
 from ._library import call, can_inspect_values, define_loss, has_data, refuse_gradient
-from .lattice import MAX_DIMENSIONS, check_sigmas
+from .bilateral import (
+    BilateralLattice,
+    ImageInputs,
+    Sigmas,
+    check_image,
+    check_maps,
+    image_and_lattice,
+)
+from .lattice import check_sigmas, pixel_keys_fit
 from .reference.dense_energy_loss import (
     UNKNOWN,
     dense_energy_loss_grad,
@@ -27,34 +34,25 @@ from .reference.dense_energy_loss import (
 )
 
 GRADIENTS = ("public", "exact")
-TOLERANCE = 1e-3  # of probabilities: below 0, and of their sum
+TOLERANCE = 1e-3  # of the sum of probabilities
 _OP = "dense_energy_loss"
 
 
 def _reference(
     probabilities, image, roi, labels, lattice, sigmas, levels, step, weight, exact, needs_gradient
 ):
-    if not probabilities.is_cuda and probabilities.numel():  # else a CUDA stream would stall
-        low = probabilities.amin().item()
-        if not low >= -TOLERANCE:
-            raise ValueError(f"{_OP}: probabilities has NaN or values below 0; {_LOGITS}")
+    on_host = not probabilities.is_cuda and probabilities.numel()  # a CUDA stream would stall
+    if on_host and not 0 <= probabilities.amin() <= probabilities.amax() < torch.inf:
+        raise ValueError(f"{_OP}: probabilities has values that are NaN, infinite or below 0")
     loss, gradient = dense_energy_loss_grad(
         image, probabilities, roi, labels, sigmas, step, weight, exact
     )
-    dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
-    if not needs_gradient:
-        return loss.to(dtype), loss.new_empty(0, dtype=dtype)
-    return loss.to(dtype), gradient.to(dtype).contiguous()
-
-
-_LOGITS = "for logits, pass logits.softmax(1)"
+    return loss, gradient.contiguous() if needs_gradient else loss.new_empty(0)
 
 
 def _fake(probabilities, *arguments):
-    dtype = torch.float64 if probabilities.dtype == torch.float64 else torch.float32
-    options = {"dtype": dtype, "device": probabilities.device}
     shape = probabilities.shape if arguments[-1] else (0,)
-    return torch.empty((), **options), torch.empty(shape, **options)
+    return probabilities.new_empty(()), probabilities.new_empty(shape)
 
 
 # probabilities [B, K, H, W] float32; reduced already: image [B, C, h, w] and roi [B, h, w] float32,
@@ -72,14 +70,14 @@ _op = define_loss(
 
 
 def dense_energy_loss(
-    image: Tensor,
+    image: Tensor | BilateralLattice,
     probabilities: Tensor,
     roi: Tensor,
     labels: Tensor | None,
     *,
     weight: float = 1e-7,
-    sigma_rgb: float | tuple[float, ...] = 15.0,
-    sigma_xy: float | tuple[float, float] = 100.0,
+    sigma_rgb: Sigmas = 15.0,
+    sigma_xy: Sigmas = 100.0,
     scale_factor: float = 0.5,
     gradient: str = "public",
     recompute_scale_factor: bool = True,
@@ -103,10 +101,11 @@ def dense_energy_loss(
     photos the two differ by 16 to 46 % (norm); without a gate by less than 0.1 %.
 
     An image whose roi is 0 adds nothing to the loss, but counts in B. If no pixel of a batch adds
-    anything, the loss and its gradient are 0; on the CPU that is a UserWarning.
+    anything, loss and gradient are 0.
 
     Args:
-        image: [B, C, H, W] uint8 or floating point levels in 0..255, 1 <= C <= 14.
+        image: [B, C, H, W] uint8 or floating point levels, usually in 0..255, 1 <= C <= 14. Or the
+            `BilateralLattice` of the reduced images, whose sxy is sigma_xy times scale_factor.
         probabilities: [B, K, H, W] floating point >= 0, such as logits.softmax(1).
         roi: [B, H, W] or [B, 1, H, W] in 0..1: 1 for pixels of the image, 0 for padding.
         labels: [B, H, W] or [B, 1, H, W] pseudo labels of any dtype, 255 for pixels without one; or
@@ -127,8 +126,11 @@ def dense_energy_loss(
 
     Raises:
         ValueError: a wrong argument, with its name and value. On the CPU also for probabilities
-            that are NaN or below 0, such as logits; for roi outside 0..1; and for normalised
-            images. A UserWarning is for images that seem to be in 0..1.
+            that are NaN, infinite or below 0, such as logits; for roi outside 0..1; and for
+            normalised images. On other devices and in compiled graphs levels are clamped to 0..255.
+
+    Warns:
+        UserWarning: on the CPU, if loss and gradient are 0, or all levels are within 0..1.
 
     Source: Tang, Perazzi, Djelouah, Ben Ayed, Schroers and Boykov, ECCV 2018 (without a gate);
     gate: Zhang, Xiao, Wei, Sun and Huang, AAAI 2020 (RRM), and the public code of AFA and ToCo.
@@ -149,37 +151,36 @@ def dense_energy_loss(
         raise argument_error(_OP, "weight", weight, "a finite number")
     if gradient not in GRADIENTS:
         raise argument_error(_OP, "gradient", gradient, f"one of {GRADIENTS}")
-    levels_of, sigmas = _check_image(image, probabilities, sigma_rgb, sigma_xy, scale_factor)
-    refuse_gradient(_OP, image=image, roi=roi)
+    refuse_gradient(_OP, roi=regions["roi"])
     inside = reduced_nearest(regions["roi"], size, step).to(torch.float32)
-    known = regions.get("labels")
-    if known is not None:
-        known = reduced_nearest(known, size, step)
-        if known.dtype != torch.uint8:
-            known = (known == UNKNOWN).to(torch.uint8) * UNKNOWN
-    reduced = reduced_nearest(levels_of, size, step).to(torch.float32)
     inspect = can_inspect_values(probabilities) or check and has_data(probabilities)
-    levels = [0.0, 255.0]
-    if inspect and probabilities.numel():
-        levels = _check_values(reduced, inside, image.dtype == torch.uint8)
-        if check:
-            _check_sums(probabilities)
+    inspect = inspect and probabilities.numel() > 0
+    if inspect:
+        _check_range("roi", inside, 0, 1)
+    inputs = _image_inputs(
+        image, probabilities, (size, step), (sigma_xy, sigma_rgb, float(scale_factor)), inspect
+    )
+    if check and inspect:
+        sums = probabilities.detach().to(torch.float32).sum(1)
+        _check_range("the sum of probabilities", sums, 1 - TOLERANCE, 1 + TOLERANCE)
     loss = call(
         _op,
-        probabilities if probabilities.dtype == torch.float32 else probabilities.to(torch.float32),
-        reduced,
+        probabilities.to(torch.float32),
+        inputs.image,
         inside,
-        known,
-        None,
-        sigmas,
-        levels,
+        _unknown(regions.get("labels"), size, step),
+        inputs.lattice,
+        inputs.sigmas,
+        inputs.levels,
         step,
         float(weight),
         gradient == "exact",
         probabilities.requires_grad and torch.is_grad_enabled(),
     )[0]
-    if inspect and weight and probabilities.numel() and loss.item() == 0:
-        _warn_of_zero(inside)
+    if inspect and weight and loss.item() == 0:
+        cause = "no pixel of roi has a gate above 0" if inside.any() else "roi is 0 everywhere"
+        text = f"{_OP}: {cause}; loss and gradient are 0"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return loss
 
 
@@ -211,60 +212,74 @@ def _check_maps(probabilities: Tensor, **maps: Tensor | None) -> dict[str, Tenso
             wanted = "real numbers [B, H, W] or [B, 1, H, W]" + " or None" * (name == "labels")
             raise argument_error(_OP, name, value, wanted)
         check_device(_OP, "probabilities", probabilities, **{name: value})
-        if (
-            value.dim() == 4
-            and value.shape[1] != 1
-            or (value.shape[0] != batch or value.shape[-2:] != (height, width))
-        ):
+        if value.shape not in ((batch, height, width), (batch, 1, height, width)):
             wanted = f"must be [{batch}, {height}, {width}] or [{batch}, 1, {height}, {width}]"
             raise mismatch_error(_OP, wanted, probabilities=probabilities, **{name: value})
         found[name] = planes(value)
     return found
 
 
-def _check_image(
-    image: Tensor, probabilities: Tensor, sigma_rgb: Any, sigma_xy: Any, scale_factor: float
-) -> tuple[Tensor, list[float]]:
-    levels = is_floating(image) or is_dense(image) and image.dtype == torch.uint8
-    if not levels or image.dim() != 4 or not 1 <= image.shape[1] <= MAX_DIMENSIONS - 2:
-        wanted = f"uint8, {FLOATING} [B, C, H, W], C in 1..{MAX_DIMENSIONS - 2}"
-        raise argument_error(_OP, "image", image, wanted)
-    check_device(_OP, "probabilities", probabilities, image=image)
-    if image.shape[0] != probabilities.shape[0] or image.shape[2:] != probabilities.shape[2:]:
-        wanted = "B, H and W must match"
-        raise mismatch_error(_OP, wanted, image=image, probabilities=probabilities)
-    pixels = check_sigmas(f"{_OP}: sigma_xy", sigma_xy, 2)
+def _unknown(labels: Tensor | None, size: list[int], step: list[float]) -> Tensor | None:
+    """The reduced labels as uint8, of which only `UNKNOWN` matters."""
+    if labels is None:
+        return None
+    reduced = reduced_nearest(labels, size, step)
+    return reduced if reduced.dtype == torch.uint8 else (reduced == UNKNOWN).byte() * UNKNOWN
+
+
+def _image_inputs(
+    image: Tensor | BilateralLattice,
+    probabilities: Tensor,
+    grid: tuple[list[int], list[float]],
+    sigmas: tuple[Sigmas, Sigmas, float],
+    inspect: bool,
+) -> ImageInputs:
+    """The reduced image, or the one of a lattice, with what the kernels need to know of it."""
+    (size, step), (sigma_xy, sigma_rgb, scale_factor) = grid, sigmas
+    pixels = [s * scale_factor for s in check_sigmas(f"{_OP}: sigma_xy", sigma_xy, 2)]
+    if isinstance(image, BilateralLattice):
+        inputs = image_and_lattice(_OP, image, pixels, sigma_rgb)
+        batch, _, *own_size = inputs.image.shape
+        if batch != len(probabilities) or own_size != size:
+            wanted = f"a BilateralLattice must be of {len(probabilities)} images {size}"
+            raise mismatch_error(_OP, wanted, image=inputs.image, probabilities=probabilities)
+        check_device(_OP, "image", inputs.image, probabilities=probabilities)
+        return inputs
+    check_image(_OP, image)
+    check_maps(_OP, image, probabilities=probabilities)
+    refuse_gradient(_OP, image=image)
     channels = check_sigmas(f"{_OP}: sigma_rgb", sigma_rgb, image.shape[1])
-    return image, [*(sigma * float(scale_factor) for sigma in pixels), *channels]
-
-
-def _check_values(image: Tensor, roi: Tensor, are_bytes: bool) -> list[float]:
-    """Bounds of the image's levels, for the lattice; ValueError for values out of range."""
-    low, high = (bound.item() for bound in roi.aminmax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"{_OP}: roi spans {low:g}..{high:g}; must be within 0..1")
-    if are_bytes:
-        return [0.0, 255.0]
-    low, high = (bound.item() for bound in image.aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{_OP}: image spans {low:g}..{high:g}; must be finite")
-    if low < -0.1 and high < 10:
+    reduced = reduced_nearest(image, size, step).to(torch.float32)
+    levels = [0.0, 255.0]
+    if image.dtype != torch.uint8:
+        if inspect:
+            levels = _check_levels(reduced)
+        else:  # the lattice can only name vertices of these levels
+            reduced = reduced.clamp(0, 255)
+    every = [*pixels, *channels]
+    if not torch.compiler.is_compiling() and not pixel_keys_fit(size[0], size[1], every, levels):
         raise ValueError(
-            f"{_OP}: image spans {low:g}..{high:g}; must be levels in 0..255, not normalised"
+            f"{_OP}: sigma_xy is {sigma_xy!r} and sigma_rgb is {sigma_rgb!r}; "
+            "too small for this image"
         )
-    if low < high <= 1:
-        text = f"{_OP}: image is within 0..1; levels are in 0..255"
-        warnings.warn(text, UserWarning, stacklevel=3)
+    return ImageInputs(reduced, None, every, levels)
+
+
+def _check_levels(image: Tensor) -> list[float]:
+    """Bounds of the levels, with 0 among them, for the lattice."""
+    low, high = (bound.item() for bound in image.aminmax())
+    spans = f"{_OP}: image spans {low:g}..{high:g}"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{spans}; must be finite")
+    if low < -0.1 and high < 10:
+        raise ValueError(f"{spans}; must be levels in 0..255, not normalised")
+    if 0 <= low < high <= 1:
+        warnings.warn(f"{spans}; levels are usually in 0..255", UserWarning, stacklevel=4)
     return [min(low, 0.0), max(high, 255.0)]
 
 
-def _check_sums(probabilities: Tensor) -> None:
-    sums = probabilities.detach().to(torch.float32).sum(1)
-    low, high = (bound.item() for bound in sums.aminmax())
-    if not (low >= 1 - TOLERANCE and high <= 1 + TOLERANCE):
-        raise ValueError(f"{_OP}: probabilities sum to {low:g}..{high:g}; {_LOGITS}")
-
-
-def _warn_of_zero(roi: Tensor) -> None:
-    cause = "no pixel of roi has a gate above 0" if roi.any() else "roi is 0 everywhere"
-    warnings.warn(f"{_OP}: {cause}; loss and gradient are 0", UserWarning, stacklevel=3)
+def _check_range(name: str, values: Tensor, lowest: float, highest: float) -> None:
+    low, high = (bound.item() for bound in values.aminmax())
+    if not (low >= lowest and high <= highest):
+        wanted = f"within {lowest:g}..{highest:g}"
+        raise ValueError(f"{_OP}: {name} spans {low:g}..{high:g}; must be {wanted}")

@@ -12,7 +12,7 @@ namespace wsss {
 inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
                         const std::vector<double>& gaussian, const std::vector<double>& bilateral,
                         const std::vector<double>& levels, int64_t iterations,
-                        bool /*half_precision*/) {
+                        bool /*half_precision*/, const std::optional<Tensor>& /*lattice*/) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   const CrfShape shape{unary.size(3), unary.size(4), static_cast<int>(image.size(1)),

@@ -1,19 +1,17 @@
 """The dense energy loss in plain PyTorch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .bilateral import bilateral_filter
 from .bilinear import resized_bilinear, resized_bilinear_backward
-from .lattice import lattice_filter, permutohedral_lattice
 
 __all__ = ["dense_energy_loss", "dense_energy_loss_grad"]
 
 UNKNOWN = 255  # the label of pixels without a pseudo label
-
-Filter = Callable[[Tensor, bool], Tensor]
 
 
 def dense_energy_loss(
@@ -23,8 +21,8 @@ def dense_energy_loss(
     labels: Tensor | None,
     *,
     weight: float = 1e-7,
-    sigma_rgb: float | tuple[float, ...] = 15.0,
-    sigma_xy: float | tuple[float, float] = 100.0,
+    sigma_rgb: float | Sequence[float] = 15.0,
+    sigma_xy: float | Sequence[float] = 100.0,
     scale_factor: float = 0.5,
     gradient: str = "public",
     recompute_scale_factor: bool = True,
@@ -38,9 +36,8 @@ def dense_energy_loss(
     image, roi = reduced_nearest(image, size, step), reduced_nearest(planes(roi), size, step)
     labels = None if labels is None else reduced_nearest(planes(labels), size, step)
     share, s, gate = _inputs(probabilities, roi, labels, step)
-    pixels = [sigma * scale_factor for sigma in _each(sigma_xy, 2)]
-    filtered = bilateral(image, pixels + _each(sigma_rgb, image.shape[1]))
-    t = gate * filtered(s, False)
+    pixels = torch.tensor(sigma_xy, dtype=torch.float64) * scale_factor
+    t = gate * bilateral_filter(image, s, sigma_xy=pixels.tolist(), sigma_rgb=sigma_rgb)
     energy = (s * t).sum() if gradient == "exact" else _Symmetric.apply(s, t)
     return -weight * share * energy
 
@@ -60,10 +57,15 @@ def dense_energy_loss_grad(
     An op's default kernel runs below autograd. `image`, `roi` and `labels` are reduced already.
     """
     share, s, gate = _inputs(probabilities, roi, labels, step)
-    filtered = bilateral(image, sigmas)
-    t = gate * filtered(s, False)
-    twice = t + filtered(gate * s, True) if exact else 2 * t
-    grad = -weight * share * roi.to(s.dtype)[:, None] * twice
+    sigma_xy, sigma_rgb = sigmas[:2], sigmas[2:]
+    t = gate * bilateral_filter(image, s, sigma_xy=sigma_xy, sigma_rgb=sigma_rgb)
+    other = t
+    if exact:
+        gated = gate * s
+        other = bilateral_filter(
+            image, gated, sigma_xy=sigma_xy, sigma_rgb=sigma_rgb, transpose=True
+        )
+    grad = -weight * share * roi.to(s.dtype)[:, None] * (t + other)
     full = resized_bilinear_backward(grad, probabilities.shape[2:], step)
     return -weight * share * (s * t).sum(), full
 
@@ -101,33 +103,6 @@ def reduced_nearest(maps: Tensor, size: list[int], step: list[float]) -> Tensor:
         at = torch.arange(new, dtype=torch.float32, device=maps.device) * stride
         out = out.index_select(axis, at.long().clamp_(max=old - 1))
     return out
-
-
-def bilateral(image: Tensor, sigmas: list[float]) -> Filter:
-    """The filter (values [B, K, h, w], transpose) -> [B, K, h, w] over the pixels of each image.
-
-    image [B, C, h, w] levels; sigmas [sx, sy, one per channel].
-    """
-    *_, height, width = image.shape
-    y, x = (torch.arange(n, dtype=torch.float32, device=image.device) for n in (height, width))
-    positions = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
-    lattices = []
-    for levels in image.to(torch.float32):
-        features = torch.cat([positions, levels]) / levels.new_tensor(sigmas)[:, None, None]
-        lattices.append(permutohedral_lattice(features.flatten(1).t()))
-
-    def apply(values: Tensor, transpose: bool) -> Tensor:
-        out = [
-            lattice_filter(*lattice, each.flatten(1).t(), transpose).t()
-            for lattice, each in zip(lattices, values, strict=True)
-        ]
-        return torch.stack(out).reshape(values.shape) if out else values
-
-    return apply
-
-
-def _each(sigmas: float | tuple[float, ...], count: int) -> list[float]:
-    return list(sigmas) if isinstance(sigmas, (tuple, list)) else [sigmas] * count
 
 
 def _inputs(
