@@ -292,7 +292,7 @@ class TrainingState:
         self.updating = True
         with distributed.translate_errors():
             loss = _update(module, batch, self.optimizer, runtime, accumulate)
-        names, values = zip(*_named(loss).items(), strict=True)
+        names, values = [*_named(loss)], [*_named(loss).values()]
         if distributed.world_size() > 1:
             stop = torch.full_like(values[0], stop_requested())
             *values, stops = distributed.all_reduce_mean(torch.stack([*values, stop])).unbind()
