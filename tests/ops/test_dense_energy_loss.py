@@ -8,7 +8,7 @@ import torch
 from op_testing import each_device, threads, wrong_values
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from wsss_fast import ops
+from wsss_fast import _native, ops
 from wsss_fast.ops import _library, dense_energy_loss, reference
 
 # name: probabilities [B, K, H, W], options; "labels": the share of pixels without one, None: none
@@ -191,6 +191,12 @@ def test_any_number_of_threads_gives_the_same_bits():
             found.append((loss, torch.autograd.grad(loss, x)[0]))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_the_native_kernel_is_used_where_it_can_be_built():
+    if not _native.load():
+        pytest.skip("no native library here")
+    assert _library.has_native_kernel("dense_energy_loss", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "dimensions"])
