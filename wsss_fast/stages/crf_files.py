@@ -15,15 +15,11 @@ from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
-from wsss_fast.readers.label_maps import (
-    IGNORE,
-    check_size,
-    read_labels_and_palette,
-    write_labels,
-)
+from wsss_fast.readers.label_maps import IGNORE, write_labels
 from wsss_fast.readers.photos import image_size, read_image, remark_orientation
 from wsss_fast.readers.probabilities import read_probabilities
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.map_files import read_label_map
 from wsss_fast.stages.paired_files import (
     Files,
     check_folder,
@@ -35,7 +31,6 @@ from wsss_fast.stages.paired_files import (
 )
 
 _LABELS = (".png", ".npy")
-_MANY_LABELS = 64  # more than any photo of a public data set has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +173,11 @@ class _Refiner:
             unary = unary_from_probabilities(torch.from_numpy(probabilities), clip=self.clip)
             names = np.arange(len(unary), dtype=np.uint8)
         else:
-            values, palette = read_labels_and_palette(labels)
-            check_size(labels, values.shape, files.photo, size)
-            unary, names = _from_labels(labels, values, self.unsure, self.crf.gt_prob)
+            given = read_label_map(labels, files.photo, size, self.unsure)
+            names, palette = given.names, given.palette
+            if len(names) == 1:
+                raise InputError(f"{labels}: has one known label, {names[0]}; nothing to refine")
+            unary = given.energies(self.crf.gt_prob)
         remark_orientation(files.photo)
         pixels = stream.host_tensor(photo[None], self.device)
         energies = stream.host_tensor(unary[None].numpy(), self.device)
@@ -245,33 +242,3 @@ def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
         crf.apply(np.zeros((1, 1, 1, 3), np.uint8), unary)
     except ValueError as error:
         raise InputError(f"crf: {error}") from None
-
-
-def _from_labels(
-    path: Path, values: np.ndarray, unsure: int | None, gt_prob: float
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Unary [L, H, W] of the L labels of a map, and those labels."""
-    known = np.ones(values.shape, bool) if unsure is None else values != unsure
-    names = np.unique(values[known])
-    if not names.size:
-        raise InputError(
-            f"{path}: every pixel is {unsure} (unsure); at least one must have a label"
-        )
-    if len(names) == 1:
-        line = f"{path}: has one known label, {names[0]}"
-        if known.all():
-            raise InputError(f"{line}; nothing to refine")
-        raise InputError(
-            f"{line}, since {unsure} means unsure; nothing to refine: if {unsure} is an object, "
-            "give unsure None (--unsure None)"
-            + (", or divide the map by 255" if unsure == IGNORE else "")
-        )
-    if len(names) > _MANY_LABELS:
-        remarks.add(
-            f"label map of more than {_MANY_LABELS} labels: is it a picture in gray levels?", path
-        )
-    compact = np.where(known, np.searchsorted(names, values), len(names))
-    unary = unary_from_labels(
-        torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
-    )
-    return unary, names.astype(np.uint8)
