@@ -1,5 +1,7 @@
 """PAR and PAMR in plain PyTorch: masks averaged over neighbours of similar colour."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,7 @@ def offsets(dilations: tuple[int, ...], limit: int) -> list[tuple[int, int]]:
     return [(min(d, limit) * y, min(d, limit) * x) for d in dilations for y, x in OFFSETS]
 
 
-def neighbours(maps: Tensor, dilations: tuple[int, ...]):
+def neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Iterator[Tensor]:
     """For each neighbour the maps shifted by its offset, with the border repeated."""
     height, width = maps.shape[-2:]
     shifts = offsets(dilations, max(height, width))
