@@ -146,6 +146,8 @@ def refine(
     Source: PAR: AFA, CVPR 2022. PAMR: Araslanov and Roth, CVPR 2020. CRF: Krähenbühl and Koltun,
         NIPS 2011.
     """
+    # The command line has made a path of a built-in data set's name.
+    images = images if Path(images).exists() else str(images)
     maps, out = Path(maps), Path(out)
     where = resolve_runtime(device, 0, 0, "fp32", prefer_bf16=False).device
     _check_parameters(par, crf, background, unsure)
@@ -162,7 +164,7 @@ def refine(
         if truth is not None:
             raise InputError(f"truth: {truth} is of folders only; {maps} is a single map")
         return _refine_one(Path(images), maps, out, refiner)
-    source = data.load(_name(images), split=split, strict=False) if is_data_set else None
+    source = data.load(images, split=split, strict=False) if is_data_set else None
     photos = files_by_stem(Path(images)) if source is None else source.images
     given = [maps, *{photo.parent for photo in photos.values()}]
     if truth is not None:
@@ -184,11 +186,6 @@ def _check_parameters(par: Par, crf: Crf, background: float | None, unsure: int 
         raise InputError(f"refine: background is {background}; must be in 0..1, or None")
     if unsure is not None and not 0 <= unsure <= 255:
         raise InputError(f"refine: unsure is {unsure}; must be a label, 0..255, or None")
-
-
-def _name(images: str | Path) -> str | Path:
-    """A built-in data set by its name, since the command line has made it a path."""
-    return str(images) if not Path(images).exists() else images
 
 
 def _refine_one(image: Path, map: Path, out: Path, refiner: FileRefiner) -> RefineResult:

@@ -146,12 +146,12 @@ class ScoreMap:
         return unary_from_labels(index, count, gt_prob=gt_prob, check=False)
 
     def with_scores(self, scores: np.ndarray) -> ScoreMap:
-        return dataclasses.replace(self, rows=scores)
+        return dataclasses.replace(self, rows=self._rounded(scores))
 
     def with_marginals(self, marginals: np.ndarray) -> ScoreMap:
         """With a row of the background, the first."""
         names = np.concatenate([[0], self._classes()]).astype(np.uint8)
-        return ScoreMap(names, marginals, None, self.stored)
+        return ScoreMap(names, self._rounded(marginals), None, self.stored)
 
     def write(self, path: Path) -> None:
         if self.stored is None:
@@ -161,6 +161,10 @@ class ScoreMap:
             return
         with atomic_write(path) as temporary:
             np.save(temporary, self.rows.astype(self.stored, copy=False))
+
+    def _rounded(self, rows: np.ndarray) -> np.ndarray:
+        """As a file will hold them, so that labels are those of the file."""
+        return rows.astype(self.stored or np.float16).astype(np.float32)
 
     def _classes(self) -> np.ndarray:
         """Labels of the rows but for the background's."""
