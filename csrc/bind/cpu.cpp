@@ -11,6 +11,7 @@
 #include "cpu/image_views.h"
 #include "cpu/label_conditioned.h"
 #include "cpu/merge_maps.h"
+#include "cpu/pixel_adaptive_refine.h"
 #include "cpu/pixel_loss.h"
 #include "cpu/point_lattice.h"
 #include "cpu/random_walk.h"

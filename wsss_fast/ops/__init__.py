@@ -9,6 +9,7 @@ from .image_views import image_views
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
 from .lattice import PermutohedralLattice, permutohedral_filter
 from .merge_maps import MergedMaps, merge_maps
+from .pixel_adaptive_refine import pixel_adaptive_refine
 from .pixel_loss import pixel_bce, pixel_cross_entropy
 from .random_walk import random_walk
 from .saliency_loss import SaliencyLoss, saliency_loss
@@ -28,6 +29,7 @@ __all__ = [
     "label_conditioned_logits",
     "merge_maps",
     "permutohedral_filter",
+    "pixel_adaptive_refine",
     "pixel_bce",
     "pixel_cross_entropy",
     "random_walk",
