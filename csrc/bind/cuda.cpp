@@ -21,6 +21,7 @@
 #include "cuda/image_views.h"
 #include "cuda/label_conditioned.h"
 #include "cuda/merge_maps.h"
+#include "cuda/pixel_adaptive_refine.h"
 #include "cuda/pixel_loss.h"
 #include "cuda/point_lattice.h"
 #include "cuda/random_walk.h"

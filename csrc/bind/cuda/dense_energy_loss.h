@@ -52,7 +52,7 @@ inline std::tuple<Tensor, Tensor> dense_energy_loss(
   check_device(op, "roi", roi, probabilities);
   check_energy_arguments(probabilities, image, roi, labels, step, weight);
   check_image_lattice(op, image, sigmas, levels);
-  if (probabilities.numel() == 0) {
+  if (probabilities.numel() == 0 || roi.numel() == 0) {
     return {allocate_zeros(probabilities, {}, ScalarType::Float),
             needs_gradient ? allocate_zeros_like(probabilities) : allocate(probabilities, {0})};
   }
