@@ -22,10 +22,10 @@ struct TermOf {
   // [copies * rows, width], where rows = *end - *begin: splat writes the first, each pass of the
   // blur reads one and writes the other.
   T* values[2];
-  Wide<T>* carry;  // [copies * windows, width]
+  float* carry;  // [copies * windows, width]
 
   TermOf() = default;
-  TermOf(const Lattice& l, int64_t copies, T* values, T* other, Wide<T>* carry)
+  TermOf(const Lattice& l, int64_t copies, T* values, T* other, float* carry)
       : count(l.count),
         begin(l.begin),
         end(l.end),
@@ -44,16 +44,25 @@ struct TermOf {
 
   WSSS_HD int passes() const { return (corners + 1) / 2; }
   WSSS_HD const T* blurred() const { return values[passes() & 1]; }
-  // Where the row of vertex 0 of a copy is, or would be.
-  __device__ __forceinline__ T* rows(int which, unsigned copy, int width) const {
-    return values[which] + (copy * int64_t{*end - *begin} - *begin) * width;
-  }
   WSSS_HD int64_t windows(int span) const { return entries / span; }
 };
 
 template <class T>
 struct TermsOf {
   TermOf<T> at[2];
+};
+
+// The vertices whose rows exist.
+struct VertexRange {
+  int32_t begin;
+  unsigned rows;
+  template <class T>
+  __device__ __forceinline__ explicit VertexRange(const TermOf<T>& t)
+      : begin(*t.begin), rows(static_cast<unsigned>(*t.end - begin)) {}
+  // How far the row of vertex 0 of a copy is, or would be, from the first row.
+  __device__ __forceinline__ int64_t origin(unsigned copy) const {
+    return int64_t{copy} * rows - begin;
+  }
 };
 
 // The number of values in a row: `sets` times the channels of a unary.
@@ -105,12 +114,6 @@ __device__ __forceinline__ void store_values(T* to, const Pack<V, Wide<T>>& x) {
   store<V>(to, stored);
 }
 
-// Values of rows that one thread works on.
-template <class T>
-int value_pack(int64_t width) {
-  return std::min(pack_width(width), static_cast<int>(16 / sizeof(Wide<T>)));
-}
-
 // Contributions per window: longer windows need fewer carries, where rows are wide
 // enough to occupy all threads.
 inline int window_span(int packs) { return packs < 4 ? kGrain : 2 * kGrain; }
@@ -127,17 +130,18 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
   if (part.idle()) return;
   const unsigned windows = static_cast<unsigned>(t.windows(span)),
                  total = windows * static_cast<unsigned>(t.copies);
+  const VertexRange range(t);
   constexpr int kBatch = 4;  // loads in flight
   for (unsigned w = part.first(); w < total; w += part.step()) {
     const unsigned copy = t.copies == 1 ? 0 : w / windows, local = w - copy * windows;
     const int32_t code = t.window[local * grains];
     const T* points = q + (copy * t.points - t.first_point) * width;
-    T* values = t.rows(0, copy, width);
+    T* values = t.values[0] + range.origin(copy) * width;
     for (int c = static_cast<int>(part.lane) * V; c < width;
          c += static_cast<int>(part.lanes) * V) {
       int32_t v = code < 0 ? ~code : code;
       bool continues = code < 0;
-      Pack<V, Wide<T>> sum{};
+      Pack<V> sum{};
       const auto write = [&] {
         if (continues) store<V>(t.carry + static_cast<int64_t>(w) * width + c, sum);
         else store_values<V>(values + static_cast<int64_t>(v) * width + c, sum);
@@ -146,7 +150,7 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
       for (int i = 0; i < span; i += kBatch) {
         const Contribution* column = t.contribution + contribution_index(int64_t{local} * span + i);
         Contribution from[kBatch];
-        Pack<V, Wide<T>> x[kBatch];
+        Pack<V> x[kBatch];
 #pragma unroll
         for (int u = 0; u < kBatch; ++u) {
           from[u] = column[u * kTileWindows];
@@ -159,7 +163,7 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
                 load_values<V>(points + static_cast<int64_t>(from[u].point & ~kFirst) * width + c);
           } else {
 #pragma unroll
-            for (Wide<T>& one : x[u].at) one = 1;
+            for (float& one : x[u].at) one = 1.0f;
           }
         }
 #pragma unroll
@@ -167,9 +171,9 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
           if (from[u].point & kFirst) {
             write();
             ++v;
-            sum = Pack<V, Wide<T>>{};
+            sum = Pack<V>{};
           }
-          add_scaled(sum, static_cast<Wide<T>>(from[u].weight), x[u]);
+          add_scaled(sum, from[u].weight, x[u]);
         }
       }
       write();
@@ -209,22 +213,22 @@ constexpr unsigned kShortChain = 8;  // up to which one thread adds the carries
 template <int V, class T>
 __device__ void add_long_chain(const TermOf<T>& t, const Chain& chain, T* row, int width) {
   constexpr int kSums = 32, kLanes = kThreads / kSums;
-  __shared__ Pack<V, Wide<T>> part[kThreads];
+  __shared__ Pack<V> part[kThreads];
   const int own = static_cast<int>(threadIdx.x), lane = own % kLanes;
   for (int first = 0; first < width; first += kLanes * V) {
     const int c = first + lane * V;
-    Pack<V, Wide<T>> sum{};
+    Pack<V> sum{};
     if (c < width) {
 #pragma unroll 4
       for (unsigned k = 1 + own / kLanes; k <= chain.more; k += kSums) {
-        add_scaled(sum, Wide<T>(1), load<V>(t.carry + int64_t{chain.window + k} * width + c));
+        add_scaled(sum, 1.0f, load<V>(t.carry + int64_t{chain.window + k} * width + c));
       }
     }
     part[own] = sum;
     __syncthreads();
     if (own < kLanes && c < width) {
-      Pack<V, Wide<T>> total = load_values<V>(row + c);
-      for (int i = 0; i < kSums; ++i) add_scaled(total, Wide<T>(1), part[i * kLanes + lane]);
+      Pack<V> total = load_values<V>(row + c);
+      for (int i = 0; i < kSums; ++i) add_scaled(total, 1.0f, part[i * kLanes + lane]);
       store_values<V>(row + c, total);
     }
     __syncthreads();
@@ -243,8 +247,9 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
   const BlockRows part(width / V);
   const unsigned windows = static_cast<unsigned>(t.windows(span)),
                  total = windows * static_cast<unsigned>(t.copies);
+  const VertexRange range(t);
   const auto row_of = [&](const Chain& chain) {
-    return t.rows(0, chain.window / windows, width) + int64_t{chain.vertex} * width;
+    return t.values[0] + (range.origin(chain.window / windows) + chain.vertex) * width;
   };
   for (unsigned first = blockIdx.x * part.rows; first < total; first += part.step()) {
     if (threadIdx.x == 0) long_chains = 0;
@@ -261,10 +266,10 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
       T* row = row_of(chain);
       for (int c = static_cast<int>(part.lane) * V; c < width;
            c += static_cast<int>(part.lanes) * V) {
-        Pack<V, Wide<T>> sum = load_values<V>(row + c);
+        Pack<V> sum = load_values<V>(row + c);
 #pragma unroll 4
         for (unsigned k = 1; k <= chain.more; ++k) {
-          add_scaled(sum, Wide<T>(1), load<V>(t.carry + int64_t{w + k} * width + c));
+          add_scaled(sum, 1.0f, load<V>(t.carry + int64_t{w + k} * width + c));
         }
         store_values<V>(row + c, sum);
       }
@@ -303,22 +308,22 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int width = size.row();
   const BlockRows part(width / V);
   if (part.idle()) return;
-  const int32_t count = *t.count, begin = *t.begin;
-  const unsigned own = static_cast<unsigned>(*t.end - begin),
-                 rows = static_cast<unsigned>(t.copies) * own;  // < 2^31
+  const int32_t count = *t.count;
+  const VertexRange range(t);
+  const unsigned rows = static_cast<unsigned>(t.copies) * range.rows;  // < 2^31
   const int first = 2 * pass, second = first + 1;
   const bool pair = second < t.corners;
-  const auto links = [&](const int32_t* all, int step) {
-    return all + static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
+  const auto links = [&](int step) {
+    return static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
   };
-  const int32_t *next = links(t.next, first), *previous = links(t.previous, first),
-                *outer_next = links(t.next, pair ? second : first),
-                *outer_previous = links(t.previous, pair ? second : first);
+  const int32_t *next = t.next + links(first), *previous = t.previous + links(first);
+  // From the first direction's neighbours to the second's; pointers would take more registers.
+  const int64_t outer = pair ? links(second) - links(first) : 0;
   for (unsigned i = part.first(); i < rows; i += part.step()) {
-    const unsigned copy = t.copies == 1 ? 0 : i / own;
-    const int32_t v = begin + static_cast<int32_t>(i - copy * own);
-    const int64_t base = (copy * int64_t{own} - begin) * width;
-    const int32_t row[3] = {v, pair ? outer_next[v] : -1, pair ? outer_previous[v] : -1};
+    const unsigned copy = t.copies == 1 ? 0 : i / range.rows;
+    const int32_t v = range.begin + static_cast<int32_t>(i - copy * range.rows);
+    const int64_t base = range.origin(copy) * width;
+    const int32_t row[3] = {v, pair ? next[outer + v] : -1, pair ? previous[outer + v] : -1};
     int32_t after[3], before[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
@@ -375,14 +380,13 @@ inline unsigned shared_blocks(Stream stream, int64_t threads) {
 template <class T>
 void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth width,
                     int64_t max_rows, bool reverse = false) {
-  const int pack = value_pack<T>(width.most()), packs = width.most() / pack,
-            span = window_span(packs);
+  const int pack = pack_width(width.most()), packs = width.most() / pack, span = window_span(packs);
   int64_t windows = 1;
   for (const TermOf<T>& t : terms.at) {
     if (t.corners) windows = std::max(windows, t.windows(span) * t.copies);
   }
   const dim3 grid(shared_blocks(stream, windows * packs), terms.at[1].corners ? 2 : 1);
-  with_pack<T>(pack, [&](auto v) {
+  with_pack(pack, [&](auto v) {
     launch(stream, grid, kThreads, splat<v(), T>, terms, q, width, span);
     launch_with_barriers(stream, grid, kThreads, add_carries<v(), T>, terms, width, span);
   });

@@ -348,26 +348,37 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
 
 
 def _legend(data: Dataset) -> str:
+    return legend([*enumerate(data.classes, 1), (IGNORE, "255: unsure")])
+
+
+def legend(names: Sequence[tuple[int, str]]) -> str:
+    """HTML that names the colours of labels."""
     palette = colours()
-    entries = [(name, palette[i + 1]) for i, name in enumerate(data.classes)]
-    entries.append(("255: unsure", palette[IGNORE]))
     spans = [
-        f"<span><i style='background:rgb({c[0]},{c[1]},{c[2]})'></i>{html.escape(name)}</span>"
-        for name, c in entries
+        f"<span><i style='background:rgb({','.join(map(str, palette[label]))})'></i>"
+        f"{html.escape(name)}</span>"
+        for label, name in names
     ]
     return f"<p class=key>{''.join(spans)}</p>"
 
 
 def _grid(data: Dataset, panels: Mapping[str, Panel], ids: Sequence[str]) -> str:
+    captions = {
+        id: ", ".join(data.classes[c] for c in np.flatnonzero(data.tags_of(id))) for id in ids
+    }
+    return picture_grid(panels, captions)
+
+
+def picture_grid(panels: Mapping[str, Panel], captions: Mapping[str, str]) -> str:
+    """HTML of a table of pictures: a row per id, with its caption, and a column per panel."""
     head = "<th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in panels)
     lines, widest = [], _GRID_WIDTH // len(panels)
-    for id in ids:
-        names = ", ".join(data.classes[c] for c in np.flatnonzero(data.tags_of(id)))
+    for id, caption in captions.items():
         cells = "".join(
             f"<td>{_inline(panel(id), f'{name} of {id}', widest)}</td>"
             for name, panel in panels.items()
         )
-        lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(names)}</td>{cells}</tr>")
+        lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(caption)}</td>{cells}</tr>")
     return f"<div class=wide><table class=grid><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 
