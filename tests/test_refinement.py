@@ -275,6 +275,8 @@ def test_bad_arguments(scene):
     write_labels(scene / "one.png", np.where(SQUARE, 255, 0))
     refused(scene, r"no name in common", "im", "empty", "out")
     refused(scene, r"no name in common", "empty", "lab", "out")
+    refused(scene, r"lost: no such file or folder", "im", "lost", "out")
+    refused(scene, r"lost: no such file or folder", "lost", "lab", "out")
     refused(scene, r"two files or two folders", "im", "lab/a.png", "out.png")
     refused(scene, r"must be named \*\.png", "im/a.png", "lab/a.png", "out.npy")
     refused(scene, r"must be named \*\.npy", "im/a.png", "npy/a.npy", "out.png")

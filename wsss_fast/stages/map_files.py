@@ -166,7 +166,7 @@ class ScoreMap:
             np.save(temporary, self.rows.astype(self.stored, copy=False))
 
     def _used(self) -> np.ndarray:
-        return self.rows.any(axis=(1, 2))
+        return np.any(self.rows, axis=(1, 2))
 
     def _rounded(self, rows: np.ndarray) -> np.ndarray:
         """As a file will hold them, so that labels are those of the file."""
