@@ -5,7 +5,9 @@
 
 #include "cpu/aamr_loss.h"
 #include "cpu/amx_conv2d.h"
+#include "cpu/bilateral_filter.h"
 #include "cpu/dense_crf.h"
+#include "cpu/dense_energy_loss.h"
 #include "cpu/image_views.h"
 #include "cpu/label_conditioned.h"
 #include "cpu/merge_maps.h"

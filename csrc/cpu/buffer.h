@@ -100,8 +100,13 @@ class Buffer {
     std::swap(block_, other.block_);
     return *this;
   }
-  ~Buffer() {
-    if (block_.address != nullptr) Allocator::release(block_);
+  ~Buffer() { release(); }
+
+  // Of memory that another one owns, and that must not be written.
+  static Buffer view(const T* memory) {
+    Buffer buffer;
+    buffer.block_.address = const_cast<T*>(memory);  // its 0 bytes say that it is not owned
+    return buffer;
   }
 
   T* get() const { return static_cast<T*>(block_.address); }
@@ -111,7 +116,7 @@ class Buffer {
   void reserve(int64_t count) {
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
     if (bytes <= block_.bytes) return;
-    if (block_.address != nullptr) Allocator::release(std::exchange(block_, {}));
+    release();
     block_ = Allocator::allocate(bytes);
   }
 
@@ -132,6 +137,10 @@ class Buffer {
   }
 
  private:
+  void release() {
+    if (block_.bytes != 0) Allocator::release(std::exchange(block_, {}));
+  }
+
   Allocator::Block block_;
 };
 

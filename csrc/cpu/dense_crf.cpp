@@ -1,34 +1,27 @@
 #include "dense_crf.h"
 
+#include <optional>
+
 #include "mean_field.h"
 
 namespace wsss::cpu {
 
-// Parallel over images when there are enough of them, else inside each image.
 void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
-               const CrfShape& shape, const CrfParameters& parameters, int threads) {
+               const CrfShape& shape, const CrfParameters& parameters, int threads,
+               const LatticeArray& lattice) {
   const int64_t pixels = shape.pixels(), values = pixels * shape.sets * shape.labels;
   const int64_t levels = pixels * shape.image_channels;
   if (batch == 0 || values == 0) return;
-  const int inside = std::min(threads, band_count(pixels));
-  if (inside > 1 && batch < threads) {
-    MeanField field(shape, parameters, inside);
-    Team::run(inside, [&](Team& team, int rank) {
-      for (int64_t b = 0; b < batch; ++b) {
-        field.run(team, rank, image + b * levels, unary + b * values, q + b * values);
-        team.barrier();
-      }
-    });
-    return;
+  std::optional<StoredLattices> stored;
+  if (lattice.size > 0 && parameters.bilateral_weight > 0) {
+    stored.emplace(lattice, batch, shape.height, shape.width, parameters.bilateral());
   }
-  threads = static_cast<int>(std::min<int64_t>(threads, batch));
-  Team::run(threads, [&](Team&, int rank) {
-    Team alone(1);
-    MeanField field(shape, parameters, 1);
-    for (int64_t b = rank; b < batch; b += threads) {
-      field.run(alone, 0, image + b * levels, unary + b * values, q + b * values);
-    }
-  });
+  for_each_image(
+      batch, pixels, threads,
+      [&](int team) { return MeanField(shape, parameters, team, stored ? &*stored : nullptr); },
+      [&](MeanField& field, Team& team, int rank, int64_t b) {
+        field.run(team, rank, image + b * levels, unary + b * values, q + b * values, b);
+      });
 }
 
 }  // namespace wsss::cpu

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "bilateral_filter.h"
+
 namespace wsss {
 
 struct CrfShape {
@@ -20,13 +22,18 @@ struct CrfParameters {
   std::vector<float> bilateral_levels;  // standard deviation of each image channel
   double lowest, highest;               // bounds of the image's values
   int64_t iterations;
+
+  BilateralParameters bilateral() const {
+    return {bilateral_sx, bilateral_sy, bilateral_levels, lowest, highest};
+  }
 };
 
 namespace cpu {
 
-// image [B, C, H, W], unary and q [B, S, L, H, W]
+// image [B, C, H, W], unary and q [B, S, L, H, W]; lattice: of the image
 void dense_crf(const float* image, const float* unary, float* q, int64_t batch,
-               const CrfShape& shape, const CrfParameters& parameters, int threads);
+               const CrfShape& shape, const CrfParameters& parameters, int threads,
+               const LatticeArray& lattice = {});
 
 }  // namespace cpu
 }  // namespace wsss

@@ -23,17 +23,20 @@ namespace wsss {
 // Mean field of images of one shape; every thread of the team calls run().
 class MeanField {
  public:
-  MeanField(const CrfShape& shape, const CrfParameters& parameters, int threads)
+  // `stored`: the bilateral lattices of the images; must outlive this.
+  MeanField(const CrfShape& shape, const CrfParameters& parameters, int threads,
+            const StoredLattices* stored = nullptr)
       : shape_(shape),
         iterations_(parameters.iterations),
         tiles_(shape.height, shape.width, threads),
-        pairwise_(shape, parameters, tiles_),
+        pairwise_(parameters, tiles_, stored),
         merger_(shape.sets, shape.labels, shape.pixels(), threads),
         scratch_(threads),
         is_unary_invalid_(tiles_.bands()) {}
 
-  // image [C, H, W] levels, unary [S, L, H, W] energies, q [S, L, H, W]. All three contiguous.
-  void run(Team& team, int rank, const float* image, const float* unary, float* q) {
+  // image [C, H, W] levels, the one with number `b`; unary [S, L, H, W] energies, q [S, L, H, W].
+  // All three contiguous.
+  void run(Team& team, int rank, const float* image, const float* unary, float* q, int64_t b = 0) {
     merger_.merge(team, rank, unary);
     if (rank == 0) choose_channels();
     team.barrier();
@@ -41,7 +44,7 @@ class MeanField {
       is_unary_invalid_[b] = !read_unary(first, last, unary);
     });
     if (iterations_ > 0) {
-      pairwise_.build(team, rank, image);
+      pairwise_.build(team, rank, image, b);
       if (rank == 0) allocate_values();
     }
     team.barrier();

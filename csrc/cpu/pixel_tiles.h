@@ -16,6 +16,12 @@ inline Lanes load_some(const float* from, int count) {
   return v;
 }
 
+// Stores the first `count` of 16 values.
+inline void store_some(float* to, const Lanes& v, int count) {
+  if (count == kLanes) return store<kLanes>(to, v);
+  for (int i = 0; i < count; ++i) to[i] = v[i];
+}
+
 class PixelTiles {
  public:
   PixelTiles(int64_t height, int64_t width, int threads)

@@ -149,4 +149,47 @@ struct RowOps {
   }
 };
 
+// Adds the ghosts that the team has splatted into, blurs along every direction and refreshes the
+// ghosts. `each` calls its argument with (lattice, width, splatted rows, other rows) for all
+// arrays; `reverse`: along the last direction first. Every thread of the team calls; starts and
+// ends with a barrier.
+template <class Each>
+void blur(Team& team, int rank, int bands, const Each& each, bool reverse = false) {
+  const int threads = team.size();
+  each([&](const Lattice&, auto width, const Rows& splatted, const Rows& other) {
+    if (rank == 0) {
+      for (const Rows* rows : {&splatted, &other}) {
+        std::fill(rows->get() + kNone * width(), rows->get(), 0.0f);
+      }
+    }
+  });
+  team.barrier();
+  if (bands > 1) {
+    each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows&) {
+      RowOps<width()>::add_ghosts(lattice, splatted.get(), rank, threads);
+    });
+    team.barrier();
+  }
+  for (int j = 0; j < kMaxCorners; ++j) {
+    bool any = false;
+    each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows& other) {
+      if (j >= lattice.corners) return;
+      any = true;
+      const float* from = (j % 2 == 0 ? splatted : other).get();
+      float* to = (j % 2 == 0 ? other : splatted).get();
+      const int direction = reverse ? lattice.corners - 1 - j : j;
+      RowOps<width()>::blur(lattice, direction, from, to, rank, threads);
+    });
+    if (!any) break;
+    team.barrier();
+  }
+  if (bands > 1) {
+    each([&](const Lattice& lattice, auto width, const Rows& splatted, const Rows& other) {
+      RowOps<width()>::refresh_ghosts(
+          lattice, (lattice.corners % 2 == 0 ? splatted : other).get(), rank, threads);
+    });
+    team.barrier();
+  }
+}
+
 }  // namespace wsss

@@ -1,5 +1,5 @@
 """Modules with the interfaces of other packages, for existing code."""
 
-from . import pydensecrf
+from . import pamr, par, pydensecrf
 
-__all__ = ["pydensecrf"]
+__all__ = ["pamr", "par", "pydensecrf"]

@@ -24,7 +24,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import duration, rate
 from wsss_fast.engine.run_folder import read_records
-from wsss_fast.evaluation import stage_times
+from wsss_fast.evaluation import energy_table, stage_times
 from wsss_fast.evaluation.html_page import page, table
 from wsss_fast.maps import load_maps
 from wsss_fast.readers.label_maps import IGNORE, read_labels
@@ -149,6 +149,7 @@ def _also(values: Mapping[str, Any]) -> str:
     parts = [
         f"mAP {values['mean_ap']:.3f}" if values.get("mean_ap") is not None else "",
         f"{100 * values['coverage']:.0f} % labelled" if values.get("coverage") is not None else "",
+        f"energy loss {values['energy']:g}" if values.get("energy") else "",
         *(
             f"{pair} confused {_number(ratio)}"
             for pair, ratio in values.get("confusion_ratios", {}).items()
@@ -223,6 +224,7 @@ def write(
             "<h2>Stages</h2>",
             _stage_table(out),
             _time_table(out),
+            _energy_table(out),
             _class_table(out, data),
             _curve_figure(out, curves),
             *sections,
@@ -280,6 +282,14 @@ def _time_table(out: Path) -> str:
     shown = table(*stage_times.rows(times))
     note = f"<p><small>{html.escape(stage_times.EXPLANATION)}</small></p>"
     return f"<h2>Where the time goes</h2>{shown}{note}"
+
+
+def _energy_table(out: Path) -> str:
+    head, body = energy_table.rows(out)
+    if not body:
+        return ""
+    note = f"<p><small>{html.escape(energy_table.EXPLANATION)}</small></p>"
+    return f"<h2>Energy loss</h2>{table(head, body)}{note}"
 
 
 def _class_table(out: Path, data: Dataset) -> str:

@@ -2,10 +2,12 @@
 
 from . import reference
 from .aamr_loss import aamr_loss
+from .bilateral import BilateralLattice, bilateral_filter
 from .dense_crf import dense_crf
+from .dense_energy_loss import dense_energy_loss
 from .image_views import image_views
 from .label_conditioned import label_conditioned_activation, label_conditioned_logits
-from .lattice import BilateralLattice, PermutohedralLattice, permutohedral_filter
+from .lattice import PermutohedralLattice, permutohedral_filter
 from .merge_maps import MergedMaps, merge_maps
 from .pixel_adaptive_refine import pixel_adaptive_refine
 from .pixel_loss import pixel_bce, pixel_cross_entropy
@@ -19,7 +21,9 @@ __all__ = [
     "PermutohedralLattice",
     "SaliencyLoss",
     "aamr_loss",
+    "bilateral_filter",
     "dense_crf",
+    "dense_energy_loss",
     "image_views",
     "label_conditioned_activation",
     "label_conditioned_logits",

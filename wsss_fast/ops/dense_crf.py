@@ -8,31 +8,32 @@ from torch import Tensor
 from ._arguments import (
     FLOATING,
     argument_error,
-    check_device,
     describe,
-    is_dense,
     is_floating,
     is_integer,
     is_number,
 )
 from ._library import call, define, has_data
-from .lattice import (
-    MAX_DIMENSIONS,
-    PermutohedralLattice,
-    check_sigmas,
-    coordinates_fit,
-    pixel_features,
+from .bilateral import (
+    BilateralLattice,
+    check_image,
+    check_maps,
+    check_own_sigmas,
+    image_and_lattice,
+    image_levels,
 )
+from .lattice import PermutohedralLattice, check_sigmas, pixel_features, pixel_keys_fit
 from .reference.dense_crf import dense_crf as reference_crf
 
 MAX_LABELS = 256
 MAX_ITERATIONS = 100_000
-MAX_CHANNELS = MAX_DIMENSIONS - 2
 PRECISIONS = ("float32", "float16")
 _BAD_UNARY = "dense_crf: unary has NaN or infinite values"
 
 
-def _reference(image, unary, gaussian, bilateral, levels, iterations, half_precision=False):
+def _reference(
+    image, unary, gaussian, bilateral, levels, iterations, half_precision=False, lattice=None
+):
     _check_finite(unary)
     if (
         bilateral
@@ -144,7 +145,7 @@ _backward_op = define(
 
 
 def _setup_context(ctx, inputs, output):
-    image, unary, *ctx.parameters, _ = inputs
+    image, unary, *ctx.parameters, _, _ = inputs
     ctx.save_for_backward(image, unary)
 
 
@@ -152,14 +153,16 @@ def _backward(ctx, grad):
     if ctx.needs_input_grad[0]:
         raise NotImplementedError("dense_crf is differentiable in unary only; pass image.detach()")
     image, unary = ctx.saved_tensors
-    return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 5
+    return None, _backward_op(grad, image, unary, *ctx.parameters), *[None] * 6
 
 
 # image [B, C, H, W] float32 within `levels` (lowest, highest), unary [B, S, L, H, W] float32
 # energies -> Q, the shape of unary; gaussian [sx, sy, weight] or []; bilateral [sx, sy, a deviation
-# for each channel, weight] or []; half_precision: of the lattices' values, on CUDA
+# for each channel, weight] or []; half_precision: of the lattices' values, on CUDA; lattice: what
+# bilateral_lattice returned for the image, the deviations and the levels
 _op = define(
-    f"dense_crf(Tensor image, Tensor unary, {_PARAMETERS}, bool half_precision=False) -> Tensor",
+    f"dense_crf(Tensor image, Tensor unary, {_PARAMETERS}, bool half_precision=False, "
+    "Tensor? lattice=None) -> Tensor",
     reference=_reference,
     fake=_fake,
     backward=_backward,
@@ -168,7 +171,7 @@ _op = define(
 
 
 def dense_crf(
-    image: Tensor | None,
+    image: Tensor | BilateralLattice | None,
     unary: Tensor,
     *,
     gaussian: tuple | None = (3.0, 3.0),
@@ -197,7 +200,9 @@ def dense_crf(
 
     Args:
         image: [B, C, H, W] uint8 or floating point levels, finite; 1 <= C <= 14 (gray, RGB,
-            multi-spectral). Without a bilateral term it is not read and may be None.
+            multi-spectral). Without a bilateral term it is not read and may be None. Or the
+            `BilateralLattice` of such images with the deviations of `bilateral`, which is then not
+            built again, except by the backward pass.
         unary: [B, L, H, W] or [B, S, L, H, W], floating point, energies -log p, finite;
             1 <= L <= 256.
         gaussian: (sxy, weight), or None for no spatial term. sxy: standard deviation in pixels > 0,
@@ -228,6 +233,10 @@ def dense_crf(
     tensor([[[0, 0, 0, 0]]])
     """
     _check_unary(unary)
+    stored = None
+    if isinstance(image, BilateralLattice):
+        stored = image_and_lattice("dense_crf", image, None, None)
+        image = stored.image
     _check_image(image, unary, bilateral)
     if image is None or bilateral is None:
         image = unary.new_empty(unary.shape[0], 0, *unary.shape[-2:])
@@ -238,7 +247,12 @@ def dense_crf(
         raise argument_error("dense_crf", "iterations", iterations, wanted)
     if precision not in PRECISIONS:
         raise argument_error("dense_crf", "precision", precision, "float32 or float16")
-    levels = _levels(image) if b else [0.0, 255.0]
+    levels, lattice = [0.0, 255.0], None
+    if b and stored is not None:
+        check_own_sigmas("dense_crf", stored, b[:-1], ("bilateral sxy", "bilateral srgb"))
+        b[:-1], levels, lattice = stored.sigmas, stored.levels, stored.lattice
+    elif b:
+        levels = image_levels("dense_crf", image)
     if not torch.compiler.is_compiling():
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
@@ -250,7 +264,7 @@ def dense_crf(
     if unary.dim() == 4:
         energies = energies.unsqueeze(1)
     half = precision == "float16"
-    q = call(_op, image.to(torch.float32), energies, g, b, levels, iterations, half)
+    q = call(_op, image.to(torch.float32), energies, g, b, levels, iterations, half, lattice)
     return q.reshape(unary.shape)
 
 
@@ -271,18 +285,8 @@ def _check_image(image: Tensor | None, unary: Tensor, bilateral: tuple | None) -
                 "it must be None as well"
             )
         return
-    if not is_dense(image) or image.dim() != 4:
-        raise argument_error(op, "image", image, "[B, C, H, W]")
-    if image.dtype != torch.uint8 and not is_floating(image):
-        raise argument_error(op, "image", image, f"uint8, {FLOATING} levels")
-    if not 1 <= image.shape[1] <= MAX_CHANNELS:
-        raise ValueError(f"{op}: image is {list(image.shape)}; needs 1..{MAX_CHANNELS} channels")
-    given = f"{op}: image is {list(image.shape)} but unary is {list(unary.shape)}"
-    if image.shape[0] != unary.shape[0]:
-        raise ValueError(f"{given}; B must match")
-    if image.shape[-2:] != unary.shape[-2:]:
-        raise ValueError(f"{given}; H and W must match")
-    check_device(op, "image", image, unary=unary)
+    check_image(op, image)
+    check_maps(op, image, unary=unary)
 
 
 def _term(
@@ -307,32 +311,12 @@ def _is_capturing(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _levels(image: Tensor) -> list[float]:
-    """Bounds of the image's values, which decide the lattice's key layout.
-
-    They include 0, the lattice's origin.
-    """
-    unknown = not has_data(image) or torch.compiler.is_compiling() or _is_capturing(image)
-    if image.dtype == torch.uint8 or not image.numel() or unknown:
-        return [0.0, 255.0]
-    low, high = (v.item() for v in image.detach().to(torch.float32).aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"dense_crf: image spans {low:g}..{high:g}; must be finite")
-    return [0.0, 255.0] if low >= 0.0 and high <= 255.0 else [min(low, 0.0), max(high, 0.0)]
-
-
 def _check_range(
     name: str, given: tuple | None, term: list[float], levels: list[float], shape: torch.Size
 ) -> None:
     """Reject deviations so small that the lattice's keys cannot name all vertices."""
     height, width = shape[-2:]
-    if given is None or not term or not height or not width:
-        return
-    sx, sy, *channels, _ = term
-    bounds = [(0.0, (width - 1) / sx), (0.0, (height - 1) / sy)] + [
-        (levels[0] / s, levels[1] / s) for s in channels
-    ]
-    if not coordinates_fit(bounds):
+    if given is not None and term and not pixel_keys_fit(height, width, term[:-1], levels):
         raise ValueError(
             f"dense_crf: {name} sigmas {tuple(given[:-1])} are too small "
             f"for a {height}x{width} image"

@@ -1,14 +1,15 @@
 """Gaussian filters on a permutohedral lattice: schemas, fakes, autograd, public functions."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference
-from ._arguments import FLOATING, argument_error, is_dense, is_floating, is_number, is_real
-from ._library import call, define, has_data
+from ._arguments import FLOATING, argument_error, is_floating, is_number, is_real
+from ._library import call, define
 
 MAX_DIMENSIONS = 16
 # As in csrc/math/lattice.h: the key of a vertex holds d quotients in at most 127 bits, of which the
@@ -157,76 +158,6 @@ class PermutohedralLattice:
         return call(_filter_op, *self._lattice, values, bool(transpose))
 
 
-class BilateralLattice:
-    """Bilateral filter of maps over the pixels of one image.
-
-    The kernel of `dense_crf`'s appearance term, without its normalisation, as in
-    `permutohedral_filter`:
-
-        out_i = sum_j exp(-|p_i - p_j|^2 / 2 sxy^2 - |I_i - I_j|^2 / 2 srgb^2) v_j
-
-    Args:
-        image: [C, H, W] uint8 or floating point levels, finite; 1 <= C <= 14.
-        sxy: standard deviation in pixels, or (along x, along y).
-        srgb: standard deviation in levels, or one for each channel.
-
-    Attributes:
-        points: number of pixels, which are numbered row by row.
-        dimensions: 2 + C.
-        vertices: number of vertices.
-        device: device of the image.
-
-    Raises:
-        ValueError: a wrong argument, with its name and value.
-
-    >>> lattice = BilateralLattice(torch.zeros(3, 1, 4), sxy=1000.0, srgb=5.0)
-    >>> lattice.filter(torch.tensor([[[1.0, 0.0, 0.0, 3.0]]])).shape
-    torch.Size([1, 1, 4])
-    """
-
-    def __init__(
-        self, image: Tensor, sxy: float | tuple[float, float], srgb: float | tuple[float, ...]
-    ):
-        op, channels = "BilateralLattice", MAX_DIMENSIONS - 2
-        levels = is_floating(image) or is_dense(image) and image.dtype == torch.uint8
-        if not levels or image.dim() != 3 or not 1 <= image.shape[0] <= channels:
-            wanted = f"uint8, {FLOATING} [C, H, W], C in 1..{channels}"
-            raise argument_error(op, "image", image, wanted)
-        if image.device.type == "meta":
-            raise ValueError(f"{op}: image is on meta; a lattice needs values")
-        compiling = torch.compiler.is_compiling()
-        if not compiling and has_data(image) and not bool(image.isfinite().all()):
-            raise ValueError(f"{op}: image has NaN or infinite values")
-        deviations = check_sigmas(f"{op}: sxy", sxy, 2)
-        channel_deviations = check_sigmas(f"{op}: srgb", srgb, image.shape[0])
-        height, width = self._size = image.shape[1:]
-        features = pixel_features(
-            height, width, deviations, image.to(torch.float32), channel_deviations
-        )
-        try:
-            self._lattice = PermutohedralLattice(features)
-        except ValueError:
-            raise ValueError(
-                f"{op}: sxy is {sxy!r} and srgb is {srgb!r}; too small for this image"
-            ) from None
-        self.points = self._lattice.points
-        self.dimensions = self._lattice.dimensions
-        self.device = image.device
-
-    @property
-    def vertices(self) -> int:
-        return self._lattice.vertices
-
-    def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
-        """Filter `values` [c, H, W] -> [c, H, W]; see `PermutohedralLattice.filter`."""
-        if not is_floating(values, 3) or values.shape[1:] != self._size:
-            height, width = self._size
-            wanted = f"{FLOATING} [c, {height}, {width}]"
-            raise argument_error("BilateralLattice", "values", values, wanted)
-        columns = self._lattice.filter(values.flatten(1).t(), transpose=transpose)
-        return columns.t().reshape(values.shape)
-
-
 def pixel_features(
     height: int, width: int, sxy: tuple[float, ...], image: Tensor, srgb: tuple[float, ...]
 ) -> Tensor:
@@ -272,6 +203,21 @@ def coordinates_fit(bounds: list[tuple[float, float]]) -> bool:
         # Four cells of margin: rounding, the rank fix, the vertex's wrap, a step to a neighbour.
         bits += (math.ceil(above) - math.floor(below) + 8).bit_length()
     return bits <= COORDINATE_BITS
+
+
+def pixel_keys_fit(
+    height: int, width: int, sigmas: Sequence[float], levels: Sequence[float]
+) -> bool:
+    """Whether keys can name the vertices of a lattice over an image's pixels.
+
+    `sigmas`: standard deviations along x, along y and of each channel; `levels`: lowest and
+    highest.
+    """
+    if not height or not width:
+        return True
+    sx, sy, *channels = sigmas
+    bounds = [(0.0, (width - 1) / sx), (0.0, (height - 1) / sy)]
+    return coordinates_fit(bounds + [(levels[0] / s, levels[1] / s) for s in channels])
 
 
 def _check_features(features: Tensor) -> None:

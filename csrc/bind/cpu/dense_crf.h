@@ -4,7 +4,7 @@
 
 #include "../../cpu/limits.h"
 #include "../dense_crf.h"
-#include "backend.h"
+#include "bilateral_filter.h"
 
 namespace wsss {
 
@@ -12,7 +12,7 @@ namespace wsss {
 inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
                         const std::vector<double>& gaussian, const std::vector<double>& bilateral,
                         const std::vector<double>& levels, int64_t iterations,
-                        bool /*half_precision*/) {
+                        bool /*half_precision*/, const std::optional<Tensor>& lattice) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   const CrfShape shape{unary.size(3), unary.size(4), static_cast<int>(image.size(1)),
@@ -37,8 +37,9 @@ inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
     parameters.bilateral_levels.assign(bilateral.begin() + 2, bilateral.end() - 1);
     parameters.bilateral_weight = static_cast<float>(bilateral.back());
   }
-  cpu::dense_crf(image.const_data_ptr<float>(), unary.const_data_ptr<float>(),
-                 q.mutable_data_ptr<float>(), unary.size(0), shape, parameters, threads());
+  cpu::dense_crf(
+      image.const_data_ptr<float>(), unary.const_data_ptr<float>(), q.mutable_data_ptr<float>(),
+      unary.size(0), shape, parameters, threads(), lattice_array("dense_crf", lattice));
   return q;
 }
 WSSS_IMPL(dense_crf)
