@@ -1,6 +1,7 @@
 """`wsss_fast.refine` and `wsss-fast refine` on files and folders."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_arrays_without_a_background_row(scene):
     stored = np.load(scene / "out/a.npy")
     assert stored.shape == (1, *SIZE)
     found = read_labels(scene / "out/labels/a.png")
-    assert np.array_equal(found, stored[0] > 0.3)
+    assert np.array_equal(found, stored[0].astype(np.float32) > np.float32(0.3))
     with pytest.raises(RunError, match="one label"):
         wf.refine(scene / "im", scene / "npy", scene / "none", par=FEW)
 
@@ -245,6 +246,23 @@ def test_scores_of_another_size_are_resized_to_the_photo(scene):
             wf.refine(scene / "im/a.png", scene / "s.npy", scene / "no.npy", par=FEW)
 
 
+def test_rows_of_zeros_stay_zeros(scene):
+    given = np.zeros((4, *SIZE), np.float32)
+    given[0], given[2] = 1 - 0.8 * moved(2), 0.8 * moved(2)
+    np.save(scene / "s.npy", given)
+    wf.refine(scene / "im/a.png", scene / "s.npy", scene / "out.npy", par=FEW)
+    stored = np.load(scene / "out.npy")
+    assert np.abs(stored - expected(scene, given)).max() < 1e-5 and not stored[[1, 3]].any()
+
+
+def test_names_that_are_not_text(scene):
+    name = os.fsdecode(b"caf\xe9")
+    for folder in ("im", "lab"):
+        (scene / folder / "b.png").rename(scene / folder / f"{name}.png")
+    result = wf.refine(scene / "im", scene / "lab", scene / "out", par=FEW)
+    assert name in result.changes.changed and r"caf\udce9" in result.report.read_text()
+
+
 def refused(scene, message, *paths, **options):
     before = {p: p.read_bytes() for p in scene.rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=message):
@@ -257,6 +275,8 @@ def test_bad_arguments(scene):
     write_labels(scene / "one.png", np.where(SQUARE, 255, 0))
     refused(scene, r"no name in common", "im", "empty", "out")
     refused(scene, r"no name in common", "empty", "lab", "out")
+    refused(scene, r"lost: no such file or folder", "im", "lost", "out")
+    refused(scene, r"lost: no such file or folder", "lost", "lab", "out")
     refused(scene, r"two files or two folders", "im", "lab/a.png", "out.png")
     refused(scene, r"must be named \*\.png", "im/a.png", "lab/a.png", "out.npy")
     refused(scene, r"must be named \*\.npy", "im/a.png", "npy/a.npy", "out.png")

@@ -128,7 +128,8 @@ def refine(
             array, or the row of label 0, is the background.
         unsure: label in label maps that means any label. PAR and PAMR keep it where no label is
             within reach, the CRF nowhere. None: there is no such label.
-        labels: whether to write the labels of refined scores, too, next to them as PNG.
+        labels: whether to write the labels of refined scores, too, as PNG: in the sub-folder
+            `labels`, or next to a single map.
         truth: folder of true masks, for the report; 255 is not scored.
         split: list of images, if `images` is a data set.
         overwrite: whether to refine again what is already refined.
@@ -158,6 +159,9 @@ def refine(
     numbers = crf if method == "crf" else par
     arguments = {"method": method, **_fields(numbers), "background": background, "unsure": unsure}
     is_data_set = data.is_data_set(images)
+    for given in (maps, *(() if is_data_set else (Path(images),))):
+        if not given.exists():
+            raise InputError(f"{given}: no such file or folder")
     if is_folder != (is_data_set or Path(images).is_dir()):
         raise InputError(f"{images} and {maps}: give two files or two folders")
     if not is_folder:

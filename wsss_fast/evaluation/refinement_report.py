@@ -72,7 +72,9 @@ def write(
     labels = set().union(*(np.unique(side(name)) for name in chosen for side in (before, after)))
     named = [(label, _name(shown.names, label)) for label in sorted(labels - {0, IGNORE})]
     title = f"Refinement by {shown.method}"
-    numbers = ", ".join(f"{name} {_text(value)}" for name, value in shown.parameters.items())
+    numbers = ", ".join(
+        f"{name} {_text(value)}" for name, value in shown.parameters.items() if value is not None
+    )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p><small>{html.escape(numbers)}</small></p>",
@@ -87,7 +89,8 @@ def write(
         picture_grid(panels, captions) if captions else "",
     ]
     with atomic_write(path) as temporary:
-        temporary.write_text(page(title, parts), encoding="utf-8")
+        # Names of files may be bytes that are no text.
+        temporary.write_text(page(title, parts), encoding="utf-8", errors="backslashreplace")
 
 
 def figures(shown: Shown) -> list[list[str]]:

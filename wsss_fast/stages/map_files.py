@@ -133,7 +133,8 @@ class ScoreMap:
         return to_labels(label_index(rows, (self.background,))[0].numpy(), self._classes())
 
     def scores(self) -> np.ndarray:
-        return self.rows
+        """Without the rows of zeros, as those of absent labels, which a refinement would keep."""
+        return self.rows[self._used()]
 
     def energies(self, gt_prob: float) -> torch.Tensor:
         """Those of the probabilities; of class maps and of scores without background: of labels."""
@@ -146,7 +147,9 @@ class ScoreMap:
         return unary_from_labels(index, count, gt_prob=gt_prob, check=False)
 
     def with_scores(self, scores: np.ndarray) -> ScoreMap:
-        return dataclasses.replace(self, rows=self._rounded(scores))
+        rows = np.zeros_like(self.rows)
+        rows[self._used()] = self._rounded(scores)
+        return dataclasses.replace(self, rows=rows)
 
     def with_marginals(self, marginals: np.ndarray) -> ScoreMap:
         """With a row of the background, the first."""
@@ -161,6 +164,9 @@ class ScoreMap:
             return
         with atomic_write(path) as temporary:
             np.save(temporary, self.rows.astype(self.stored, copy=False))
+
+    def _used(self) -> np.ndarray:
+        return np.any(self.rows, axis=(1, 2))
 
     def _rounded(self, rows: np.ndarray) -> np.ndarray:
         """As a file will hold them, so that labels are those of the file."""

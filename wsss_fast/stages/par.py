@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from wsss_fast.engine.ranges import PIXELS, Range
 from wsss_fast.errors import InputError
 from wsss_fast.maps import resize_maps
-from wsss_fast.ops import pixel_adaptive_refine
+from wsss_fast.ops.pixel_adaptive_refine import pixel_adaptive_refine
 
 _STRIP = 1 << 22  # pixels; larger photos are refined in strips
 
@@ -73,17 +74,20 @@ class Par:
     def _in_strips(self, image: torch.Tensor, scores: torch.Tensor, kind: str) -> torch.Tensor:
         """The op on strips of rows: [3, h, w] and [L, h, w] -> [L, h, w]."""
         height, width = image.shape[1:]
-        options = {"dilations": self.dilations, "iterations": self.iterations, "kind": kind}
+        refine = functools.partial(
+            pixel_adaptive_refine,
+            dilations=self.dilations,
+            iterations=self.iterations,
+            kind=kind,
+        )
         reach = max(self.dilations, default=0) * self.iterations  # what a row depends on
         if height * width <= _STRIP or height <= 3 * reach:
-            return pixel_adaptive_refine(image[None], scores[None], **options)[0]
+            return refine(image[None], scores[None])[0]
         rows = max(2 * reach, _STRIP // width - 2 * reach, 1)
         refined = torch.empty_like(scores)
         for start in range(0, height, rows):
             end = min(start + rows, height)
             top, bottom = max(0, start - reach), min(height, end + reach)
-            strip = pixel_adaptive_refine(
-                image[None, :, top:bottom], scores[None, :, top:bottom], **options
-            )
+            strip = refine(image[None, :, top:bottom], scores[None, :, top:bottom])
             refined[:, start:end] = strip[0, :, start - top : end - top]
         return refined
