@@ -8,25 +8,13 @@
 #include <memory>
 #include <vector>
 
+#include "flush_denormals.h"
 #include "simd.h"
 #include "team.h"
 
 #include "../math/random_walk.h"
 
 namespace wsss {
-
-// While an object exists, denormal numbers are flushed to zero on this thread: with them, products
-// of small affinities would take hundreds of cycles.
-class FlushDenormals {
- public:
-#if defined(__x86_64__)
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-
- private:
-  const unsigned before_;
-#endif
-};
 
 // The walk on one image at a time; all threads of a team call run().
 class RandomWalk {

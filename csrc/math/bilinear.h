@@ -34,9 +34,10 @@ struct BilinearSource {
   }
 };
 
+// `step`: source pixels between two pixels of the result.
 template <class Real>
-WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size) {
-  const Real step = static_cast<Real>(source_size) / static_cast<Real>(size);
+WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size,
+                                             Real step) {
   const Real centre = (static_cast<Real>(i) + Real(0.5)) * step - Real(0.5);
   const Real at = centre > 0 ? centre : Real(0);
   const int64_t cell = static_cast<int64_t>(at);
@@ -44,6 +45,13 @@ WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int
   const bool resized = source_size != size;
   return {
       low, resized && low + 1 < source_size ? low + 1 : low, at - static_cast<Real>(low), resized};
+}
+
+// The result covers the source.
+template <class Real>
+WSSS_HD BilinearSource<Real> bilinear_source(int64_t i, int64_t source_size, int64_t size) {
+  return bilinear_source(
+      i, source_size, size, static_cast<Real>(source_size) / static_cast<Real>(size));
 }
 
 }  // namespace wsss

@@ -1,5 +1,5 @@
 """Modules with the interfaces of other packages, for existing code."""
 
-from . import bilateralfilter, pydensecrf
+from . import bilateralfilter, pamr, par, pydensecrf, regularised
 
-__all__ = ["bilateralfilter", "pydensecrf"]
+__all__ = ["bilateralfilter", "pamr", "par", "pydensecrf", "regularised"]

@@ -11,28 +11,36 @@ import torch
 from torch import Tensor
 
 
-def resized_bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """maps [..., h, w] -> [..., H, W]; half precisions are computed in float32."""
+def resized_bilinear(
+    maps: Tensor, size: Sequence[int], steps: Sequence[float | None] = (None, None)
+) -> Tensor:
+    """maps [..., h, w] -> [..., H, W]; half precisions are computed in float32.
+
+    `steps` are the source pixels (along y, along x) between two pixels of the result, by default
+    h / H and w / W.
+    """
     out = maps.to(_wide(maps))
-    for axis, new in zip((-2, -1), size, strict=True):
+    for axis, new, step in zip((-2, -1), size, steps, strict=True):
         if out.shape[axis] == new:
             continue
-        low, high, fraction = _sources(out, axis, new)
+        low, high, fraction = _sources(out, axis, new, step)
         out = (1 - fraction) * out.index_select(axis, low) + fraction * out.index_select(axis, high)
     return out.to(maps.dtype)
 
 
-def resized_bilinear_backward(grad: Tensor, size: Sequence[int]) -> Tensor:
+def resized_bilinear_backward(
+    grad: Tensor, size: Sequence[int], steps: Sequence[float | None] = (None, None)
+) -> Tensor:
     """grad [..., H, W] of the result -> of the maps [..., h, w], `size`."""
     out = grad.to(_wide(grad))
-    for axis, old in zip((-2, -1), size, strict=True):
+    for axis, old, step in zip((-2, -1), size, steps, strict=True):
         new = out.shape[axis]
         if old == new:
             continue
         shape = list(out.shape)
         shape[axis] = old
         zeros = out.new_zeros(shape)
-        low, high, fraction = _sources(zeros, axis, new)
+        low, high, fraction = _sources(zeros, axis, new, step)
         out = zeros.index_add(axis, low, (1 - fraction) * out).index_add(axis, high, fraction * out)
     return out.to(grad.dtype)
 
@@ -41,14 +49,19 @@ def _wide(maps: Tensor) -> torch.dtype:
     return torch.float64 if maps.dtype == torch.float64 else torch.float32
 
 
-def _sources(maps: Tensor, axis: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
+def _sources(
+    maps: Tensor, axis: int, new: int, step: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The two cells of each pixel along an axis, and the share of the second one.
 
     Result pixel i is (1 - fraction) * maps[low] + fraction * maps[high].
     """
     old = maps.shape[axis]
-    step = torch.tensor(old, dtype=maps.dtype, device=maps.device) / new
-    centre = (torch.arange(new, dtype=maps.dtype, device=maps.device) + 0.5) * step - 0.5
+    if step is None:
+        stride = torch.tensor(old, dtype=maps.dtype, device=maps.device) / new
+    else:
+        stride = torch.tensor(step, dtype=maps.dtype, device=maps.device)
+    centre = (torch.arange(new, dtype=maps.dtype, device=maps.device) + 0.5) * stride - 0.5
     at = centre.clamp(min=0)
     low = at.long().clamp(max=old - 1)
     fraction = at - low.to(at.dtype)
