@@ -151,10 +151,10 @@ struct LoadPlanes {
 // For PlaneFilter: writes `planes` [channels, pixels].
 class StorePlanes {
  public:
-  // `bytes`: of all planes of a call. Many are written past the caches, which they would only fill
+  // `bytes`: what a call writes. Much of it goes past the caches, which it would only fill
   // with lines that are read in vain before they are overwritten: 21 planes of 512x512 take two
   // thirds of the time then.
-  StorePlanes(const PixelTiles& tiles, float* planes, int64_t bytes)
+  StorePlanes(const PixelTiles& tiles, float* planes, int64_t bytes = 0)
       : tiles_(tiles),
         planes_(planes),
         past_caches_(bytes >= kManyBytes && tiles.pixels() % kLanes == 0 && is_aligned(planes)) {}

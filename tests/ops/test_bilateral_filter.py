@@ -180,7 +180,7 @@ def test_repeatable_for_any_number_of_threads():
     g = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 16, 16, generator=g).repeat_interleave(16, 2).repeat_interleave(17, 3)
     image = image * 200 + 20 * torch.rand(image.shape, generator=g)
-    values = torch.rand(1, 5, 256, 272, generator=g)
+    values = torch.rand(1, 16, 256, 272, generator=g)  # results that bypass the caches
     results = []
     for count in (1, 2, 2):
         with threads(count):
@@ -189,6 +189,7 @@ def test_repeatable_for_any_number_of_threads():
             results += [bilateral_filter(image, values, sigma_rgb=15.0, sigma_xy=50.0)]
     for other in results[1:]:
         assert torch.equal(other, results[0])
+    assert torch.equal(lattice.filter(values[:, 3:4]), results[0][:, 3:4])
 
 
 @each_device
