@@ -71,7 +71,7 @@ def suite(options: Options = Options()) -> Suite:
     def eager(image: Tensor, values: Tensor) -> Tensor:
         return ops.reference.bilateral_filter(image, values, **sigmas)
 
-    implementations = {OURS: Implementation(ours), EAGER: Implementation(eager)}
+    implementations = {OURS: Implementation(ours), EAGER: Implementation(eager, slow=True)}
     notes: tuple[str, ...] = ()
     if public_module is None:
         notes = ("The module bilateralfilter is not installed; the baseline is eager.",)
