@@ -18,6 +18,7 @@ from wsss_fast import amn, cam, ccr, eps, irn, seg
 from wsss_fast.engine import distributed
 from wsss_fast.evaluation import run_scores
 from wsss_fast.stages import masks
+from wsss_fast.stages.energy import Energy
 
 
 class _PlainSgd(torch.optim.SGD):
@@ -47,6 +48,7 @@ def stages(
     batch: int,
     updates: int,
     precision: str = "fp32",
+    energy: float = 0.0,
 ) -> None:
     """Write all artefacts to `out`.
 
@@ -60,6 +62,7 @@ def stages(
         batch: images per update.
         updates: updates of each training; counted in epochs, at least as many.
         precision: fp32, or bf16 (autocast).
+        energy: weight of the energy loss of AMN and of the segmentation network.
     """
     data, val = wf.data.load(folder), wf.data.load(folder, split="val")
     same = {"backbone": "small", "precision": precision}
@@ -80,9 +83,9 @@ def stages(
     )
     wf.seeds.make(data, given / "cam/maps", out, fg_threshold=0.4, bg_threshold=0.2)
     run_scores.seeds(out, "seeds", data, seeds)
-    amn.train(
-        data, out, seeds=seeds, weights=classifier, recipe=shortened(amn.RECIPES["small"]), **same
-    )
+    with_energy = {"energy": Energy(weight=energy)}
+    manipulate = shortened(amn.RECIPES["small"], **with_energy)
+    amn.train(data, out, seeds=seeds, weights=classifier, recipe=manipulate, **same)
     amn.infer(data, given / "amn/weights.pth", out, seeds=seeds, **same)
     irn.train(
         data, out, seeds=seeds, weights=classifier, recipe=shortened(irn.RECIPES["small"]), **same
@@ -90,7 +93,7 @@ def stages(
     irn.infer(data, given / "irn/weights.pth", out, maps=given / "amn/maps", **same)
     masks.make(data, given / "amn/maps", out, threshold=0.5)
     run_scores.masks(out, "masks", data, given / "masks")
-    segment = shortened(seg.RECIPES["small"], accumulate=2)
+    segment = shortened(seg.RECIPES["small"], accumulate=2, **with_energy)
     seg.train(data, out, masks=given / "masks", weights=classifier, recipe=segment, **same)
     seg.infer(val, given / "seg/weights.pth", out, recipe=segment, **same)
     eps.train(data, out, weights=classifier, recipe=shortened(eps.RECIPES["small"]), **same)
@@ -116,6 +119,7 @@ def main() -> None:
     for name in ("crop", "batch", "updates"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--energy", type=float, default=0.0, help="weight of the energy loss")
     parser.add_argument(
         "--exact",
         action="store_true",

@@ -39,6 +39,15 @@ def shapes(shapes_root):
     return data.load(shapes_root)
 
 
+@pytest.fixture(scope="session")
+def true_masks(shapes, tmp_path_factory):
+    """Folder of pseudo-masks that are the true masks."""
+    folder = tmp_path_factory.mktemp("masks")
+    for id in shapes.ids:
+        data.write_labels(folder / f"{id}.png", shapes.mask(id))
+    return folder
+
+
 @pytest.fixture
 def own_shapes(shapes_root, tmp_path):
     """A copy of the Shapes set that a test may damage."""

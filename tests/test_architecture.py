@@ -18,7 +18,7 @@ LAYERS = [
     {"nets", "data", "maps", "thresholds"},
     {"stages", "convert"},
     {"evaluation"},
-    {"cam", "irn", "seg"},
+    {"cam", "irn", "seg", "refinement"},
     {"pipeline"},
     {"METHODS"},
     {"bench", "cli"},

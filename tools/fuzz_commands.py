@@ -38,6 +38,8 @@ COMMANDS = {
     "--bg-threshold 0.05 crf:crf --crf.gaussian 3 3 --crf.iterations 2",
     "crf": "{data}/photos/a.png {data}/masks/a.png -o {out}/a.png --crf.gaussian 3 3 "
     "--crf.iterations 2",
+    "refine": "{data} {run}/cam/maps -o {out} --background 0.3 --par.dilations 1 2 "
+    "--par.iterations 2 --labels",
     "eval": "--data {data} --maps {run}/cam/maps --out {out}",
     "saliency": "--data {data} --out {out}",
     "amn train": f"--data {{data}} --seeds {{run}}/seeds --out {{out}} {_QUICK}",

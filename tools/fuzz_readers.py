@@ -25,7 +25,7 @@ from wsss_fast.nets import cam_resnet50, load_weights, save_weights
 from wsss_fast.readers import mxnet
 from wsss_fast.readers.label_maps import read_labels, write_labels
 from wsss_fast.readers.photos import check_image, read_image
-from wsss_fast.readers.probabilities import read_probabilities
+from wsss_fast.readers.probabilities import read_probabilities, read_scores
 from wsss_fast.readers.saliency_maps import read_saliency
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
@@ -260,6 +260,7 @@ READERS: dict[str, Case] = {
     "probabilities": _file(
         _probabilities, "a.npy", lambda path: read_probabilities(path, path, (24, 31))
     ),
+    "scores": _file(_probabilities, "a.npy", lambda path: read_scores(path, path, (48, 62))),
     "palette png": _file(_labels, "a.png", lambda path: read_labels(path, 20)),
     "saliency": _file(_photo("PNG"), "a.png", read_saliency),
     "params": _file(_params, "a.params", mxnet.read_params),

@@ -9,6 +9,7 @@ from . import evaluation as evaluation
 from . import irn as irn
 from . import nets as nets
 from . import ops as ops
+from . import refinement as refinement
 from . import seg as seg
 from ._native import info as info
 from .errors import InputError as InputError
@@ -16,6 +17,8 @@ from .errors import RunError as RunError
 from .evaluation.confusion_ratio import confusion_ratios as confusion_ratios
 from .evaluation.curves import threshold_curve as threshold_curve
 from .evaluation.metrics import evaluate as evaluate
+from .refinement import RefineResult as RefineResult
+from .refinement import refine as refine
 from .stages import seeds as seeds
 
 __version__: str

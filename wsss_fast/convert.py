@@ -41,7 +41,7 @@ def maps_from_pickles(source: Path, out: Path) -> Path:
         raise InputError(f"convert: {source} has no .npy files{hint or _not_a_folder(source)}")
 
     def convert(path: Path) -> None:
-        save_maps(out, path.stem, _from_public(path, pickled_maps.read(path)))
+        save_maps(out, path.stem, read_public_maps(path))
 
     _convert_all(files, convert, out)
     return out
@@ -113,6 +113,15 @@ def _convert_all(files: Sequence[Path], convert: Callable[[Path], None], out: Pa
         f"convert: {len(failures)} of {len(files)} files were left out"
         f"{f', {more} of them not listed here' if more > 0 else ''}; the others are in {out}"
     )
+
+
+def read_public_maps(path: Path) -> ClassMaps:
+    """The class maps in a pickled `.npy` file of IRN's public code; see `maps_from_pickles`.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return _from_public(path, pickled_maps.read(path))
 
 
 def _from_public(path: Path, content: dict[Any, Any]) -> ClassMaps:

@@ -15,10 +15,13 @@
 #include "stable_abi.h"
 
 #include "cuda/aamr_loss.h"
+#include "cuda/bilateral_filter.h"
 #include "cuda/dense_crf.h"
+#include "cuda/dense_energy_loss.h"
 #include "cuda/image_views.h"
 #include "cuda/label_conditioned.h"
 #include "cuda/merge_maps.h"
+#include "cuda/pixel_adaptive_refine.h"
 #include "cuda/pixel_loss.h"
 #include "cuda/point_lattice.h"
 #include "cuda/random_walk.h"

@@ -36,14 +36,16 @@ __device__ __forceinline__ PixelRange pixels_reading(int64_t from, int64_t sourc
 }
 
 // The first pixel of the result whose lower source cell is `low` or a later one.
+// `step`: source cells between two pixels of the result.
 template <class Real>
 __device__ __forceinline__ int64_t first_pixel_reading(int64_t low, int64_t source_size,
-                                                       int64_t size) {
+                                                       int64_t size, Real step) {
   if (low <= 0) return 0;
   if (low >= source_size) return size;
-  const auto lower = [=](int64_t i) { return bilinear_source<Real>(i, source_size, size).low; };
-  const Real step = static_cast<Real>(size) / static_cast<Real>(source_size);
-  int64_t first = static_cast<int64_t>((static_cast<Real>(low) + Real(0.5)) * step);
+  const auto lower = [=](int64_t i) {
+    return bilinear_source<Real>(i, source_size, size, step).low;
+  };
+  int64_t first = static_cast<int64_t>((static_cast<Real>(low) + Real(0.5)) / step);
   if (first > size) first = size;
   // The estimate is rounded; `lower` never decreases.
 #pragma unroll 1
@@ -51,6 +53,12 @@ __device__ __forceinline__ int64_t first_pixel_reading(int64_t low, int64_t sour
 #pragma unroll 1
   while (first < size && lower(first) < low) ++first;
   return first;
+}
+template <class Real>
+__device__ __forceinline__ int64_t first_pixel_reading(int64_t low, int64_t source_size,
+                                                       int64_t size) {
+  return first_pixel_reading<Real>(
+      low, source_size, size, static_cast<Real>(source_size) / static_cast<Real>(size));
 }
 
 }  // namespace wsss::cuda

@@ -2,36 +2,27 @@
 // out, and queues all kernels, without waiting for the device.
 #pragma once
 
+#include <optional>
+
 #include "dense_crf.h"
-#include "lattice_build.cuh"
 #include "mean_field.cuh"
+#include "pixel_lattice.h"
 #include "spatial_cache.h"
 
 namespace wsss::cuda {
 
-// Approximate workspace of one chunk: the batch is cut into chunks that
-// need no more, or single images.
-constexpr int64_t kWorkspaceBytes = int64_t{640} << 20;
-
-template <int D>
-class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
+class DenseCrf {
  public:
   DenseCrf(const CrfCall& call, int64_t workspace_bytes) : call_(call) {
     if (call.labels > 1 && (call.gaussian_weight > 0 || call.bilateral_weight > 0)) {
       steps_ = call.iterations;
     }
-    spatial_features_ = features<2>(call.gaussian_sx, call.gaussian_sy);
-    bilateral_features_ = features<D>(call.bilateral_sx, call.bilateral_sy);
     if (has_gaussian()) {
-      const Bounds<2> bounds(spatial_features_, call);
-      fit(spatial_layout_, bounds, "gaussian");
-      spatial_names_ = VertexNames<2>(bounds.from, bounds.to);
-      spatial_vertices_ = plane_vertices(bounds.from, bounds.to);
+      spatial_ = PixelLattice("dense_crf", "gaussian", call.spatial_grid());
     }
     if (has_bilateral()) {
-      const Bounds<D> bounds(bilateral_features_, call);
-      fit(bilateral_layout_, bounds, "bilateral");
-      bilateral_names_ = VertexNames<D>(bounds.from, bounds.to);
+      bilateral_ = PixelLattice("dense_crf", "bilateral", call.bilateral_grid());
+      if (call.lattice) store_.emplace(bilateral_, call.lattice);
     }
     choose_images(workspace_bytes);
   }
@@ -55,13 +46,11 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
   void run(Stream stream, Arena& arena) const {
     Space space = lay_out(arena, images_);
     if (has_gaussian() && !spatial_built_) {
-      build_lattice<2>(stream, space.spatial, space.spatial_build, spatial_features_,
-                       spatial_layout_, spatial_names_);
+      spatial_.build(stream, space.spatial, space.spatial_build, 0);
       normalise(stream, space, space.spatial, 0, call_.gaussian_weight);
     }
-    for (int64_t first = 0; first < call_.batch; first += images_) {
-      run_chunk(stream, space, first, std::min(images_, call_.batch - first));
-    }
+    each_part(call_.batch, store_ ? store_->images() : images_, images_,
+              [&](int64_t first, int64_t images) { run_chunk(stream, space, first, images); });
   }
 
  private:
@@ -87,56 +76,19 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return std::max<int64_t>(call_.row() * (call_.half_precision ? 2 : 4), sizeof(float));
   }
 
-  template <int N>
-  PixelFeatures<N> features(double sx, double sy) const {
-    PixelFeatures<N> f{
-        call_.image, bands(), static_cast<float>(call_.lowest), static_cast<float>(call_.highest),
-        {},          {}};
-    feature_scale(N, f.scale);
-    f.sigma[0] = static_cast<float>(sx);
-    f.sigma[1] = static_cast<float>(sy);
-    for (int i = 2; i < N; ++i) f.sigma[i] = static_cast<float>(call_.levels[i - 2]);
-    return f;
-  }
-
-  template <int N>
-  struct Bounds {  // of scaled features
-    double from[N] = {}, to[N];
-    Bounds(const PixelFeatures<N>& f, const CrfCall& call) {
-      to[0] = static_cast<double>(call.width - 1) / f.sigma[0] * f.scale[0];
-      to[1] = static_cast<double>(call.height - 1) / f.sigma[1] * f.scale[1];
-      for (int i = 2; i < N; ++i) {
-        from[i] = static_cast<double>(f.lowest) / f.sigma[i] * f.scale[i];
-        to[i] = static_cast<double>(f.highest) / f.sigma[i] * f.scale[i];
-      }
-    }
-  };
-
-  template <int N>
-  static void fit(KeyLayout<N>& layout, const Bounds<N>& bounds, const char* name) {
-    if (!layout.fit(bounds.from, bounds.to)) {
-      throw BeyondLimits(std::string("dense_crf: ") + name +
-                         " sigmas are too small for the CUDA kernel's 64-bit keys");
-    }
-  }
-
-  LatticeSize size_of(int64_t images, int dimensions) const {
-    return {images, call_.pixels(), dimensions + 1, kTile};
-  }
-
   void choose_images(int64_t workspace_bytes) {
-    const int64_t entries = size_of(1, std::max(D, 2)).entries();
+    int64_t images = call_.batch;
+    if (has_bilateral()) {
+      images = std::min(images, store_ ? store_->images() : bilateral_.max_images());
+    }
+    // Pixels and the spatial term's entries are counted with 32 bits, too.
+    const int64_t entries = LatticeSize{1, call_.pixels(), 3, kTile}.entries();
     if (entries > entry_limit()) {
       throw BeyondLimits("dense_crf: the image is too large for the CUDA kernel");
     }
-    int64_t images = std::min(call_.batch, entry_limit() / entries);
-    if (has_bilateral()) {
-      images = std::min(images, bilateral_names_.max_images(bilateral_layout_));
-    }
-    images = std::max<int64_t>(
-        1, std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1)));
-    const int64_t chunks = (call_.batch + images - 1) / images;
-    images_ = chunks ? (call_.batch + chunks - 1) / chunks : 1;  // chunks of equal size
+    images = std::min(images, entry_limit() / entries);
+    images = std::min(images, workspace_bytes / std::max<int64_t>(bytes_for(1), 1));
+    images_ = part_size(call_.batch, std::max<int64_t>(images, 1));
   }
 
   int64_t bytes_for(int64_t images) const {
@@ -153,15 +105,15 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
       s.spatial = allocate_spatial(spatial_memory_ ? own : arena);
     }
     if (has_bilateral()) {
-      s.bilateral = allocate_lattice(arena, size_of(images, D), named_vertices(bilateral_layout_));
+      s.bilateral = store_ ? allocate_copies(arena, images) : bilateral_.allocate(arena, images);
     }
     const int64_t mark = arena.mark();
     if (has_gaussian()) {
-      s.spatial_build = allocate_build_space(arena, s.spatial, spatial_names_.wide);
+      s.spatial_build = spatial_.allocate_build_space(arena, s.spatial);
       arena.release(mark);
     }
-    if (has_bilateral()) {
-      s.bilateral_build = allocate_build_space(arena, s.bilateral, bilateral_names_.wide);
+    if (has_bilateral() && !store_) {
+      s.bilateral_build = bilateral_.allocate_build_space(arena, s.bilateral);
       arena.release(mark);
     }
     s.q = arena.allocate<char>(images * call_.pixels() * row_bytes());
@@ -171,9 +123,14 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
     return s;
   }
 
-  Lattice allocate_spatial(Arena& arena) const {
-    const int64_t named = named_vertices(spatial_layout_);
-    return allocate_lattice(arena, size_of(1, 2), std::min(named, spatial_vertices_));
+  Lattice allocate_spatial(Arena& arena) const { return spatial_.allocate(arena, 1); }
+
+  // Of the corners and contributions of a stored lattice, which must not be normalised.
+  Lattice allocate_copies(Arena& arena, int64_t images) const {
+    Lattice l = store_->part(0, images);
+    l.corner = arena.allocate<Corner>(images * l.size.points * l.size.corners);
+    l.contribution = arena.allocate<Contribution>(l.size.entries());
+    return l;
   }
 
   void allocate_values(Arena& arena, Space& s, int term, const Lattice& l, int64_t copies) const {
@@ -208,15 +165,28 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   void run_chunk(Stream stream, Space& s, int64_t first, int64_t images) const {
     if (has_bilateral()) {
-      s.bilateral.size.images = images;
-      auto features = bilateral_features_;
-      features.image += first * call_.image_channels * call_.pixels();
-      build_lattice<D>(
-          stream, s.bilateral, s.bilateral_build, features, bilateral_layout_, bilateral_names_);
+      s.bilateral = store_ ? copy_stored(stream, s.bilateral, first, images)
+                           : with_images(s.bilateral, images);
+      if (!store_) bilateral_.build(stream, s.bilateral, s.bilateral_build, first);
       normalise(stream, s, s.bilateral, 1, call_.bilateral_weight);
     }
     if (call_.half_precision) iterate<__half>(stream, s, first, images);
     else iterate<float>(stream, s, first, images);
+  }
+
+  // Images of the stored lattice, with copies in the memory of `space`.
+  Lattice copy_stored(Stream stream, const Lattice& space, int64_t first, int64_t images) const {
+    const Lattice part = store_->part(first, images);
+    Lattice copy = part;
+    copy.corner = space.corner;
+    copy.contribution = space.contribution;
+    copy.corner_step = images * part.size.points;
+    copy.first_point = 0;
+    const int64_t corners = copy.corner_step * part.size.corners;
+    launch(stream, blocks_for(corners), kThreads, copy_corners, part, copy.corner);
+    launch(stream, blocks_for(part.size.entries()), kThreads, copy_contributions, part,
+           copy.contribution);
+    return copy;
   }
 
   template <class T>
@@ -259,13 +229,8 @@ class DenseCrf {  // D: dimensions of the bilateral lattice, 2 + image channels
 
   const CrfCall call_;
   int64_t steps_ = 0, images_ = 1;
-  PixelFeatures<2> spatial_features_;
-  PixelFeatures<D> bilateral_features_;
-  KeyLayout<2> spatial_layout_;
-  KeyLayout<D> bilateral_layout_;
-  VertexNames<2> spatial_names_;
-  VertexNames<D> bilateral_names_;
-  int64_t spatial_vertices_ = 0;  // at most
+  PixelLattice spatial_, bilateral_;
+  std::optional<StoredLattices> store_;
   char* spatial_memory_ = nullptr;
   bool spatial_built_ = false;
 };
@@ -282,25 +247,21 @@ template <class WithArena>
 void dense_crf(Stream stream, const CrfCall& call, const WithArena& with_arena,
                const SpatialStore& store = {}, int64_t workspace_bytes = kWorkspaceBytes) {
   if (call.batch == 0 || call.pixels() == 0 || call.sets == 0) return;
-  // Without a bilateral term the image does not matter, whatever its channels.
-  with_dimensions<2>(
-      "dense_crf", call.bilateral_weight > 0 ? 2 + call.image_channels : 2, [&](auto d) {
-        DenseCrf<d()> crf(call, workspace_bytes);
-        const int64_t bytes = crf.spatial_bytes();
-        SpatialCache::Key key{};
-        std::shared_ptr<void> kept;
-        bool built = false;
-        if (store.cache && bytes > 0 && bytes <= SpatialCache::kMaxBytes && !is_capturing(stream)) {
-          key = {current_device(stream), store.stream,     call.height,         call.width,
-                 call.gaussian_sx,       call.gaussian_sy, call.gaussian_weight};
-          kept = store.cache->find(key);
-          built = kept != nullptr;
-          if (!built) kept = store.allocate(bytes);
-          crf.place_spatial(kept.get(), built);
-        }
-        with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
-        if (kept && !built) store.cache->insert(key, kept, bytes);
-      });
+  DenseCrf crf(call, workspace_bytes);
+  const int64_t bytes = crf.spatial_bytes();
+  SpatialCache::Key key{};
+  std::shared_ptr<void> kept;
+  bool built = false;
+  if (store.cache && bytes > 0 && bytes <= SpatialCache::kMaxBytes && !is_capturing(stream)) {
+    key = {current_device(stream), store.stream,     call.height,         call.width,
+           call.gaussian_sx,       call.gaussian_sy, call.gaussian_weight};
+    kept = store.cache->find(key);
+    built = kept != nullptr;
+    if (!built) kept = store.allocate(bytes);
+    crf.place_spatial(kept.get(), built);
+  }
+  with_arena(crf.workspace_bytes(), [&](Arena& arena) { crf.run(stream, arena); });
+  if (kept && !built) store.cache->insert(key, kept, bytes);
 }
 
 }  // namespace wsss::cuda

@@ -10,22 +10,24 @@ namespace wsss::cuda {
 
 template <class T>
 struct TermOf {
-  const int32_t* count;
+  const int32_t *count, *begin, *end;  // as in Lattice
   const Corner* corner;
   const Contribution* contribution;
   const int32_t *window, *next, *previous;
   int corners = 0;  // 0: the term is off
   int64_t points;   // of the lattice
+  int64_t first_point = 0;
   int64_t entries;
   int64_t copies;
-  // [copies * *count, width]: splat writes the first, each pass of the blur
-  // reads one and writes the other.
+  // [copies * (*end - *begin), width]: splat writes the first, each pass of the blur the other.
   T* values[2];
   float* carry;  // [copies * windows, width]
 
   TermOf() = default;
   TermOf(const Lattice& l, int64_t copies, T* values, T* other, float* carry)
       : count(l.count),
+        begin(l.begin),
+        end(l.end),
         corner(l.corner),
         contribution(l.contribution),
         window(l.window),
@@ -33,6 +35,7 @@ struct TermOf {
         previous(l.previous),
         corners(l.size.corners),
         points(l.size.images * l.size.points),
+        first_point(l.first_point),
         entries(l.size.entries()),
         copies(copies),
         values{values, other},
@@ -46,6 +49,19 @@ struct TermOf {
 template <class T>
 struct TermsOf {
   TermOf<T> at[2];
+};
+
+// The vertices whose rows exist.
+struct VertexRange {
+  int32_t begin;
+  unsigned rows;
+  template <class T>
+  __device__ __forceinline__ explicit VertexRange(const TermOf<T>& t)
+      : begin(*t.begin), rows(static_cast<unsigned>(*t.end - begin)) {}
+  // How far the row of vertex 0 of a copy is, or would be, from the first row.
+  __device__ __forceinline__ int64_t origin(unsigned copy) const {
+    return int64_t{copy} * rows - begin;
+  }
 };
 
 // The number of values in a row: `sets` times the channels of a unary.
@@ -113,12 +129,13 @@ __global__ void splat(TermsOf<T> terms, const T* q, RowWidth size, int span) {
   if (part.idle()) return;
   const unsigned windows = static_cast<unsigned>(t.windows(span)),
                  total = windows * static_cast<unsigned>(t.copies);
+  const VertexRange range(t);
   constexpr int kBatch = 4;  // loads in flight
   for (unsigned w = part.first(); w < total; w += part.step()) {
     const unsigned copy = t.copies == 1 ? 0 : w / windows, local = w - copy * windows;
     const int32_t code = t.window[local * grains];
-    const T* points = q + copy * t.points * width;
-    T* values = t.values[0] + copy * int64_t{*t.count} * width;
+    const T* points = q + (copy * t.points - t.first_point) * width;
+    T* values = t.values[0] + range.origin(copy) * width;
     for (int c = static_cast<int>(part.lane) * V; c < width;
          c += static_cast<int>(part.lanes) * V) {
       int32_t v = code < 0 ? ~code : code;
@@ -217,8 +234,7 @@ __device__ void add_long_chain(const TermOf<T>& t, const Chain& chain, T* row, i
   }
 }
 
-// Adds the carries of the following windows to a vertex that began in an
-// earlier one, in an order that depends on their number alone.
+// Adds the carries of the following windows to a vertex, in an order that depends on their number.
 template <int V, class T>
 __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
   __shared__ Chain long_chain[kThreads];
@@ -229,9 +245,9 @@ __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
   const BlockRows part(width / V);
   const unsigned windows = static_cast<unsigned>(t.windows(span)),
                  total = windows * static_cast<unsigned>(t.copies);
+  const VertexRange range(t);
   const auto row_of = [&](const Chain& chain) {
-    const int64_t copy = chain.window / windows;
-    return t.values[0] + (copy * *t.count + chain.vertex) * width;
+    return t.values[0] + (range.origin(chain.window / windows) + chain.vertex) * width;
   };
   for (unsigned first = blockIdx.x * part.rows; first < total; first += part.step()) {
     if (threadIdx.x == 0) long_chains = 0;
@@ -283,7 +299,7 @@ __device__ __forceinline__ Pack<V, Wide<T>> blurred_row(const T* from, int width
 // Two directions in one pass, which reads and writes fewer rows than two: the second direction's
 // three rows are computed from the first one's. The last of an odd number has its own pass.
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) > 4 ? 2 : 3)
     blur(TermsOf<T> terms, int pass, bool reverse, RowWidth size) {
   const TermOf<T>& t = terms.at[blockIdx.y];
   if (pass >= t.passes()) return;
@@ -291,20 +307,21 @@ __global__ void __launch_bounds__(kThreads, 3)
   const BlockRows part(width / V);
   if (part.idle()) return;
   const int32_t count = *t.count;
-  const unsigned rows = static_cast<unsigned>(t.copies * count);  // < 2^31
+  const VertexRange range(t);
+  const unsigned rows = static_cast<unsigned>(t.copies) * range.rows;  // < 2^31
   const int first = 2 * pass, second = first + 1;
   const bool pair = second < t.corners;
-  const auto links = [&](const int32_t* all, int step) {
-    return all + static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
+  const auto links = [&](int step) {
+    return static_cast<int64_t>(reverse ? t.corners - 1 - step : step) * count;
   };
-  const int32_t *next = links(t.next, first), *previous = links(t.previous, first),
-                *outer_next = links(t.next, pair ? second : first),
-                *outer_previous = links(t.previous, pair ? second : first);
+  const int32_t *next = t.next + links(first), *previous = t.previous + links(first);
+  // From the first direction's neighbours to the second's; pointers would take more registers.
+  const int64_t outer = pair ? links(second) - links(first) : 0;
   for (unsigned i = part.first(); i < rows; i += part.step()) {
-    const unsigned copy = t.copies == 1 ? 0 : i / static_cast<unsigned>(count);
-    const int32_t v = static_cast<int32_t>(i - copy * static_cast<unsigned>(count));
-    const int64_t base = copy * int64_t{count} * width;
-    const int32_t row[3] = {v, pair ? outer_next[v] : -1, pair ? outer_previous[v] : -1};
+    const unsigned copy = t.copies == 1 ? 0 : i / range.rows;
+    const int32_t v = range.begin + static_cast<int32_t>(i - copy * range.rows);
+    const int64_t base = range.origin(copy) * width;
+    const int32_t row[3] = {v, pair ? next[outer + v] : -1, pair ? previous[outer + v] : -1};
     int32_t after[3], before[3];
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
@@ -357,9 +374,10 @@ inline unsigned shared_blocks(Stream stream, int64_t threads) {
 }
 
 // Splats q (null: ones) and blurs; the results are in blurred(). max_rows: of all lattices.
+// `reverse`: the directions in reverse order, which is the transposed filter.
 template <class T>
 void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth width,
-                    int64_t max_rows) {
+                    int64_t max_rows, bool reverse = false) {
   const int pack = pack_width(width.most()), packs = width.most() / pack, span = window_span(packs);
   int64_t windows = 1;
   for (const TermOf<T>& t : terms.at) {
@@ -370,7 +388,13 @@ void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth
     launch(stream, grid, kThreads, splat<v(), T>, terms, q, width, span);
     launch_with_barriers(stream, grid, kThreads, add_carries<v(), T>, terms, width, span);
   });
-  blur_all(stream, terms, width, pack, false, max_rows);
+  blur_all(stream, terms, width, pack, reverse, max_rows);
 }
+
+#ifdef __CUDACC__
+// Compiled once, in filter.cu.
+extern template void splat_and_blur<float>(Stream, const TermsOf<float>&, const float*, RowWidth,
+                                           int64_t, bool);
+#endif
 
 }  // namespace wsss::cuda

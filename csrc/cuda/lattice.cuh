@@ -6,6 +6,7 @@
 
 #include "arena.h"
 #include "launch.cuh"
+#include "sorting.h"
 
 namespace wsss::cuda {
 
@@ -51,10 +52,14 @@ struct LatticeSize {
 
 struct Lattice {
   LatticeSize size;
-  bool has_lists = false;      // contributions and windows
-  int64_t max_per_image = 0;   // an upper bound of an image's vertices
-  int64_t max_vertices = 0;    // an upper bound of *count
-  int32_t* count;              // [1] vertices
+  bool has_lists = false;     // contributions and windows
+  int64_t max_per_image = 0;  // an upper bound of an image's vertices
+  int64_t max_vertices = 0;   // an upper bound of *count
+  // The first vertex, and the one after the last: 0 and *count, but for part of a batch's lattice.
+  const int32_t *begin, *end;
+  int64_t first_point = 0;     // of the part; contributions name points of the whole lattice
+  int64_t corner_step = 0;     // corners r and r + 1 of a point are so many apart
+  int32_t* count;              // [1] vertices of the whole lattice
   Corner* corner;              // [corners, images * points], see corner_index
   Contribution* contribution;  // [entries] sorted by vertex, see contribution_index
   // [entries / kGrain] the vertex of each kGrain-th contribution; ~vertex if
@@ -74,6 +79,8 @@ inline Lattice allocate_corners(Arena& arena, const LatticeSize& size, int64_t m
   l.max_per_image = std::min(max_per_image, size.entries_per_image());
   l.max_vertices = l.max_per_image * size.images;
   l.count = arena.allocate<int32_t>(1);
+  l.end = l.count;
+  l.corner_step = size.images * size.points;
   l.corner = arena.allocate<Corner>(size.images * size.points * size.corners);
   return l;
 }
@@ -84,9 +91,75 @@ inline Lattice allocate_lattice(Arena& arena, const LatticeSize& size, int64_t m
   l.has_lists = true;
   l.contribution = arena.allocate<Contribution>(size.entries());
   l.window = arena.allocate<int32_t>(size.entries() / kGrain);
+  l.begin = l.window;  // the first contribution is one to vertex 0
   l.next = arena.allocate<int32_t>(l.max_vertices * size.corners);
   l.previous = arena.allocate<int32_t>(l.max_vertices * size.corners);
   return l;
+}
+
+// For fewer images than memory was allocated for.
+inline Lattice with_images(Lattice l, int64_t images) {
+  l.size.images = images;
+  l.max_vertices = l.max_per_image * images;
+  l.corner_step = images * l.size.points;
+  return l;
+}
+
+// The lattice of images [first, first + images) of `whole`, which has lists.
+inline Lattice part_of(const Lattice& whole, int64_t first, int64_t images) {
+  const int64_t windows = whole.size.entries_per_image() / kGrain;
+  Lattice l = whole;
+  l.size.images = images;
+  l.max_vertices = l.max_per_image * images;
+  l.first_point = first * l.size.points;
+  l.corner += l.first_point;
+  l.contribution += first * l.size.entries_per_image();
+  // Vertices are numbered image by image, and an image's first contribution begins one.
+  l.window += first * windows;
+  l.begin = l.window;
+  if (first + images < whole.size.images) l.end = l.window + images * windows;
+  return l;
+}
+
+// Memory that is needed only while building.
+struct BuildSpace {
+  uint64_t* key;         // [entries]
+  SortKeys name[2];      // [entries] of vertices, to be sorted
+  uint32_t* entry[2];    // [entries]
+  uint64_t* vertex_key;  // [max_vertices]
+  int32_t* slot;         // [hash_slots(max_vertices)] vertex or -1
+  char* scratch;
+  int64_t scratch_bytes;
+};
+
+// The number of slots of a hash table for `vertices`: a power of two that leaves a third of them
+// free at least.
+WSSS_HD uint32_t hash_slots(uint32_t vertices) {
+  uint32_t slots = 64;
+  while (uint64_t{2} * slots < uint64_t{3} * vertices) slots *= 2;
+  return slots;
+}
+
+// `wide`: names are 64 bits long.
+inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l, bool wide) {
+  const int64_t entries = l.size.entries();
+  BuildSpace s;
+  s.vertex_key = arena.allocate<uint64_t>(l.max_vertices);
+  // Contributions are listed last and take the place of the keys.
+  s.key =
+      l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
+  const int64_t mark = arena.mark();  // neighbours are found when sorting is over
+  s.slot = arena.allocate<int32_t>(hash_slots(static_cast<uint32_t>(l.max_vertices)));
+  const int64_t end = arena.mark();
+  arena.release(mark);
+  for (int i = 0; i < 2; ++i) {
+    s.name[i] = {arena.allocate<char>(entries * (wide ? 8 : 4)), wide};
+    s.entry[i] = arena.allocate<uint32_t>(entries);
+  }
+  s.scratch_bytes = std::max(sum_scratch(entries), sorting_scratch(entries, wide));
+  s.scratch = arena.allocate<char>(s.scratch_bytes);
+  arena.release(std::max(arena.mark(), end));
+  return s;
 }
 
 // Calls work(std::integral_constant<int, D>) with D = dimensions.

@@ -6,57 +6,15 @@
 #pragma once
 
 #include "lattice.cuh"
-#include "sorting.h"
 #include "vertex_names.cuh"
 
 namespace wsss::cuda {
-
-// Memory that is needed only while building.
-struct BuildSpace {
-  uint64_t* key;         // [entries]
-  SortKeys name[2];      // [entries] of vertices, to be sorted
-  uint32_t* entry[2];    // [entries]
-  uint64_t* vertex_key;  // [max_vertices]
-  int32_t* slot;         // [hash_slots(max_vertices)] vertex or -1
-  char* scratch;
-  int64_t scratch_bytes;
-};
 
 struct SortedEntries {  // [entries]
   SortKeys name;
   const uint32_t* entry;
   int32_t* number;  // vertex + 1
 };
-
-// The number of slots of a hash table for `vertices`: a power of two that leaves a third of them
-// free at least.
-WSSS_HD uint32_t hash_slots(uint32_t vertices) {
-  uint32_t slots = 64;
-  while (uint64_t{2} * slots < uint64_t{3} * vertices) slots *= 2;
-  return slots;
-}
-
-// `wide`: names are 64 bits long.
-inline BuildSpace allocate_build_space(Arena& arena, const Lattice& l, bool wide) {
-  const int64_t entries = l.size.entries();
-  BuildSpace s;
-  s.vertex_key = arena.allocate<uint64_t>(l.max_vertices);
-  // Contributions are listed last and take the place of the keys.
-  s.key =
-      l.has_lists ? reinterpret_cast<uint64_t*>(l.contribution) : arena.allocate<uint64_t>(entries);
-  const int64_t mark = arena.mark();  // neighbours are found when sorting is over
-  s.slot = arena.allocate<int32_t>(hash_slots(static_cast<uint32_t>(l.max_vertices)));
-  const int64_t end = arena.mark();
-  arena.release(mark);
-  for (int i = 0; i < 2; ++i) {
-    s.name[i] = {arena.allocate<char>(entries * (wide ? 8 : 4)), wide};
-    s.entry[i] = arena.allocate<uint32_t>(entries);
-  }
-  s.scratch_bytes = std::max(sum_scratch(entries), sorting_scratch(entries, wide));
-  s.scratch = arena.allocate<char>(s.scratch_bytes);
-  arena.release(std::max(arena.mark(), end));
-  return s;
-}
 
 // The largest number of vertices that keys of a layout can name.
 template <int D>

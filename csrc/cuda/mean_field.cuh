@@ -12,47 +12,9 @@
 
 #include "filter.cuh"
 #include "label_groups.cuh"
+#include "pixel_lattice.h"
 
 namespace wsss::cuda {
-
-// The points of an image's lattices are its pixels in bands of four lines, column by column: a
-// block's points then share vertices, so that most of the rows that it reads are in its cache, and
-// points next to each other, which vertices share, have rows next to each other.
-struct Bands {
-  uint32_t height, width;
-
-  // Where point p is in an image, line by line.
-  __device__ __forceinline__ uint32_t pixel(uint32_t p) const {
-    constexpr uint32_t kLines = 4;
-    const uint32_t band = p / (kLines * width), within = p - band * kLines * width,
-                   left = height - band * kLines, lines = left < kLines ? left : kLines;
-    const uint32_t x = lines == kLines ? within / kLines : within / lines;
-    return (band * kLines + within - x * lines) * width + x;
-  }
-};
-
-// Scaled features of points: position / (sx, sy), then levels / their deviations.
-template <int D>
-struct PixelFeatures {
-  const float* image;  // [B, D-2, H, W]
-  Bands bands;
-  float lowest, highest;
-  float sigma[D], scale[D];
-
-  __device__ __forceinline__ void operator()(int64_t b, int64_t p, float* scaled) const {
-    const uint32_t at = bands.pixel(static_cast<uint32_t>(p)), y = at / bands.width,
-                   x = at - y * bands.width;
-    scaled[0] = static_cast<float>(x) / sigma[0] * scale[0];
-    scaled[1] = static_cast<float>(y) / sigma[1] * scale[1];
-#pragma unroll
-    for (int c = 2; c < D; ++c) {
-      const float level = image[(b * (D - 2) + c - 2) * bands.height * bands.width + at];
-      // NaN becomes the lowest: a key must not leave its range.
-      const float inside = level >= lowest ? (level <= highest ? level : highest) : lowest;
-      scaled[c] = inside / sigma[c] * scale[c];
-    }
-  }
-};
 
 // Rows of half precision must neither overflow where many points share a vertex nor lose small
 // sums: splat scales by this power of 2, slice by its inverse. A sum over N points is at most
@@ -81,6 +43,25 @@ __global__ static void normalise_contributions(Contribution* contribution, int64
                                                const float* factor) {
   const int64_t i = thread_number();
   if (i < entries) contribution[i].weight *= factor[contribution[i].point & ~kFirst];
+}
+
+// Copies the corners of part of a lattice, which others use as well, to be normalised; their rows
+// are counted from the part's first vertex.
+__global__ static void copy_corners(Lattice part, Corner* to) {
+  const int64_t i = thread_number(), points = part.size.images * part.size.points;
+  if (i >= points * part.size.corners) return;
+  const int64_t r = i / points;
+  const Corner c = part.corner[corner_index(part.corner_step, i - r * points, static_cast<int>(r))];
+  to[i] = {c.row - *part.begin, c.weight};
+}
+
+// The same of contributions, whose points are counted from the part's first.
+__global__ static void copy_contributions(Lattice part, Contribution* to) {
+  const int64_t i = thread_number();
+  if (i >= part.size.entries()) return;
+  const Contribution c = part.contribution[i];
+  const uint32_t first = static_cast<uint32_t>(part.first_point);
+  to[i] = {(c.point & kFirst) | ((c.point & ~kFirst) - first), c.weight};
 }
 
 struct Update {

@@ -163,12 +163,16 @@ void build_point_lattice(Stream stream, const float* features, int64_t points, i
   });
 }
 
-// One thread per vertex and pack; `count` receives the number of vertices, which blur() reads.
+// One thread per vertex and pack; `count` [2] receives the number of vertices and 0, which blur()
+// reads.
 template <int V, class Real>
 __global__ void gather_entries(PointLattice l, const Real* in, int width, Real* values,
                                int32_t* count) {
   const int64_t v = row_number();
-  if (v == 0 && threadIdx.x == 0) *count = static_cast<int32_t>(l.vertices);
+  if (v == 0 && threadIdx.x == 0) {
+    count[0] = static_cast<int32_t>(l.vertices);
+    count[1] = 0;
+  }
   if (v >= l.vertices) return;
   const int32_t first = l.first[v], last = l.first[v + 1];
   for (int c = threadIdx.x * V; c < width; c += blockDim.x * V) {
@@ -205,9 +209,10 @@ template <class Real, class WithArena>
 void filter_points(Stream stream, const PointLattice& l, const Real* in, Real* out, int width,
                    bool reverse, const WithArena& with_arena) {
   auto lay_out = [&](Arena& arena, TermOf<Real>& t) {
-    int32_t* count = arena.allocate<int32_t>(1);
+    int32_t* count = arena.allocate<int32_t>(2);
     for (Real*& values : t.values) values = arena.allocate<Real>(l.vertices * width);
-    t.count = count;
+    t.count = t.end = count;
+    t.begin = count + 1;
     return count;
   };
   TermOf<Real> term{};

@@ -13,6 +13,7 @@
 
 #include "../cpu/dense_crf.cpp"
 #include "../cuda/dense_crf.cuh"
+#include "../cuda/pixel_lattice.cu"
 
 #include "naive_mean_field.h"  // after cpu/simd.h, see math/scalar.h
 
@@ -123,7 +124,7 @@ std::vector<float> on_cpu(const Problem& p) {
 }
 
 std::vector<float> on_device(const Problem& p, int64_t first, int64_t batch, bool separate,
-                             int64_t workspace, bool half_precision = false) {
+                             int64_t workspace, bool half_precision = false, bool stored = false) {
   const int64_t n = p.pixels(), plane = static_cast<int64_t>(p.sets) * p.labels * n;
   // Exactly as large as needed, so that the sanitizer detects reads past the end.
   const std::vector<float> image(p.image.begin() + first * p.image_channels * n,
@@ -137,7 +138,16 @@ std::vector<float> on_device(const Problem& p, int64_t first, int64_t batch, boo
                      p.bilateral[0], p.bilateral[1], p.bilateral[2], {},
                      p.lowest,       p.highest,      p.iterations,   half_precision};
   std::fill_n(call.levels, p.image_channels, p.sigma);
+  std::vector<uint64_t> lattice;
+  if (stored && q.size() > 0 && p.bilateral[2] > 0) {
+    const cuda::PixelLattice pixels("test", "bilateral", call.bilateral_grid());
+    lattice.resize(cuda::StoredLattices(pixels).bytes() / 8);
+    cuda::StoredLattices(pixels, lattice.data()).build({}, arenas(separate));
+    call.lattice = lattice.data();
+  }
+  const std::vector<uint64_t> before = lattice;
   cuda::dense_crf({}, call, arenas(separate), {}, workspace);
+  if (lattice != before) std::fill(q.begin(), q.end(), -2.0f);  // others use it as well
   return q;
 }
 
@@ -158,8 +168,8 @@ bool is_correct(Problem p, const char* name) {
   const int64_t large = cuda::kWorkspaceBytes;
   const auto q = on_device(p, 0, p.batch, true, large);
   const auto half_q = on_device(p, 0, p.batch, true, large, true);
-  const bool same_in_chunks =
-      q == on_device(p, 0, p.batch, false, 1) && half_q == on_device(p, 0, p.batch, false, 1, true);
+  const bool same_in_chunks = q == on_device(p, 0, p.batch, false, 1) &&
+                              half_q == on_device(p, 0, p.batch, false, 1, true, true);
   const auto cpu_q = on_cpu(p);
   if (!testing::kCompareResults) return same_in_chunks;
   // Also with shared memory, and threads in another order.

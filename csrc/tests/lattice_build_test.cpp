@@ -12,6 +12,7 @@
 #include "testing.h"
 
 #include "../cuda/dense_crf.cuh"
+#include "../cuda/pixel_lattice.cu"
 
 namespace {
 
@@ -269,7 +270,7 @@ bool chunks_are_bounded() {
     for (const int64_t batch : {1, 5, 16, 1000}) {
       CrfCall call{batch, 375, 500, 3,  1,  labels,    nullptr, nullptr, nullptr, 3,
                    3,     3,   50,  50, 10, {5, 5, 5}, 0,       255,     10};
-      const DenseCrf<5> crf(call, kWorkspaceBytes);
+      const DenseCrf crf(call, kWorkspaceBytes);
       const int64_t images = crf.images_per_chunk();
       passed = passed && images >= 1 && images <= batch &&
                (images == 1 || crf.workspace_bytes() <= kWorkspaceBytes);

@@ -35,7 +35,9 @@ def load_sample(id, rng):
     return {"x": torch.from_numpy(rng.standard_normal((3, 8, 8)).astype("float32"))}
 
 
-def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, length=None):
+def train(
+    folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, length=None, named=False
+):
     """Weights and losses of a network with dropout and batch-norm.
 
     Args:
@@ -45,6 +47,7 @@ def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, lengt
         every: seconds between checkpoints.
         workers: number of loader processes.
         length: epochs or updates; default: 22 updates, three per epoch.
+        named: whether the step names parts of the loss; then their means are in the result, too.
     """
     set_seed(0)
     net = nn.Sequential(
@@ -63,7 +66,9 @@ def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, lengt
             raise Killed
         if n == stop_at:
             signals._handle(signal.SIGTERM, None)
-        return net(batch["x"]).square().mean()
+        out = net(batch["x"])
+        loss = out.square().mean()
+        return {"square": loss, "sum": 0.01 * out.sum()} if named else loss
 
     checkpoints = Checkpoints(folder, every=every, share=float("inf")) if folder else None
     history = fit(
@@ -77,7 +82,7 @@ def train(folder=None, *, die_at=None, stop_at=None, every=0.0, workers=0, lengt
         label="train",
         checkpoints=checkpoints,
     )
-    return net.state_dict(), history.losses
+    return net.state_dict(), (history.losses, history.parts) if named else history.losses
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,28 @@ def test_killed_training_resumes_to_the_same_weights(tmp_path, uninterrupted, di
         f"checkpoint-{n:09d}.pth" for n in (die_at - 1, die_at) if n
     ]
     assert_same(train(tmp_path, workers=workers), uninterrupted)
+
+
+@pytest.mark.parametrize("die_at", [2, 3])  # within an epoch, and between two
+def test_named_parts_of_the_loss_are_those_of_an_uninterrupted_training(tmp_path, die_at):
+    length = {"epochs": 2}
+    with pytest.raises(Killed):
+        train(tmp_path, die_at=die_at, length=length, named=True)
+    resumed = train(tmp_path, length=length, named=True)
+    assert_same(resumed, train(length=length, named=True))
+    losses, parts = resumed[1]
+    assert [*parts] == ["square", "sum"] and min(map(len, parts.values())) == 2
+    assert losses == pytest.approx([a + b for a, b in zip(*parts.values(), strict=True)], rel=1e-6)
+
+
+def test_checkpoint_of_a_version_without_named_parts_is_read(tmp_path, uninterrupted):
+    with pytest.raises(Killed):
+        train(tmp_path, die_at=4)
+    for path in tmp_path.iterdir():
+        kept = torch.load(path, weights_only=True)
+        assert not kept.pop("parts") and not kept.pop("part_sums")
+        torch.save(kept, path)
+    assert_same(train(tmp_path), uninterrupted)
 
 
 def test_loader_processes_do_not_change_the_dropout(uninterrupted):

@@ -50,7 +50,7 @@ def runs(shapes_root, tmp_path_factory):
     """Run folders of one process and of two; both read what the one process wrote."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     script = ROOT / "benchmarks/every_stage.py"
-    options = ["--crop", "64", "--batch", "8", "--updates", "4", "--exact"]
+    options = ["--crop", "64", "--batch", "8", "--updates", "4", "--exact", "--energy", "1e-4"]
     single = run(sys.executable, script, shapes_root, one, one, *options)
     assert single.returncode == 0, single.stderr
     double = torchrun(script, shapes_root, two, one, *options)
@@ -62,11 +62,19 @@ def notes(folder):
     return json.loads((folder / "done.json").read_text())["notes"]
 
 
+# Trainings that add the energy loss, with the parts of their loss.
+ENERGY = dict.fromkeys(("amn", "seg", "refined"), ["supervised", "energy"])
+
+
 @pytest.mark.parametrize("stage", ["cam", "amn", "irn", "seg", "eps", "refined"])
 def test_training_has_the_weights_of_one_process(runs, stage):
     """Whose batches have the images of both processes."""
     one, two = (notes(run / stage)["losses"] for run in runs)
     np.testing.assert_allclose(two, one, rtol=1e-5)
+    parts = [notes(run / stage).get("loss_parts", {}) for run in runs]
+    assert [*parts[0]] == ENERGY.get(stage, []) == [*parts[1]]
+    for name, means in parts[0].items():
+        np.testing.assert_allclose(parts[1][name], means, rtol=1e-4)
     first, second = (torch.load(run / stage / "weights.pth", weights_only=True) for run in runs)
     assert first.keys() == second.keys()
     for name, value in first.items():

@@ -80,9 +80,10 @@ def update_on_meta(training, tensors):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_steps_need_no_values(name):
-    """The published networks; CCR's step is another loss on that of "seg"."""
+    """The published networks; CCR's step is other losses on that of "seg"."""
     training = TRAININGS[name] if name == "ccr" else PUBLISHED[name]
-    assert update_on_meta(training, batch(name, device="meta")).device == META
+    losses = tree_leaves(update_on_meta(training, batch(name, device="meta")))
+    assert {loss.device for loss in losses} == {META}
 
 
 def waits_for_the_mean(net, x):
@@ -130,6 +131,8 @@ STEP_CODE = {
     "engine/ddp.py": None,
     "engine/distributed.py": ("all_reduce_mean", "all_gather_tensor"),
     "stages/batch_losses.py": None,
+    "stages/energy.py": ("added_to",),
+    "data/levels.py": ("rgb_levels", "photo_pixels"),
     "ops/reference/nearest.py": None,
     "ops/_library.py": (
         *("call", "define_loss", "_direct_function", "forward", "backward", "_scaled_in_place"),
@@ -138,6 +141,7 @@ STEP_CODE = {
     "ops/pixel_loss.py": None,
     "ops/saliency_loss.py": ("saliency_loss", "_check_tensors"),
     "ops/aamr_loss.py": ("aamr_loss", "_check"),
+    "ops/dense_energy_loss.py": ("dense_energy_loss", "_grid", "_check_maps"),
     "ops/label_conditioned.py": None,
     "irn/relations.py": None,
     **{f"{name}/training.py": ("_step",) for name in ("cam", "amn", "irn", "seg")},
@@ -164,6 +168,11 @@ ALLOWED = {
     ("ops/saliency_loss.py", "saliency_loss", ".item()"): "on the CPU only",
     ("ops/aamr_loss.py", "aamr_loss", "float()"): "an option",
     ("ops/aamr_loss.py", "aamr_loss", ".item()"): "on the CPU only",
+    ("ops/dense_energy_loss.py", "dense_energy_loss", "float()"): "an option",
+    ("ops/dense_energy_loss.py", "dense_energy_loss", ".item()"): "on the CPU, or with `check`",
+    ("ops/dense_energy_loss.py", "dense_energy_loss", "if .any()"): "on the CPU, or with `check`",
+    ("ops/dense_energy_loss.py", "_grid", "float()"): "an option",
+    ("ops/dense_energy_loss.py", "_grid", "bool()"): "an option",
     ("ops/label_conditioned.py", "_check_classes", "int()"): "on the CPU only",
     ("nets/deeplab.py", "_scaled", "int()"): "Python's numbers",
 }

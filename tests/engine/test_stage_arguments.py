@@ -74,7 +74,7 @@ def inference(module, recipe, unused, weights, inputs=(), numbers=None):
 
 TRAINED = {
     *("epochs", "updates", "batch_size", "lr", "augment", "optimizer", "schedule"),
-    "compile",
+    *("compile", "energy"),
 }
 STAGES = {
     "cam.train": training(cam, cam.RECIPES["small"], {"scales", "align"}),

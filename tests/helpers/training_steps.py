@@ -16,6 +16,7 @@ from wsss_fast.eps import training as eps_training
 from wsss_fast.irn import training as irn_training
 from wsss_fast.maps import strided_size
 from wsss_fast.seg import training as seg_training
+from wsss_fast.stages.energy import Energy
 
 CLASSES, SIDE, IMAGES = 3, 64, 4
 
@@ -33,7 +34,10 @@ def _scaled(recipe):
 
 
 def _trainings(large: bool) -> dict[str, Training]:
-    """Trainings of all methods with their published backbones or the small one."""
+    """Trainings of all methods with their published backbones or the small one.
+
+    CCR's has the energy loss, too.
+    """
     fifty, wide, deep = ("resnet50", "resnet38", "resnet101") if large else ["small"] * 3
     cams, amns, irns = cam.RECIPES[fifty], amn.RECIPES[fifty], irn.RECIPES[fifty]
     epss, segs, refined = eps.RECIPES[wide], seg.RECIPES[deep], ccr.REFINEMENTS[deep]
@@ -64,7 +68,12 @@ def _trainings(large: bool) -> dict[str, Training]:
         ),
         "seg": Training(segmentation, seg_training._step(segs), _scaled(segs)),
         "ccr": Training(
-            segmentation, seg_training._step(segs, ccr_training._extra_loss(refined)), _scaled(segs)
+            segmentation,
+            seg_training._step(
+                dataclasses.replace(segs, energy=Energy(weight=1e-7)),
+                ccr_training._extra_loss(refined),
+            ),
+            _scaled(segs),
         ),
     }
 

@@ -4,16 +4,6 @@ import pytest
 import torch
 
 from wsss_fast import nets
-from wsss_fast.data import write_labels
-
-
-@pytest.fixture(scope="session")
-def true_masks(shapes, tmp_path_factory):
-    """Folder of pseudo-masks that are the true masks."""
-    folder = tmp_path_factory.mktemp("masks")
-    for id in shapes.ids:
-        write_labels(folder / f"{id}.png", shapes.mask(id))
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import Adam, Optimizer
 from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SCALES, SHARE, TRAINING
 from wsss_fast.engine.schedules import Constant, Poly, Schedule
+from wsss_fast.stages.energy import Energy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Recipe:
             other classes share the rest.
         balance: whether the mean loss over background pixels and the mean loss over foreground
             pixels have equal weights; otherwise all pixels have.
+        energy: dense energy loss, which is added to the loss where its weight is not 0; the
+            published recipe has none.
         condition_at: stage of the backbone that the label scale multiplies: "layer4", "layer3",
             "layer2", or None for no label conditioning.
         present_only: whether the softmax is over background and present classes instead of all.
@@ -54,6 +57,7 @@ class Recipe:
     head_lr: float = 1e-4
     smoothing: float = 0.4
     balance: bool = True
+    energy: Energy = Energy()
     condition_at: str | None = "layer4"
     present_only: bool = False
     augment: Augment = Augment(crop=512, scale=(0.5, 1.5))
@@ -68,6 +72,10 @@ class Recipe:
         """Length of the training."""
         return Length(self.batch_size, self.epochs)
 
+    def check_together(self, name: str) -> None:
+        """Raise InputError for an augmentation that the energy loss cannot use."""
+        self.energy.check(self.augment, name)
+
 
 RECIPES = {
     "resnet50": Recipe(),
@@ -80,5 +88,6 @@ RECIPES = {
         infer_batch=16,
         schedule=Poly(warmup=0.05),
         prefer_bf16=True,
+        energy=Energy(sigma_xy=25.0),
     ),
 }

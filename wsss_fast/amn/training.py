@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.ddp import Loss, Step
 from wsss_fast.engine.optimizers import ParameterGroup
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
@@ -43,7 +43,8 @@ def train(
 ) -> TrainResult:
     """Train the AMN on seeds; writes `<out>/<name>/weights.pth`.
 
-    The loss is a per-pixel cross-entropy with label smoothing. Collective.
+    The loss is a per-pixel cross-entropy with label smoothing. With `recipe.energy`,
+    `ops.dense_energy_loss` is added. Collective.
 
     Args:
         data: images and tags: a data set, or an argument of `data.load`.
@@ -66,6 +67,7 @@ def train(
     Source: AMN, sections 3.2 and 3.3 (eq. 2-5).
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    recipe.energy.check(recipe.augment)
     runtime = resolve_runtime(
         *(device, seed, workers, precision),
         prefer_bf16=recipe.prefer_bf16,
@@ -109,12 +111,13 @@ def parameter_groups(net: nets.AmnNet, recipe: Recipe) -> list[ParameterGroup]:
     ]
 
 
-def _step(recipe: Recipe) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    def step(net: nn.Module, batch: Batch) -> torch.Tensor:
+def _step(recipe: Recipe) -> Step:
+    def step(net: nn.Module, batch: Batch) -> Loss:
         logits = net(batch["image"], batch["tags"])
-        return cross_entropy(
+        loss = cross_entropy(
             logits, batch["seed"], smoothing=recipe.smoothing, balance=recipe.balance
         )
+        return recipe.energy.added_to(loss, logits, batch["image"], batch["seed"], recipe.augment)
 
     return step
 

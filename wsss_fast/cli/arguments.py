@@ -272,7 +272,7 @@ def _value(argv: Sequence[str], option: str) -> str | None:
 
 def open_data(arguments: dict[str, Any]) -> dict[str, Any]:
     """Replace the options of a data set by the opened data set."""
-    if "split" not in arguments:
+    if "data" not in arguments:
         return arguments
     options = {name: arguments.pop(name) for name in _DATA_OPTIONS}
     val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)

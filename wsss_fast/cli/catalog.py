@@ -21,6 +21,12 @@ _SHARED = (
         short={"out": "-o"},
     ),
     Command(
+        "refine",
+        "wsss_fast.refinement:refine",
+        positional=("images", "maps"),
+        short={"out": "-o"},
+    ),
+    Command(
         "convert from-pickles",
         "wsss_fast.convert:maps_from_pickles",
         positional=("source", "out"),

@@ -77,5 +77,6 @@ def check_arguments(arguments: dict[str, Any]) -> None:
                 raise InputError(f"{option.replace('_', '-')}{colon}{what}") from None
     out = arguments.get("out")
     if isinstance(out, Path):
-        # `crf` writes one file, or a folder.
-        check_out(out.parent if out.suffix.lower() == ".png" else out)
+        # `crf` and `refine` write one file, or a folder.
+        is_file = out.suffix.lower() in (".png", ".npy", ".npz")
+        check_out(out.parent if is_file else out)

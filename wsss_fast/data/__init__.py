@@ -34,6 +34,7 @@ __all__ = [
     "IGNORE",
     "Source",
     "VOC_CLASSES",
+    "is_data_set",
     "load",
     "make_shapes",
     "opened",
@@ -103,6 +104,14 @@ def load(
     loaded.source = _source(path_or_name, split, saliency, ids, strict)
     loaded.strict = strict
     return loaded.check() if strict else loaded.without_broken()
+
+
+def is_data_set(path_or_name: str | Path) -> bool:
+    """Whether `load` knows the name, or the layout of the folder."""
+    root = Path(path_or_name)
+    return is_built_in(path_or_name) or (
+        root.is_dir() and any(recognises(root) for recognises, _ in _LAYOUTS)
+    )
 
 
 def _instead(root: Path) -> str:

@@ -14,15 +14,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wsss_fast.engine import distributed
 
+# What a training step returns: its loss, a scalar, or the parts of it by name, whose sum it is.
+Loss = torch.Tensor | dict[str, torch.Tensor]
+Step = Callable[[nn.Module, Any], Loss]  # (network, batch) -> loss
+
 
 class TrainStepModule(nn.Module):
     """A network and its loss function as one module, whose `forward` DDP can wrap."""
 
-    def __init__(self, net: nn.Module, step: Callable[[nn.Module, Any], torch.Tensor]):
+    def __init__(self, net: nn.Module, step: Step):
         super().__init__()
         self.net, self.step = net, step
 
-    def forward(self, batch: Any) -> torch.Tensor:
+    def forward(self, batch: Any) -> Loss:
         return self.step(self.net, batch)
 
 

@@ -9,7 +9,7 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,18 @@ from torch.utils.data import DataLoader
 from wsss_fast import _native
 from wsss_fast.engine import distributed, transfer
 from wsss_fast.engine.checkpoint import Checkpoints
-from wsss_fast.engine.ddp import TrainStepModule, no_grad_sync, sync_batch_norm, wrap_ddp
+from wsss_fast.engine.ddp import (
+    Loss,
+    Step,
+    TrainStepModule,
+    no_grad_sync,
+    sync_batch_norm,
+    wrap_ddp,
+)
 from wsss_fast.engine.optimizers import use_fused
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import Runtime, compiled
-from wsss_fast.engine.samples import Batch, EpochBatches, Samples
+from wsss_fast.engine.samples import EpochBatches, Samples
 from wsss_fast.engine.signals import (
     Stopped,
     block_signals_while_starting,
@@ -82,15 +89,22 @@ def check_lengths(samples: int, **lengths: Length) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Result of a training: mean loss of each epoch, and images per second of this call."""
+    """Result of a training.
+
+    Attributes:
+        losses: mean loss of each epoch.
+        samples_per_second: images per second of this call.
+        parts: mean of each named part of the loss, by epoch; empty if the step names none.
+    """
 
     losses: list[float]
     samples_per_second: float
+    parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 def fit(
     net: nn.Module,
-    step: Callable[[nn.Module, Batch], torch.Tensor],
+    step: Step,
     samples: Samples,
     *,
     optimizer: torch.optim.Optimizer,
@@ -107,7 +121,8 @@ def fit(
 
     Args:
         net: moved to the runtime's device and put in train mode.
-        step: (net, batch on the device) -> scalar loss; runs under the runtime's autocast.
+        step: (net, batch on the device) -> loss, a scalar or its parts by name; runs under the
+            runtime's autocast.
         samples: training samples.
         optimizer: over parameters of `net`, with the peak learning rate of each group.
         schedule: progress in [0, 1) -> factor on every group's learning rate, set before each
@@ -153,8 +168,7 @@ def fit(
                         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                             group["lr"] = peak * schedule(state.done / total)
                         state.update(module, batch, runtime, length.accumulate)
-                        last = f" loss {state.losses[-1]:.4f}" if state.losses else ""
-                        bar.advance(images, f"epoch {epoch + 1}/{epochs}{last}")
+                        bar.advance(images, f"epoch {epoch + 1}/{epochs}{state.last_losses()}")
                         if checkpoints is not None and checkpoints.due():
                             checkpoints.save(state.done, state.to_dict())
                         if state.should_stop():
@@ -174,7 +188,7 @@ def fit(
             raise
         seconds = bar.seconds()
     net.eval()
-    return History(state.losses, (total - before) * images / seconds)
+    return History(state.losses, (total - before) * images / seconds, state.parts)
 
 
 def _loader(samples: Samples, batches: EpochBatches, runtime: Runtime) -> DataLoader:
@@ -231,6 +245,8 @@ class TrainingState:
         done: updates made.
         losses: mean loss of each finished epoch.
         loss_sum: sum of the losses of the current epoch.
+        parts: mean of each named part of the loss, for each finished epoch.
+        part_sums: sum of each named part in the current epoch.
         updating: whether an update is under way; a process interrupted then has nothing to keep.
     """
 
@@ -240,6 +256,8 @@ class TrainingState:
         self.loss_sum = torch.zeros((), device=device)
         self.done, self.updating = 0, False
         self.losses: list[float] = []
+        self.parts: dict[str, list[float]] = {}
+        self.part_sums: dict[str, torch.Tensor] = {}
         self._stop = transfer.LateFlag(device)
 
     def to_dict(self) -> dict[str, Any]:
@@ -248,6 +266,8 @@ class TrainingState:
             "done": self.done,
             "losses": self.losses,
             "loss_sum": self.loss_sum,
+            "parts": self.parts,
+            "part_sums": self.part_sums,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -259,6 +279,11 @@ class TrainingState:
         self.optimizer.load_state_dict(kept["optimizer"])
         self.loss_sum.copy_(kept["loss_sum"])
         self.done, self.losses = kept["done"], list(kept["losses"])
+        # Of a loss without named parts, an earlier version kept neither.
+        self.parts = {name: list(means) for name, means in kept.get("parts", {}).items()}
+        self.part_sums = {
+            name: total.to(self.device) for name, total in kept.get("part_sums", {}).items()
+        }
 
     def update(
         self, module: nn.Module, batch: dict[str, torch.Tensor], runtime: Runtime, accumulate: int
@@ -267,11 +292,15 @@ class TrainingState:
         self.updating = True
         with distributed.translate_errors():
             loss = _update(module, batch, self.optimizer, runtime, accumulate)
+        names, values = [*_named(loss)], [*_named(loss).values()]
         if distributed.world_size() > 1:
-            stop = torch.full_like(loss, stop_requested())
-            loss, stops = distributed.all_reduce_mean(torch.stack([loss, stop])).unbind()
+            stop = torch.full_like(values[0], stop_requested())
+            *values, stops = distributed.all_reduce_mean(torch.stack([*values, stop])).unbind()
             self._stop.note(stops)
-        self.loss_sum += loss
+        self.loss_sum += _sum(values)
+        for name, value in zip(names, values, strict=True):
+            if name != _WHOLE:
+                self.part_sums[name] = self.part_sums.get(name, torch.zeros_like(value)) + value
         self.done, self.updating = self.done + 1, False
 
     def should_stop(self, *, newest: bool = False) -> bool:
@@ -292,6 +321,16 @@ class TrainingState:
             )
         self.losses.append(loss)
         self.loss_sum.zero_()
+        for name, total in self.part_sums.items():
+            self.parts.setdefault(name, []).append(total.item() / count)
+            total.zero_()
+
+    def last_losses(self) -> str:
+        """The losses of the last finished epoch, for the progress bar."""
+        if not self.losses:
+            return ""
+        named = ", ".join(f"{name} {means[-1]:.4f}" for name, means in self.parts.items())
+        return f" loss {self.losses[-1]:.4f}" + (f" ({named})" if named else "")
 
 
 def _update(
@@ -300,15 +339,31 @@ def _update(
     optimizer: torch.optim.Optimizer,
     runtime: Runtime,
     accumulate: int = 1,
-) -> torch.Tensor:
+) -> Loss:
+    """Update the weights once; the loss as the step returns it, its mean over the batch's parts."""
     optimizer.zero_grad(set_to_none=True)
     parts = {name: values.chunk(accumulate) for name, values in batch.items()}
-    total = torch.zeros((), device=runtime.device)
+    means: dict[str, torch.Tensor] = {}
     for i in range(accumulate):
         with no_grad_sync(module, enabled=i + 1 < accumulate):
             with runtime.autocast():
-                loss = module({name: values[i] for name, values in parts.items()}) / accumulate
-            loss.backward()
-        total += loss.detach()
+                loss = module({name: values[i] for name, values in parts.items()})
+                shares = {name: value / accumulate for name, value in _named(loss).items()}
+                total = _sum([*shares.values()])
+            total.backward()
+        for name, share in shares.items():
+            earlier = means.get(name, torch.zeros((), device=runtime.device))
+            means[name] = earlier + share.detach()
     optimizer.step()
-    return total
+    return means.get(_WHOLE, means)
+
+
+_WHOLE = ""  # the name of a loss without named parts
+
+
+def _named(loss: Loss) -> dict[str, torch.Tensor]:
+    return loss if isinstance(loss, dict) else {_WHOLE: loss}
+
+
+def _sum(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum(values[1:], start=values[0])

@@ -24,7 +24,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import duration, rate
 from wsss_fast.engine.run_folder import read_records
-from wsss_fast.evaluation import stage_times
+from wsss_fast.evaluation import energy_table, stage_times
 from wsss_fast.evaluation.html_page import page, table
 from wsss_fast.maps import load_maps
 from wsss_fast.readers.label_maps import IGNORE, read_labels
@@ -149,6 +149,7 @@ def _also(values: Mapping[str, Any]) -> str:
     parts = [
         f"mAP {values['mean_ap']:.3f}" if values.get("mean_ap") is not None else "",
         f"{100 * values['coverage']:.0f} % labelled" if values.get("coverage") is not None else "",
+        f"energy loss {values['energy']:g}" if values.get("energy") else "",
         *(
             f"{pair} confused {_number(ratio)}"
             for pair, ratio in values.get("confusion_ratios", {}).items()
@@ -223,6 +224,7 @@ def write(
             "<h2>Stages</h2>",
             _stage_table(out),
             _time_table(out),
+            _energy_table(out),
             _class_table(out, data),
             _curve_figure(out, curves),
             *sections,
@@ -282,6 +284,14 @@ def _time_table(out: Path) -> str:
     return f"<h2>Where the time goes</h2>{shown}{note}"
 
 
+def _energy_table(out: Path) -> str:
+    head, body = energy_table.rows(out)
+    if not body:
+        return ""
+    note = f"<p><small>{html.escape(energy_table.EXPLANATION)}</small></p>"
+    return f"<h2>Energy loss</h2>{table(head, body)}{note}"
+
+
 def _class_table(out: Path, data: Dataset) -> str:
     records = {name: r["iou"] for name, r in read_records(out).items() if r.get("iou")}
     if not records:
@@ -338,26 +348,37 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
 
 
 def _legend(data: Dataset) -> str:
+    return legend([*enumerate(data.classes, 1), (IGNORE, "255: unsure")])
+
+
+def legend(names: Sequence[tuple[int, str]]) -> str:
+    """HTML that names the colours of labels."""
     palette = colours()
-    entries = [(name, palette[i + 1]) for i, name in enumerate(data.classes)]
-    entries.append(("255: unsure", palette[IGNORE]))
     spans = [
-        f"<span><i style='background:rgb({c[0]},{c[1]},{c[2]})'></i>{html.escape(name)}</span>"
-        for name, c in entries
+        f"<span><i style='background:rgb({','.join(map(str, palette[label]))})'></i>"
+        f"{html.escape(name)}</span>"
+        for label, name in names
     ]
     return f"<p class=key>{''.join(spans)}</p>"
 
 
 def _grid(data: Dataset, panels: Mapping[str, Panel], ids: Sequence[str]) -> str:
+    captions = {
+        id: ", ".join(data.classes[c] for c in np.flatnonzero(data.tags_of(id))) for id in ids
+    }
+    return picture_grid(panels, captions)
+
+
+def picture_grid(panels: Mapping[str, Panel], captions: Mapping[str, str]) -> str:
+    """HTML of a table of pictures: a row per id, with its caption, and a column per panel."""
     head = "<th></th>" + "".join(f"<th>{html.escape(name)}</th>" for name in panels)
     lines, widest = [], _GRID_WIDTH // len(panels)
-    for id in ids:
-        names = ", ".join(data.classes[c] for c in np.flatnonzero(data.tags_of(id)))
+    for id, caption in captions.items():
         cells = "".join(
             f"<td>{_inline(panel(id), f'{name} of {id}', widest)}</td>"
             for name, panel in panels.items()
         )
-        lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(names)}</td>{cells}</tr>")
+        lines.append(f"<tr><td>{html.escape(id)}<br>{html.escape(caption)}</td>{cells}</tr>")
     return f"<div class=wide><table class=grid><tr>{head}</tr>{''.join(lines)}</table></div>"
 
 

@@ -16,6 +16,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import provenance, read_records, record
 from wsss_fast.engine.serialize import jsonable
+from wsss_fast.evaluation import energy_table
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import Curve, crf_curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Metrics, evaluate, evaluate_seeds, metrics_of
@@ -178,13 +179,18 @@ def _record_once(
 def _stage_costs(out: Path, folder: Path) -> dict[str, Any]:
     """Seconds and speed of the artefact's stage, and of the training in the folder around it.
 
-    `time` is where the seconds of the artefact's stage went, as in `stage_times`.
+    `time` is where the seconds of the artefact's stage went, as in `stage_times`; `energy` the
+    weight of the training's energy loss, if it had one.
     """
+    cost: dict[str, Any] = {}
     notes = {}
     for path in (folder.parent / "done.json", folder / "done.json"):
         if path.exists() and path.parent != out:
-            notes[path.parent] = json.loads(path.read_text())["notes"]
-    cost: dict[str, Any] = {"seconds": round(sum(n.get("seconds", 0.0) for n in notes.values()), 2)}
+            done = json.loads(path.read_text())
+            notes[path.parent] = done["notes"]
+            if weight := energy_table.weight(done):
+                cost["energy"] = weight
+    cost["seconds"] = round(sum(n.get("seconds", 0.0) for n in notes.values()), 2)
     speeds = [n["images_per_second"] for n in notes.values() if n.get("images_per_second")]
     if speeds:
         cost["images_per_second"] = speeds[-1]

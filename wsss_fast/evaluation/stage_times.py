@@ -86,7 +86,16 @@ def from_notes(stage: str, notes: Mapping[str, Any], images: int | None = None) 
 
 
 def of_run(out: Path) -> list[StageTime]:
-    """The stages of a run folder that noted their time, in the order in which they finished.
+    """The stages of a run folder that noted their time, in the order in which they finished."""
+    found = []
+    for name, done in finished(out):
+        count = sum(file.endswith(_SUFFIXES) for file in done["files"])
+        found.append(from_notes(name, done["notes"], count or None))
+    return [time for time in found if time is not None]
+
+
+def finished(out: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Name and done.json of the stages of a run folder, in the order in which they finished.
 
     Runs inside of the folder, as analyses are, are left out.
     """
@@ -95,13 +104,8 @@ def of_run(out: Path) -> list[StageTime]:
         for path in out.rglob("done.json")
         if not any((folder / "metrics.json").exists() for folder in _between(out, path))
     ]
-    found = []
-    for path in sorted(files, key=lambda path: (path.stat().st_mtime_ns, path)):
-        done = Marker.read(path)
-        count = sum(name.endswith(_SUFFIXES) for name in done["files"])
-        name = path.parent.relative_to(out).as_posix()
-        found.append(from_notes(name, done["notes"], count or None))
-    return [time for time in found if time is not None]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path))
+    return [(path.parent.relative_to(out).as_posix(), Marker.read(path)) for path in files]
 
 
 def _between(out: Path, path: Path) -> list[Path]:

@@ -20,6 +20,24 @@ import torch
 from wsss_fast.errors import InputError
 from wsss_fast.readers import first_bytes
 
+# What NumPy, torch and pickle raise for damaged files.
+_UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    pickle.UnpicklingError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    AssertionError,  # of torch, for a storage in its old format
+    struct.error,
+    tokenize.TokenError,  # of NumPy, for a header
+)
+
 
 def read(path: Path) -> dict[Any, Any]:
     """The dictionary in an `.npy` file; tensors of any device are on the CPU.
@@ -35,6 +53,18 @@ def read(path: Path) -> dict[Any, Any]:
             f"a {type(content).__name__}"
         )
     return content
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether an `.npy` file holds pickled objects, by its header; they are not loaded.
+
+    Files that cannot be read hold none: the reader of arrays says what they are.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_header(file)[2].kind == "O"
+    except _UNREADABLE:
+        return False
 
 
 def as_array(path: Path, name: str, value: Any) -> np.ndarray:
@@ -68,13 +98,7 @@ def _unpickle(path: Path) -> Any:
         if what is not None and not what.startswith("an array of NumPy"):
             raise InputError(f"{path}: cannot be unpickled as maps: it is {what}")
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file)
+            shape, _, dtype = _read_header(file)
             if dtype.kind != "O" or shape != ():
                 raise InputError(
                     f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
@@ -82,24 +106,20 @@ def _unpickle(path: Path) -> Any:
             return _RestrictedUnpickler(file, path).load().item()
     except InputError:
         raise
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        pickle.UnpicklingError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-        AssertionError,  # of torch, for a storage in its old format
-        struct.error,
-        tokenize.TokenError,  # of NumPy, for a header
-    ) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{path}: cannot be unpickled as maps ({reason})") from None
+
+
+def _read_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype of an `.npy` file."""
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    return read_header(file)
 
 
 class _RestrictedUnpickler(pickle.Unpickler):

@@ -32,11 +32,57 @@ def read_probabilities(path: Path, photo: Path, size: tuple[int, int]) -> np.nda
     _check_shape(path, values)
     _check_size(path, values.shape, photo, size)
     _check_range(path, values)
+    _check_variation(path, values)
     _remark_sums(path, values)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def _check_shape(path: Path, values: np.ndarray) -> None:
+def read_scores(
+    path: Path, photo: Path, size: tuple[int, int], *, has_background: bool = True
+) -> np.ndarray:
+    """Read scores of labels as they are stored, [L, h, w], contiguous, float16 or float32.
+
+    Args:
+        path: .npy file.
+        photo: file of the photo, for the messages.
+        size: (H, W) of the photo; the scores may be a smaller or larger picture of it.
+        has_background: whether the first row is the background; a single row is possible
+            otherwise.
+
+    Raises:
+        InputError: as `read_probabilities`, but for scores without variation; or the scores have
+            other proportions than the photo.
+    """
+    values = load_array(path, "scores")
+    _check_shape(path, values, least=1 + has_background)
+    check_proportions(path, values.shape, photo, size)
+    _check_range(path, values)
+    if has_background:
+        _remark_sums(path, values)
+    return np.ascontiguousarray(values, None if values.dtype == np.float16 else np.float32)
+
+
+def check_proportions(
+    path: Path, shape: tuple[int, ...], photo: Path, size: tuple[int, int]
+) -> None:
+    """Raise InputError for scores that are no picture of the whole photo, whatever their stride.
+
+    Args:
+        path: of the scores, for the message.
+        shape: their (L, h, w).
+        photo: file of the photo.
+        size: its (H, W).
+    """
+    # The strides that round to h rows, and those that round to w columns.
+    rows, columns = (
+        (full / (part + 1), full / max(part - 1, 1e-9))
+        for full, part in zip(size, shape[1:], strict=True)
+    )
+    if max(rows[0], columns[0]) > min(rows[1], columns[1]):
+        _check_size(path, shape, photo, size)
+
+
+def _check_shape(path: Path, values: np.ndarray, least: int = 2) -> None:
     shape = list(values.shape)
     if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
         cure = ""
@@ -49,12 +95,12 @@ def _check_shape(path: Path, values: np.ndarray) -> None:
         elif values.ndim == 4 and shape[0] == 1:
             cure = "; save array[0]"
         raise InputError(f"{path}: is {values.dtype} {shape}; {_NEEDED}{cure}")
-    if not 1 <= shape[0] <= _MAX_LABELS:
+    if not 1 <= shape[0] <= _MAX_LABELS + least - 2:
         last = "; if L is last, save array.transpose(2, 0, 1)" if 1 < shape[2] < shape[0] else ""
         raise InputError(
             f"{path}: is {shape}; must be [L, H, W] with 2 to {_MAX_LABELS} labels first{last}"
         )
-    if shape[0] == 1:
+    if shape[0] < least:
         raise InputError(
             f"{path}: is {shape}, which has one label, so that there is nothing to refine; "
             "np.concatenate([1 - p, p]) makes background and object of an object's map p"
@@ -71,6 +117,9 @@ def _check_range(path: Path, values: np.ndarray) -> None:
         else:
             cure = "apply the softmax over L to logits"
         raise InputError(f"{path}: spans {low:g}..{high:g}; probabilities are within 0..1: {cure}")
+
+
+def _check_variation(path: Path, values: np.ndarray) -> None:
     pixels = values.reshape(len(values), -1)
     if pixels.shape[1] > 1 and (pixels == pixels[:, :1]).all():
         raise InputError(

@@ -14,6 +14,7 @@ from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
 from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SCALE, TRAINING
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.energy import Energy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Recipe:
             inference.
         resize: what is resized to compute the loss: "labels", to the size of the logits, as
             published, or "logits", to the size of the labels.
+        energy: dense energy loss of the highest logits over the scales, which is added to the loss
+            where its weight is not 0; the published recipe has none.
         flip: whether the logits of an image and of its mirror image are averaged at inference.
         crf: dense CRF that refines the predictions at inference; `gt_prob` is not used.
         infer_batch: number of images of equal size that share a forward pass at inference;
@@ -66,6 +69,7 @@ class Recipe:
     )
     scales: tuple[float, ...] = (0.5, 0.75)
     resize: Literal["labels", "logits"] = "labels"
+    energy: Energy = Energy()
     flip: bool = False
     crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
     infer_batch: int = 1
@@ -77,6 +81,10 @@ class Recipe:
     def length(self) -> Length:
         """Length of the training."""
         return Length(self.batch_size, updates=self.updates, accumulate=self.accumulate)
+
+    def check_together(self, name: str) -> None:
+        """Raise InputError for an augmentation that the energy loss cannot use."""
+        self.energy.check(self.augment, name)
 
 
 RECIPES = {
@@ -95,6 +103,7 @@ RECIPES = {
         schedule=OneCycle(),
         prefer_bf16=True,
         resize="logits",
+        energy=Energy(sigma_xy=25.0),
     ),
 }
 

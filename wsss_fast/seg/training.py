@@ -16,6 +16,7 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import check_label_folder, label_files, read_label
 from wsss_fast.data.transforms import Augment
+from wsss_fast.engine.ddp import Loss, Step
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
@@ -66,7 +67,8 @@ def train(
 
     The loss is the sum of the cross-entropies of the logits at every scale and of their maximum, at
     the resolution of the logits, against masks resized to it by nearest neighbour (or, with
-    `resize` "logits", at the resolution of the masks). Pixels labelled 255 are ignored. Collective.
+    `resize` "logits", at the resolution of the masks). Pixels labelled 255 are ignored. With
+    `recipe.energy`, `ops.dense_energy_loss` of the maximum is added. Collective.
 
     Args:
         data: images: a data set, or an argument of `data.load`.
@@ -128,6 +130,7 @@ def train_extended(
         extension: what a method adds, or None. The other arguments are those of `train`.
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    recipe.energy.check(recipe.augment)
     runtime = resolve_runtime(
         *(device, seed, workers, precision),
         prefer_bf16=recipe.prefer_bf16,
@@ -165,14 +168,16 @@ def train_extended(
     )
 
 
-def _step(
-    recipe: Recipe, extra_loss: ExtraLoss | None = None
-) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    def step(net: nn.Module, batch: Batch) -> torch.Tensor:
+def _step(recipe: Recipe, extra_loss: ExtraLoss | None = None) -> Step:
+    def step(net: nn.Module, batch: Batch) -> Loss:
         outputs = [logits.float() for logits in net(batch["image"])]
         losses = [cross_entropy(x, batch["mask"], resize=recipe.resize) for x in outputs]
         loss = sum(losses[1:], start=losses[0])
-        return loss if extra_loss is None else loss + extra_loss(outputs[-1], batch)
+        if extra_loss is not None:
+            loss = loss + extra_loss(outputs[-1], batch)
+        return recipe.energy.added_to(
+            loss, outputs[-1], batch["image"], batch["mask"], recipe.augment
+        )
 
     return step
 

@@ -2,7 +2,11 @@ from . import activate as activate
 from . import batch_losses as batch_losses
 from . import crf as crf
 from . import crf_files as crf_files
+from . import map_files as map_files
 from . import masks as masks
+from . import paired_files as paired_files
+from . import par as par
+from . import refine_files as refine_files
 from . import saliency as saliency
 from . import seeds as seeds
 from . import training as training

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from wsss_fast.engine import distributed, remarks, stream
+from wsss_fast.engine import remarks, stream
 from wsss_fast.engine.files import atomic_write
-from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import resolve_runtime
-from wsss_fast.errors import InputError, RunError
+from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
-from wsss_fast.readers.label_maps import (
-    IGNORE,
-    check_size,
-    read_labels_and_palette,
-    write_labels,
-)
+from wsss_fast.readers.label_maps import IGNORE, write_labels
 from wsss_fast.readers.photos import image_size, read_image, remark_orientation
 from wsss_fast.readers.probabilities import read_probabilities
 from wsss_fast.stages.crf import Crf
+from wsss_fast.stages.map_files import read_label_map
+from wsss_fast.stages.paired_files import (
+    Files,
+    check_folder,
+    check_targets,
+    files_by_stem,
+    match,
+    refine_all,
+    say_unmatched,
+)
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LABELS = (".png", ".npy")
-_MANY_LABELS = 64  # more than any photo of a public data set has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,26 +117,13 @@ def refine_files(
         return _refine_folders(image, labels, out, refiner)
     if out.is_dir() or out.suffix.lower() != ".png":
         raise InputError(f"{out}: the refined map of one image must be named *.png")
-    targets = [out.resolve()]
-    if probabilities:
-        targets.append(out.with_suffix(".npy").resolve())
-    for given in (image, labels):
-        if given.resolve() in targets:
-            raise InputError(f"{out}: would replace its own input {given}; choose another name")
+    check_targets(out, refiner.written(out), (image, labels))
     if refiner.is_finished(out):
         return CrfResult(out, 0, 1)
-    files = _Files(image, labels, out)
+    files = Files(image, labels, out)
     kept, *results = refiner.compute(files, refiner.load(files))
     refiner.write(files, (kept, *(one.cpu() for one in results)))
     return CrfResult(out, 1, 0)
-
-
-class _Files(NamedTuple):
-    """A photo, its map, and the PNG to write."""
-
-    photo: Path
-    labels: Path
-    target: Path
 
 
 class _Given(NamedTuple):
@@ -164,15 +152,19 @@ class _Refiner:
     device: torch.device
     probabilities: bool
     overwrite: bool
+    name: str = "crf"
+
+    def written(self, target: Path) -> list[Path]:
+        """The files of a refined map."""
+        return [target, *([target.with_suffix(".npy")] if self.probabilities else [])]
 
     def is_finished(self, target: Path) -> bool:
-        written = [target, *([target.with_suffix(".npy")] if self.probabilities else [])]
-        return not self.overwrite and all(path.exists() for path in written)
+        return not self.overwrite and all(path.exists() for path in self.written(target))
 
-    def load(self, files: _Files) -> _Given:
+    def load(self, files: Files) -> _Given:
         """Read photo and map; see `refine_files` for the errors."""
         photo = read_image(files.photo)  # [H, W, 3]
-        size, labels = (photo.shape[0], photo.shape[1]), files.labels
+        size, labels = (photo.shape[0], photo.shape[1]), files.map
         if labels.suffix.lower() == ".npz":
             raise InputError(f"{labels}: archives are not read; save the probabilities as .npy")
         palette: bytes | None = None
@@ -181,69 +173,46 @@ class _Refiner:
             unary = unary_from_probabilities(torch.from_numpy(probabilities), clip=self.clip)
             names = np.arange(len(unary), dtype=np.uint8)
         else:
-            values, palette = read_labels_and_palette(labels)
-            check_size(labels, values.shape, files.photo, size)
-            unary, names = _from_labels(labels, values, self.unsure, self.crf.gt_prob)
+            given = read_label_map(labels, files.photo, size, self.unsure)
+            names, palette = given.names, given.palette
+            if len(names) == 1:
+                raise InputError(f"{labels}: has one known label, {names[0]}; nothing to refine")
+            unary = given.energies(self.crf.gt_prob)
         remark_orientation(files.photo)
         pixels = stream.host_tensor(photo[None], self.device)
         energies = stream.host_tensor(unary[None].numpy(), self.device)
         return _Given(names, pixels, energies, palette)
 
-    def compute(self, files: _Files, given: _Given) -> tuple[Any, ...]:
+    def compute(self, files: Files, given: _Given) -> tuple[Any, ...]:
         """What was read, label indices uint8 [H, W] and, if requested, Q float16 [L, H, W]."""
         try:
             unary = given.unary.to(self.device, non_blocking=True)
             # Probabilities are checked when they are read.
             q = self.crf.apply(given.photo, unary, check=False)[0]
         except ValueError as error:
-            raise InputError(f"{files.labels}: {error}") from None
+            raise InputError(f"{files.map}: {error}") from None
         index = q.max(dim=0).indices.to(torch.uint8)  # ten times faster than argmax on a CPU
         kept = given._replace(photo=index[:0], unary=index[:0])
         return (kept, index, q.half()) if self.probabilities else (kept, index)
 
-    def write(self, files: _Files, results: tuple[Any, ...]) -> None:
+    def write(self, files: Files, results: tuple[Any, ...]) -> None:
         """Write the refined map and, if requested, Q."""
         given, index = results[:2]
         labels = given.names[index.numpy()]
         if (labels == labels.flat[0]).all():
             text = "refined map has a single label, although its input has several"
-            remarks.add(text, files.labels)
+            remarks.add(text, files.map)
         if self.probabilities:
             with atomic_write(files.target.with_suffix(".npy")) as temporary:
                 np.save(temporary, results[2].numpy())
         write_labels(files.target, labels, given.palette)  # last: it marks the image as finished
 
-    def in_folder(self, times: stream.Times, done: Callable[[InputError | None], None]) -> Any:
-        """The steps for many files: one that cannot be used does not end the others."""
-
-        def load(files: _Files) -> Any:
-            try:
-                return self.load(files)
-            except InputError as error:
-                return error
-
-        def compute(files: _Files, given: Any) -> Any:
-            try:
-                with times.computing():
-                    return given if isinstance(given, InputError) else self.compute(files, given)
-            except InputError as error:
-                return error
-
-        def write(files: _Files, results: Any) -> InputError | None:
-            if isinstance(results, InputError):
-                return results
-            self.write(files, results)
-            return None
-
-        return stream.Steps(load, compute, write, lambda _, error: done(error), _size)
-
-
-def _size(files: _Files) -> int:
-    """Memory of a photo, its energies of a few labels, and the results."""
-    try:
-        return math.prod(image_size(files.photo)) * 40
-    except InputError:
-        return 0
+    def size(self, files: Files) -> int:
+        """Memory of a photo, its energies of a few labels, and the results."""
+        try:
+            return math.prod(image_size(files.photo)) * 40
+        except InputError:
+            return 0
 
 
 def _refine_folders(
@@ -252,65 +221,15 @@ def _refine_folders(
     out: Path,
     refiner: _Refiner,
 ) -> CrfResult:
-    if out.is_file():
-        raise InputError(f"{out}: is a file, but the maps of a folder are written to a folder")
-    if out.resolve() in (images.resolve(), labels.resolve()):
-        raise InputError(
-            f"{out}: would mix the refined maps with their inputs; choose another folder"
-        )
-    pairs, unmatched = _match_files(images, labels)
-    if unmatched:
-        shown = ", ".join(map(str, unmatched[:3]))
-        more = f" and {len(unmatched) - 3} more" if len(unmatched) > 3 else ""
-        say(f"crf: {len(unmatched)} without a matching file: {shown}{more}")
-    own = [_Files(*pair, out / f"{pair[1].stem}.png") for pair in distributed.shard(pairs)]
-    todo = [files for files in own if not refiner.is_finished(files.target)]
-    problems: list[str] = []
-    with Bar("crf", len(todo)) as bar:
-
-        def done(error: InputError | None) -> None:
-            if error is not None:
-                problems.append(str(error))
-                say(f"crf: {error}", every=True)
-            bar.advance()
-
-        times = stream.Times(refiner.device)
-        stream.run(todo, refiner.in_folder(times, done), times)
-    every = distributed.all_gather_objects(problems)
-    problems = [problem for part in every for problem in part]
-    count = sum(distributed.all_gather_objects(len(todo)))
-    if problems:
-        raise RunError(
-            f"{len(problems)} of {count} maps could not be refined (the others are in {out}); "
-            f"first: {problems[0]}"
-        )
-    return CrfResult(out, count, len(pairs) - count, tuple(unmatched))
-
-
-def _files_by_stem(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in extensions or path.name.startswith("."):
-            continue
-        if path.stem in by_stem:
-            raise InputError(
-                f"{path} and {by_stem[path.stem].name}: differ only in the extension; keep one"
-            )
-        by_stem[path.stem] = path
-    return by_stem
-
-
-def _match_files(images: Path, labels: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """Pairs (image, map) of equal stems, sorted, and the files without a matching one."""
-    found = [_files_by_stem(images, _IMAGES), _files_by_stem(labels, _LABELS)]
-    common = sorted(found[0].keys() & found[1].keys())
-    if not common:
-        raise InputError(
-            f"{images} ({len(found[0])} images) and {labels} ({len(found[1])} PNG or .npy maps) "
-            "have no name in common"
-        )
-    unmatched = [path for by_stem in found for stem, path in by_stem.items() if stem not in common]
-    return [(found[0][stem], found[1][stem]) for stem in common], unmatched
+    check_folder(out, (images, labels))
+    photos, maps = files_by_stem(images), files_by_stem(labels, _LABELS)
+    where = f"{images} ({len(photos)} images) and {labels} ({len(maps)} PNG or .npy maps)"
+    pairs, unmatched = match(photos, maps, where)
+    say_unmatched(refiner.name, unmatched)
+    files = [Files(*pair, out / f"{pair[1].stem}.png") for pair in pairs]
+    done = refine_all(files, refiner)
+    done.check(out)
+    return CrfResult(out, done.count, len(pairs) - done.count, tuple(unmatched))
 
 
 def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
@@ -323,33 +242,3 @@ def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
         crf.apply(np.zeros((1, 1, 1, 3), np.uint8), unary)
     except ValueError as error:
         raise InputError(f"crf: {error}") from None
-
-
-def _from_labels(
-    path: Path, values: np.ndarray, unsure: int | None, gt_prob: float
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Unary [L, H, W] of the L labels of a map, and those labels."""
-    known = np.ones(values.shape, bool) if unsure is None else values != unsure
-    names = np.unique(values[known])
-    if not names.size:
-        raise InputError(
-            f"{path}: every pixel is {unsure} (unsure); at least one must have a label"
-        )
-    if len(names) == 1:
-        line = f"{path}: has one known label, {names[0]}"
-        if known.all():
-            raise InputError(f"{line}; nothing to refine")
-        raise InputError(
-            f"{line}, since {unsure} means unsure; nothing to refine: if {unsure} is an object, "
-            "give unsure None (--unsure None)"
-            + (", or divide the map by 255" if unsure == IGNORE else "")
-        )
-    if len(names) > _MANY_LABELS:
-        remarks.add(
-            f"label map of more than {_MANY_LABELS} labels: is it a picture in gray levels?", path
-        )
-    compact = np.where(known, np.searchsorted(names, values), len(names))
-    unary = unary_from_labels(
-        torch.from_numpy(compact), len(names), gt_prob=gt_prob, unsure_label=len(names)
-    )
-    return unary, names.astype(np.uint8)

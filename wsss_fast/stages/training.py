@@ -14,10 +14,11 @@ from torch import nn
 from wsss_fast import nets
 from wsss_fast.engine import distributed
 from wsss_fast.engine.checkpoint import Checkpoints
+from wsss_fast.engine.ddp import Step
 from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import Runtime, compiler_errors
-from wsss_fast.engine.samples import Batch, Samples
+from wsss_fast.engine.samples import Samples
 from wsss_fast.errors import InputError, RunError
 
 
@@ -28,6 +29,7 @@ class TrainResult:
     Attributes:
         weights: file of the trained weights.
         losses: mean loss of each epoch.
+        parts: mean of each named part of the loss, by epoch; empty for a loss of one part.
         mean_ap: mean average precision of a classifier's tags on the validation set, 0..1; None if
             it was not measured.
     """
@@ -35,22 +37,22 @@ class TrainResult:
     weights: Path
     losses: list[float]
     mean_ap: float | None = None
+    parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
     """The fields of a recipe that its training depends on: all but `names`, read by inference.
 
-    `compile` is one of them where it is on.
+    `compile` and `energy` are among them where they are on.
     """
-    names = names if recipe.compile else (*names, "compile")
-    return {
-        f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in names
-    }
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    off = {"compile": not recipe.compile, "energy": not ("energy" in fields and recipe.energy.on)}
+    return {name: v for name, v in fields.items() if name not in names and not off.get(name)}
 
 
 def train(
     net: nn.Module,
-    step: Callable[[nn.Module, Batch], torch.Tensor],
+    step: Step,
     samples: Samples,
     out: Path,
     name: str,
@@ -71,7 +73,8 @@ def train(
 
     Args:
         net: network to train, in place.
-        step: function of the network and a batch that returns the loss, a scalar.
+        step: function of the network and a batch that returns the loss, a scalar, or its parts by
+            name.
         samples: training samples.
         out: run folder.
         name: sub-folder of `out`.
@@ -108,11 +111,13 @@ def train(
         if distributed.is_main_process():
             nets.save_weights(net, file)
         checkpoints.clear()
-        return {"losses": history.losses, "samples_per_second": history.samples_per_second, **notes}
+        speed = {"samples_per_second": history.samples_per_second}
+        parts = {"loss_parts": history.parts} if history.parts else {}
+        return {"losses": history.losses, **parts, **speed, **notes}
 
     depends = {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}
     notes = stage(out, name, depends, work, files=[file.name], remake=False)
-    return TrainResult(file, notes["losses"])
+    return TrainResult(file, notes["losses"], parts=notes.get("loss_parts", {}))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 
 #include "../dense_crf.h"
 #include "backend.h"
+#include "bilateral_filter.h"
 
 namespace wsss {
 
@@ -25,7 +26,7 @@ inline Tensor dense_crf_on_cpu(
 inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
                         const std::vector<double>& gaussian, const std::vector<double>& bilateral,
                         const std::vector<double>& levels, int64_t iterations, bool half_precision,
-                        const std::optional<Tensor>& /*lattice*/) {
+                        const std::optional<Tensor>& lattice) {
   const Tensor image = float_input("dense_crf", "image", image_in, 4);
   const Tensor unary = float_input("dense_crf", "unary", unary_in, 5);
   check_device("dense_crf", "unary", unary, image);
@@ -64,6 +65,9 @@ inline Tensor dense_crf(const Tensor& image_in, const Tensor& unary_in,
   call.iterations = iterations;
   call.half_precision = half_precision;
   try {
+    if (reads_image) {
+      call.lattice = stored_lattice("dense_crf", lattice, image, call.bilateral_grid());
+    }
     TorchContext context("dense_crf", unary);
     cuda::dense_crf(context, call);
   } catch (const cuda::BeyondLimits&) {
