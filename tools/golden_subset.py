@@ -59,6 +59,8 @@ ARRAYS = {
     "irn_losses": ("labels", "label_shape", "*_packed"),  # the losses are of photos
     "irn_path_index": ("*",),
     "irn_random_walk": ("c[1345]/*",),  # the other cases' edge maps are of a photo
+    "pamr": ("case2/*",),  # the other cases' images are photos
+    "par": ("case2/*",),
     "poly_optimizer_trace": ("*",),
 }
 KEYS = (

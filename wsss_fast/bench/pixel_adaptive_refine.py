@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from wsss_fast.bench.harness.suite import (
 )
 from wsss_fast.compat import par
 from wsss_fast.ops.reference.pixel_adaptive_refine import OFFSETS, affinities
+from wsss_fast.ops.reference.pixel_adaptive_refine import pixel_adaptive_refine as reference_refine
 
 _DILATIONS, _ITERATIONS = (1, 2, 4, 8, 12, 24), 10
 _ERROR = 1e-5  # of the largest value, in float32
@@ -69,7 +71,7 @@ def suite() -> Suite:
     return Suite(
         name="pixel_adaptive_refine",
         op="pixel_adaptive_refine",
-        title=f"PAR and PAMR, {_ITERATIONS} iterations, dilations {', '.join(map(str, _DILATIONS))}",
+        title=f"PAR and PAMR, {_ITERATIONS} iterations, dilations {_DILATIONS}",
         rows={key: text for key, (text, _) in ROWS.items()},
         quick=("par128", "cams"),
         make=lambda key, number: make(ROWS[key][1], number),
@@ -108,13 +110,17 @@ def make(masks: Masks, number: int) -> Input:
 
 def implementations(masks: Masks) -> dict[str, Implementation]:
     """Ours, the reference eager and compiled, and the convolutions of the public modules."""
-    options = {"dilations": _DILATIONS, "iterations": _ITERATIONS, "kind": masks.kind}
+    options: dict[str, Any] = {
+        "dilations": _DILATIONS,
+        "iterations": _ITERATIONS,
+        "kind": masks.kind,
+    }
 
     def ours(values: Tensor, image: Tensor) -> Tensor:
         return ops.pixel_adaptive_refine(image, values, **options)
 
     def reference(values: Tensor, image: Tensor) -> Tensor:
-        return ops.reference.pixel_adaptive_refine(image, values, **options)
+        return reference_refine(image, values, **options)
 
     if masks.present:
         module = par.PAR(_DILATIONS, _ITERATIONS)
