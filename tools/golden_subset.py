@@ -43,6 +43,7 @@ ARRAYS = {
     "deeplab_net": ("feature_sizes_in_1_05_075", "n_conv_1x", "n_conv_aspp"),
     "deeplab_poly_lr": ("*",),
     "deeplab_scores": ("*",),
+    "dense_energy_loss": ("case5/*",),  # the other cases' images are photos
     "eps_ioumetric": ("*",),
     "eps_loss": ("seed0/*", "seed5/cam", "seed5/saliency", "seed5/label", "seed5/t2/*"),
     "eps_loss_edge": (
@@ -59,6 +60,8 @@ ARRAYS = {
     "irn_losses": ("labels", "label_shape", "*_packed"),  # the losses are of photos
     "irn_path_index": ("*",),
     "irn_random_walk": ("c[1345]/*",),  # the other cases' edge maps are of a photo
+    "pamr": ("case2/*",),  # the other cases' images are photos
+    "par": ("case2/*",),
     "poly_optimizer_trace": ("*",),
 }
 KEYS = (

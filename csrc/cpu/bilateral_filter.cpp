@@ -50,6 +50,7 @@ void bilateral_filter(const float* values, const float* image, const LatticeArra
   };
   const int64_t pixels = shape.height * shape.width, count = pixels * shape.channels;
   if (shape.batch == 0 || count == 0) return;
+  const int64_t bytes = shape.batch * count * static_cast<int64_t>(sizeof(float));
   std::optional<StoredLattices> stored;
   if (lattice.size > 0) {
     stored.emplace(lattice, shape.batch, shape.height, shape.width, parameters);
@@ -62,7 +63,7 @@ void bilateral_filter(const float* values, const float* image, const LatticeArra
         state.filter.run(
             team, rank, state.lattices.get(team, rank, levels, b), static_cast<int>(shape.channels),
             transpose, LoadPlanes{state.tiles, values + b * count},
-            StorePlanes{state.tiles, out + b * count});
+            StorePlanes(state.tiles, out + b * count, bytes));
       });
 }
 

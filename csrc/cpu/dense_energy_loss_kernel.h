@@ -138,32 +138,35 @@ class EnergyLoss {
     }
   }
 
-  // The loss of tiles, and their gradient, from A S.
+  // The loss of tiles, and their gradient, from A S. All loads precede all stores: the planes of
+  // both arrays are often a multiple of the page size apart, and such a load waits for the store.
   void take(const PlaneBlock& block, const Planes& planes) {
-    Lanes roi[PlaneBlock::kTiles], gate[PlaneBlock::kTiles], energy[PlaneBlock::kTiles] = {};
+    Lanes own[PlaneBlock::kTiles * PlaneBlock::kChannels];
+    PlaneBlock probabilities = block;
+    probabilities.lanes = own;
+    LoadPlanes{tiles_, planes.probabilities}(probabilities);
+    PlaneBlock others = block;  // what is added to T
+    Lanes transposed[PlaneBlock::kTiles * PlaneBlock::kChannels];
+    if (is_exact_) {
+      others.lanes = transposed;
+      LoadPlanes{tiles_, planes.gradient}(others);
+    }
     for (int i = 0; i < block.tiles; ++i) {
       const int64_t p = tiles_.first_pixel(block.tile + i);
-      roi[i] = load_some(planes.roi + p, tiles_.count(p));
-      gate[i] = load_some(gate_.get() + p, tiles_.count(p));
-    }
-    for (int k = 0; k < block.channels; ++k) {
-      const int64_t plane = (block.channel + k) * shape_.pixels();
-      for (int i = 0; i < block.tiles; ++i) {
-        const int64_t p = plane + tiles_.first_pixel(block.tile + i);
-        const int count = tiles_.count(p - plane);
-        const Lanes t = gate[i] * block.at(i, k);
-        energy[i] += roi[i] * load_some(planes.probabilities + p, count) * t;
-        if (planes.gradient == nullptr) continue;
-        const Lanes other = is_exact_ ? load_some(planes.gradient + p, count) : t;
-        store_some(planes.gradient + p, factor_ * roi[i] * (t + other), count);
+      const int count = tiles_.count(p);
+      const Lanes roi = load_some(planes.roi + p, count), gate = load_some(gate_.get() + p, count);
+      const Lanes factor = factor_ * roi;
+      Lanes energy{};
+      for (int k = 0; k < block.channels; ++k) {
+        const Lanes t = gate * block.at(i, k);
+        energy += roi * probabilities.at(i, k) * t;
+        block.at(i, k) = factor * (t + (is_exact_ ? others.at(i, k) : t));
       }
-    }
-    for (int i = 0; i < block.tiles; ++i) {
       double& sum = energy_[block.tile + i];
       if (block.channel == 0) sum = 0.0;
-      const int count = tiles_.count(tiles_.first_pixel(block.tile + i));
-      for (int lane = 0; lane < count; ++lane) sum += static_cast<double>(energy[i][lane]);
+      for (int lane = 0; lane < count; ++lane) sum += static_cast<double>(energy[lane]);
     }
+    if (planes.gradient != nullptr) StorePlanes{tiles_, planes.gradient}(block);
   }
 
   static constexpr uint8_t kUnknown = 255;  // label of pixels without a pseudo label

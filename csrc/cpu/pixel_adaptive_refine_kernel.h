@@ -63,12 +63,14 @@ class PixelAdaptiveRefine {
     groups_.each([&](int64_t first, auto size) {
       copy(rows, masks + first * shape_.pixels(), size, masks_[0].get());
       team.barrier();
-      for (int64_t i = 0; i + 1 < iterations; ++i) {
-        step<size>(rows, masks_[i % 2].get(), masks_[(i + 1) % 2].get());
+      for (int64_t i = 0; i < iterations; ++i) {
+        const bool padded = i + 1 < iterations;
+        step<size>(
+            rows, masks_[i % 2].get(),
+            padded ? masks_[(i + 1) % 2].get() + planes_.left : out + first * shape_.pixels(),
+            padded);
         team.barrier();
       }
-      last_step<size>(rows, masks_[(iterations - 1) % 2].get(), out + first * shape_.pixels());
-      team.barrier();  // before the next group or image overwrites the masks
     });
   }
 
@@ -99,33 +101,27 @@ class PixelAdaptiveRefine {
     }
   }
 
+  // One iteration of G masks. to: column 0 of row 0 of the first one, in padded planes, or in those
+  // of the result.
   template <int G>
-  void step(Rows rows, const float* from, float* to) const {
+  void step(Rows rows, const float* from, float* to, bool padded) const {
+    const int64_t plane = padded ? planes_.plane : shape_.pixels();
+    const int64_t stride = padded ? planes_.stride : shape_.width;
+    const int64_t whole = padded ? planes_.width : shape_.width - kRefineTile;  // last whole tile
     std::vector<int64_t> where(offsets_.size());
     for (int64_t y = rows.first; y < rows.second; ++y) {
       offsets_.locate(planes_, y, where.data());
-      float* row = to + planes_.at(y);
+      float* row = to + y * stride;
       add_neighbours<G>(weights_.get() + y * row_weights(), tiles_, where, from, planes_.plane,
                         [&](int k, int64_t x, TileVec sum) {
-                          store<kRefineTile>(row + k * planes_.plane + x, sum);
+                          float* at = row + k * plane + x;
+                          if (x <= whole) {
+                            store<kRefineTile>(at, sum);
+                          } else {
+                            std::memcpy(at, &sum, sizeof(float) * (shape_.width - x));
+                          }
                         });
-      for (int k = 0; k < G; ++k) planes_.repeat_border(row + k * planes_.plane);
-    }
-  }
-
-  // to [G, H, W]
-  template <int G>
-  void last_step(Rows rows, const float* from, float* to) const {
-    std::vector<int64_t> where(offsets_.size());
-    for (int64_t y = rows.first; y < rows.second; ++y) {
-      offsets_.locate(planes_, y, where.data());
-      float* row = to + y * shape_.width;
-      add_neighbours<G>(
-          weights_.get() + y * row_weights(), tiles_, where, from, planes_.plane,
-          [&](int k, int64_t x, TileVec sum) {
-            std::memcpy(row + k * shape_.pixels() + x, &sum,
-                        sizeof(float) * std::min<int64_t>(kRefineTile, shape_.width - x));
-          });
+      for (int k = 0; padded && k < G; ++k) planes_.repeat_border(row + k * plane);
     }
   }
 

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "../math/scalar.h"
 
 namespace wsss {
@@ -36,6 +40,23 @@ inline void store(float* p, typename Vec<V>::Float v) {
 
 using Lanes = Vec<kLanes>::Float;
 using IntLanes = Vec<kLanes>::Int;
+
+// Stores a cache line without reading it into the caches first, where the target can. Other threads
+// see it after fence_stores() and their usual synchronisation.
+inline void store_past_caches(float* line, const Lanes& v) {
+#if defined(__SSE2__)
+  __m128 parts[4];
+  std::memcpy(parts, &v, sizeof v);
+  for (int i = 0; i < 4; ++i) _mm_stream_ps(line + 4 * i, parts[i]);
+#else
+  store<kLanes>(line, v);
+#endif
+}
+inline void fence_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // The values that are computed together: 16 floats, or one double.
 template <class Real>

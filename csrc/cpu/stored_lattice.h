@@ -95,7 +95,8 @@ class StoredLattices {
     int64_t at = images_[b].start;
     const auto write = [&](const void* from, int64_t count) {
       const auto [first, last] = Team::part(count, rank, team.size());
-      std::memcpy(to + at + first, static_cast<const int32_t*>(from) + first, 4 * (last - first));
+      const int32_t* part = static_cast<const int32_t*>(from) + first;
+      if (last > first) std::memcpy(to + at + first, part, 4 * (last - first));
       if (rank == 0) std::fill(to + at + count, to + at + padded(count), 0);
       at += padded(count);
     };

@@ -47,7 +47,7 @@ void bilateral_filter(Stream stream, const BilateralFilterCall& call, const With
                       int64_t workspace_bytes = kWorkspaceBytes) {
   const PixelLattice pixels("bilateral_filter", "the", call.grid);
   const PlaneFilter filter(pixels, call.lattice, call.channels, 0, workspace_bytes);
-  const Bands bands = call.grid.bands();
+  const Bands bands = bands_of(call.grid);
   const unsigned per_image = blocks_for(call.grid.pixels());
   const int width = filter.width(), packs = width / filter.pack();
   with_arena(filter.workspace_bytes(), [&](Arena& arena) {

@@ -1,7 +1,7 @@
 // The ops bilateral_lattice and bilateral_filter on CUDA.
 #pragma once
 
-#include "pixel_lattice.h"
+#include "pixel_grid.h"
 
 namespace wsss::cuda {
 

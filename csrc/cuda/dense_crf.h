@@ -1,9 +1,10 @@
 // The dense CRF op on CUDA.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
-#include "pixel_lattice.h"
+#include "pixel_grid.h"
 
 namespace wsss::cuda {
 

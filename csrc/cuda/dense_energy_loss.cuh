@@ -189,7 +189,7 @@ class DenseEnergy {
                 1 + (transposes_ ? padded_width(call.channels) : 0), workspace_bytes),
         shape_{{call.height, call.grid.height, static_cast<float>(call.step_y)},
                {call.width, call.grid.width, static_cast<float>(call.step_x)},
-               call.grid.bands(),
+               bands_of(call.grid),
                blocks_for(call.grid.pixels()),
                call.channels,
                filter_.width()} {}

@@ -1,7 +1,7 @@
 // The op dense_energy_loss on CUDA.
 #pragma once
 
-#include "pixel_lattice.h"
+#include "pixel_grid.h"
 
 namespace wsss::cuda {
 

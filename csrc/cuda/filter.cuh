@@ -19,8 +19,7 @@ struct TermOf {
   int64_t first_point = 0;
   int64_t entries;
   int64_t copies;
-  // [copies * rows, width], where rows = *end - *begin: splat writes the first, each pass of the
-  // blur reads one and writes the other.
+  // [copies * (*end - *begin), width]: splat writes the first, each pass of the blur the other.
   T* values[2];
   float* carry;  // [copies * windows, width]
 
@@ -235,8 +234,7 @@ __device__ void add_long_chain(const TermOf<T>& t, const Chain& chain, T* row, i
   }
 }
 
-// Adds the carries of the following windows to a vertex that began in an
-// earlier one, in an order that depends on their number alone.
+// Adds the carries of the following windows to a vertex, in an order that depends on their number.
 template <int V, class T>
 __global__ void add_carries(TermsOf<T> terms, RowWidth size, int span) {
   __shared__ Chain long_chain[kThreads];
@@ -301,7 +299,7 @@ __device__ __forceinline__ Pack<V, Wide<T>> blurred_row(const T* from, int width
 // Two directions in one pass, which reads and writes fewer rows than two: the second direction's
 // three rows are computed from the first one's. The last of an odd number has its own pass.
 template <int V, class T>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) > 4 ? 2 : 3)
     blur(TermsOf<T> terms, int pass, bool reverse, RowWidth size) {
   const TermOf<T>& t = terms.at[blockIdx.y];
   if (pass >= t.passes()) return;
@@ -392,5 +390,11 @@ void splat_and_blur(Stream stream, const TermsOf<T>& terms, const T* q, RowWidth
   });
   blur_all(stream, terms, width, pack, reverse, max_rows);
 }
+
+#ifdef __CUDACC__
+// Compiled once, in filter.cu.
+extern template void splat_and_blur<float>(Stream, const TermsOf<float>&, const float*, RowWidth,
+                                           int64_t, bool);
+#endif
 
 }  // namespace wsss::cuda

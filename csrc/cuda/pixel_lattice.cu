@@ -15,7 +15,7 @@ struct PixelFeatures {
 
   explicit PixelFeatures(const PixelGrid& grid)
       : image(grid.image),
-        bands(grid.bands()),
+        bands(bands_of(grid)),
         lowest(static_cast<float>(grid.lowest)),
         highest(static_cast<float>(grid.highest)) {
     feature_scale(D, scale);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "lattice.cuh"
+#include "pixel_grid.h"
 
 namespace wsss::cuda {
 
@@ -32,19 +33,9 @@ struct Bands {
   }
 };
 
-// The features of a pixel: its position / (sx, sy), then its levels / their deviations.
-struct PixelGrid {
-  int64_t batch, height, width;
-  int channels;                   // of the image; 0: positions only
-  const float* image;             // [B, C, H, W]
-  double sx, sy;                  // standard deviations in pixels
-  double levels[kMaxDimensions];  // and of each channel
-  double lowest, highest;         // of the image's values; others are clamped
-
-  int64_t pixels() const { return height * width; }
-  int dimensions() const { return 2 + channels; }
-  Bands bands() const { return {static_cast<uint32_t>(height), static_cast<uint32_t>(width)}; }
-};
+inline Bands bands_of(const PixelGrid& grid) {
+  return {static_cast<uint32_t>(grid.height), static_cast<uint32_t>(grid.width)};
+}
 
 // What is known of the lattices of a batch before they are built.
 class PixelLattice {

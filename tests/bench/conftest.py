@@ -11,6 +11,7 @@ from wsss_fast.bench import (
     inference,
     label_conditioned,
     merge_maps,
+    pixel_adaptive_refine,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -41,6 +42,10 @@ TINY_ROWS = {
         for key in ("cam1", "amn1")
     },
     inference: {"eps_quick": ("EPS, tiny", inference.Pictures("eps", (32, 48), (1.0,)))},
+    pixel_adaptive_refine: {
+        key: (key, dataclasses.replace(pixel_adaptive_refine.ROWS[key][1], shape=(1, 3, 20, 18)))
+        for key in ("par128", "cams")
+    },
     random_walk: {
         key: (key, random_walk.Grid((3, 13, 9), dense=True)) for key in ("tiny3", "irn3")
     },

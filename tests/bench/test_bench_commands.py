@@ -19,6 +19,7 @@ from wsss_fast.bench import (
     inference,
     label_conditioned,
     merge_maps,
+    pixel_adaptive_refine,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -93,7 +94,15 @@ def test_all_runs_all(tmp_path, monkeypatch, tiny_rows):
         pixel_cross_entropy: ("seg41",),
         pixel_bce: ("bce41",),
     }
-    others = (saliency_loss, aamr_loss, image_views, merge_maps, random_walk, inference)
+    others = (
+        saliency_loss,
+        aamr_loss,
+        image_views,
+        merge_maps,
+        pixel_adaptive_refine,
+        random_walk,
+        inference,
+    )
     for module in (*quick, *others):
         suite = (
             module.suite(dense_crf.Options(size=SIZE)) if module is dense_crf else module.suite()

@@ -13,9 +13,11 @@ from wsss_fast import bench, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    dense_energy_loss,
     image_views,
     label_conditioned,
     merge_maps,
+    pixel_adaptive_refine,
     pixel_bce,
     pixel_cross_entropy,
     random_walk,
@@ -191,6 +193,12 @@ def test_other_ops_agree_with_other_implementations(module, others, tmp_path, ti
         assert row.figures["ours"]["error"] <= 2e-5  # float32 walks of others may have more
 
 
+def test_dense_energy_losses_agree(tmp_path, tiny_rows):
+    report = measure(tmp_path, dense_energy_loss.suite(), quick=True, rows=("2",))
+    for row in report.rows:
+        assert not row.problems and {"ours", "eager"} <= set(row.times) and row.rate() > 0
+
+
 def test_views_are_pillows_to_the_bit(tmp_path, tiny_rows, monkeypatch):
     report = measure(tmp_path, image_views.suite(), quick=True)
     for row in report.rows:
@@ -214,6 +222,24 @@ def test_merged_maps_are_compared(tmp_path, tiny_rows, monkeypatch):
 
 def without_last_view(views, *given, **named):
     return ops.reference.merge_maps(views[:-1], *given, **named)
+
+
+def test_refined_masks_are_compared(tmp_path, tiny_rows, monkeypatch):
+    """A run that is not quick also measures the convolutions of the public modules."""
+    suite = pixel_adaptive_refine.suite()
+    report = measure(tmp_path, suite, rows=("par128",), repeats=1)
+    (row,) = report.rows
+    assert not row.problems and {"ours", "eager", "stacked"} == set(row.times)
+    assert row.figures["stacked"]["error"] <= 1e-5
+    report = measure(tmp_path, suite, rows=("cams",), repeats=1, quick=True)
+    assert not report.wrong() and all(row.rate() > 0 for row in report.rows)
+    right = ops.pixel_adaptive_refine
+
+    def without_an_iteration(*given, iterations, **named):
+        return right(*given, iterations=iterations - 1, **named)
+
+    monkeypatch.setattr(ops, "pixel_adaptive_refine", without_an_iteration)
+    assert measure(tmp_path, suite, quick=True, rows=("par128",), repeats=1).wrong()
 
 
 @pytest.mark.parametrize(("module", "package"), [(aamr_loss, "ndimage"), (random_walk, "sparse")])

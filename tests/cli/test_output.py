@@ -26,6 +26,11 @@ from wsss_fast.stages.training import TrainResult
             "weights: [red]x\nmean loss: 0.7500 in the first epoch\n",
         ),
         (
+            TrainResult(Path("w.pth"), [0.5], parts={"supervised": [0.75], "energy": [-0.25]}),
+            "weights: w.pth\nmean loss: 0.5000 in the first epoch\nmean supervised loss: 0.7500 in "
+            "the first epoch\nmean energy loss: -0.2500 in the first epoch\n",
+        ),
+        (
             SeedsResult(Path("run/seeds"), 0.25, 0.5, 0.25),
             "folder: run/seeds\nforeground: 25.0 %\nbackground: 50.0 %\nignored: 25.0 %\n",
         ),

@@ -84,13 +84,15 @@ def build(compiler: str, cache: Path) -> Path:
 def serve(library: str) -> None:
     """Use the emulated backend for CPU tensors in this process, not the native CPU kernels."""
     from wsss_fast import _native
-    from wsss_fast.ops import dense_crf, reference
+    from wsss_fast.ops import bilateral_filter, dense_crf, dense_energy_loss, reference
 
     # Inputs that the CUDA kernels do not support go to the CPU kernels, which are not loaded here:
     # the reference implementations replace them.
     cpu = torch.library.Library("wsss_fast_cpu", "DEF")
     for name, function in (
+        ("bilateral_filter", sys.modules[bilateral_filter.__module__]._reference),
         ("dense_crf", sys.modules[dense_crf.__module__]._reference),
+        ("dense_energy_loss", sys.modules[dense_energy_loss.__module__]._reference),
         ("permutohedral_lattice", reference.permutohedral_lattice),
     ):
         schema = str(getattr(torch.ops.wsss_fast, name).default._schema)

@@ -21,6 +21,9 @@ ONCE = {
     "aamr_loss": lambda x: ops.aamr_loss(x, MAP, MAP),
     "dense_crf": lambda x: ops.dense_crf(IMAGE, x, iterations=1).square().sum(),
     "label_conditioned_logits": lambda x: ops.label_conditioned_logits(x, *HEAD).square().sum(),
+    "pixel_adaptive_refine": lambda x: (
+        ops.pixel_adaptive_refine(IMAGE, x, iterations=2).square().sum()
+    ),
     "resized_activation": lambda x: (
         ops.label_conditioned_activation(x, *HEAD, size=(8, 9)).square().sum()
     ),
@@ -83,6 +86,10 @@ def test_forward_mode_is_an_error(op, call):
         ("saliency_loss: labels", lambda t: ops.saliency_loss(LOGITS, MAP, t[0, :1, :2])),
         ("aamr_loss: saliency", lambda t: ops.aamr_loss(LOGITS, t, MAP)),
         ("aamr_loss: response", lambda t: ops.aamr_loss(LOGITS, MAP, t)),
+        (
+            "pixel_adaptive_refine: image",
+            lambda t: ops.pixel_adaptive_refine(t[None], LOGITS, iterations=1),
+        ),
         ("pixel_bce: present", lambda t: ops.pixel_bce(LOGITS, LABELS, present=t[0, :1, :3])),
     ],
 )

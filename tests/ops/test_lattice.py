@@ -11,13 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_testing import each_device, threads, wrong_values
 
-from wsss_fast.ops import (
-    BilateralLattice,
-    PermutohedralLattice,
-    dense_crf,
-    permutohedral_filter,
-    reference,
-)
+from wsss_fast.ops import PermutohedralLattice, permutohedral_filter, reference
 
 # (points, dimensions, channels, span of the features in standard deviations)
 CASES = {
@@ -238,28 +232,6 @@ def test_lattice_is_reusable(device):
     assert torch.equal(doubled, permutohedral_filter(features, values))
 
 
-@each_device
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_bilateral_lattice(channels, device):
-    """Its filter is that of dense_crf's appearance term: one mean field step, written out."""
-    generator = torch.Generator().manual_seed(channels)
-    image = (torch.rand(channels, 14, 17, generator=generator) * 60).to(torch.uint8).to(device)
-    unary = torch.rand(1, 3, 14, 17, generator=generator).to(device) * 3
-    sxy, srgb = (9.0, 4.0), tuple(5.0 + c for c in range(channels))
-    lattice = BilateralLattice(image, sxy, srgb)
-    assert (lattice.points, lattice.dimensions) == (14 * 17, 2 + channels) and lattice.vertices > 0
-    norm = lattice.filter(torch.ones(1, 14, 17, device=device)).rsqrt()
-    message = 4.0 * norm * lattice.filter(norm * torch.softmax(-unary[0], 0))
-    expected = torch.softmax(message - unary[0], 0)[None]
-    ours = dense_crf(image[None], unary, gaussian=None, bilateral=(sxy, srgb, 4.0), iterations=1)
-    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
-    q = torch.rand(2, 14, 17, device=device, dtype=torch.float32)
-    flat = lattice.filter(q, transpose=True)
-    torch.testing.assert_close(
-        (flat * unary[0, :2]).sum(), (q * lattice.filter(unary[0, :2])).sum(), atol=0, rtol=1e-4
-    )
-
-
 def test_features_have_no_gradient():
     features, values = make("plane")
     with pytest.raises(NotImplementedError, match="differentiable in values only"):
@@ -282,17 +254,6 @@ def test_wrong_features_of_any_kind(name, value):
 def test_wrong_values_of_any_kind(name, value):
     with pytest.raises(ValueError, match=f"^permutohedral_filter: {name} is"):
         permutohedral_filter(FEATURES["features"], value)
-    with pytest.raises(ValueError, match=f"^BilateralLattice: {name} is"):
-        BilateralLattice(torch.zeros(3, 2, 4), 3.0, 5.0).filter(value)
-
-
-IMAGE = {"image": torch.zeros(3, 2, 4), "sxy": 3.0, "srgb": 5.0}
-
-
-@pytest.mark.parametrize(("name", "value"), wrong_values(IMAGE))
-def test_wrong_arguments_of_any_kind_for_an_image(name, value):
-    with pytest.raises(ValueError, match=f"^BilateralLattice: {name} is"):
-        BilateralLattice(**{**IMAGE, name: value})
 
 
 WRONG = {
@@ -340,30 +301,6 @@ WRONG = {
         lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(4, 1).int()),
         "values is torch.int32",
     ),
-    "image_dims": (
-        lambda: BilateralLattice(torch.zeros(4, 4), 3.0, 5.0),
-        r"image is torch.float32 \[4, 4\]; must be .* \[C, H, W\]",
-    ),
-    "image_channels": (
-        lambda: BilateralLattice(torch.zeros(15, 4, 4), 3.0, 5.0),
-        r"image is torch.float32 \[15, 4, 4\]",
-    ),
-    "image_dtype": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 4).int(), 3.0, 5.0),
-        "image is torch.int32",
-    ),
-    "image_nan": (
-        lambda: BilateralLattice(torch.full((3, 4, 4), NAN), 3.0, 5.0),
-        "BilateralLattice: image has NaN or infinite values",
-    ),
-    "image_meta": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 4, device="meta"), 3.0, 5.0),
-        "image is on meta",
-    ),
-    "sigmas_for_the_image": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 4), 1e-8, 5.0),
-        "BilateralLattice: sxy is 1e-08 and srgb is 5.0; too small for this image",
-    ),
     "features_meta": (
         lambda: PermutohedralLattice(torch.zeros(4, 2, device="meta")),
         "features is on meta",
@@ -371,18 +308,6 @@ WRONG = {
     "values_meta": (
         lambda: permutohedral_filter(torch.zeros(4, 2), torch.zeros(4, 1, device="meta")),
         "values is on meta but features is on cpu",
-    ),
-    "sxy": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 4), 0.0, 5.0),
-        r"sxy is 0\.0; must be finite and > 0",
-    ),
-    "srgb": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 4), 3.0, (5.0, 5.0)),
-        r"srgb is \(5\.0, 5\.0\); must be a number or 3",
-    ),
-    "maps": (
-        lambda: BilateralLattice(torch.zeros(3, 4, 5), 3.0, 5.0).filter(torch.zeros(1, 5, 4)),
-        r"must be .* \[c, 4, 5\]",
     ),
 }
 

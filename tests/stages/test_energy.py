@@ -197,7 +197,8 @@ def test_unknown_network_inputs_are_refused():
 def test_options_and_configuration_files_switch_it_on(tmp_path, capfd):
     line = "seg train --data d --masks m --out o --backbone small --recipe.energy.weight 1e-7"
     recipe = parse(COMMANDS["seg train"], line.split()[2:])["recipe"]
-    assert recipe == dataclasses.replace(seg.RECIPES["small"], energy=Energy(weight=1e-7))
+    assert recipe.energy == Energy(weight=1e-7, sigma_xy=25.0)  # scaled to the small crops
+    assert recipe == dataclasses.replace(seg.RECIPES["small"], energy=recipe.energy)
     config = tmp_path / "config.yaml"
     config.write_text("pipeline: {amn: {energy: {weight: 2e-7, sigma_xy: 30}}}")
     line = f"amn run --data d --out o --config {config} --pipeline.seg.energy.weight 3e-7"

@@ -4,14 +4,16 @@ Rows are masks of 21 classes, PAR of 3 masks at 256x256, the gradient in the mas
 function that makes labels of class activation maps (two classes; PAR at half the size, with two
 background scores). eager is the reference, which adds one neighbour after the other. stacked is how
 the public modules compute it: all 48 neighbours of all masks in memory, by dilated convolutions; it
-is left out at 512x512, where the public code took 40 to 46 s on one core. The roofline is the
-multiply-adds of all iterations; the plain call is a matrix product.
+is left out at 512x512, where the public code took 40 to 46 s on one core. A compiled reference is
+left out, too: torch.compile needs minutes for it. The roofline is the multiply-adds of all
+iterations; the plain call is a matrix product.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ from torch import Tensor
 from wsss_fast import ops
 from wsss_fast.bench.harness.roofline import Roofline, matmul
 from wsss_fast.bench.harness.suite import (
-    COMPILED,
     EAGER,
     OURS,
     Implementation,
@@ -30,11 +31,12 @@ from wsss_fast.bench.harness.suite import (
 )
 from wsss_fast.compat import par
 from wsss_fast.ops.reference.pixel_adaptive_refine import OFFSETS, affinities
+from wsss_fast.ops.reference.pixel_adaptive_refine import pixel_adaptive_refine as reference_refine
 
 _DILATIONS, _ITERATIONS = (1, 2, 4, 8, 12, 24), 10
 _ERROR = 1e-5  # of the largest value, in float32
 _LABELS = 1e-3  # share of pixels whose label may differ
-_SMALL = 1 << 21  # values of masks up to which `stacked` and the compiled reference are measured
+_SMALL = 1 << 21  # values of masks up to which `stacked` is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,8 @@ ROWS = {
     "par3": ("PAR 3x256x256", Masks((1, 3, 256, 256))),
     "pamr128": ("PAMR 21x128x128", Masks((1, 21, 128, 128), "pamr")),
     "pamr": ("PAMR 21x512x512", Masks((1, 21, 512, 512), "pamr")),
-    "train128": ("PAR 21x128x128, grad", Masks((1, 21, 128, 128), backward=True)),
-    "cams": ("labels of 2 classes", Masks((1, 20, 512, 512), present=2)),
+    "train128": ("PAR 128x128 grad", Masks((1, 21, 128, 128), backward=True)),
+    "cams": ("2-class labels", Masks((1, 20, 512, 512), present=2)),
 }
 
 
@@ -69,7 +71,7 @@ def suite() -> Suite:
     return Suite(
         name="pixel_adaptive_refine",
         op="pixel_adaptive_refine",
-        title=f"PAR and PAMR, {_ITERATIONS} iterations, dilations {', '.join(map(str, _DILATIONS))}",
+        title=f"PAR and PAMR, {_ITERATIONS} iterations, dilations {_DILATIONS}",
         rows={key: text for key, (text, _) in ROWS.items()},
         quick=("par128", "cams"),
         make=lambda key, number: make(ROWS[key][1], number),
@@ -107,14 +109,18 @@ def make(masks: Masks, number: int) -> Input:
 
 
 def implementations(masks: Masks) -> dict[str, Implementation]:
-    """Ours, the reference eager and compiled, and the convolutions of the public modules."""
-    options = {"dilations": _DILATIONS, "iterations": _ITERATIONS, "kind": masks.kind}
+    """Ours, the reference, and the convolutions of the public modules."""
+    options: dict[str, Any] = {
+        "dilations": _DILATIONS,
+        "iterations": _ITERATIONS,
+        "kind": masks.kind,
+    }
 
     def ours(values: Tensor, image: Tensor) -> Tensor:
         return ops.pixel_adaptive_refine(image, values, **options)
 
     def reference(values: Tensor, image: Tensor) -> Tensor:
-        return ops.reference.pixel_adaptive_refine(image, values, **options)
+        return reference_refine(image, values, **options)
 
     if masks.present:
         module = par.PAR(_DILATIONS, _ITERATIONS)
@@ -129,8 +135,6 @@ def implementations(masks: Masks) -> dict[str, Implementation]:
         EAGER: Implementation(with_gradients(reference, count)),
     }
     if torch.Size(masks.shape).numel() <= _SMALL:
-        compiled = torch.compile(reference, fullgraph=True, dynamic=False)
-        found[COMPILED] = Implementation(with_gradients(compiled, count), slow=True, compiles=True)
         found["stacked"] = Implementation(
             with_gradients(lambda v, i: stacked(v, i, masks.kind), count), slow=True
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -56,12 +56,19 @@ def _described(result: Any) -> Iterator[str]:
     for field in dataclasses.fields(result):
         value, name = getattr(result, field.name), field.name.replace("_", " ")
         if field.name == "losses":
-            last = f", {value[-1]:.4f} in the last of {len(value)}" if len(value) > 1 else ""
-            yield f"mean loss: {value[0]:.4f} in the first epoch{last}" if value else "no loss"
+            yield _means("loss", value)
+        elif field.name == "parts":
+            yield from (_means(f"{part} loss", means) for part, means in value.items())
         elif isinstance(value, float):  # a share
             yield f"{name}: {100 * value:.1f} %"
         elif value is not None:
             yield f"{name}: {value}"
+
+
+def _means(name: str, means: Sequence[float]) -> str:
+    """The mean losses of the first and the last epoch."""
+    last = f", {means[-1]:.4f} in the last of {len(means)}" if len(means) > 1 else ""
+    return f"mean {name}: {means[0]:.4f} in the first epoch{last}" if means else f"no {name}"
 
 
 def _show_benchmarks(reports: Iterable[Report]) -> None:

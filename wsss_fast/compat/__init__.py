@@ -1,5 +1,5 @@
 """Modules with the interfaces of other packages, for existing code."""
 
-from . import pamr, par, pydensecrf
+from . import bilateralfilter, pamr, par, pydensecrf, regularised
 
-__all__ = ["pamr", "par", "pydensecrf"]
+__all__ = ["bilateralfilter", "pamr", "par", "pydensecrf", "regularised"]

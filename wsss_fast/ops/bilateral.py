@@ -8,14 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._arguments import (
-    FLOATING,
-    argument_error,
-    check_device,
-    describe,
-    is_dense,
-    is_floating,
-)
+from ._arguments import FLOATING, argument_error, check_device, is_dense, is_floating
 from ._library import call, define, has_data, refuse_gradient
 from .lattice import (
     MAX_DIMENSIONS,
@@ -130,7 +123,7 @@ class BilateralLattice:
             raise argument_error(op, "image", image, wanted)
         if image.device.type == "meta":
             raise ValueError(f"{op}: image is on meta; a lattice needs values")
-        if _holds_values(image) and not bool(image.isfinite().all()):
+        if holds_values(image) and not bool(image.isfinite().all()):
             raise ValueError(f"{op}: image has NaN or infinite values")
         refuse_gradient(op, image=image)
         self._is_batch = image.dim() == 4
@@ -171,7 +164,7 @@ class BilateralLattice:
         """`values` [B, c, H, W] -> the same."""
         if values.dtype == torch.float64:
             return _filter_columns(self._of_points(), values, transpose)
-        return call(_filter_op, values.to(torch.float32), *self._inputs, transpose)
+        return apply_filter(self._inputs, values, transpose)
 
     def _of_points(self) -> list[PermutohedralLattice]:
         if self._point_lattices is None:
@@ -241,7 +234,7 @@ def bilateral_filter(
     if values.requires_grad and torch.is_grad_enabled():  # the backward pass uses the lattice again
         lattice = call(_lattice_op, inputs.image, inputs.sigmas, inputs.levels)
         inputs = inputs._replace(lattice=lattice)
-    return call(_filter_op, values.to(torch.float32), *inputs, False)
+    return apply_filter(inputs, values)
 
 
 class ImageInputs(NamedTuple):
@@ -292,6 +285,11 @@ def image_and_lattice(
     return own
 
 
+def apply_filter(inputs: ImageInputs, values: Tensor, transpose: bool = False) -> Tensor:
+    """Filter `values` [B, K, H, W] of inputs from `image_and_lattice`, in float32."""
+    return call(_filter_op, values.to(torch.float32), *inputs, transpose)
+
+
 def check_own_sigmas(
     op: str, own: ImageInputs, sigmas: list[float], names: tuple[str, str]
 ) -> None:
@@ -305,8 +303,8 @@ def check_own_sigmas(
         # The kernels compute in float32.
         if not all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(given, wanted, strict=True)):
             raise ValueError(
-                f"{op}: {name} is {_short(given)} but that of the BilateralLattice is "
-                f"{_short(wanted)}; they must be equal"
+                f"{op}: {name} is {tuple(given)} but that of the BilateralLattice is "
+                f"{tuple(wanted)}; they must be equal"
             )
 
 
@@ -327,11 +325,7 @@ def _inspect(
 
 
 def check_image(op: str, image: object) -> None:
-    """Check the dtype and the shape [B, C, H, W] of an image.
-
-    Raises:
-        ValueError: another one.
-    """
+    """Raise ValueError unless `image` is [B, C, H, W] of levels."""
     if not is_dense(image) or image.dim() != 4:
         raise argument_error(op, "image", image, "[B, C, H, W]")
     if image.dtype != torch.uint8 and not is_floating(image):
@@ -341,11 +335,7 @@ def check_image(op: str, image: object) -> None:
 
 
 def check_maps(op: str, image: Tensor, **maps: Tensor) -> None:
-    """Check that maps [B, ..., H, W] have the batch, the size and the device of an image.
-
-    Raises:
-        ValueError: with the name of the maps.
-    """
+    """Raise ValueError unless maps [B, ..., H, W] have an image's batch, size and device."""
     for name, tensor in maps.items():
         given = f"{op}: image is {list(image.shape)} but {name} is {list(tensor.shape)}"
         if image.shape[0] != tensor.shape[0]:
@@ -363,7 +353,7 @@ def image_levels(op: str, image: Tensor, srgb: float | None = None) -> list[floa
     Raises:
         ValueError: values that are not finite.
     """
-    if image.dtype == torch.uint8 or not image.numel() or not _holds_values(image):
+    if image.dtype == torch.uint8 or not image.numel() or not holds_values(image):
         return [0.0, 255.0]
     low, high = (v.item() for v in image.detach().to(torch.float32).aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -377,15 +367,10 @@ def image_levels(op: str, image: Tensor, srgb: float | None = None) -> list[floa
     return [0.0, 255.0] if low >= 0.0 and high <= 255.0 else [min(low, 0.0), max(high, 0.0)]
 
 
-def _holds_values(image: Tensor) -> bool:
-    """Whether the image's values can be inspected, which waits for a GPU."""
-    if not has_data(image) or torch.compiler.is_compiling():
-        return False
-    return not (image.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
-
-
-def _short(sigmas: list[float]) -> str:
-    return f"{sigmas[0]:g}" if len(set(sigmas)) == 1 else describe(tuple(sigmas))
+def holds_values(tensor: Tensor) -> bool:
+    """Whether values can be inspected, which waits for a GPU."""
+    capturing = tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return has_data(tensor) and not capturing
 
 
 def _point_lattices(inputs: ImageInputs) -> list[PermutohedralLattice]:

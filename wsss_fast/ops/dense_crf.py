@@ -13,12 +13,13 @@ from ._arguments import (
     is_integer,
     is_number,
 )
-from ._library import call, define, has_data
+from ._library import call, define
 from .bilateral import (
     BilateralLattice,
     check_image,
     check_maps,
     check_own_sigmas,
+    holds_values,
     image_and_lattice,
     image_levels,
 )
@@ -257,8 +258,7 @@ def dense_crf(
         _check_range("gaussian", gaussian, g, levels, unary.shape)
         _check_range("bilateral", bilateral, b, levels, unary.shape)
         # The CPU kernel checks the energies while it reads them.
-        on_device = unary.device.type != "cpu" and has_data(unary)
-        if check and on_device and not _is_capturing(unary):
+        if check and unary.device.type != "cpu" and holds_values(unary):
             _check_finite(unary)
     energies = unary.to(torch.float32)
     if unary.dim() == 4:
@@ -304,11 +304,6 @@ def _term(
     if not is_number(weight) or weight < 0.0:
         raise argument_error("dense_crf", f"{name} weight", weight, "a finite number >= 0")
     return [*sigmas, float(weight)] if weight else []
-
-
-def _is_capturing(tensor: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, where values cannot be inspected."""
-    return tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _check_range(

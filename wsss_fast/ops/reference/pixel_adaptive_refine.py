@@ -72,7 +72,7 @@ def affinities(image: Tensor, dilations: tuple[int, ...], kind: str) -> list[Ten
         [d * (y * y + x * x) ** 0.5 for d in dilations for y, x in OFFSETS], dtype=torch.float64
     )
     by_position = torch.softmax(-(distances / (distances.std() + 1e-8) / 0.3).square(), 0)
-    return [w + 0.01 * p for w, p in zip(by_colour, by_position.tolist(), strict=True)]
+    return [w + 0.01 * p for w, p in zip(by_colour, by_position, strict=True)]
 
 
 def offsets(dilations: tuple[int, ...], limit: int) -> list[tuple[int, int]]:
