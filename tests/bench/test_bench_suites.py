@@ -13,6 +13,7 @@ from wsss_fast import bench, ops
 from wsss_fast.bench import (
     aamr_loss,
     dense_crf,
+    dense_energy_loss,
     image_views,
     label_conditioned,
     merge_maps,
@@ -190,6 +191,12 @@ def test_other_ops_agree_with_other_implementations(module, others, tmp_path, ti
     for row in report.rows:
         assert not row.problems and {"ours", "eager", *others} == set(row.times) and row.rate() > 0
         assert row.figures["ours"]["error"] <= 2e-5  # float32 walks of others may have more
+
+
+def test_dense_energy_losses_agree(tmp_path, tiny_rows):
+    report = measure(tmp_path, dense_energy_loss.suite(), quick=True, rows=("2",))
+    for row in report.rows:
+        assert not row.problems and {"ours", "eager"} <= set(row.times) and row.rate() > 0
 
 
 def test_views_are_pillows_to_the_bit(tmp_path, tiny_rows, monkeypatch):
