@@ -36,6 +36,7 @@ ARRAYS = {
         "c[01]/keys",
         "c[01]/argmax_*",
     ),
+    "bilateral_filter": ("case[25]/[!e]*",),  # the other cases' images are photos
     "ccr_split_boxes": ("*",),
     "chainercv_eval": ("*",),
     "crf_inputs_p1": ("*/labels",),  # the softmax follows the photo's edges
