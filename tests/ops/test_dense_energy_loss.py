@@ -247,6 +247,29 @@ def test_batches():
     assert empty == 0 and probabilities.grad.shape == (0, 3, 12, 16)
 
 
+@pytest.mark.parametrize("gradient", ["public", "exact"])
+@pytest.mark.parametrize("name", ["half", "odd_apart"])
+def test_a_lattice_in_place_of_the_image(name, gradient):
+    image, probabilities, roi, labels, options = inputs(name, torch.float32)
+    options = {**options, "gradient": gradient}
+    expected = dense_energy_loss(image, probabilities, roi, labels, **options)
+    h, w = (n // 2 for n in roi.shape[1:])
+    step = roi.shape[1] / h if options.get("recompute_scale_factor", True) else 2.0
+    assert step == 2.0  # of these cases
+    lattice = ops.BilateralLattice(image[..., : 2 * h : 2, : 2 * w : 2], sxy=50.0, srgb=15.0)
+    for _ in range(2):
+        found = dense_energy_loss(lattice, probabilities, roi, labels, **options)
+        assert torch.equal(found, expected)
+        grads = [torch.autograd.grad(loss, probabilities)[0] for loss in (found, expected)]
+        assert torch.equal(*grads)
+        expected = dense_energy_loss(image, probabilities, roi, labels, **options)
+    full = ops.BilateralLattice(image, sxy=50.0, srgb=15.0)
+    for wrong, message in ((full, "must be of"), (lattice, r"sigma_xy times scale_factor is \(40")):
+        given = {**options, "sigma_xy": 100.0 if wrong is full else 80.0}
+        with pytest.raises(ValueError, match=f"^dense_energy_loss: .*{message}"):
+            dense_energy_loss(wrong, probabilities, roi, labels, **given)
+
+
 def test_no_gradient_without_need():
     image, probabilities, roi, labels, options = inputs("half")
     with torch.no_grad():

@@ -238,7 +238,8 @@ def _image_inputs(
     (size, step), (sigma_xy, sigma_rgb, scale_factor) = grid, sigmas
     pixels = [s * scale_factor for s in check_sigmas(f"{_OP}: sigma_xy", sigma_xy, 2)]
     if isinstance(image, BilateralLattice):
-        inputs = image_and_lattice(_OP, image, pixels, sigma_rgb)
+        names = ("sigma_xy times scale_factor", "sigma_rgb")
+        inputs = image_and_lattice(_OP, image, pixels, sigma_rgb, names)
         batch, _, *own_size = inputs.image.shape
         if batch != len(probabilities) or own_size != size:
             wanted = f"a BilateralLattice must be of {len(probabilities)} images {size}"
