@@ -142,7 +142,7 @@ def of_gpu_file(path: Path) -> list[Figure]:
     if "versions" in content:
         return [of_row(row, row["new"], common) for row in content["rows"] if "new" in row]
     found = []
-    for step in ("heads", "losses", "maps", "compiled", "others"):
+    for step in ("heads", "losses", "maps", "regularised", "compiled", "others"):
         rows = content.get(step, {}).get("figures") or []
         found += [of_row(row, row.get(OURS), common) for row in rows]
     for row in content.get("crf", {}).get("figures", {}).get("rows", []):
@@ -197,7 +197,7 @@ def add(paths: Sequence[Path]) -> int:
                 raise SystemExit(f"{path}: {row['case']}: {row['problems'][OURS]}")
             one = {
                 "benchmark": report["benchmark"],
-                "options": report["options"],
+                "options": chosen_options(report["benchmark"], report["options"]),
                 "key": row["key"],
                 "case": row["case"],
                 "ms": {n: [1e3 * statistics.median(t)] for n, t in row["times"].items() if t},
@@ -233,6 +233,13 @@ def identity(row: Mapping[str, Any]) -> str:
     if hasattr(module, "Options"):
         options = dataclasses.asdict(module.Options(**options))
     return json.dumps([row["benchmark"], options, row["key"]])
+
+
+def chosen_options(benchmark: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the benchmark's defaults, but for the dtype, which rows name."""
+    module = importlib.import_module(f"wsss_fast.bench.{benchmark}")
+    defaults = json.loads(json.dumps(dataclasses.asdict(module.Options()))) if options else {}
+    return {k: v for k, v in options.items() if k == "dtype" or v != defaults[k]}
 
 
 def machine_key(machines: dict[str, dict[str, Any]], name: str) -> str:

@@ -99,8 +99,15 @@ def of_random_walk(key: str) -> Work:
     return Work(instructions=random_walk.least_steps(random_walk.ROWS[key][1]).work / 2)
 
 
+def of_pixel_adaptive_refine(key: str) -> Work:
+    """A multiply-add for every mask, iteration and pair of neighbours; weights stay in caches."""
+    roofline = build_suite("pixel_adaptive_refine", {}).roofline(key)
+    assert roofline is not None
+    return Work(instructions=roofline.work / 2)
+
+
 def of_bytes(benchmark: str, key: str) -> Work:
-    """Saliency and AAMR loss, views and merged maps: what is read and written."""
+    """Map and energy losses, filters, views and merged maps: what is read and written."""
     roofline = build_suite(benchmark, {}).roofline(key)
     assert roofline is not None and roofline.plain == "copy"
     return Work(bytes=roofline.work)
@@ -115,6 +122,7 @@ def work_of(benchmark: str, key: str, options: Mapping[str, Any]) -> Work:
         "pixel_cross_entropy": lambda: of_pixel_loss(key, bce=False),
         "pixel_bce": lambda: of_pixel_loss(key, bce=True),
         "random_walk": lambda: of_random_walk(key),
+        "pixel_adaptive_refine": lambda: of_pixel_adaptive_refine(key),
         "dense_crf": lambda: of_dense_crf(key, gpu_crf.ROWS[key], gpu_crf.HEIGHT * gpu_crf.WIDTH),
     }
     return special.get(benchmark, lambda: of_bytes(benchmark, key))()

@@ -16,13 +16,25 @@ import inspect
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.gpu_case import (  # noqa: E402
+    Case,
+    ToDevice,
+    generator,
+    leaf,
+    with_gradients,
+)
+from benchmarks.gpu_regularised import (  # noqa: E402
+    bilateral_filter,
+    dense_energy_loss,
+    pixel_adaptive_refine,
+)
 from wsss_fast import ops  # noqa: E402
 
 # Largest allowed difference, relative to the largest expected value. Half precisions are rounded
@@ -31,23 +43,6 @@ LIMITS = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 FLOATS = (torch.float32, torch.bfloat16)
 # The same for what rounds more: factors to the 10 bits of TF32; Q, which sums to 1, to float16.
 ROUGHER = {"label_conditioned_tf32": 5e-3, "dense_crf_float16": 5e-2}
-
-ToDevice = Callable[[Tensor], Tensor]
-Call = Callable[[ToDevice], Iterable[Tensor]]
-Case = tuple[str, torch.dtype, Call]  # name of the op, dtype, call
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_()
-
-
-def with_gradients(result: Tensor, *leaves: Tensor) -> list[Tensor]:
-    """A result, and the gradients of the sum of its squares."""
-    return [result.detach(), *torch.autograd.grad(result.float().square().sum(), leaves)]
 
 
 def refined(image: Tensor, unary: Tensor, options: dict, to: ToDevice) -> list[Tensor]:
@@ -343,7 +338,7 @@ def merge_maps() -> Iterator[Case]:
 
 CASES = (
     *(dense_crf, lattice, heads, pixel_losses, map_losses, random_walk),
-    *(image_views, merge_maps),
+    *(image_views, merge_maps, bilateral_filter, dense_energy_loss, pixel_adaptive_refine),
 )
 
 

@@ -53,7 +53,7 @@ TINY = {
 }
 
 # Calls whose hottest kernels are profiled by ncu.
-HOTTEST = ("crf-21", "crf-pair", "pixel-loss", "head-bf16", "head-fp32-81")
+HOTTEST = ("crf-21", "crf-pair", "pixel-loss", "refine", "head-bf16", "head-fp32-81")
 
 
 def words(*parts: Any) -> list[str]:
@@ -206,6 +206,7 @@ class Planner:
             self.tests(),
             Step("crf", self.script("gpu_crf", crf, self.check.figures / "crf.json"), 40),
             self.torch_step("maps", 30, "rates maps"),
+            self.torch_step("regularised", 60, "rates regularised"),
         ]
 
     def losses(self) -> list[Step]:

@@ -41,6 +41,8 @@ class Row:
         graph: whether the call is recorded as a CUDA graph, whose replay is timed.
         extra: options of the op; a version of the package that has no such option is called
             without it.
+        batch: inputs of the benchmark that are joined to one.
+        stored: whether the lattices of the images are built before the call.
     """
 
     benchmark: str
@@ -49,12 +51,16 @@ class Row:
     channels_last: bool = False
     graph: bool = False
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch: int = 1
+    stored: bool = False
 
     @property
     def variant(self) -> str:
         """Layout, way of calling and options of the op in words."""
         layout, graph = "channels_last" * self.channels_last, "graph" * self.graph
-        return " ".join(filter(None, [layout, graph, *map(str, self.extra.values())]))
+        batch, lattice = f"{self.batch} images" * (self.batch > 1), "stored lattice" * self.stored
+        words = [layout, graph, batch, lattice, *map(str, self.extra.values())]
+        return " ".join(filter(None, words))
 
     @property
     def name(self) -> str:
@@ -92,11 +98,30 @@ class Row:
         """An input on the CPU, a different one for each number; a tiny one if `quick`."""
         if self.benchmark == CRF:
             return gpu_crf.row_input(self.key, quick, number)
-        tensors = self.suite.tiny(self.key) if quick else self.suite.make(self.key, number)
+        tensors = self._batch(number, quick)
         first = tensors[0]
         if self.channels_last and first is not None:
             return first.to(memory_format=torch.channels_last), *tensors[1:]
         return tensors
+
+    def _batch(self, number: int, quick: bool) -> Input:
+        parts = [
+            self.suite.tiny(self.key) if quick else self.suite.make(self.key, number + n)
+            for n in range(self.batch)
+        ]
+        if self.batch == 1:
+            return parts[0]
+        return tuple(
+            torch.cat([t for t in each if t is not None]) for each in zip(*parts, strict=True)
+        )
+
+    def prepared(self, inputs: Input) -> Callable[[], Any]:
+        """The call on inputs of a device."""
+        if self.stored:
+            image, *others = inputs
+            sxy, srgb, _ = dense_crf.SETTINGS["amn"]["bilateral"]
+            inputs = (ops.BilateralLattice(image, sxy, srgb), *others)
+        return functools.partial(self.call(), *inputs)
 
     def call(self, implementation: str = OURS) -> Callable[..., Any]:
         """The function of an input."""
@@ -153,6 +178,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
             Row(CRF, key, extra={"precision": "float16"})
             for key in ("seed pair of 3 labels", "21 labels", "81 labels")
         ),
+        *(Row(CRF, key, stored=True) for key in ("2 labels", "21 labels")),
     ),
     "losses": (
         *of("pixel_cross_entropy", "pcl512", "pcl32", "seg41"),
@@ -166,11 +192,22 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         *of("merge_maps", "cam1", "cam16", "amn1", "amn16", "amn8x81", "ccr16"),
         *of("image_views", "voc", "bf16", "coco"),
     ),
+    "regularised": (
+        *of("bilateral_filter", "1", "21", "81", "batch4"),
+        *of("dense_energy_loss", "half", "full", "exact", "batch4"),
+        *of("pixel_adaptive_refine", "par", "par3", "pamr128", "train128", "cams"),
+        Row("pixel_adaptive_refine", "par", batch=16),
+        Row("pixel_adaptive_refine", "par3", batch=8),
+        Row("pixel_adaptive_refine", "pamr128", batch=16),
+    ),
     "walk": of("random_walk", "tiny3", "irn1", "irn5"),
 }
 
 
 def rows(names: Iterable[str] = ()) -> list[Row]:
-    """Rows of these groups, or all; those of a benchmark that the package has."""
+    """Rows of these groups, or all; those that this version of the package has."""
     found = [row for group in names or GROUPS for row in GROUPS[group]]
-    return [row for row in found if row.benchmark in summaries()]
+    schema = torch.ops.wsss_fast.dense_crf.default._schema
+    stores = any(argument.name == "lattice" for argument in schema.arguments)
+    known = summaries()
+    return [row for row in found if row.benchmark in known and (stores or not row.stored)]

@@ -101,7 +101,7 @@ class Worker:
         self.drop()
         chosen: Row = self.rows[row]
         inputs = [t if t is None else t.to(self.device) for t in torch.load(path)]
-        call = functools.partial(chosen.call(), *inputs)
+        call = chosen.prepared(inputs)
         with self.timing.strict_float32():
             found = call()
         found = [found] if isinstance(found, Tensor) else list(found)

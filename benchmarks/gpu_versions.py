@@ -11,7 +11,8 @@ Each version runs in a process of its own with a build of its own. A row's input
 both, their results are compared, and their calls are timed in turns. Every row is printed as soon
 as it is measured, in images per second for the CRF and in milliseconds for the others; OUT (a
 folder, `gpu-results`) then has it in `versions.json`. The exit code is 1 if a row failed or
-differs. `--device emulated` runs the CUDA sources of both versions on the CPU.
+differs; rows that the older version lacks are left out. `--device emulated` runs the CUDA sources
+of both versions on the CPU.
 """
 
 from __future__ import annotations
@@ -233,15 +234,18 @@ def main() -> int:
             s.callback(version.stop)
         try:
             about = build((old, new), options.device)
-            known = new.ask("names")
+            known, before = (version.ask("names")["rows"] for version in (new, old))
         except Failure as failure:
             print(f"| {failure}")
             return 1
         print(columns(list(HEADS)), flush=True)
         rows: list[dict[str, Any]] = []
-        for about_row in known["rows"]:
+        for about_row in known:
             name, images = about_row["row"], about_row["images"]
             if options.only and not any(part in name for part in options.only):
+                continue
+            if all(name != row["row"] for row in before):
+                print(f"| {name:<{WIDTHS[0]}} only in this version", flush=True)
                 continue
             try:
                 if end - time.monotonic() < ROW_SECONDS:

@@ -9,10 +9,8 @@
 namespace wsss::cuda {
 namespace {
 
-// The weights of a chunk of images stay in the L2 cache, if those of one image fit.
-constexpr int64_t kWeightBytes = 32 << 20;
 constexpr int kDilationsOfStep = 6;  // more would not fit into registers
-constexpr int64_t kBlocks = 264;     // two for each multiprocessor of a large device
+constexpr int64_t kBlocks = 132;     // one for each multiprocessor of a large device
 
 struct Workspace {
   Workspace(Arena& arena, const RefineArrays& sizes, int64_t values) : arrays(sizes) {
@@ -41,7 +39,9 @@ RefineArrays sizes_of(const RefineCall& call) {
   a.dilations = static_cast<int>(call.dilations.size());
   a.pamr = call.pamr;
   const int64_t bytes = int64_t{a.neighbours()} * a.area() * static_cast<int64_t>(sizeof(float));
-  a.images = std::clamp<int64_t>(kWeightBytes / bytes, 1, call.batch);
+  const int64_t most = std::max<int64_t>(call.chunk_bytes / bytes, 1),
+                chunks = (call.batch + most - 1) / most;
+  a.images = (call.batch + chunks - 1) / chunks;
   return a;
 }
 

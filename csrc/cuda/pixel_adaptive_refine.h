@@ -16,9 +16,11 @@ struct RefineCall {
   const float* image;   // [batch, channels, height, width]
   const float* values;  // [batch, masks, height, width]: the masks, or the gradient of the result
   float* out;           // like values
+  // Images are processed in chunks whose weights need no more than this, which stays in the L2
+  // cache, or one by one.
+  int64_t chunk_bytes = int64_t{32} << 20;
 };
 
-// Images are processed in chunks, whose workspace is at most about 64 MiB, or that of one image.
 void pixel_adaptive_refine(Context& context, const RefineCall& call);
 // The gradient of the masks.
 void pixel_adaptive_refine_backward(Context& context, const RefineCall& call);

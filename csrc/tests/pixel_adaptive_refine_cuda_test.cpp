@@ -1,5 +1,6 @@
 // PAR and PAMR on CUDA, in the emulator: values compared with the definition in double, gradients
-// as the transpose of the values; workspace with unset memory, blocks in either order.
+// as the transpose of the values; workspace with unset memory, blocks in either order, images
+// together and one by one.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -142,6 +143,7 @@ bool is_correct(int64_t batch, int64_t channels, int64_t masks, int64_t height, 
            std::fabs(dot(grad, spread) - dot(of_masks, single)) < 1e-5;
   if (wsss::testing::kCompareResults) {
     cuda_on_cpu::reversed = true;
+    c.chunk_bytes = 1;
     passed = passed && on_device(c, mask, false) == out && on_device(c, grad, true) == of_masks;
     cuda_on_cpu::reversed = false;
   }

@@ -45,6 +45,16 @@ def test_a_goal_is_a_number_in_the_rows_unit(target, images, value, text):
     assert goal.value(images, {"eager": 12.0}) == value and goal.text() == text
 
 
+def test_rows_of_several_inputs_and_of_stored_lattices():
+    rows = {row.name: row for row in gpu_rows.rows()}
+    one, several = (rows[f"pixel_adaptive_refine par3{more}"] for more in ("", " 8 images"))
+    masks, image = several.make(3, quick=True)
+    assert len(masks) == len(image) == 8 and image.shape[1:] == one.make(3, quick=True)[1].shape[1:]
+    direct, stored = (rows[f"dense_crf 2 labels{more}"] for more in ("", " stored lattice"))
+    inputs = direct.make(0, quick=True)
+    assert torch.equal(stored.prepared(inputs)(), direct.prepared(inputs)())
+
+
 def test_verdicts():
     def measured(ms, **more):
         versions = {"old": {"ms": 4.0, "peak_mib": 100.0}, "new": {"ms": ms, "peak_mib": 60.0}}

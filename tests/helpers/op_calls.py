@@ -72,6 +72,39 @@ def lattice_filter(features, values):
     return ops.permutohedral_filter(features.flatten(0, 1), values.flatten(0, 1)).view(values.shape)
 
 
+def regularised(b, h, w, g):
+    """Probabilities, an image, its region and labels, some of them unknown."""
+    labels = torch.randint(0, 4, (b, h, w), generator=g).byte()
+    labels[labels == 3] = 255
+    labels.view(b, -1)[:, 0] = 255  # at least one is unknown
+    probabilities = torch.rand(b, 4, h, w, generator=g).softmax(1)
+    return probabilities, photos(b, h, w, g), torch.rand(b, h, w, generator=g), labels
+
+
+def energy(probabilities, image, roi, labels):
+    """The loss, which is positive for a weight below 0."""
+    return ops.dense_energy_loss(image, probabilities, roi, labels, weight=-0.01)
+
+
+def filters(values, image):
+    """By a lattice that is stored, and by one that is built for the call."""
+    stored = ops.bilateral_filter(ops.BilateralLattice(image, sxy=20.0, srgb=9.0), values)
+    with torch.no_grad():
+        return stored, ops.bilateral_filter(image, values, sigma_rgb=9.0, sigma_xy=20.0)
+
+
+def crf_of_lattice(image, unary):
+    return [ops.dense_crf(ops.BilateralLattice(image, sxy=50.0, srgb=5.0), unary, iterations=1)]
+
+
+def refined(masks, image):
+    return ops.pixel_adaptive_refine(image, masks, dilations=[1, 3], iterations=2)
+
+
+def maps_of_photos(b, h, w, g):
+    return torch.rand(b, 3, h, w, generator=g), photos(b, h, w, g)
+
+
 def views(*tensors):
     found = ops.merge_maps(tensors, [(0, 2)] * (len(tensors[0]) // 2), (13, 17), kind="softmax")
     return [torch.stack([image[k] for image in found]) for k in range(2)]
@@ -92,6 +125,14 @@ CALLS = (
         lambda features, values: [lattice_filter(features, values)],
         of_images=False,  # all points share a lattice
     ),
+    OpCall(
+        "dense_crf of a lattice",
+        lambda b, h, w, g: (photos(b, h, w, g), 3 * torch.rand(b, 1, 3, h, w, generator=g)),
+        crf_of_lattice,
+    ),
+    OpCall("bilateral_filter", maps_of_photos, with_gradients(filters, 1)),
+    OpCall("pixel_adaptive_refine", maps_of_photos, with_gradients(refined, 1)),
+    OpCall("dense_energy_loss", regularised, with_gradients(energy, 1), of_images=False),
     OpCall(
         "label_conditioned_logits",
         head,
