@@ -233,6 +233,14 @@ def test_other_precisions_are_summed_in_float32(dtype):
     torch.testing.assert_close(probabilities.grad, same.grad.to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sums_are_checked_within_rounding(dtype):
+    image, probabilities, roi, labels, options = inputs("third", dtype)
+    dense_energy_loss(image, probabilities, roi * 1.0001, labels, check=True, **options)
+    with pytest.raises(ValueError, match="the sum of probabilities spans .*; must be 1$"):
+        dense_energy_loss(image, 0.9 * probabilities, roi, labels, check=True, **options)
+
+
 def test_batches():
     image, probabilities, roi, labels, options = inputs("half", batch=3)
     together = dense_energy_loss(image, probabilities, roi, labels, **options)
