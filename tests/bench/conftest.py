@@ -7,6 +7,7 @@ import pytest
 from wsss_fast import ops
 from wsss_fast.bench import (
     aamr_loss,
+    dense_energy_loss,
     image_views,
     inference,
     label_conditioned,
@@ -33,6 +34,10 @@ TINY_ROWS = {
     label_conditioned: TINY_HEADS,
     saliency_loss: {"voc": ("tiny", saliency_loss.Maps((2, 6, 9, 9), (20, 20), 0.5))},
     aamr_loss: {"seg41": ("tiny", aamr_loss.Maps((3, 5, 21, 21), (40, 40)))},
+    dense_energy_loss: {
+        key: (key, dataclasses.replace(dense_energy_loss.ROWS[key][1], shape=(1, 3, 24, 32)))
+        for key in ("half", "2", "exact")
+    },
     image_views: {
         key: (key, dataclasses.replace(image_views.ROWS[key][1], size=(14, 17)))
         for key in ("voc", "half")

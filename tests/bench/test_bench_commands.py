@@ -14,7 +14,9 @@ from bench_runs import SIZE
 from wsss_fast import bench, cli, ops
 from wsss_fast.bench import (
     aamr_loss,
+    bilateral_filter,
     dense_crf,
+    dense_energy_loss,
     image_views,
     inference,
     label_conditioned,
@@ -97,6 +99,8 @@ def test_all_runs_all(tmp_path, monkeypatch, tiny_rows):
     others = (
         saliency_loss,
         aamr_loss,
+        bilateral_filter,
+        dense_energy_loss,
         image_views,
         merge_maps,
         pixel_adaptive_refine,

@@ -233,6 +233,14 @@ def test_other_precisions_are_summed_in_float32(dtype):
     torch.testing.assert_close(probabilities.grad, same.grad.to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sums_are_checked_within_rounding(dtype):
+    image, probabilities, roi, labels, options = inputs("third", dtype)
+    dense_energy_loss(image, probabilities, roi * 1.0001, labels, check=True, **options)
+    with pytest.raises(ValueError, match="the sum of probabilities spans .*; must be 1$"):
+        dense_energy_loss(image, 0.9 * probabilities, roi, labels, check=True, **options)
+
+
 def test_batches():
     image, probabilities, roi, labels, options = inputs("half", batch=3)
     together = dense_energy_loss(image, probabilities, roi, labels, **options)
@@ -245,6 +253,29 @@ def test_batches():
     empty = dense_energy_loss(image, probabilities, roi, labels, **options)
     empty.backward()
     assert empty == 0 and probabilities.grad.shape == (0, 3, 12, 16)
+
+
+@pytest.mark.parametrize("gradient", ["public", "exact"])
+@pytest.mark.parametrize("name", ["half", "odd_apart"])
+def test_a_lattice_in_place_of_the_image(name, gradient):
+    image, probabilities, roi, labels, options = inputs(name, torch.float32)
+    options = {**options, "gradient": gradient}
+    expected = dense_energy_loss(image, probabilities, roi, labels, **options)
+    h, w = (n // 2 for n in roi.shape[1:])
+    step = roi.shape[1] / h if options.get("recompute_scale_factor", True) else 2.0
+    assert step == 2.0  # of these cases
+    lattice = ops.BilateralLattice(image[..., : 2 * h : 2, : 2 * w : 2], sxy=50.0, srgb=15.0)
+    for _ in range(2):
+        found = dense_energy_loss(lattice, probabilities, roi, labels, **options)
+        assert torch.equal(found, expected)
+        grads = [torch.autograd.grad(loss, probabilities)[0] for loss in (found, expected)]
+        assert torch.equal(*grads)
+        expected = dense_energy_loss(image, probabilities, roi, labels, **options)
+    full = ops.BilateralLattice(image, sxy=50.0, srgb=15.0)
+    for wrong, message in ((full, "must be of"), (lattice, r"sigma_xy times scale_factor is \(40")):
+        given = {**options, "sigma_xy": 100.0 if wrong is full else 80.0}
+        with pytest.raises(ValueError, match=f"^dense_energy_loss: .*{message}"):
+            dense_energy_loss(wrong, probabilities, roi, labels, **given)
 
 
 def test_no_gradient_without_need():
@@ -278,9 +309,12 @@ def test_compiles_whole():
     compiled = torch.compile(
         lambda *given: dense_energy_loss(*given, **options), fullgraph=True, backend="aot_eager"
     )
+    image = 1.3 * image  # where values cannot be inspected, levels are clamped
     loss = compiled(image, probabilities, roi, labels)
     loss.backward()
-    expected = dense_energy_loss(image, probabilities, roi, labels, **options)
+    clamped = image.clamp(0, 255)
+    assert (clamped != image).any()
+    expected = dense_energy_loss(clamped, probabilities, roi, labels, **options)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(probabilities.grad, torch.autograd.grad(expected, probabilities)[0])
 

@@ -1,5 +1,7 @@
 """What is not differentiable, or not twice, says so instead of dropping a derivative."""
 
+import warnings
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -14,12 +16,20 @@ IMAGE = torch.randint(0, 256, (1, 3, 4, 5), generator=GENERATOR, dtype=torch.uin
 PRESENT = torch.ones(1, 2)
 HEAD = (None, torch.randn(1, 2, 3, 3, 3, generator=GENERATOR), torch.zeros(1, 2), [1])
 
+
+def energy(logits, image=IMAGE, roi=MAP):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `MAP` as an image is within 0..1
+        return ops.dense_energy_loss(image, logits.softmax(1), roi, LABELS, weight=0.1)
+
+
 ONCE = {
     "pixel_cross_entropy": lambda x: ops.pixel_cross_entropy(x, LABELS),
     "pixel_bce": lambda x: ops.pixel_bce(x, LABELS),
     "saliency_loss": lambda x: ops.saliency_loss(x, MAP, PRESENT).loss,
     "aamr_loss": lambda x: ops.aamr_loss(x, MAP, MAP),
     "dense_crf": lambda x: ops.dense_crf(IMAGE, x, iterations=1).square().sum(),
+    "dense_energy_loss": energy,
     "label_conditioned_logits": lambda x: ops.label_conditioned_logits(x, *HEAD).square().sum(),
     "pixel_adaptive_refine": lambda x: (
         ops.pixel_adaptive_refine(IMAGE, x, iterations=2).square().sum()
@@ -51,6 +61,9 @@ def test_the_references_can_be_differentiated_twice():
         lambda x: ops.reference.pixel_bce(x, LABELS),
         lambda x: ops.reference.saliency_loss(x, MAP, PRESENT).loss,
         lambda x: ops.reference.aamr_loss(x, MAP, MAP),
+        lambda x: ops.reference.dense_energy_loss(
+            IMAGE, x.softmax(1), MAP, None, gradient="exact", weight=0.1
+        ),
     ):
         assert torch.autograd.gradgradcheck(loss, x)
 
@@ -85,6 +98,8 @@ def test_forward_mode_is_an_error(op, call):
         ("saliency_loss: saliency", lambda t: ops.saliency_loss(LOGITS, t, PRESENT)),
         ("saliency_loss: labels", lambda t: ops.saliency_loss(LOGITS, MAP, t[0, :1, :2])),
         ("aamr_loss: saliency", lambda t: ops.aamr_loss(LOGITS, t, MAP)),
+        ("dense_energy_loss: image", lambda t: energy(LOGITS[:, :1], image=t[None])),
+        ("dense_energy_loss: roi", lambda t: energy(LOGITS, roi=t)),
         ("aamr_loss: response", lambda t: ops.aamr_loss(LOGITS, MAP, t)),
         (
             "pixel_adaptive_refine: image",
@@ -108,6 +123,7 @@ def test_vmap_is_a_loop_over_the_calls():
         lambda x, m: ops.pixel_cross_entropy(x, LABELS),
         lambda x, m: ops.saliency_loss(x, m, PRESENT).loss,
         lambda x, m: ops.aamr_loss(x, m, m),
+        lambda x, m: energy(x, roi=m),
         lambda x, m: ops.random_walk(x, m, steps=2),
         lambda x, m: ops.dense_crf(IMAGE, x, iterations=1),
         lambda x, m: ops.unary_from_labels((m * 3).long(), 3),

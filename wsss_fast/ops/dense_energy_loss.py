@@ -34,7 +34,7 @@ from .reference.dense_energy_loss import (
 )
 
 GRADIENTS = ("public", "exact")
-TOLERANCE = 1e-3  # of the sum of probabilities
+TOLERANCE = 1e-3  # of roi, and of the sum of probabilities
 _OP = "dense_energy_loss"
 
 
@@ -162,7 +162,8 @@ def dense_energy_loss(
     )
     if check and inspect:
         sums = probabilities.detach().to(torch.float32).sum(1)
-        _check_range("the sum of probabilities", sums, 1 - TOLERANCE, 1 + TOLERANCE)
+        rounding = 4 * torch.finfo(probabilities.dtype).eps
+        _check_range("the sum of probabilities", sums, 1, 1, max(TOLERANCE, rounding))
     loss = call(
         _op,
         probabilities.to(torch.float32),
@@ -238,7 +239,8 @@ def _image_inputs(
     (size, step), (sigma_xy, sigma_rgb, scale_factor) = grid, sigmas
     pixels = [s * scale_factor for s in check_sigmas(f"{_OP}: sigma_xy", sigma_xy, 2)]
     if isinstance(image, BilateralLattice):
-        inputs = image_and_lattice(_OP, image, pixels, sigma_rgb)
+        names = ("sigma_xy times scale_factor", "sigma_rgb")
+        inputs = image_and_lattice(_OP, image, pixels, sigma_rgb, names)
         batch, _, *own_size = inputs.image.shape
         if batch != len(probabilities) or own_size != size:
             wanted = f"a BilateralLattice must be of {len(probabilities)} images {size}"
@@ -278,8 +280,10 @@ def _check_levels(image: Tensor) -> list[float]:
     return [min(low, 0.0), max(high, 255.0)]
 
 
-def _check_range(name: str, values: Tensor, lowest: float, highest: float) -> None:
+def _check_range(
+    name: str, values: Tensor, lowest: float, highest: float, tolerance: float = TOLERANCE
+) -> None:
     low, high = (bound.item() for bound in values.aminmax())
-    if not (low >= lowest and high <= highest):
-        wanted = f"within {lowest:g}..{highest:g}"
+    if not (low >= lowest - tolerance and high <= highest + tolerance):
+        wanted = f"{highest:g}" if lowest == highest else f"within {lowest:g}..{highest:g}"
         raise ValueError(f"{_OP}: {name} spans {low:g}..{high:g}; must be {wanted}")

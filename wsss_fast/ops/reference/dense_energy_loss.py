@@ -36,8 +36,9 @@ def dense_energy_loss(
     image, roi = reduced_nearest(image, size, step), reduced_nearest(planes(roi), size, step)
     labels = None if labels is None else reduced_nearest(planes(labels), size, step)
     share, s, gate = _inputs(probabilities, roi, labels, step)
-    pixels = torch.tensor(sigma_xy, dtype=torch.float64) * scale_factor
-    t = gate * bilateral_filter(image, s, sigma_xy=pixels.tolist(), sigma_rgb=sigma_rgb)
+    given = sigma_xy if isinstance(sigma_xy, Sequence) else [sigma_xy] * 2
+    pixels = [sigma * scale_factor for sigma in given]
+    t = gate * bilateral_filter(image, s, sigma_xy=pixels, sigma_rgb=sigma_rgb)
     energy = (s * t).sum() if gradient == "exact" else _Symmetric.apply(s, t)
     return -weight * share * energy
 
