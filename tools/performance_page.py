@@ -281,7 +281,7 @@ TABLES = {
     "heads": ["label_conditioned"],
     "pixel losses": ["pixel_cross_entropy", "pixel_bce"],
     "map losses": ["saliency_loss", "aamr_loss"],
-    "regularised": ["bilateral_filter"],
+    "regularised": ["dense_energy_loss", "bilateral_filter"],
     "refinement": ["pixel_adaptive_refine"],
     "walk": ["random_walk"],
     "maps": ["merge_maps", "image_views"],
