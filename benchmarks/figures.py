@@ -142,7 +142,7 @@ def of_gpu_file(path: Path) -> list[Figure]:
     if "versions" in content:
         return [of_row(row, row["new"], common) for row in content["rows"] if "new" in row]
     found = []
-    for step in ("heads", "losses", "maps", "regularised", "compiled", "others"):
+    for step in ("heads", "losses", "maps", "compiled", "others"):
         rows = content.get(step, {}).get("figures") or []
         found += [of_row(row, row.get(OURS), common) for row in rows]
     for row in content.get("crf", {}).get("figures", {}).get("rows", []):

@@ -53,7 +53,7 @@ TINY = {
 }
 
 # Calls whose hottest kernels are profiled by ncu.
-HOTTEST = ("crf-21", "crf-pair", "pixel-loss", "refine", "head-bf16", "head-fp32-81")
+HOTTEST = ("crf-21", "refine", "pixel-loss", "head-bf16", "head-fp32-81")
 
 
 def words(*parts: Any) -> list[str]:
@@ -198,15 +198,14 @@ class Planner:
         ]
 
     def operators(self) -> list[Step]:
-        """Tests of all operators, and throughput of those of inference."""
+        """Tests of all operators, throughput of those of inference and of regularised losses."""
         size = "" if self.gpu else "--quick"
         crf = f"--device {self.device} {size} --json"
         return [
             Step("ops", self.script("gpu_ops", f"--device {self.device}"), 40, group="tests"),
             self.tests(),
             Step("crf", self.script("gpu_crf", crf, self.check.figures / "crf.json"), 40),
-            self.torch_step("maps", 30, "rates maps"),
-            self.torch_step("regularised", 60, "rates regularised"),
+            self.torch_step("maps", 75, "rates maps regularised"),
         ]
 
     def losses(self) -> list[Step]:

@@ -38,7 +38,7 @@ RefineArrays sizes_of(const RefineCall& call) {
   a.width = static_cast<int>(call.width);
   a.dilations = static_cast<int>(call.dilations.size());
   a.pamr = call.pamr;
-  const int64_t bytes = int64_t{a.neighbours()} * a.area() * static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = a.neighbours() * a.area() * static_cast<int64_t>(sizeof(float));
   const int64_t most = std::max<int64_t>(call.chunk_bytes / bytes, 1),
                 chunks = (call.batch + most - 1) / most;
   a.images = (call.batch + chunks - 1) / chunks;

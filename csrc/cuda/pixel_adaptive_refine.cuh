@@ -38,7 +38,7 @@ struct RefineArrays {
   float* weights;   // [images, 8 dilations, height, width]
   float* scales;    // [images, channels, height, width], of differences
 
-  WSSS_HD int area() const { return height * width; }
+  WSSS_HD int64_t area() const { return int64_t{height} * width; }
   WSSS_HD int neighbours() const { return kRing * dilations; }
 };
 
@@ -120,8 +120,8 @@ __global__ static void __launch_bounds__(kTileWidth* kTileHeight)
     refine_weights(RefineArrays a, const float* image) {
   const TilePixel pixel(a.height, a.width);
   if (pixel.y >= a.height || pixel.x >= a.width) return;
-  const int y = static_cast<int>(pixel.y), x = static_cast<int>(pixel.x), area = a.area(),
-            own = y * a.width + x;
+  const int y = static_cast<int>(pixel.y), x = static_cast<int>(pixel.x), own = y * a.width + x;
+  const int64_t area = a.area();
   const float* planes = image + pixel.image * a.channels * area;
   float* scales = a.scales + pixel.image * a.channels * area + own;
 #pragma unroll 1
@@ -146,7 +146,7 @@ __global__ static void __launch_bounds__(kTileWidth* kTileHeight)
 #pragma unroll
     for (int k = 0; k < kRing; ++k) {
       const float logit = -distance[k] / static_cast<float>(a.channels);
-      weight[int64_t{kRing * d + k} * area] = logit;
+      weight[(kRing * d + k) * area] = logit;
       if (logit > highest) {
         sum = sum * expf(highest - logit) + 1;
         highest = logit;
@@ -160,7 +160,7 @@ __global__ static void __launch_bounds__(kTileWidth* kTileHeight)
     const PositionWeights position = a.table[d].position;
 #pragma unroll
     for (int k = 0; k < kRing; ++k) {
-      float& w = weight[int64_t{kRing * d + k} * area];
+      float& w = weight[(kRing * d + k) * area];
       w = multiply_add(expf(w - highest), by, a.pamr ? 0.0f : position.at(k));
     }
   }
@@ -210,13 +210,13 @@ __global__ void __launch_bounds__(kTileWidth* kTileHeight)
                 const float* from, float* to) {
   const TilePixel pixel(a.height, a.width, groups);
   if (pixel.y >= a.height || pixel.x >= a.width) return;
-  const int y = static_cast<int>(pixel.y), x = static_cast<int>(pixel.x), area = a.area(),
-            own = y * a.width + x;
+  const int y = static_cast<int>(pixel.y), x = static_cast<int>(pixel.x), own = y * a.width + x;
+  const int64_t area = a.area();
   const float* weights =
       a.weights + (pixel.image * a.neighbours() + kRing * dilations.first) * area + own;
   float weight[kRing * D];
 #pragma unroll
-  for (int n = 0; n < kRing * D; ++n) weight[n] = weights[int64_t{n} * area];
+  for (int n = 0; n < kRing * D; ++n) weight[n] = weights[n * area];
   Ring rings[D];
 #pragma unroll
   for (int d = 0; d < D; ++d) rings[d] = {y, x, dilations.offsets[d], a.height, a.width};
@@ -255,7 +255,7 @@ struct ExtendedPlanes {
 constexpr int kMasksTogether = 8;
 
 // One thread per pixel of the extended planes of each image and group of masks.
-__global__ static void __launch_bounds__(kTileWidth* kTileHeight)
+__global__ static void __launch_bounds__(kTileWidth* kTileHeight, 1)
     collect_gradient(RefineArrays a, ExtendedPlanes to, int64_t groups, const float* grad) {
   const TilePixel pixel(to.height, to.width, groups);
   if (pixel.y >= to.height || pixel.x >= to.width) return;
