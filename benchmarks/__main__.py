@@ -2,10 +2,16 @@
 
 import sys
 
-from benchmarks import ccr, processes, refinement, shapes
+from benchmarks import ccr, energy, processes, refinement, shapes
 from wsss_fast import bench, cli
 
-MODULES = {"shapes": shapes, "ccr": ccr, "processes": processes, "refinement": refinement}
+MODULES = {
+    "shapes": shapes,
+    "ccr": ccr,
+    "energy": energy,
+    "processes": processes,
+    "refinement": refinement,
+}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]
