@@ -57,7 +57,7 @@ class EnergyLoss {
       filter_.run(
           team, rank, lattice, classes, true,
           [&](const PlaneBlock& block) { load(block, planes, true); },
-          StorePlanes{tiles_, planes.gradient});
+          StorePlanes(tiles_, planes.gradient, 0));
     }
     filter_.run(
         team, rank, lattice, classes, false,
@@ -166,7 +166,10 @@ class EnergyLoss {
       if (block.channel == 0) sum = 0.0;
       for (int lane = 0; lane < count; ++lane) sum += static_cast<double>(energy[lane]);
     }
-    if (planes.gradient != nullptr) StorePlanes{tiles_, planes.gradient}(block);
+    if (planes.gradient == nullptr) return;
+    // A reduced gradient is read again soon.
+    const int64_t bytes = planes_.are_resized() ? 0 : 4 * shape_.classes * shape_.pixels();
+    StorePlanes(tiles_, planes.gradient, bytes)(block);
   }
 
   static constexpr uint8_t kUnknown = 255;  // label of pixels without a pseudo label

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "simd.h"
+
 #include "../math/bilinear.h"
 
 namespace wsss {
@@ -87,8 +89,8 @@ class ReducedPlanes {
   // The transpose: computes lines [first, last) of planes `out` [K * H, W] from those of `grad`
   // [K * h, w].
   void expand(const float* grad, int64_t first, int64_t last, float* out) const {
-    const int64_t width = columns_.size();
-    std::vector<float> line(width);
+    const int64_t width = columns_.size(), full = columns_.source_size();
+    std::vector<float> line(width), expanded(full);
     for (int64_t i = first; i < last; ++i) {
       const int64_t plane = i / rows_.source_size(), y = i % rows_.source_size();
       std::fill(line.begin(), line.end(), 0.0f);
@@ -97,8 +99,10 @@ class ReducedPlanes {
         const float weight = rows_.weight(t)[y];
         for (int64_t x = 0; x < width; ++x) line[x] += weight * from[x];
       }
-      expand_line(line.data(), out + i * columns_.source_size());
+      expand_line(line.data(), expanded.data());
+      write_line(expanded.data(), out + i * full);
     }
+    fence_stores();
   }
 
  private:
@@ -117,6 +121,16 @@ class ReducedPlanes {
         out[x] = t == 0 ? value : out[x] + value;
       }
     }
+  }
+
+  // Past the caches where lines are aligned: nobody reads them soon.
+  void write_line(const float* line, float* out) const {
+    const int64_t full = columns_.source_size();
+    if (full % kLanes != 0 || reinterpret_cast<uintptr_t>(out) % (4 * kLanes) != 0) {
+      std::copy(line, line + full, out);
+      return;
+    }
+    for (int64_t x = 0; x < full; x += kLanes) store_past_caches(out + x, load<kLanes>(line + x));
   }
 
   const ReducedAxis rows_, columns_;
