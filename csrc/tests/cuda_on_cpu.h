@@ -4,9 +4,6 @@
 // between blocks or warps, nor errors of memory ordering.
 #pragma once
 
-#include <setjmp.h>
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -17,13 +14,10 @@
 #include <memory>
 #include <vector>
 
+#include "fibers_on_cpu.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
-#endif
-// Jumps switch fibers ten times as fast as ucontext, which makes system calls, but neither the
-// address sanitizer nor glibc's hardened longjmp allows jumps between stacks.
-#if !defined(__SANITIZE_ADDRESS__) && !(defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
-#define WSSS_SWITCH_BY_JUMPS
 #endif
 
 #define __global__ [[maybe_unused]]
@@ -80,12 +74,16 @@ class __half {
     }
   }
   explicit operator float() const {
-    const int exponent = bits_ >> 10 & 31, fraction = bits_ & 1023;
-    const float size =
-        exponent == 31 ? (fraction ? NAN : INFINITY)
-                       : std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction),
-                                    (exponent ? exponent : 1) - 25);
-    return bits_ & 0x8000 ? -size : size;
+    const uint32_t sign = uint32_t{bits_} >> 15 << 31, exponent = bits_ >> 10 & 31;
+    const uint32_t fraction = bits_ & 1023;
+    if (exponent == 0) {  // zero or subnormal
+      const float size = static_cast<float>(fraction) * 0x1p-24f;
+      return sign ? -size : size;
+    }
+    const uint32_t bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
   }
 
  private:
@@ -210,8 +208,7 @@ class Block {
     dim3 index;
     std::unique_ptr<char[]> stack{new char[kStack]};
     bool started = false;
-    ucontext_t context{};
-    jmp_buf place;
+    Place place;
     void* fake_stack = nullptr;  // of AddressSanitizer
     State state = kReady;
     float value = 0.0f;
@@ -231,24 +228,13 @@ class Block {
     current_ = &fiber;
     threadIdx = fiber.index;
     fiber.state = kReady;
-    const bool first = !fiber.started;
-    if (first) {
+    if (!fiber.started) {
       fiber.started = true;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack.ss_sp = fiber.stack.get();
-      fiber.context.uc_stack.ss_size = kStack;
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, &Block::enter, 0);
+      fiber.place.start(fiber.stack.get(), kStack, &Block::enter);
     }
-#ifdef WSSS_SWITCH_BY_JUMPS
-    if (_setjmp(scheduler_place_) != 0) return;
-    if (first) setcontext(&fiber.context);
-    _longjmp(fiber.place, 1);
-#else
     before_switch(&fake_stack_, fiber.stack.get(), kStack);
-    swapcontext(&scheduler_, &fiber.context);
+    Place::switch_stack(scheduler_, fiber.place);
     after_switch(fake_stack_, nullptr, nullptr);
-#endif
   }
 
   // The code of a fiber: runs the kernel for one block after another.
@@ -264,14 +250,10 @@ class Block {
   void wait(State state) {
     Fiber& own = *current_;
     own.state = state;
-#ifdef WSSS_SWITCH_BY_JUMPS
-    if (_setjmp(own.place) == 0) _longjmp(scheduler_place_, 1);
-#else
     before_switch(&own.fake_stack, stack_bottom_, stack_size_);
-    swapcontext(&own.context, &scheduler_);
+    Place::switch_stack(own.place, scheduler_);
     // This may be another block.
     running_->after_switch(own.fake_stack, &running_->stack_bottom_, &running_->stack_size_);
-#endif
   }
 
   void exchange(size_t first, size_t last) {
@@ -308,8 +290,7 @@ class Block {
   const std::function<void()> kernel_;
   std::vector<Fiber*> fibers_;
   Fiber* current_ = nullptr;
-  ucontext_t scheduler_;
-  jmp_buf scheduler_place_;
+  Place scheduler_;
   void* fake_stack_ = nullptr;
   const void* stack_bottom_ = nullptr;
   size_t stack_size_ = 0;

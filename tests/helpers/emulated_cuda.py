@@ -15,13 +15,11 @@ from pathlib import Path
 import torch
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-# No contraction, as in the JIT build: otherwise lattice vertices would differ. No fortification,
-# since glibc's hardened longjmp does not jump between fibers.
+# No contraction, as in the JIT build: otherwise lattice vertices would differ.
 CXX_FLAGS = (
     "-std=c++20",
     "-O1",
     "-ffp-contract=off",
-    "-U_FORTIFY_SOURCE",
     "-Wall",
     "-Wno-psabi",
     "-Wno-unknown-pragmas",

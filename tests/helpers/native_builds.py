@@ -1,4 +1,8 @@
-"""Child processes with their own native build, for tests/native."""
+"""Child processes with their own native build, for tests/native.
+
+`python tests/helpers/native_builds.py FOLDER` builds FOLDER/native-build, which the tests of a
+session with WSSS_FAST_COLD_BUILD=FOLDER use instead of a build of their own.
+"""
 
 import os
 import shutil
@@ -70,8 +74,26 @@ def finish(process, timeout=240):
     return out.strip().splitlines()[-1].split("|"), err
 
 
+def paths_of(folder):
+    """The cache of `build_cold`, and the file with what its build printed."""
+    return folder / "native-build", folder / "native-build.txt"
+
+
+def build_cold(folder):
+    """Build the library in an empty cache in `folder`."""
+    cache, printed = paths_of(folder)
+    shutil.rmtree(cache, ignore_errors=True)  # of a build that failed
+    fields, err = finish(start(cache))
+    assert fields == ["native", "True", "built at first use"], fields
+    printed.write_text(err)
+
+
 def without_compiler(tmp_path):
     """Environment variables with an empty PATH."""
     empty = tmp_path / "bin"
     empty.mkdir(exist_ok=True)
     return {"PATH": str(empty)}
+
+
+if __name__ == "__main__":
+    build_cold(Path(sys.argv[1]))

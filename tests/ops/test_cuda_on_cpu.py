@@ -21,7 +21,7 @@ COMPILER = shutil.which("g++") or shutil.which("c++")
 pytestmark = [
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"),
     pytest.mark.skipif(
-        platform.system() != "Linux", reason="the emulator's fibers need glibc's ucontext"
+        platform.system() != "Linux", reason="the emulator switches stacks as on Linux"
     ),
     pytest.mark.skipif(
         "WSSS_FAST_EMULATE_CUDA" in os.environ, reason="this is the process that it starts"

@@ -97,6 +97,8 @@ def compile_objects(
     folder: Path,
     archs: tuple[str, ...],
     torch_include: Path = TORCH_INCLUDE,
+    *,
+    host_code: bool = True,
 ) -> None:
     """Compile `sources` without linking; the output of the compilers is in 0.log, 1.log, ...
 
@@ -106,6 +108,8 @@ def compile_objects(
         folder: directory of the object files and logs.
         archs: compute capabilities of the CUDA code, as "90".
         torch_include: headers of torch, of the installed or another release.
+        host_code: also generate the code for the CPU; if False, the compilers only check it, and
+            write no object files.
 
     Raises:
         BuildFailed: a source does not compile.
@@ -116,6 +120,8 @@ def compile_objects(
     if nvcc is None:
         raise Unavailable("nvcc is missing: install the CUDA toolkit or set CUDA_HOME")
     nvcc_words = (nvcc, *nvcc_flags(archs, host_compiler_of(cxx)), "-Xptxas=-v")
+    if not host_code:
+        cxx, nvcc_words = (*cxx, "-fsyntax-only"), (*nvcc_words, "-Xcompiler=-fsyntax-only")
     _ninja_file(folder, _compile_rules(sources, part, cxx, nvcc_words, folder, torch_include))
     _run_ninja(folder)
 
