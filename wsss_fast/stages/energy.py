@@ -21,8 +21,8 @@ class Energy:
     """Dense energy loss, `ops.dense_energy_loss`, which a training adds to its loss.
 
     It is lowest where similar pixels have equal classes, and acts where the network is unsure and
-    where labels are 255. It grows with the size of the crop; published weights are 1e-7 times 0.05
-    (ToCo, crops of 448) and 2e-9 (rloss).
+    where labels are 255. It grows with the size of the crop; public weights are 1e-7 times 0.05
+    (ToCo, SeCo) and 2e-9 (rloss).
 
     Attributes:
         weight: factor of the loss; 0 trains without it.
