@@ -117,8 +117,18 @@ def test_the_command_measures_both_versions(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OUT", str(tmp_path))
     for name in ("OLD", "NEW"):  # both are this version, whose library has been built
         monkeypatch.setenv(f"GPU_VERSIONS_CACHE_{name}", str(_native.cache_folder()))
-    argv = ["gpu_versions.py", str(ROOT), "--device", "cpu", "--quick", "--only", "seg41"]
+    only = ["--only", "seg41", "saliency_loss voc"]
+    argv = ["gpu_versions.py", str(ROOT), "--device", "cpu", "--quick", *only]
     monkeypatch.setattr(sys, "argv", argv)
+    ask = Version.ask
+
+    def lacks_saliency(self, do, *limit, **arguments):
+        found = ask(self, do, *limit, **arguments)
+        if do == "names" and self.name == "old":
+            found["rows"] = [row for row in found["rows"] if row["benchmark"] != "saliency_loss"]
+        return found
+
+    monkeypatch.setattr(Version, "ask", lacks_saliency)
     assert gpu_versions.main() == 0
     written = json.loads((tmp_path / "versions.json").read_text())
     rows = written["rows"]
@@ -133,6 +143,7 @@ def test_the_command_measures_both_versions(tmp_path, monkeypatch, capsys):
         figures.of_gpu_file(tmp_path / "versions.json")
     shown = capsys.readouterr().out.splitlines()
     assert "old" in shown[1] and shown[2].startswith("| pixel_cross_entropy seg41")
+    assert any(line.split()[1:] == f"{only[2]} only in this version".split() for line in shown)
     assert shown[-1].startswith("| 2 rows, 0 failed or different")
     monkeypatch.setattr(sys, "argv", [*argv, "--seconds", "0"])
     assert gpu_versions.main() == 1
