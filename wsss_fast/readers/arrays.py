@@ -6,9 +6,10 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _UNREADABLE = (
     tokenize.TokenError,
     zlib.error,
 )
+_ATTEMPTS = 10
+_Result = TypeVar("_Result")
 
 
 def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[str, np.ndarray]:
@@ -51,7 +54,9 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
     with _load(path, what) as found:
         try:
             # A member without NumPy's header is read as bytes.
-            arrays: dict[str, Any] = {name: found[name] for name in names if name in found}
+            arrays: dict[str, Any] = {
+                name: retried(partial(found.__getitem__, name)) for name in names if name in found
+            }
         except _UNREADABLE as error:
             raise _unreadable(path, what, error) from None
         missing = [name for name in names if name not in arrays]
@@ -80,6 +85,20 @@ def load_array(path: Path, what: str = "an array") -> np.ndarray:
         raise InputError(f"{path}: cannot be read as {what}: it is an archive (.npz) of {names}")
     check_numbers(path, found, "the array")
     return found
+
+
+def retried(read: Callable[[], _Result]) -> _Result:
+    """What `read` returns, which parses the header of an array from its start.
+
+    NumPy parses it as Python source, and early releases of Python 3.11 raise SystemError when two
+    threads parse at a time: they count the recursion of both together. Then `read` is called again.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return read()
+        except SystemError:
+            continue
+    return read()
 
 
 def check_numbers(path: Path, array: object, name: str) -> None:
@@ -126,7 +145,7 @@ def _load(path: Path, what: str, allowed: str | None = None) -> Any:
         described = first_bytes.describe(path)
         if described not in (None, allowed):
             raise InputError(f"{path}: cannot be read as {what}: it is {described}")
-        return np.load(path, allow_pickle=False)
+        return retried(lambda: np.load(path, allow_pickle=False))
     except (FileNotFoundError, InputError):
         raise
     except _UNREADABLE as error:

@@ -19,6 +19,7 @@ import torch
 
 from wsss_fast.errors import InputError
 from wsss_fast.readers import first_bytes
+from wsss_fast.readers.arrays import retried
 
 # What NumPy, torch and pickle raise for damaged files.
 _UNREADABLE = (
@@ -113,13 +114,19 @@ def _unpickle(path: Path) -> Any:
 
 def _read_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and dtype of an `.npy` file."""
-    version = np.lib.format.read_magic(file)
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    return read_header(file)
+    start = file.tell()
+
+    def read() -> tuple[tuple[int, ...], bool, np.dtype]:
+        file.seek(start)
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        return read_header(file)
+
+    return retried(read)
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
