@@ -29,7 +29,7 @@ class _Loss(nn.Module):
         sigma_xy: float,
         scale_factor: float,
         *,
-        recompute_scale_factor: bool,
+        recompute_scale_factor: bool = True,
     ):
         super().__init__()
         self.weight = weight
@@ -78,19 +78,6 @@ class DenseEnergyLoss(_Loss):
     >>> layer(images, probabilities, torch.ones(1, 4, 4), labels).shape
     torch.Size([1])
     """
-
-    def __init__(
-        self,
-        weight: float,
-        sigma_rgb: float,
-        sigma_xy: float,
-        scale_factor: float,
-        *,
-        recompute_scale_factor: bool = True,
-    ):
-        super().__init__(
-            weight, sigma_rgb, sigma_xy, scale_factor, recompute_scale_factor=recompute_scale_factor
-        )
 
     def forward(
         self, images: Tensor, segmentations: Tensor, ROIs: Tensor, seg_label: Tensor
