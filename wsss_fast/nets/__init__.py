@@ -63,11 +63,14 @@ SEGMENTATION_BACKBONES: Backbones = {
     "resnet38": WideResNet38,
     "small": SmallResNet,
 }
-# Published settings of a backbone with one of its heads; sources at the backbones' classes.
+# Published settings of a backbone with one of its heads.
 _BACKBONE_OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    # PengtaoJiang/OAA, examples/seg/exp1/train.prototxt
     ("vgg16", "largefov"): {"fc_width": FC_WIDTH},
-    # The public training never calls train(), which would freeze batch-norms and conv1.
+    # YudeWang/semantic-segmentation-codebase, seamv1-pseudovoc/train.py: it never calls train(),
+    # which would freeze batch-norms and conv1.
     ("resnet38", "seam"): {"frozen": (), "batch_statistics": True},
+    # xulianuwa/MCTformer, seg/network/resnet38d.py
     ("resnet38", "mctformer"): {"frozen": ("conv1",)},
 }
 # The published pairs; "small" has them all, with narrow layers.
