@@ -20,16 +20,18 @@ from wsss_fast.evaluation import report, run_scores
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
-    Compute,
-    Preset,
     RefineOptions,
-    RunResult,
     refine_maps,
     refine_plan,
-    resolve_preset,
-    run_arguments,
     segment,
     segment_plan,
+)
+from wsss_fast.presets import Preset
+from wsss_fast.runs import (
+    Compute,
+    RunResult,
+    resolve_preset,
+    run_arguments,
     started,
 )
 from wsss_fast.stages import seeds as seed_stage
@@ -110,10 +112,14 @@ PIPELINES = {
 
 _COCO_IRN = dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)
 
+_VOC = Preset("resnet50", PIPELINES["resnet50"])
+_COCO = Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN)))
 PRESETS = {
-    "voc": Preset("resnet50", PIPELINES["resnet50"]),
-    "coco": Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN))),
+    "amn-voc": _VOC,
+    "amn-coco": _COCO,
     "shapes": Preset("small", PIPELINES["small"]),
+    "voc": _VOC,
+    "coco": _COCO,
 }
 
 
@@ -128,7 +134,7 @@ def run(
     data: Source,
     out: str | Path,
     *,
-    preset: Literal["voc", "coco", "shapes"] | None = None,
+    preset: Literal["amn-voc", "amn-coco", "shapes", "voc", "coco"] | None = None,
     backbone: str | None = None,
     weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
@@ -154,8 +160,8 @@ def run(
             score.
         out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
             config.json, metrics.json and report.html.
-        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
-            which sets `backbone` and `pipeline`.
+        preset: name of a published setting, "amn-voc" or "amn-coco", or "shapes" (the built-in
+            benchmark), which sets `backbone` and `pipeline`.
         backbone: "resnet50" (the published recipe) or "small" (trained from scratch, for laptops
             and small images); default: the preset's, or "resnet50".
         weights: initial weights of classifier, AMN and IRN: ImageNet's ResNet-50, as published;
@@ -183,7 +189,8 @@ def run(
     """
     data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
-    backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     lengths = {"cam": numbers.cam.length(), "amn": numbers.amn.length()}

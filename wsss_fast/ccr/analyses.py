@@ -26,7 +26,7 @@ from wsss_fast.engine.run_lock import with_exclusive_out
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.curves import threshold_curve
-from wsss_fast.pipeline import AnalysesResult, resolve_preset
+from wsss_fast.runs import AnalysesResult, resolve_preset
 
 Part = Literal["rounds", "masking", "unit", "saliency"]
 PARTS: tuple[Part, ...] = ("rounds", "masking", "unit", "saliency")
@@ -40,7 +40,7 @@ def analyse(
     *,
     weights: str | Path | None = None,
     parts: tuple[Part, ...] = PARTS,
-    preset: Literal["voc", "shapes"] | None = None,
+    preset: Literal["ccr-voc", "shapes", "voc"] | None = None,
     backbone: str | None = None,
     seg_weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
@@ -81,9 +81,8 @@ def analyse(
         RunError: a loss is not finite.
     """
     data, out = opened(data), check_out(out)
-    backbone, numbers = resolve_preset(
-        "ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
-    )
+    chosen = resolve_preset("ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     unknown = [p for p in parts if p not in PARTS]
     if unknown:
         raise InputError(f"ccr.analyse: parts holds {unknown[0]!r}; must be of {', '.join(PARTS)}")

@@ -213,7 +213,7 @@ def _default_numbers(
     defaults, presets = command.table(command.defaults), command.table(command.presets)
     preset = chosen["preset"]
     if preset is not None and preset in presets:
-        return presets[preset].pipeline
+        return presets[preset].numbers
     usual = inspect.signature(function).parameters["backbone"].default or next(iter(defaults))
     return defaults.get(chosen["backbone"] or usual, defaults[usual])
 

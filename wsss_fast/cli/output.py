@@ -14,7 +14,7 @@ from wsss_fast.bench.harness.show import parts
 from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
 from wsss_fast.evaluation import report, summary
-from wsss_fast.pipeline import AnalysesResult, RunResult
+from wsss_fast.runs import AnalysesResult, RunResult
 
 OUTPUT = OutputConsole(highlight=False)
 WIDE = OutputConsole(highlight=False, width=200)  # tables whose figures must not be cut

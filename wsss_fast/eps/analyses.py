@@ -30,7 +30,7 @@ from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import labels_at
 from wsss_fast.evaluation.trimap import trimap_miou
-from wsss_fast.pipeline import AnalysesResult, resolve_preset
+from wsss_fast.runs import AnalysesResult, resolve_preset
 from wsss_fast.stages import saliency
 
 Part = Literal["strategies", "lam", "tau", "saliency"]
@@ -56,7 +56,7 @@ def analyse(
     data: Source,
     out: str | Path,
     *,
-    preset: Literal["voc", "coco", "shapes"] | None = None,
+    preset: Literal["eps-voc", "eps-coco", "shapes", "voc", "coco"] | None = None,
     backbone: str | None = None,
     weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
@@ -106,9 +106,8 @@ def analyse(
     Source: EPS, sections 4.2 and 4.3.
     """
     data, out = opened(data), check_out(out)
-    backbone, numbers = resolve_preset(
-        "eps.analyse", PRESETS, PIPELINES, preset, backbone, pipeline
-    )
+    chosen = resolve_preset("eps.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     data.with_masks()
     _check(parts, lams, taus)
