@@ -2,11 +2,12 @@
 
 import sys
 
-from benchmarks import ccr, energy, processes, refinement, shapes
+from benchmarks import amn_analyses, ccr, energy, processes, refinement, shapes
 from wsss_fast import bench, cli
 
 MODULES = {
     "shapes": shapes,
+    "amn_analyses": amn_analyses,
     "ccr": ccr,
     "energy": energy,
     "processes": processes,

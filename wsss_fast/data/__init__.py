@@ -63,8 +63,8 @@ def load(
     Collective if `strict` is false: the processes share the decoding.
 
     Args:
-        path_or_name: the folder, or "shapes" / "shapes:SEED", or "shapes-sparse" /
-            "shapes-sparse:SEED" (`make_shapes`' presets standard and sparse).
+        path_or_name: the folder, or "shapes" / "shapes:SEED", or the same with "shapes-sparse" or
+            "shapes-uneven" (`make_shapes`' presets).
         split: for VOC12, an id list in ImageSets/Segmentation, without ".txt"; for COCO14, train or
             val; for labels.csv, the name of `<split>.txt`.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
