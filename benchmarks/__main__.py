@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import amn_analyses, ccr, energy, processes, refinement, shapes
+from benchmarks import amn_analyses, ccr, energy, processes, refinement, seg_recipes, shapes
 from wsss_fast import bench, cli
 
 MODULES = {
@@ -12,6 +12,7 @@ MODULES = {
     "energy": energy,
     "processes": processes,
     "refinement": refinement,
+    "seg_recipes": seg_recipes,
 }
 
 if __name__ == "__main__":
