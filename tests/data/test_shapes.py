@@ -198,6 +198,31 @@ def test_sparse_objects_are_large_compared_with_their_part():
     assert PRESETS["standard"] == SceneOptions()
 
 
+def test_uneven_objects_differ_in_size_and_contrast_and_share_pictures():
+    """Compared with "standard": the coefficient of variation of areas and of colours."""
+    found = {}
+    for name in ("standard", "uneven"):
+        options = PRESETS[name]
+        scenes = [make_scene(np.random.default_rng([7, i]), SIZE, options) for i in range(100)]
+        objects = [(s, o) for s in scenes for o in s.objects if o.salient]
+        alone = [o.visible.sum() for s, o in objects if len(s.objects) == 1]
+        # Of police cars, whose body is blue: how far from gray its colour is.
+        blue = [s.image[o.visible].astype(float) for s, o in objects if o.figure.name == "police"]
+        excess = [np.median(pixels[:, 2] - pixels[:, 0]) for pixels in blue]
+        pairs = [[o.figure.pair for o in s.objects] for s in scenes if len(s.objects) > 1]
+        together = np.mean([len(set(found)) < len(found) for found in pairs])
+        found[name] = np.std(alone) / np.mean(alone), np.std(excess) / np.mean(excess), together
+    assert all(u > 1.4 * s for s, u in zip(found["standard"], found["uneven"], strict=True)), found
+
+
+def test_a_new_option_draws_no_random_number_of_the_other_presets():
+    """Pictures of presets without it stay what they were."""
+    rng, again = (np.random.default_rng([7, 0]) for _ in range(2))
+    make_scene(rng, SIZE, SceneOptions())
+    make_scene(again, SIZE, SceneOptions(body_fade=1e-9))
+    assert rng.bit_generator.state != again.bit_generator.state
+
+
 def test_preset_sparse(tmp_path):
     arguments = {"train": 2, "val": 0, "size": SIZE}
     sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
@@ -209,6 +234,6 @@ def test_preset_sparse(tmp_path):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
         assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
-    with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
+    with pytest.raises(InputError, match="preset must be one of standard, sparse, uneven, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()

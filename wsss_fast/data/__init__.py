@@ -70,8 +70,8 @@ def load(
     Collective if `strict` is false: the processes share the decoding.
 
     Args:
-        path_or_name: the folder, or "shapes" / "shapes:SEED", or "shapes-sparse" /
-            "shapes-sparse:SEED" (`make_shapes`' presets standard and sparse).
+        path_or_name: the folder, or "shapes" / "shapes:SEED", or the same with "shapes-sparse" or
+            "shapes-uneven" (`make_shapes`' presets).
         split: for VOC12, an id list in ImageSets/Segmentation, without ".txt", such as train, val
             and test, or trainaug, which is derived where there is no file of it; for COCO14, train
             or val, or train-annotated or val-annotated, the images with an annotation; for
