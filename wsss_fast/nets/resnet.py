@@ -101,7 +101,7 @@ class ResNet(Backbone):
             channels = self.stage_channels[name]
 
     def stem(self, images: torch.Tensor) -> torch.Tensor:
-        """images [B, 3, H, W] -> [B, 64, H/4, W/4]."""
+        """images [B, 3, H, W] -> [B, width, H/4, W/4]."""
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -112,7 +112,7 @@ class ResNet(Backbone):
         return maps
 
     def forward(self, images: torch.Tensor, detach_after: str | None = None) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 2048, h, w].
+        """images [B, 3, H, W] -> features [B, 32 width, h, w].
 
         No gradient reaches the stage `detach_after` and those before it.
         """
@@ -144,13 +144,16 @@ class CaffeResNet101(ResNet):
 
     The last stages have dilations 2 and 4. Images are BGR in 0..255 minus the mean colour, see
     `data.transforms.subtract_mean`.
+
+    Args:
+        width: as for `ResNet`.
     """
 
     stride = 8
     stage_strides = (4, 4, 8, 8, 8)
 
-    def __init__(self):
-        super().__init__((3, 4, 23, 3), (1, 2, 1, 1), (1, 1, 2, 4), caffe=True)
+    def __init__(self, width: int = 64):
+        super().__init__((3, 4, 23, 3), (1, 2, 1, 1), (1, 1, 2, 4), caffe=True, width=width)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for parameter in module.parameters():

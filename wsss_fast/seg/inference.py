@@ -85,7 +85,7 @@ def infer(
     Raises:
         InputError: an argument or file cannot be used.
     """
-    data = opened(data)
+    data = opened(data, tags=False)
     chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
     backbone, recipe = chosen.backbone, chosen.numbers
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
