@@ -77,7 +77,7 @@ def threshold_curve(
             data set does not have, or a threshold is out of order or range.
     """
     _check_thresholds(thresholds)
-    folder, whole = Path(maps), opened(data)
+    folder, whole = Path(maps), opened(data, tags=False)
     data = whole.with_masks()
     num_labels, steps = len(data.classes) + 1, len(thresholds)
     check_maps(folder, data)

@@ -97,6 +97,8 @@ def maps(
 def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
     """Record the scores of seeds: mIoU of the labelled pixels, and their share of all pixels.
 
+    In addition the mIoU of all pixels, with the others counted as background, as in public code.
+
     Collective.
     """
 

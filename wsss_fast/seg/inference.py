@@ -79,7 +79,7 @@ def infer(
     Raises:
         InputError: an argument or file cannot be used.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data, recipe = opened(data, tags=False), recipe or RECIPES.get(backbone, Recipe())
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     if recipe.infer_batch < 1:
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
