@@ -227,8 +227,7 @@ def test_preset_sparse(tmp_path):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
         assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
-    with pytest.raises(
-        InputError, match="preset must be one of standard, sparse, uneven, got 'dense'"
-    ):
+    known = "standard, sparse, uneven"
+    with pytest.raises(InputError, match=f"preset must be one of {known}, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()
