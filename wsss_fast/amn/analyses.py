@@ -296,7 +296,7 @@ def _explanation(recipe: Recipe, pairs: Sequence[str]) -> str:
         )
     text += (
         f"AMN: label conditioning {where}, smoothing {recipe.smoothing:g}, "
-        f"{'with' if recipe.balance else 'without'} balance; CAM: the classifier."
+        f"{'without balance' if recipe.balance is False else 'balanced'}; CAM: the classifier."
     )
     return f"<p>{html.escape(text)}</p>"
 

@@ -73,7 +73,7 @@ def shapes(
         val: number of validation images.
         size: side length of the images in pixels.
         preset: in "sparse" the part that tells two classes apart is small in a large object; in
-            "uneven" its size and contrast, and those of the object, differ strongly.
+            "uneven" its size and contrast differ strongly, and look-alikes share pictures.
     """
     return data.make_shapes(out, seed=seed, train=train, val=val, size=size, preset=preset)
 
