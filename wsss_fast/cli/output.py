@@ -13,7 +13,8 @@ from wsss_fast.bench.harness.run import Report
 from wsss_fast.bench.harness.show import parts
 from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
-from wsss_fast.evaluation import protocol, report, summary
+from wsss_fast.evaluation import comparison, protocol, report, summary
+from wsss_fast.reproduce import ReproduceResult
 from wsss_fast.runs import AnalysesResult, RunResult
 
 OUTPUT = OutputConsole(highlight=False)
@@ -34,6 +35,10 @@ def show(result: Any) -> None:
     elif isinstance(result, AnalysesResult):
         _unwrapped().print(report.text_table(result.out))
         OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
+    elif isinstance(result, ReproduceResult):
+        _unwrapped().print(comparison.text_table(result.comparison))
+        _show_lines(comparison.lines(result.comparison))
+        _show_lines([str(result.page), str(result.file)])
     elif isinstance(result, summary.Evaluation):
         _show_evaluation(result)
     elif isinstance(result, Report):

@@ -100,6 +100,7 @@ class Protocol:
         unsure: what no source settles, a sentence each.
         data: images that the networks are trained on.
         validation: images that the segmentation network predicts, if these are others.
+        masks: folder of masks that a segmentation network alone is trained on.
         starts: initial weights.
         differences: numbers, lists and folders that are not those of the preset.
         crf: dense CRF of each stage, by its place in the numbers.
@@ -119,6 +120,7 @@ class Protocol:
     unsure: tuple[str, ...]
     data: Images
     validation: Images | None
+    masks: str | None
     starts: tuple[StartFile, ...]
     differences: tuple[Difference, ...]
     crf: dict[str, DenseCrf]
@@ -159,12 +161,12 @@ class Protocol:
             InputError: a weights file cannot be read.
         """
         given, until = arguments[numbers], arguments.get("until", "seg")
-        unused = ("seg",) if until != "seg" else ()
         images, validation = Images.of(data), None if val is None else Images.of(val)
         row = None if preset is None else preset.row
-        found = [] if preset is None else differences(given, preset.numbers)
+        unused = _unused(given, _LATER if until == "masks" else ())
         parts = dict(_parts(given, unused))
-        found = [one for one in found if not _is_below(one.name, _unused(given, unused))]
+        found = [] if preset is None else differences(given, preset.numbers)
+        found = [one for one in found if not _is_below(one.name, unused)]
         runtime = resolve_runtime(
             *(arguments[key] for key in ("device", "seed", "workers", "precision")),
             prefer_bf16=False,
@@ -176,6 +178,7 @@ class Protocol:
             unsure=() if row is None else row.unsure,
             data=images,
             validation=validation,
+            masks=None if arguments.get("masks") is None else str(arguments["masks"]),
             starts=tuple(_starts(arguments, row, until)),
             differences=(*_other_lists(images, validation, row, until), *found),
             crf={place: one for place, one in parts.items() if isinstance(one, DenseCrf)},
@@ -196,6 +199,7 @@ class Protocol:
 
 
 _SCALES = ("scales", "test_scales")
+_LATER = ("seg", "seg_backbone", "instances")  # parts of pipelines after the pseudo-masks
 
 
 def _last(place: str) -> str:
@@ -218,17 +222,14 @@ def _unused(numbers: Any, names: Sequence[str] = (), place: str = "") -> list[st
     return found
 
 
-def _parts(
-    numbers: Any, names: Sequence[str] = (), unused: Sequence[str] | None = None, place: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """All numbers that the run uses, and the dataclasses they are in, by place."""
-    skipped = _unused(numbers, names) if unused is None else unused
+def _parts(numbers: Any, unused: Sequence[str], place: str = "") -> Iterator[tuple[str, Any]]:
+    """All numbers but those at `unused` places, and the dataclasses they are in, by place."""
     for field in dataclasses.fields(numbers):
         part, own = getattr(numbers, field.name), f"{place}{field.name}"
-        if not _is_below(own, skipped):
+        if not _is_below(own, unused):
             yield own, part
             if dataclasses.is_dataclass(part):
-                yield from _parts(part, unused=skipped, place=f"{own}.")
+                yield from _parts(part, unused, f"{own}.")
 
 
 def _starts(arguments: Mapping[str, Any], row: Row | None, until: str) -> Iterator[StartFile]:
@@ -236,7 +237,7 @@ def _starts(arguments: Mapping[str, Any], row: Row | None, until: str) -> Iterat
     published = {} if row is None else {one.argument: one for one in row.starts}
     given = [name for name in arguments if name.endswith("weights")]
     for name in dict.fromkeys([*given, *published]):
-        if name == "seg_weights" and until != "seg":
+        if name == "seg_weights" and until == "masks":
             continue
         file, start = arguments.get(name), published.get(name)
         if file is None and start is None:
@@ -254,13 +255,17 @@ def _other_lists(
     """Lists and folders of masks that are not the row's, by the names of their options."""
     if row is None:
         return
-    predicted = None if validation is None else validation.list
-    found = [
-        Difference("split", data.list, row.split),
-        Difference("score_on", data.score_on, row.score_on),
-        Difference("truth", data.truth or None, row.truth),
-        *([Difference("val_split", predicted, row.val_split)] if until == "seg" else []),
+    scored = data if data.scored or validation is None else validation
+    pairs: list[tuple[str, str | None, str | None]] = [
+        ("split", data.list, row.split),
+        ("truth", scored.truth or None, row.truth),
     ]
+    if scored is data:
+        published = row.split if row.score_on == "all" else row.score_on
+        pairs.append(("score_on", data.score_on, published))
+    if until != "masks":
+        pairs.append(("val_split", None if validation is None else validation.list, row.val_split))
+    found = [Difference(*pair) for pair in pairs]
     yield from (one for one in found if one.value != one.preset)
 
 
@@ -288,7 +293,7 @@ def _backend(device: torch.device) -> str:
     info = _native.info()
     if device.type == "cuda":
         return str(info["cuda_backend"])
-    return f"native, {info['simd']}" if info["backend"] == "native" else "reference"
+    return f"native ({info['simd']})" if info["backend"] == "native" else "reference"
 
 
 def facts(found: Mapping[str, Any], *, most: int | None = None) -> list[tuple[str, str]]:
@@ -324,15 +329,15 @@ def _facts(found: Mapping[str, Any], most: int | None) -> Iterator[tuple[str, st
         yield from _difference_facts(found["differences"], source is not None, most)
     yield from (("unsure", text) for text in found["unsure"])
     for place, crf in found["crf"].items():
-        yield "CRF", f"{place}: " + ", ".join(f"{k} {value(v)}" for k, v in crf.items())
+        yield "CRF", f"{place or 'seg'}: " + ", ".join(f"{k} {value(v)}" for k, v in crf.items())
     for place, scales in found["scales"].items():
-        yield "scales", f"{place}: {value(scales)}"
+        yield "scales", f"{place.removesuffix('.scales')}: {value(scales)}"
     count = found["processes"]
     yield (
         "computed",
         (
             f"seed {found['seed']}, {count} process{'es' * (count > 1)}, {found['device']}, "
-            f"{_precision_text(found['precision'])}, {found['backend']} operators"
+            f"{_precision_text(found['precision'])}, operators {found['backend']}"
         ),
     )
     yield "versions", ", ".join(f"{k} {v}" for k, v in found["versions"].items() if v)
@@ -367,7 +372,7 @@ def image_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     else:
         yield "scored", "nothing, there are no true masks"
-    yield "published data", "yes" if found["is_real"] else f"no: {found['why_not']}"
+    yield "as published", "yes" if found["is_real"] else f"no: {found['why_not']}"
 
 
 def _precision_text(found: Mapping[str, str]) -> str:
