@@ -13,7 +13,7 @@ from wsss_fast.bench.harness.run import Report
 from wsss_fast.bench.harness.show import parts
 from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
-from wsss_fast.evaluation import comparison, protocol, report, summary
+from wsss_fast.evaluation import comparison, protocol_text, report, summary
 from wsss_fast.reproduce import ReproduceResult
 from wsss_fast.runs import AnalysesResult, RunResult
 
@@ -25,7 +25,7 @@ def show(result: Any) -> None:
     """Print the result of a command on stdout."""
     if isinstance(result, RunResult):
         _unwrapped().print(report.text_table(result.out))
-        _show_lines(protocol.screen(result.out))
+        _show_lines(protocol_text.screen(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(
             f"masks: {result.masks}{predicted}\nreport: {result.report}",
@@ -120,7 +120,7 @@ def _show_evaluation(found: summary.Evaluation) -> None:
         OUTPUT.print(table)
     for pair, ratio in found.confusion_ratios.items():
         OUTPUT.print(f"confusion ratio {pair}: {ratio:.3f}", markup=False)
-    _show_lines(protocol.text_lines(found.facts()))
+    _show_lines(protocol_text.text_lines(found.facts()))
     for path in found.files:
         OUTPUT.print(str(path), soft_wrap=True, markup=False)
 

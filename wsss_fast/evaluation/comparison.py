@@ -15,7 +15,7 @@ from rich.text import Text
 
 from wsss_fast.engine.files import atomic_write, write_json
 from wsss_fast.engine.run_folder import read_protocol, read_records
-from wsss_fast.evaluation import protocol
+from wsss_fast.evaluation import protocol_text
 from wsss_fast.evaluation.html_page import page, table
 from wsss_fast.presets import Published, Row
 
@@ -195,7 +195,7 @@ def text_table(found: Comparison) -> Table:
 
 def lines(found: Comparison) -> list[str]:
     """What a terminal shows below the table."""
-    return [*protocol.text_lines(found.notes()), *found.warnings()]
+    return [*protocol_text.text_lines(found.notes()), *found.warnings()]
 
 
 def write(found: Comparison, out: Path) -> tuple[Path, Path]:
@@ -232,7 +232,7 @@ def write(found: Comparison, out: Path) -> tuple[Path, Path]:
         "where it is printed, and not in a secondary list only.</small></p>",
         f"<p>Row: {html.escape(found.row.source)}. Reports of the runs: {reports}.</p>",
         f"<h2>Protocol of seed {found.seeds[0]}</h2>",
-        protocol.html_table(protocol.facts(found.protocol)),
+        protocol_text.html_table(protocol_text.facts(found.protocol)),
     ]
     with atomic_write(files[0]) as temporary:
         text = page(found.title, parts)

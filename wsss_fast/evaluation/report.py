@@ -21,7 +21,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.progress import duration, rate
 from wsss_fast.engine.run_folder import read_records
-from wsss_fast.evaluation import energy_table, protocol, stage_times
+from wsss_fast.evaluation import energy_table, protocol_text, stage_times
 from wsss_fast.evaluation.html_page import page, table
 from wsss_fast.evaluation.pictures import (
     Panel,
@@ -174,7 +174,7 @@ def write(
             f"<h1>{html.escape(title)}</h1>",
             f"<p><small>{html.escape(data.name)}, split {html.escape(data.split)}: "
             f"{len(data)} images, {len(data.classes)} classes, {_true_masks(data)}</small></p>",
-            protocol.html_section(out),
+            protocol_text.html_section(out),
             *lead,
             "<h2>Stages</h2>",
             _stage_table(out),

@@ -21,7 +21,8 @@ from wsss_fast.errors import InputError
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios, named_pairs
 from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Ignored, Metrics, evaluate
-from wsss_fast.evaluation.protocol import Images, image_facts
+from wsss_fast.evaluation.protocol import Images
+from wsss_fast.evaluation.protocol_text import image_facts
 from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
