@@ -186,7 +186,11 @@ def run_arguments(
     if val is not None:
         source = val.source or {}
         # Other validation sets have no option; `--config` rejects "val" by name.
-        same = source.get("data") == given["data"] and source.get("ids") is None
+        same = (
+            bool(source)
+            and all(source.get(name) == given.get(name) for name in ("data", "truth"))
+            and source.get("ids") is source.get("score_on") is None
+        )
         validation = {"val_split": source["split"]} if same else {"val": val.source}
     return {
         **given,

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from layouts import VOC_LABELS, VOC_MORE, VOC_TEST, make_voc
 
-from wsss_fast import InputError, cli, data
+from wsss_fast import InputError, cli, data, nets
 from wsss_fast.engine import remarks
 from wsss_fast.evaluation import evaluate
 
@@ -189,6 +190,17 @@ def test_images_without_tags(fixed, tmp_path, capfd):
             assert not (out / "config.json").exists()
     with pytest.raises(InputError, match="no id of split 'test' has a mask"):
         evaluate(tmp_path, loaded)
+
+
+def test_images_without_tags_can_be_predicted(fixed, tmp_path):
+    net = nets.deeplabv2_resnet101(20, backbone="small")
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    line = f"seg infer --backbone small --weights {tmp_path / 'net.pth'} --no-crf"
+    code = cli.run([*line.split(), *f"--data {fixed} --split test --out {tmp_path}".split()])
+    assert code == 0
+    for id in VOC_TEST:
+        path = tmp_path / "seg/predictions" / f"{id}.png"
+        assert data.read_labels(path, 20).shape == data.load(fixed, split="test").size(id)
 
 
 def test_annotated_images_of_a_list_named_test(voc):

@@ -96,8 +96,8 @@ def load(
         InputError: something is missing, broken or of no known layout; the message names it.
 
     Example:
-        >>> load("VOCdevkit/VOC2012", ids="train_aug.txt")          # doctest: +SKIP
-        Dataset('VOC2012', 'train_aug.txt': 10582 images, 20 classes, 10582 masks, 0 saliency maps)
+        >>> load("VOCdevkit/VOC2012", split="trainaug")             # doctest: +SKIP
+        Dataset('VOC2012', 'trainaug': 10582 images, 20 classes, 1464 masks, 0 saliency maps)
     """
     root = Path(path_or_name)
     if is_built_in(path_or_name):

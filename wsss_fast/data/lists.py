@@ -102,7 +102,7 @@ def identify(data: Dataset) -> ListInfo:
     if expected is None:
         reasons.append(f"{known.title} has no list {name!r} ({', '.join(known.counts)})")
     elif len(data) != expected:
-        left_out = f" ({len(data.broken)} broken ones are left out)" if data.broken else ""
+        left_out = f" ({len(data.broken)} left out as broken)" if data.broken else ""
         reasons.append(f"{name} has {len(data)} images{left_out}, {known.title}'s {expected}")
     return ListInfo(name, expected, not reasons, "; ".join(reasons))
 
