@@ -69,14 +69,13 @@ class Known(NamedTuple):
 def rows() -> dict[str, Known]:
     """The published rows of all methods and segmentation recipes by name."""
     methods: dict[str, Any] = {"amn": amn, "ccr": ccr, "eps": eps, "irn": irn}
-    methods = {name: module for name, module in methods.items() if hasattr(module, "PRESETS")}
     found: dict[str, Known] = {}
     for method, module in methods.items():
         for name, preset in module.PRESETS.items():
             # A later name of the same preset is an older one.
             if preset.row is not None and all(preset is not one.preset for one in found.values()):
                 found[name] = Known(method, module.run, preset)
-    for name, preset in getattr(seg, "PRESETS", {}).items():
+    for name, preset in seg.PRESETS.items():
         if preset.row is not None:
             found[name] = Known("seg", train_segmentation, preset)
     return found
@@ -312,7 +311,7 @@ def train_segmentation(
     Raises:
         InputError: as `seg.train` and `seg.infer`.
     """
-    chosen, unseen = rows()[preset].preset, data if val is None else val
+    chosen, unseen = seg.PRESETS[preset], data if val is None else val
     recipe = chosen.numbers if pipeline is None else pipeline
     ranges.check(recipe, "pipeline")
     nets.check_file("weights", weights)

@@ -256,7 +256,7 @@ def _other_lists(
     if scored is data:
         published = row.split if row.score_on == "all" else row.score_on
         pairs.append(("score_on", data.score_on, published))
-    if until != "masks":
+    if until != "masks" and row.val_split is not None:
         pairs.append(("val_split", None if validation is None else validation.list, row.val_split))
     found = [Difference(*pair) for pair in pairs]
     yield from (one for one in found if one.value != one.preset)

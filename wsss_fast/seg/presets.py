@@ -86,7 +86,9 @@ _DEEPLAB_PYTORCH = Preset(
         source="kazuto1011/deeplab-pytorch, configs/voc12.yaml",
         published=(
             Published("seg", 77.93, "val, trained on true masks, after the CRF", "DPT README.md"),
-            Published("seg", 76.65, "val, trained on true masks, without CRF", "DPT README.md"),
+            Published(
+                "seg without CRF", 76.65, "val, trained on true masks, without CRF", "DPT README.md"
+            ),
         ),
     ),
 )
@@ -261,7 +263,9 @@ _RULIXIANG = Preset(
         source="rulixiang/deeplab-pytorch, config/deeplabv1_voc12.yaml",
         published=(
             Published("seg", 69.38, "val, trained on true masks, after the CRF", "its README.md"),
-            Published("seg", 65.48, "val, trained on true masks, without CRF", "its README.md"),
+            Published(
+                "seg without CRF", 65.48, "val, trained on true masks, without CRF", "its README.md"
+            ),
         ),
     ),
 )
