@@ -65,7 +65,10 @@ SEGMENTATION_BACKBONES: Backbones = {
 }
 # Published settings of a backbone with one of its heads.
 _BACKBONE_OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    # PengtaoJiang/OAA, examples/seg/exp1/train.prototxt
+    # PengtaoJiang/L2G, deeplab_vgg_v2.py; at a crop of 321, scale 0.5 has 160 pixels.
+    ("vgg16", "aspp"): {"ceil_mode": False},
+    # PengtaoJiang/OAA, examples/seg/exp1/train.prototxt. rulixiang/deeplab-pytorch rounds down,
+    # which is the same at a crop of 321.
     ("vgg16", "largefov"): {"fc_width": FC_WIDTH},
     # YudeWang/semantic-segmentation-codebase, seamv1-pseudovoc/train.py: it never calls train(),
     # which would freeze batch-norms and conv1.
