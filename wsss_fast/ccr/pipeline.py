@@ -18,6 +18,7 @@ from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
@@ -195,7 +196,10 @@ def run(
         },
         saliency=True,
     )
-    with started(out, "ccr run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

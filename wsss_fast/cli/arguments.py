@@ -291,7 +291,7 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Options that are not given are those of the preset's row, with a line that says so.
     """
-    if "data" not in arguments:
+    if "split" not in arguments:
         return arguments
     preset = command.table(command.presets).get(arguments.get("preset") or "")
     options = _with_row(arguments, None if preset is None else preset.row)

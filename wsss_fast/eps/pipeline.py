@@ -19,6 +19,7 @@ from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     SEGMENT_STAGES,
     segment,
@@ -62,6 +63,11 @@ class Pipeline:
     crf: bool = False
     pairs: tuple[str, ...] = ()
     seg: seg.Recipe = seg.RECIPES["resnet101"]
+
+    def unused(self) -> tuple[str, ...]:
+        """Numbers that a run does not use."""
+        baseline = () if self.baseline else ("cam", "cam_threshold")
+        return baseline if self.crf else (*baseline, "eps.crf")
 
 
 PIPELINES = {
@@ -191,7 +197,10 @@ def run(
         },
         saliency=True,
     )
-    with started(out, "eps run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from wsss_fast.data.shapes.make import VERSION, make_shapes
+from wsss_fast.data.shapes.make import OBJECTS, VERSION, add_objects, make_shapes
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
 
@@ -46,6 +47,11 @@ def shapes_folder(name: str) -> Path:
             # Another process may have generated the same pictures meanwhile.
             if not (folder / "shapes.json").exists():
                 raise
+    if not (folder / OBJECTS).exists():
+        say(f"adding {OBJECTS} to the Shapes benchmark in {folder}")
+        # The folder may be read-only, or another process may have added it meanwhile.
+        with contextlib.suppress(OSError):
+            add_objects(folder)
     return folder
 
 

@@ -148,6 +148,13 @@ class Scene:
     context: np.ndarray
     objects: list[Placed]
 
+    def object_numbers(self) -> np.ndarray:
+        """Number of the object of each pixel, uint8 [S, S]: 0 background, 1..N, 255 ignore."""
+        numbers = np.where(self.mask == IGNORE, IGNORE, 0).astype(np.uint8)
+        for number, thing in enumerate(self.objects, 1):
+            numbers[thing.visible] = number
+        return numbers
+
 
 # ---- layout ------------------------------------------------------------------------------------
 
