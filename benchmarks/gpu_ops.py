@@ -182,7 +182,7 @@ def heads() -> Iterator[Case]:
 
 
 def pixel_losses() -> Iterator[Case]:
-    """Cross-entropy and BCE: labels or logits resized, with balance and smoothing or without.
+    """Cross-entropy and BCE: labels or logits resized, balanced by batch or image or not.
 
     Logits are enlarged by whole and other factors, from one pixel, along one side, and reduced.
     """
@@ -198,7 +198,7 @@ def pixel_losses() -> Iterator[Case]:
             labels[torch.rand(labels.shape, generator=g) < 0.2] = 255
             present = torch.rand(shape[:2], generator=g) < 0.7
             for resize in ("labels", "logits"):
-                for options in ({"smoothing": 0.1, "balance": True}, {}):
+                for options in ({"smoothing": 0.1, "balance": True}, {"balance": "image"}, {}):
 
                     def loss(
                         to: ToDevice,

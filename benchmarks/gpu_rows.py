@@ -181,7 +181,7 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         *(Row(CRF, key, stored=True) for key in ("2 labels", "21 labels")),
     ),
     "losses": (
-        *of("pixel_cross_entropy", "pcl512", "pcl32", "seg41"),
+        *of("pixel_cross_entropy", "pcl512", "pcl32", "seg41", "dsrg41"),
         *of("pixel_bce", "bce512", "bce32"),
         *of("saliency_loss", "voc", "coco"),
         *of("aamr_loss", "seg41", "seg321"),

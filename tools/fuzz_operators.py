@@ -249,7 +249,7 @@ def _pixel(op: Callable[..., torch.Tensor]) -> Case:
         logits = _differentiable(_tensor(rng, b, k, h, w, odd=0.4))
         options = {
             "smoothing": _mostly(rng, (0.0, 0.0, 0.4, 0.9), 1.5),
-            "balance": rng.random() < 0.5,
+            "balance": _mostly(rng, (False, True, "batch", "image", "image"), "each"),
             "resize": rng.choice(("labels", "logits")),
             "ignore_index": rng.choice((255, 255, 255, 0, -1, 2**40)),
         }

@@ -99,6 +99,13 @@ class AnalysesResult:
     miou: dict[str, float]
 
 
+def check_parts(command: str, parts: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError, with the name of the command, if one of the analyses is unknown."""
+    for part in parts:
+        if part not in known:
+            raise InputError(f"{command}: parts holds {part!r}; must be of {', '.join(known)}")
+
+
 class Chosen(NamedTuple, Generic[P]):
     """Backbone and numbers of a run.
 
@@ -185,7 +192,11 @@ def run_arguments(
     if val is not None:
         source = val.source or {}
         # Other validation sets have no option; `--config` rejects "val" by name.
-        same = source.get("data") == given["data"] and source.get("ids") is None
+        same = (
+            bool(source)
+            and all(source.get(name) == given.get(name) for name in ("data", "truth"))
+            and source.get("ids") is source.get("score_on") is None
+        )
         validation = {"val_split": source["split"]} if same else {"val": val.source}
     return {
         **given,

@@ -34,15 +34,22 @@ inline std::optional<Tensor> presence(const char* op, const Tensor& logits,
   return contiguous_input(*present);
 }
 
+// balance: 0 none, 1 batch, 2 image
+inline PixelLossOptions pixel_loss_options(const char* op, double smoothing, int64_t balance,
+                                           int64_t ignore_index) {
+  check(0 <= balance && balance <= 2, op, ": balance is ", balance, "; must be 0, 1 or 2");
+  return {smoothing, static_cast<PixelBalance>(balance), ignore_index};
+}
+
 // logits [B, K, h, w], labels [B, H, W] uint8 or int64, present [B, K] uint8
 // -> loss [], d loss / d logits or empty
 std::tuple<Tensor, Tensor> pixel_loss(const char* op, PixelLossKind kind, const Tensor& logits,
                                       const Tensor& labels, const std::optional<Tensor>& present,
-                                      double smoothing, bool balance, int64_t ignore_index,
+                                      double smoothing, int64_t balance, int64_t ignore_index,
                                       bool resize_logits, bool need_grad);
 
 inline std::tuple<Tensor, Tensor> pixel_cross_entropy(
-    const Tensor& logits, const Tensor& labels, double smoothing, bool balance,
+    const Tensor& logits, const Tensor& labels, double smoothing, int64_t balance,
     int64_t ignore_index, bool resize_logits, bool need_grad) {
   return pixel_loss("pixel_cross_entropy", PixelLossKind::kCrossEntropy, logits, labels,
                     std::nullopt, smoothing, balance, ignore_index, resize_logits, need_grad);
@@ -51,7 +58,7 @@ WSSS_IMPL(pixel_cross_entropy)
 
 inline std::tuple<Tensor, Tensor> pixel_bce(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& present,
-    double smoothing, bool balance, int64_t ignore_index, bool resize_logits, bool need_grad) {
+    double smoothing, int64_t balance, int64_t ignore_index, bool resize_logits, bool need_grad) {
   return pixel_loss("pixel_bce", PixelLossKind::kBinary, logits, labels, present, smoothing,
                     balance, ignore_index, resize_logits, need_grad);
 }

@@ -84,9 +84,16 @@ class PixelLossCpu {
 
   // Then: the weights of pixels.
   void compute_weights() {
-    int64_t background = 0, foreground = 0;
-    for (const Count& c : counts_) background += c.background, foreground += c.foreground;
-    weights_ = pixel_weights(background, foreground, options_.balance);
+    const int64_t groups = count_groups(s_, options_.balance);
+    weights_.clear();
+    for (int64_t group = 0; group < groups; ++group) {
+      int64_t background = 0, foreground = 0;
+      for (int64_t task = tasks() / groups * group; task < tasks() / groups * (group + 1); ++task) {
+        background += counts_[task].background;
+        foreground += counts_[task].foreground;
+      }
+      weights_.push_back(pixel_weights(background, foreground, options_.balance, s_.images));
+    }
     if (s_.upsample && grad_ != nullptr) partial_.resize(tasks() * 2 * s_.classes * s_.width);
   }
 
@@ -212,8 +219,9 @@ class PixelLossCpu {
     const double mean = kind_ == PixelLossKind::kBinary
                             ? 1.0 / static_cast<double>(std::max<int64_t>(classes, 1))
                             : 1.0;
-    const Real background = static_cast<Real>(weights_.background * mean);
-    const Real foreground = static_cast<Real>(weights_.foreground * mean);
+    const PixelWeights& weights = weights_[weights_.size() > 1 ? image : 0];
+    const Real background = static_cast<Real>(weights.background * mean);
+    const Real foreground = static_cast<Real>(weights.foreground * mean);
     Real weight[kTile] = {}, loss[kTile];
     int32_t own[kTile] = {};
     for (int64_t x = 0; x < pixels; ++x) {
@@ -361,8 +369,8 @@ class PixelLossCpu {
   const uint8_t* const present_;
   Real* const grad_;
   const SmoothedTarget target_;
-  const int64_t parts_;  // tasks per image: chunks of pixels, or rows of logits
-  PixelWeights weights_{};
+  const int64_t parts_;                // tasks per image: chunks of pixels, or rows of logits
+  std::vector<PixelWeights> weights_;  // of each group of images
   // By row and column of the logits: the row and column of the labels, if those are resized.
   std::vector<int32_t> label_rows_, label_columns_;
   bool columns_stay_ = false;        // upsampled along the rows only

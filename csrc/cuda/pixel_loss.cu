@@ -16,13 +16,13 @@ constexpr int64_t kSumBytes =
     32 << 20;  // of the cells' gradients, where more than one image has any
 
 struct PixelLossWorkspace {
-  LabelCounts* counts;  // [count_blocks + 1], the last one of all labels
+  LabelCounts* counts;  // [groups, count_blocks], then [groups] of all labels
   double* parts;
   int* ticket;
   char* sums;
 
-  PixelLossWorkspace(Arena& arena, unsigned count_blocks, unsigned blocks, int64_t sum_bytes)
-      : counts(arena.allocate<LabelCounts>(int64_t{count_blocks} + 1)),
+  PixelLossWorkspace(Arena& arena, int64_t counts, unsigned blocks, int64_t sum_bytes)
+      : counts(arena.allocate<LabelCounts>(counts)),
         parts(arena.allocate<double>(blocks)),
         ticket(arena.allocate<int>(1)),
         sums(arena.allocate<char>(sum_bytes)) {}
@@ -40,15 +40,17 @@ class PixelLoss {
         grad_(static_cast<Real*>(call.grad)),
         loss_(static_cast<Real*>(call.loss)),
         in_(pixel_loss_input<T, Label>(
-            call.kind, call.shape, call.options, call.logits, call.labels, call.present)) {}
+            call.kind, call.shape, call.options, call.logits, call.labels, call.present)),
+        groups_(count_groups(s_, call.options.balance)) {}
 
   void run() { s_.upsample ? run_cells() : run_pixels(); }
 
  private:
   void run_pixels() {
-    prepare(blocks_for(s_.images * s_.pixels(), kSumThreads), 0);
+    const unsigned blocks = blocks_for(in_.pixels_per_group(), kSumThreads);
+    prepare(blocks_for(groups_ * blocks, 1), 0);
     launch_with_barriers(stream_, sum_.blocks, kSumThreads, compute_pixel_losses<T, Label>, in_,
-                         counts_, count_blocks_, grad_, sum_);
+                         blocks, counts_, count_blocks_, grad_, sum_);
   }
 
   void run_cells() {
@@ -73,19 +75,21 @@ class PixelLoss {
 
   // Counts labels for a kernel of `blocks` blocks; returns workspace of sum_bytes.
   char* prepare(unsigned blocks, int64_t sum_bytes) {
-    const int64_t labels = s_.images * s_.pixels(),
+    const int64_t labels = in_.pixels_per_group(),
                   few = kFewCounts * kSumThreads * kLabelsPerThread;
     count_blocks_ = std::min<unsigned>(
         blocks_for(labels, kSumThreads), labels <= few ? kFewCounts : kMostCounts);
-    const auto w = workspace_of<PixelLossWorkspace>(context_, count_blocks_, blocks, sum_bytes);
+    const auto w = workspace_of<PixelLossWorkspace>(
+        context_, groups_ * (int64_t{count_blocks_} + 1), blocks, sum_bytes);
     counts_ = w.counts;
     sum_ = {w.parts, w.ticket, blocks, loss_};
-    launch_with_barriers(
-        stream_, count_blocks_, kSumThreads, count_labels<T, Label>, in_, counts_, w.ticket);
+    launch_with_barriers(stream_, blocks_for(groups_ * count_blocks_, 1), kSumThreads,
+                         count_labels<T, Label>, in_, count_blocks_, counts_, w.ticket);
     if (count_blocks_ > kFewCounts) {
-      LabelCounts* total = counts_ + count_blocks_;
-      launch_with_barriers(stream_, 1, kSumThreads, total_labels, counts_, count_blocks_, total);
-      counts_ = total;
+      LabelCounts* totals = counts_ + groups_ * count_blocks_;
+      launch_with_barriers(stream_, blocks_for(groups_, 1), kSumThreads, total_labels, counts_,
+                           count_blocks_, totals);
+      counts_ = totals;
       count_blocks_ = 1;
     }
     return w.sums;
@@ -96,6 +100,7 @@ class PixelLoss {
   const PixelLossShape s_;
   Real *grad_, *loss_;
   const PixelLossInput<T, Label> in_;
+  const int64_t groups_;  // of images
   LabelCounts* counts_ = nullptr;
   unsigned count_blocks_ = 0;
   LossSum<Real> sum_{};

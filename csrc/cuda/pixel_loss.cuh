@@ -23,6 +23,11 @@ struct PixelLossInput {
   const Label* labels;           // [B, H, W]
   const unsigned char* present;  // [B, K] or null
   Wide<T> own_more, other;       // the target is `other`, and `own_more` on top for the label
+
+  // Pixels whose labels are counted together.
+  WSSS_HD int64_t pixels_per_group() const {
+    return options.balance == PixelBalance::kImage ? s.pixels() : s.images * s.pixels();
+  }
 };
 
 template <class T, class Label>
@@ -43,7 +48,7 @@ PixelLossInput<T, Label> pixel_loss_input(PixelLossKind kind, const PixelLossSha
 // Counts of labels: background, foreground, and invalid, those that are not a class. There is one
 // for each block that counted.
 struct LabelCounts {
-  int64_t of_group[3];
+  int64_t of_kind[3];
 };
 
 // Up to so many blocks' counts are added up by every block that uses them.
@@ -58,12 +63,20 @@ struct LossSum {
   Real* loss;
 };
 
-// What all pixels of a call have in common.
+// What all pixels of a group of images have in common.
 template <class Real>
 struct PixelTotals {
   Real background, foreground;  // weights of the pixels
   bool invalid;                 // whether a label is not a class
 };
+
+// Adds up the blocks' losses, as sum_blocks; NaN where a label of any group of images is invalid.
+template <class Real>
+__device__ __forceinline__ void add_up(double loss, const PixelTotals<Real>& totals, unsigned part,
+                                       const LossSum<Real>& sum) {
+  if (totals.invalid) loss = static_cast<double>(NAN);
+  sum_blocks(loss, sum.parts, part, sum.blocks, sum.ticket, 1.0, false, sum.loss);
+}
 
 // The label of pixel `i` of the loss.
 template <class T, class Label>
@@ -76,43 +89,48 @@ __device__ __forceinline__ int64_t label_of(const PixelLossInput<T, Label>& in, 
   return in.labels[(image * s.label_height + y) * s.label_width + x];
 }
 
-// counts [blocks]; any number of blocks of kSumThreads. Also sets *ticket to 0, for the next
-// kernel.
+// counts [groups, blocks]; any number of blocks of kSumThreads for each group of images. Also sets
+// *ticket to 0, for the next kernel.
 template <class T, class Label>
-__global__ void count_labels(PixelLossInput<T, Label> in, LabelCounts* counts, int* ticket) {
-  const int64_t pixels = in.s.images * in.s.pixels();
+__global__ void count_labels(PixelLossInput<T, Label> in, unsigned blocks, LabelCounts* counts,
+                             int* ticket) {
+  const int64_t pixels = in.pixels_per_group();
+  const unsigned group = blockIdx.x / blocks, block = blockIdx.x - group * blocks;
   int64_t found[3] = {};
-  for (int64_t i = thread_number(); i < pixels; i += int64_t{gridDim.x} * kSumThreads) {
-    const int64_t label = label_of(in, i);
+  for (int64_t i = int64_t{block} * kSumThreads + threadIdx.x; i < pixels;
+       i += int64_t{blocks} * kSumThreads) {
+    const int64_t label = label_of(in, group * pixels + i);
     const bool used = label != in.options.ignore;
     const bool valid = is_valid_label(label, in.s.classes, in.options.ignore);
     found[0] += used && label == 0;
     found[1] += used && valid && label != 0;
     found[2] += !valid;
   }
-  for (int group = 0; group < 3; ++group) {
-    const double sum = block_sum(static_cast<double>(found[group]));
-    if (threadIdx.x == 0) counts[blockIdx.x].of_group[group] = static_cast<int64_t>(sum);
+  for (int kind = 0; kind < 3; ++kind) {
+    const double sum = block_sum(static_cast<double>(found[kind]));
+    if (threadIdx.x == 0) counts[blockIdx.x].of_kind[kind] = static_cast<int64_t>(sum);
     __syncthreads();  // block_sum's memory is reused
   }
   if (thread_number() == 0) *ticket = 0;
 }
 
-// total = the sum of `blocks` counts; one block.
+// totals [groups] = the sums of `blocks` counts each; one block for each group of images.
 __global__ static void total_labels(const LabelCounts* counts, unsigned blocks,
-                                    LabelCounts* total) {
-  for (int group = 0; group < 3; ++group) {
+                                    LabelCounts* totals) {
+  counts += int64_t{blockIdx.x} * blocks;
+  for (int kind = 0; kind < 3; ++kind) {
     int64_t sum = 0;
     for (unsigned block = threadIdx.x; block < blocks; block += kSumThreads) {
-      sum += counts[block].of_group[group];
+      sum += counts[block].of_kind[kind];
     }
     const double all = block_sum(static_cast<double>(sum));
-    if (threadIdx.x == 0) total->of_group[group] = static_cast<int64_t>(all);
+    if (threadIdx.x == 0) totals[blockIdx.x].of_kind[kind] = static_cast<int64_t>(all);
     __syncthreads();
   }
 }
 
-// Adds up the counts of at most kFewCounts blocks, for all threads of a block.
+// Adds up the counts of at most kFewCounts blocks, those of a group of images, for all threads of a
+// block.
 template <class T, class Label>
 __device__ __forceinline__ PixelTotals<Wide<T>> totals_of(
     const PixelLossInput<T, Label>& in, const LabelCounts* counts, unsigned blocks) {
@@ -121,7 +139,7 @@ __device__ __forceinline__ PixelTotals<Wide<T>> totals_of(
   __shared__ int64_t each[3 * kFewCounts], all[3];
   __shared__ Real weight[2];
   if (threadIdx.x < 3 * blocks) {
-    each[threadIdx.x] = counts[threadIdx.x / 3].of_group[threadIdx.x % 3];
+    each[threadIdx.x] = counts[threadIdx.x / 3].of_kind[threadIdx.x % 3];
   }
   __syncthreads();
   if (threadIdx.x < 3) {
@@ -132,7 +150,7 @@ __device__ __forceinline__ PixelTotals<Wide<T>> totals_of(
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    const PixelWeights w = pixel_weights(all[0], all[1], in.options.balance);
+    const PixelWeights w = pixel_weights(all[0], all[1], in.options.balance, in.s.images);
     const bool averages = in.kind == PixelLossKind::kBinary && in.present == nullptr;
     const double classes = averages ? static_cast<double>(in.s.classes) : 1.0;
     weight[0] = static_cast<Real>(w.background / classes);
@@ -239,16 +257,20 @@ __device__ __forceinline__ Wide<T> binary_loss_of(const PixelLossInput<T, Label>
   return loss;
 }
 
-// The loss, and the gradient unless grad is null; kSumThreads threads per block.
+// The loss, and the gradient unless grad is null; kSumThreads threads per block, `blocks` blocks
+// for each group of images.
 template <class T, class Label>
-__global__ void compute_pixel_losses(PixelLossInput<T, Label> in, const LabelCounts* counts,
-                                     unsigned count_blocks, Wide<T>* grad, LossSum<Wide<T>> sum) {
+__global__ void compute_pixel_losses(PixelLossInput<T, Label> in, unsigned blocks,
+                                     const LabelCounts* counts, unsigned count_blocks,
+                                     Wide<T>* grad, LossSum<Wide<T>> sum) {
   using Real = Wide<T>;
   const PixelLossShape& s = in.s;
-  const auto totals = totals_of(in, counts, count_blocks);
-  const int64_t i = thread_number(), plane = s.pixels();
+  const unsigned group = blockIdx.x / blocks, block = blockIdx.x - group * blocks;
+  const auto totals = totals_of(in, counts + int64_t{group} * count_blocks, count_blocks);
+  const int64_t plane = s.pixels(), at = int64_t{block} * kSumThreads + threadIdx.x;
   double loss = 0;
-  if (i < s.images * plane) {
+  if (at < in.pixels_per_group()) {
+    const int64_t i = group * in.pixels_per_group() + at;
     const int64_t image = i / plane, start = image * (s.classes - 1) * plane + i;
     const T* z = in.logits + start;
     Real* slopes = grad == nullptr ? nullptr : grad + start;
@@ -264,7 +286,7 @@ __global__ void compute_pixel_losses(PixelLossInput<T, Label> in, const LabelCou
     // A pixel that is not used adds nothing, whatever its logits are.
     loss = t.weight != 0 ? static_cast<double>(t.weight * of_pixel) : 0;
   }
-  sum_blocks(loss, sum.parts, blockIdx.x, sum.blocks, sum.ticket, 1.0, totals.invalid, sum.loss);
+  add_up(loss, totals, blockIdx.x, sum);
 }
 
 }  // namespace wsss::cuda

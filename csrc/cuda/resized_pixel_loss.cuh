@@ -342,6 +342,10 @@ __global__ void __launch_bounds__(kSumThreads, sizeof(Wide<T>) == 4 ? 4 : 2)
   using Real = Wide<T>;
   __shared__ CellMemory<Real> m;
   if (threadIdx.x == kSumThreads - 1) m.block = cell_block(grid, first_image);
+  if (in.options.balance == PixelBalance::kImage) {
+    const unsigned image = blockIdx.x / static_cast<unsigned>(grid.blocks_per_image());
+    counts += (first_image + image) * count_blocks;
+  }
   const auto totals = totals_of(in, counts, count_blocks);  // waits for all threads
   find_cells(grid, m);
   if (threadIdx.x == kSumThreads - 1) {
@@ -371,8 +375,7 @@ __global__ void __launch_bounds__(kSumThreads, sizeof(Wide<T>) == 4 ? 4 : 2)
     p.x += p.columns;
   } while (p.x < columns);
   const unsigned before = static_cast<unsigned>(first_image * grid.blocks_per_image());
-  sum_blocks(
-      loss, sum.parts, before + blockIdx.x, sum.blocks, sum.ticket, 1.0, totals.invalid, sum.loss);
+  add_up(loss, totals, before + blockIdx.x, sum);
 }
 
 }  // namespace wsss::cuda

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <numeric>
 #include <vector>
 
 #include "cuda_on_cpu.h"
@@ -14,6 +15,7 @@
 
 namespace {
 
+using wsss::PixelBalance;
 using wsss::PixelLossKind;
 
 using wsss::testing::uniform;
@@ -66,7 +68,7 @@ Result<double> by_definition(const Problem<Real>& p) {
     weight[std::min(low + 1, from - 1)] += at - low;
     return weight;
   };
-  double groups[2] = {};
+  std::vector<double> background(s.images), foreground(s.images);
   for (int64_t b = 0; b < s.images; ++b) {
     for (int64_t y = 0; y < s.rows(); ++y) {
       for (int64_t x = 0; x < s.columns(); ++x) {
@@ -80,20 +82,27 @@ Result<double> by_definition(const Problem<Real>& p) {
           pixel.of_cell[c] = down[c / s.width] * across[c % s.width];
         }
         pixels.push_back(pixel);
-        groups[label != 0] += 1;
+        (label == 0 ? background : foreground)[b] += 1;
       }
     }
   }
+  const auto total = [](const std::vector<double>& counts) {
+    return std::accumulate(counts.begin(), counts.end(), 0.0);
+  };
   for (const Pixel& pixel : pixels) {
-    const double all = groups[0] + groups[1];
-    double weight = p.options.balance ? 0.5 / groups[pixel.label != 0] : 1 / all;
+    const auto& group = pixel.label == 0 ? background : foreground;
+    double weight = 1 / (total(background) + total(foreground));
+    if (p.options.balance == PixelBalance::kBatch) weight = 0.5 / total(group);
+    if (p.options.balance == PixelBalance::kImage) {
+      weight = 1 / (group[pixel.image] * static_cast<double>(s.images));
+    }
     std::vector<double> z(s.classes), slope(s.classes);
-    double total = 0, counted = 0;
+    double exponentials = 0, counted = 0;
     for (int64_t k = 0; k < s.classes; ++k) {
       for (int64_t c = 0; c < cells; ++c) {
         z[k] += pixel.of_cell[c] * p.logits[(pixel.image * s.classes + k) * cells + c];
       }
-      total += std::exp(z[k]);
+      exponentials += std::exp(z[k]);
       counted += p.present.empty() || p.present[pixel.image * s.classes + k];
     }
     if (p.kind == PixelLossKind::kBinary) weight /= std::max(counted, 1.0);
@@ -102,8 +111,8 @@ Result<double> by_definition(const Problem<Real>& p) {
           k == pixel.label ? 1 - p.options.smoothing : p.options.smoothing / (s.classes - 1.0);
       if (s.classes == 1) t = 1;
       if (p.kind == PixelLossKind::kCrossEntropy) {
-        r.loss -= weight * t * (z[k] - std::log(total));
-        slope[k] = std::exp(z[k]) / total - t;
+        r.loss -= weight * t * (z[k] - std::log(exponentials));
+        slope[k] = std::exp(z[k]) / exponentials - t;
       } else if (p.present.empty() || p.present[pixel.image * s.classes + k]) {
         r.loss += weight * (std::log1p(std::exp(z[k])) - t * z[k]);
         slope[k] = 1 / (1 + std::exp(-z[k])) - t;
@@ -160,8 +169,8 @@ bool is_close(const Result<Real>& a, const Result<double>& b, double tolerance) 
 }
 
 template <class Real>
-bool is_correct(PixelLossKind kind, const wsss::PixelLossShape& s, double smoothing, bool balance,
-                bool some_present, double tolerance) {
+bool is_correct(PixelLossKind kind, const wsss::PixelLossShape& s, double smoothing,
+                PixelBalance balance, bool some_present, double tolerance) {
   Problem<Real> p{kind, s, {smoothing, balance, 255}, {}, {}, {}};
   for (int64_t i = 0; i < s.images * s.classes * s.height * s.width; ++i) {
     p.logits.push_back(static_cast<Real>(8 * uniform() - 4));
@@ -185,10 +194,10 @@ bool is_correct(PixelLossKind kind, const wsss::PixelLossShape& s, double smooth
   passed = passed && std::isnan(on_cpu(p, false).loss);
   passed = passed && std::isnan(on_device(p).loss);
   if (!passed) {
-    std::printf(
-        "failed: kind %d, %d classes, %dx%d, labels %dx%d, upsample %d\n", static_cast<int>(kind),
-        static_cast<int>(s.classes), static_cast<int>(s.height), static_cast<int>(s.width),
-        static_cast<int>(s.label_height), static_cast<int>(s.label_width), s.upsample);
+    std::printf("failed: kind %d, balance %d, %d classes, %dx%d, labels %dx%d, upsample %d\n",
+                static_cast<int>(kind), static_cast<int>(balance), static_cast<int>(s.classes),
+                static_cast<int>(s.height), static_cast<int>(s.width),
+                static_cast<int>(s.label_height), static_cast<int>(s.label_width), s.upsample);
   }
   return passed;
 }
@@ -200,7 +209,7 @@ bool images_do_not_matter() {
   Problem<float> all{
       PixelLossKind::kCrossEntropy,
       {kImages, kClasses, kSize, kSize, kSize + 1, kSize + 1, true},
-      {0.0, false, 255},
+      {0.0, PixelBalance::kNone, 255},
       {},
       {},
       {}};
@@ -230,16 +239,16 @@ bool images_do_not_matter() {
 }
 
 // So many labels that their counts are added up by a kernel of its own.
-bool many_labels_are_counted() {
+bool many_labels_are_counted(int64_t images, PixelBalance balance) {
   Problem<double> p{
       PixelLossKind::kCrossEntropy,
-      {1, 2, 400, 330, 400, 330, false},
-      {0.0, true, 255},
+      {images, 2, 400, 330, 400, 330, false},
+      {0.0, balance, 255},
       {},
       {},
       {}};
-  for (int64_t i = 0; i < 2 * p.s.pixels(); ++i) p.logits.push_back(2 * uniform());
-  for (int64_t i = 0; i < p.s.pixels(); ++i) {
+  for (int64_t i = 0; i < images * 2 * p.s.pixels(); ++i) p.logits.push_back(2 * uniform());
+  for (int64_t i = 0; i < images * p.s.pixels(); ++i) {
     p.labels.push_back(uniform() < 0.1 ? 255 : static_cast<uint8_t>(uniform() < 0.3));
   }
   return is_close(on_device(p), on_cpu(p, false), 1e-12);
@@ -266,7 +275,7 @@ bool raises_without_memory() {
                wsss::cuda::ElementType::kFloat32,
                true,
                {1, 2, 2, 2, 4, 6, upsample},
-               {0.0, false, 255},
+               {0.0, PixelBalance::kNone, 255},
                logits.data(),
                labels.data(),
                nullptr,
@@ -312,7 +321,7 @@ int main() {
            {wsss::PixelLossShape{2, classes, 5, 7, 5, 7, false},
             {1, classes, 3, 4, 9, 13, false},
             {1, classes, 6, 6, 2, 8, false},  // centres on the boundaries of pixels
-            {2, classes, 2, 3, 11, 70, true},
+            {3, classes, 2, 3, 11, 70, true},
             {1, classes, 3, 4, 2, 3, true},
             {1, classes, 1, 3, 6, 1, true},
             {1, classes, 4, 5, 29, 37, true},     // several cells of a row in a block
@@ -322,22 +331,29 @@ int main() {
             {1, classes, 3, 20, 23, 9, true},     // more rows, fewer columns
             {1, classes, 5, 5, 5, 23, true},      // one axis keeps its size
             {1, classes, 13, 6, 14, 6, true}}) {  // cells without a pixel
-        passed &= is_correct<float>(kind, s, 0.4, true, false, 3e-6);
+        const bool binary = kind == PixelLossKind::kBinary;
+        passed &= is_correct<float>(kind, s, 0.4, PixelBalance::kBatch, false, 3e-6);
         if (classes == 1) continue;
-        passed &= is_correct<double>(kind, s, 0.0, false, kind == PixelLossKind::kBinary, 1e-12);
+        passed &= is_correct<double>(kind, s, 0.0, PixelBalance::kNone, binary, 1e-12);
+        if (s.images == 1) continue;
+        passed &= is_correct<float>(kind, s, 0.4, PixelBalance::kImage, binary, 3e-6);
+        passed &= is_correct<double>(kind, s, 0.0, PixelBalance::kImage, false, 1e-12);
       }
     }
   }
   for (const auto kind : {PixelLossKind::kCrossEntropy, PixelLossKind::kBinary}) {
     const bool binary = kind == PixelLossKind::kBinary;
     // More classes than a block's memory holds.
-    passed &= is_correct<float>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 3e-6);
-    passed &= is_correct<double>(kind, {1, 61, 2, 2, 9, 11, true}, 0.4, true, binary, 1e-12);
+    passed &= is_correct<float>(
+        kind, {1, 61, 2, 2, 9, 11, true}, 0.4, PixelBalance::kBatch, binary, 3e-6);
+    passed &= is_correct<double>(
+        kind, {1, 61, 2, 2, 9, 11, true}, 0.4, PixelBalance::kBatch, binary, 1e-12);
   }
   passed &= nearest_centres_agree();
   passed &= raises_without_memory();
   if (wsss::testing::kCompareResults) {
-    passed &= many_labels_are_counted();
+    passed &= many_labels_are_counted(1, PixelBalance::kBatch);
+    passed &= many_labels_are_counted(2, PixelBalance::kImage);
     passed &= images_do_not_matter();
   }
   return wsss::testing::report(passed);

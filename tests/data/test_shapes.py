@@ -227,6 +227,24 @@ def test_sparse_objects_are_large_compared_with_their_part():
     assert PRESETS["standard"] == SceneOptions()
 
 
+def test_uneven_parts_differ_in_contrast_and_look_alikes_share_pictures():
+    """Compared with "standard": sizes of single objects, strength of a part's colour, pairs."""
+    found = {}
+    for name in ("standard", "uneven"):
+        options = PRESETS[name]
+        scenes = [make_scene(np.random.default_rng([7, i]), SIZE, options) for i in range(120)]
+        alone = [o.visible.sum() for s in scenes for o in s.objects if len(s.objects) == 1]
+        # The pennant is the only red of a boat.
+        boats = [(s, o) for s in scenes for o in s.objects if o.figure.name == "boat"]
+        pixels = [s.image[o.visible].astype(float) for s, o in boats]
+        red = [np.quantile(p[:, 0] - p[:, 1:].max(axis=1), 0.95) for p in pixels]
+        groups = [[o.figure.pair for o in s.objects] for s in scenes if len(s.objects) > 1]
+        together = np.mean([len(set(pairs)) < len(pairs) for pairs in groups])
+        found[name] = np.std(alone) / np.mean(alone), np.std(red) / np.mean(red), together
+    both = zip(found["standard"], found["uneven"], strict=True)
+    assert all(uneven > 1.2 * standard for standard, uneven in both), found
+
+
 def test_preset_sparse(tmp_path):
     arguments = {"train": 2, "val": 0, "size": SIZE}
     sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
@@ -238,6 +256,7 @@ def test_preset_sparse(tmp_path):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
         assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
-    with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
+    known = "standard, sparse, uneven"
+    with pytest.raises(InputError, match=f"preset must be one of {known}, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()

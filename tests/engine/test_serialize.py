@@ -6,6 +6,7 @@ import json
 import math
 import operator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -95,6 +96,7 @@ def test_different_callables_have_different_fingerprints():
         "power": 0.9,
         "warmup": 0.0,
         "stairs": 5,
+        "every": None,
     }
 
 
@@ -133,6 +135,8 @@ def test_callables_without_a_name_raise(tmp_path, unnamed):
         ([Plain("1"), Plain("2")], tuple[int, ...], (1, 2)),
         ([], tuple[float, ...], ()),
         ([Plain("1"), "b"], tuple[int, str], (1, "b")),
+        (False, Literal[False, True, "image"], False),
+        (Plain("image"), Literal[False, True, "image"], "image"),
         ({"class": "Poly"}, Poly | OneCycle, Poly()),
         ({"by": Plain("2")}, Scaled, Scaled(2.0)),
     ],

@@ -218,7 +218,9 @@ def test_run_until_masks_without_irn(shapes, tmp_path):
 
 
 def test_unknown_or_mismatched_presets_raise(shapes, tmp_path):
-    with pytest.raises(InputError, match="preset is 'voc2012'; must be one of amn-voc, amn-coco, shapes"):
+    with pytest.raises(
+        InputError, match="preset is 'voc2012'; must be one of amn-voc, amn-coco, shapes"
+    ):
         amn.run(shapes, tmp_path / "run", preset="voc2012")
     with pytest.raises(InputError, match="preset 'shapes' is for backbone 'small', got 'resnet50'"):
         amn.run(shapes, tmp_path / "run", preset="shapes", backbone="resnet50")

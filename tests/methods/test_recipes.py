@@ -21,7 +21,7 @@ TABLES = {
         (ccr, ("RECIPES", "REFINEMENTS", "PIPELINES", "PRESETS")),
         (eps, ("RECIPES", "PIPELINES", "PRESETS")),
         (irn, ("RECIPES",)),
-        (seg, ("RECIPES",)),
+        (seg, ("RECIPES", "PRESETS")),
     )
     for table in tables
 }

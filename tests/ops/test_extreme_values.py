@@ -102,7 +102,7 @@ def test_resized_activation_of_infinite_logits(activation, dtype, device):
 @each_device
 @each_dtype
 @pytest.mark.parametrize(
-    "options", [{}, {"smoothing": 0.1}, {"balance": True}, {"resize": "logits"}], ids=str
+    "options", [{}, {"smoothing": 0.1}, {"balance": "image"}, {"resize": "logits"}], ids=str
 )
 @pytest.mark.parametrize("op", [pixel_cross_entropy, pixel_bce])
 def test_pixel_losses(op, options, dtype, device):

@@ -71,7 +71,7 @@ def test_unused_pixels_and_classes_change_nothing(op, device):
     clean = torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.ones(1, 4, 5, dtype=torch.uint8, device=device)
     labels[0, 1, 2] = 255
-    options = [{"smoothing": 0.4}, {"balance": True}]
+    options = [{"smoothing": 0.4}, {"balance": True}, {"balance": "image"}]
     for value, given in itertools.product((NAN, INF, -INF), options):
         broken = clean.clone()
         broken[0, :, 1, 2] = value
@@ -124,7 +124,7 @@ def test_pixel_losses_are_the_reference(op, device):
         labels[torch.rand(labels.shape, generator=generator) < 0.3] = 255
         options = {
             "smoothing": draw.choice((0.0, 0.0, 0.4, 0.9)),
-            "balance": draw.random() < 0.3,
+            "balance": draw.choice(("none", "none", "batch", "image")),
             "resize": draw.choice(("labels", "logits")),
         }
         on = labels.to(device)

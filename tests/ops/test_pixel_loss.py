@@ -37,6 +37,8 @@ CASES = {
     "fewer_rows": ((1, 3, 9, 3), (4, 25), {"resize": "logits", "smoothing": 0.2}),
     "finer_logits": ((2, 3, 20, 66), (7, 13), {"balance": True}),
     "large": ((2, 2, 40, 70), (80, 35), {"smoothing": 0.1}),
+    "dsrg": ((3, 5, 4, 5), (9, 11), {"balance": "image"}),
+    "upsampled_dsrg": ((2, 3, 3, 4), (8, 70), {"resize": "logits", "balance": "image"}),
 }
 
 
@@ -52,6 +54,10 @@ def inputs(name, dtype=torch.float64, device="cpu"):
 
 def by_loop(op, logits, labels, smoothing=0.0, balance=False, resize="labels"):
     """Pixel by pixel."""
+    if balance == "image":
+        each = zip(logits.split(1), labels.split(1), strict=True)
+        losses = [2 * by_loop(op, z, y, smoothing, True, resize) for z, y in each]
+        return sum(losses) / len(losses)
     if resize == "logits":
         logits = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear")
     (b, k, h, w), groups = logits.shape, {"background": [], "foreground": []}
@@ -87,6 +93,51 @@ def test_values(op, name):
     labels[0, 0, 0] = 1
     expected = by_loop(op, logits, labels, **options)
     torch.testing.assert_close(LOSSES[op](logits, labels, **options), expected, check_dtype=False)
+
+
+def losses_of(wanted):
+    """Logits [1, 2, 1, n] that have these losses for label 0, and for label 1 swapped."""
+    other = torch.tensor(wanted, dtype=torch.float64).expm1().log()
+    return torch.stack([torch.zeros_like(other), other])[None, :, None]
+
+
+@each_device
+@pytest.mark.parametrize("resize", ["labels", "logits"])
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [("image", 5.0), ("batch", (6 / 5 + 10 / 3) / 2), (True, 34 / 15), ("none", 2.0), (False, 2.0)],
+)
+def test_kinds_of_balance(balance, expected, resize, device):
+    """Image A: background 1, 1, 1, 1, foreground 4; B: background 2, foreground 3, 3."""
+    labels = torch.tensor([[[0, 0, 0, 0, 1]], [[0, 1, 1, 255, 255]]], device=device)
+    zeros = torch.cat([losses_of([1, 1, 1, 1, 4]), losses_of([2, 3, 3, 9, 9])]).to(device)
+    logits = torch.where(labels[:, None] == 1, zeros.flip(1), zeros)
+    found = pixel_cross_entropy(logits, labels, balance=balance, resize=resize)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    # With two classes, the two sigmoids of opposite logits have the losses of the softmax.
+    halves = (logits - logits.flip(1)) / 2
+    twice = pixel_bce(2 * halves, labels, balance=balance, resize=resize)
+    assert twice.item() == pytest.approx(expected, rel=1e-6)
+
+
+@each_device
+@each_loss
+def test_images_without_a_group_count_in_the_mean_over_images(op, device):
+    """The second image has no labelled pixel, the third one no foreground."""
+    logits = torch.randn(3, 4, 2, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.tensor([[[0, 1, 2], [0, 3, 255]], [[255] * 3] * 2, [[0, 255, 0], [0, 0, 0]]])
+    labels = labels.to(device, torch.uint8)
+    loss = LOSSES[op]
+    first = sum(
+        loss(logits[:1], torch.where(group, labels[:1], 255))
+        for group in (labels[:1] == 0, labels[:1] > 0)
+    )
+    expected = (first + loss(logits[2:], labels[2:])) / 3
+    logits.requires_grad_()
+    found = loss(logits, labels, balance="image")
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert (gradient[1] == 0).all() and gradient[[0, 2]].abs().sum() > 0
 
 
 def test_plain_is_torchs():
@@ -131,11 +182,12 @@ def test_float32_is_as_close_as_eager(op, name, device):
 
 # name: logits shape, labels' size
 @each_device
-def test_many_labels_are_counted(device):
+@pytest.mark.parametrize("balance", ["batch", "image"])
+def test_many_labels_are_counted(balance, device):
     """So many that on CUDA a kernel of its own adds up the counts."""
     logits = torch.linspace(-3, 3, 2 * 400 * 330).view(1, 2, 400, 330)
     labels = torch.arange(400 * 330).view(1, 400, 330) % 7 // 3  # 0, 1, and one in 7 is 2
-    options = {"balance": True, "ignore_index": 2}
+    options = {"balance": balance, "ignore_index": 2}
     got = pixel_cross_entropy(logits.to(device), labels.to(device), **options)
     expected = reference.pixel_cross_entropy(logits.double(), labels, resize="labels", **options)
     assert abs(got.item() - expected.item()) < 1e-6
@@ -169,10 +221,13 @@ def by_torch(op, logits, labels, balance):
             resized, target, reduction="none"
         ).mean(1)
     groups = [labels == 0, (labels != 0) & (labels != 255)]
-    if not balance:
+    if balance == "none":
         groups = [labels != 255]
-    means = [torch.where(group, each, 0.0).sum() / group.sum().clamp(min=1) for group in groups]
-    loss = sum(means) / len(means)
+    dims = (1, 2) if balance == "image" else (0, 1, 2)
+    means = [
+        torch.where(group, each, 0.0).sum(dims) / group.sum(dims).clamp(min=1) for group in groups
+    ]
+    loss = sum(means).mean() if balance == "image" else sum(means) / len(means)
     return loss.detach(), torch.autograd.grad(loss, logits)[0]
 
 
@@ -191,7 +246,7 @@ def test_enlarged_logits_are_as_exact_as_torchs(op, name, dtype, device):
     labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
     labels = labels.to(device, torch.uint8)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for balance in (False, True):
+    for balance in ("none", "batch", "image"):
         logits.requires_grad_()
         ours = LOSSES[op](logits, labels, balance=balance, resize="logits")
         gradient = torch.autograd.grad(ours, logits)[0]
@@ -210,7 +265,7 @@ def test_enlarged_logits_are_as_exact_as_torchs(op, name, dtype, device):
 def test_the_native_kernel_is_used_and_threads_do_not_matter(op):
     if not _library.has_native_kernel(op, torch.device("cpu")):
         pytest.skip("native library not available")
-    for name in ("large", "upsampled_balanced"):
+    for name in ("large", "upsampled_balanced", "upsampled_dsrg"):
         logits, labels, options = inputs(name, torch.float32)
         found = []
         for count in (1, 2, 3, 3):
@@ -243,7 +298,7 @@ def test_layouts_and_label_types(op):
 
 @each_device
 @each_loss
-@pytest.mark.parametrize("name", ["amn", "upsampled", "pixel"])
+@pytest.mark.parametrize("name", ["amn", "upsampled", "pixel", "dsrg"])
 @pytest.mark.parametrize("need_grad", [False, True])
 def test_opcheck(op, name, need_grad, device):
     logits, labels, options = inputs(name, torch.float32, device)
@@ -257,7 +312,7 @@ def test_opcheck(op, name, need_grad, device):
         labels,
         *present,
         options.get("smoothing", 0.0),
-        options.get("balance", False),
+        {"image": 2, True: 1}.get(options.get("balance"), 0),
         255,
         options.get("resize") == "logits",
         need_grad,
@@ -269,8 +324,9 @@ def test_opcheck(op, name, need_grad, device):
 
 
 @each_loss
-def test_compiles_whole(op):
-    logits, labels, options = inputs("amn", torch.float32)
+@pytest.mark.parametrize("name", ["amn", "dsrg"])
+def test_compiles_whole(op, name):
+    logits, labels, options = inputs(name, torch.float32)
     loss = torch.compile(LOSSES[op], fullgraph=True, backend="aot_eager")(logits, labels, **options)
     loss.backward()
     torch.testing.assert_close(loss, LOSSES[op](logits, labels, **options))
@@ -291,7 +347,7 @@ def test_labels_that_resizing_leaves_out_are_not_checked(op):
     labels[0, 0, 0] = 7
     assert LOSSES[op](logits, labels).isfinite()
     below = getattr(torch.ops.wsss_fast, op).default
-    options = 0.0, False, 255, False, False
+    options = 0.0, 0, 255, False, False
     arguments = (logits, labels, *([None] if op == "pixel_bce" else []), *options)
     loss, _ = getattr(pixel_loss, REFERENCES[op])(*arguments)
     torch.testing.assert_close(loss, below(*arguments)[0])
@@ -336,14 +392,14 @@ def test_one_class():
 
 
 @pytest.mark.parametrize("fill", [0, 1, 255])
-@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("balance", ["none", "batch", "image"])
 def test_an_empty_group_contributes_nothing_instead_of_nan(fill, balance):
     logits = torch.zeros(1, 4, 3, 3, requires_grad=True)
     loss = pixel_cross_entropy(
         logits, torch.full((1, 3, 3), fill, dtype=torch.uint8), balance=balance
     )
     loss.backward()
-    expected = 0.0 if fill == 255 else math.log(4) * (0.5 if balance else 1.0)
+    expected = 0.0 if fill == 255 else math.log(4) * (0.5 if balance == "batch" else 1.0)
     assert loss.item() == pytest.approx(expected) and logits.grad.isfinite().all()
 
 
@@ -380,6 +436,7 @@ ARGUMENTS = {
     "logits": torch.zeros(1, 4, 3, 3),
     "labels": torch.zeros(1, 3, 3, dtype=torch.uint8),
     "smoothing": 0.0,
+    "balance": "none",
     "ignore_index": 255,
     "resize": "labels",
 }
@@ -414,6 +471,8 @@ def test_wrong_arguments_of_any_kind(op, name, value):
         ),
         ({"smoothing": 1.0}, r"smoothing is 1.0; must be a number in \[0, 1\)"),
         ({"resize": "both"}, "resize is 'both'; must be one of"),
+        ({"balance": "pixel"}, r"balance is 'pixel'; must be a bool or one of \('none', 'batch'"),
+        ({"balance": 2}, "balance is 2; must be a bool or one of"),
     ],
 )
 def test_wrong_arguments(op, change, message):

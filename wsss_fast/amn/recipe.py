@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from wsss_fast.data.transforms import Augment
 from wsss_fast.engine.fit import Length
@@ -25,7 +25,9 @@ class Recipe:
         smoothing: label smoothing, 0..1: the target of the labelled class is 1 - smoothing; the
             other classes share the rest.
         balance: whether the mean loss over background pixels and the mean loss over foreground
-            pixels have equal weights; otherwise all pixels have.
+            pixels have equal weights, in the whole batch (True or "batch") or in each image
+            ("image", which is not halved); otherwise all pixels have, as
+            `ops.pixel_cross_entropy` says.
         energy: dense energy loss, which is added to the loss where its weight is not 0; the
             published recipe has none.
         condition_at: stage of the backbone that the label scale multiplies: "layer4", "layer3",
@@ -47,6 +49,7 @@ class Recipe:
         "epochs": COUNT,
         "head_lr": NOT_NEGATIVE,
         "smoothing": SHARE,
+        "balance": (False, True, "batch", "image"),
         "condition_at": ("layer4", "layer3", "layer2", "layer1"),
         "scales": SCALES,
     }
@@ -56,7 +59,7 @@ class Recipe:
     lr: float = 5e-6
     head_lr: float = 1e-4
     smoothing: float = 0.4
-    balance: bool = True
+    balance: Literal[False, True, "batch", "image"] = True
     energy: Energy = Energy()
     condition_at: str | None = "layer4"
     present_only: bool = False

@@ -26,7 +26,7 @@ ROWS = {
     "bce512": ("16x21x512x512", Loss((16, 21, 32, 32), (512, 512), resize="logits")),
     "bce41": (
         "plain 10x21x41x41",
-        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance=False),
+        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance="none"),
     ),
 }
 
@@ -67,4 +67,6 @@ def torch_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     each = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, target, reduction="none"
     ).mean(1)
-    return balanced(each, labels) if loss.balance else (each * known).sum() / known.sum()
+    if loss.balance == "none":
+        return (each * known).sum() / known.sum()
+    return balanced(each, labels, loss.balance)

@@ -2,7 +2,8 @@
 
 PyTorch is eager and compiled. PCL is AMN's loss: 16x21x32x32 resizes labels of 512x512 to the
 logits, 16x21x512x512 resizes logits of 32x32 to the labels. plain is DeepLab's loss, without
-smoothing and balance. torch is interpolation and F.cross_entropy. The roofline reads the used
+smoothing and balance; per image is the same with background and foreground balanced in each image,
+as DSRG's. torch is interpolation and F.cross_entropy. The roofline reads the used
 labels and the logits once, and writes the gradient.
 """
 
@@ -38,7 +39,7 @@ class Loss:
     logits: tuple[int, int, int, int]
     labels: tuple[int, int]
     smoothing: float = 0.4
-    balance: bool = True
+    balance: str = "batch"
     resize: str = "labels"
 
 
@@ -47,7 +48,11 @@ ROWS = {
     "pcl512": ("PCL 16x21x512x512", Loss((16, 21, 32, 32), (512, 512), resize="logits")),
     "seg41": (
         "plain 10x21x41x41",
-        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance=False),
+        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance="none"),
+    ),
+    "dsrg41": (
+        "per image 10x21x41x41",
+        Loss((10, 21, 41, 41), (321, 321), smoothing=0.0, balance="image"),
     ),
 }
 
@@ -98,10 +103,10 @@ def torch_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
         logits,
         labels,
         ignore_index=IGNORE,
-        reduction="none" if loss.balance else "mean",
+        reduction="mean" if loss.balance == "none" else "none",
         label_smoothing=loss.smoothing * num_labels / (num_labels - 1),
     )
-    return balanced(each, labels) if loss.balance else each
+    return each if loss.balance == "none" else balanced(each, labels, loss.balance)
 
 
 def same_size(logits: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
@@ -115,13 +120,15 @@ def same_size(logits: Tensor, labels: Tensor, loss: Loss) -> tuple[Tensor, Tenso
     return logits, labels.long()
 
 
-def balanced(each: Tensor, labels: Tensor) -> Tensor:
+def balanced(each: Tensor, labels: Tensor, balance: str) -> Tensor:
     """Mean over background and mean over foreground, with equal weights."""
+    dims = (1, 2) if balance == "image" else (0, 1, 2)
     background, foreground = (
-        (each * group).sum() / group.sum()
+        (each * group).sum(dims) / group.sum(dims).clamp(min=1)
         for group in (labels == 0, (labels != 0) & (labels != IGNORE))
     )
-    return (background + foreground) / 2
+    total = background + foreground
+    return total.mean() if balance == "image" else total / 2
 
 
 def least_bytes(loss: Loss) -> int:

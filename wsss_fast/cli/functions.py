@@ -9,6 +9,7 @@ from typing import Literal
 from wsss_fast import _native, amn, data
 from wsss_fast.cli.output import OUTPUT
 from wsss_fast.evaluation import summary
+from wsss_fast.evaluation.metrics import Ignored
 
 
 def demo(
@@ -61,7 +62,7 @@ def shapes(
     train: int = 800,
     val: int = 200,
     size: int = 128,
-    preset: Literal["standard", "sparse"] = "standard",
+    preset: Literal["standard", "sparse", "uneven"] = "standard",
 ) -> Path:
     """Write the Shapes benchmark in VOC12 layout.
 
@@ -71,7 +72,8 @@ def shapes(
         train: number of training images.
         val: number of validation images.
         size: side length of the images in pixels.
-        preset: in "sparse" the part that tells two classes apart is small in a large object.
+        preset: in "sparse" the part that tells two classes apart is small in a large object; in
+            "uneven" its size and contrast differ strongly, and look-alikes share pictures.
     """
     return data.make_shapes(out, seed=seed, train=train, val=val, size=size, preset=preset)
 
@@ -89,6 +91,7 @@ def evaluate(
     predictions: Path | None = None,
     maps: Path | None = None,
     pairs: tuple[str, ...] = (),
+    ignored: Ignored = "error",
     out: Path | None = None,
 ) -> summary.Evaluation:
     """Score label PNGs, or class maps at every threshold, against the masks of a data set.
@@ -97,6 +100,10 @@ def evaluate(
         predictions: folder of <id>.png, labels 0..C.
         maps: folder of <id>.npz maps, instead; all figures but the curve are at the best threshold.
         pairs: target/coincident names whose confusion ratio is reported, as in train/rails.
+        ignored: what predictions of 255 count as: error; background, as in public code of IRN and
+            AMN; leave-out to score the other pixels only, as in that of EPS.
         out: folder for evaluation.json and evaluation.png.
     """
-    return summary.summarize(data, predictions=predictions, maps=maps, pairs=pairs, out=out)
+    return summary.summarize(
+        data, predictions=predictions, maps=maps, pairs=pairs, ignored=ignored, out=out
+    )

@@ -32,6 +32,7 @@ from wsss_fast.engine.optimizers import use_fused
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.runtime import Runtime, compiled
 from wsss_fast.engine.samples import EpochBatches, Samples
+from wsss_fast.engine.schedules import for_updates
 from wsss_fast.engine.signals import (
     Stopped,
     block_signals_while_starting,
@@ -144,6 +145,7 @@ def fit(
     per_epoch = len(batches)
     total = length.updates if length.epochs is None else length.epochs * per_epoch
     assert total is not None  # checked above
+    schedule = for_updates(schedule, total)
     epochs = -(-total // per_epoch)
     state = TrainingState(net, optimizer, runtime.device)
     if checkpoints is not None and (kept := checkpoints.newest()) is not None:

@@ -105,6 +105,8 @@ def maps(
 def seeds(out: Path, name: str, data: Dataset, folder: Path) -> None:
     """Record the scores of seeds: mIoU of the labelled pixels, and their share of all pixels.
 
+    In addition the mIoU of all pixels, with the others counted as background, as in public code.
+
     Collective.
     """
 
@@ -138,6 +140,28 @@ def masks(
     if found is None:
         return None
     return metrics_of(np.array(found["confusion"]), data.classes, found["images"], len(data))
+
+
+def further(
+    out: Path, name: str, key: str, measure: Callable[[float], Any], depends: Sequence[Any] = ()
+) -> None:
+    """Add an entry to the record of class maps, unless it has it for these maps already.
+
+    Collective.
+
+    Args:
+        out: run folder.
+        name: name of the record.
+        key: name of the entry.
+        measure: function from the maps' best threshold to the entry.
+        depends: what else the entry depends on.
+    """
+    kept = distributed.run_on_main(lambda: read_records(out)[name])
+    best = kept["best_threshold"]
+    source = jsonable([kept["source"]["made_from"], best, *depends])
+    if kept.get(f"{key}_source") != source:
+        values = {key: measure(best), f"{key}_source": source}
+        distributed.run_on_main(lambda: record(out, name, values))
 
 
 def instances(out: Path, name: str, data: Dataset, folder: Path) -> None:

@@ -19,7 +19,7 @@ from wsss_fast.engine.files import atomic_write, write_json
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios, named_pairs
 from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
-from wsss_fast.evaluation.metrics import Metrics, evaluate
+from wsss_fast.evaluation.metrics import Ignored, Metrics, evaluate
 from wsss_fast.readers.label_maps import read_labels
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
@@ -51,6 +51,7 @@ def summarize(
     predictions: str | Path | None = None,
     maps: str | Path | None = None,
     pairs: Sequence[str] = (),
+    ignored: Ignored = "error",
     out: str | Path | None = None,
 ) -> Evaluation:
     """Score label PNGs, or maps at every threshold, against the masks of a data set.
@@ -63,6 +64,7 @@ def summarize(
         maps: folder of `<id>.npz` maps, instead of predictions; all but the curve is then at the
             best threshold.
         pairs: "target/coincident" names whose confusion ratio is computed, see `confusion_ratios`.
+        ignored: what a predicted 255 counts as, see `evaluate`.
         out: folder for `evaluation.json` and `evaluation.png`, which are written when all is
             computed; None to write nothing.
 
@@ -74,11 +76,13 @@ def summarize(
         raise InputError(
             "evaluate: needs either predictions (label PNGs) or maps (scores), exactly one of them"
         )
-    data = opened(data)
+    if maps is not None and ignored != "error":
+        raise InputError(f"ignored: {ignored!r} is for predictions; maps have a label everywhere")
+    data = opened(data, tags=False)
     named_pairs(data, pairs)  # raises for a misspelt name before a pass over all images
     if predictions is not None:
         curve, folder = None, Path(predictions)
-        metrics, labels = evaluate(folder, data), _predictions_of(folder, data)
+        metrics, labels = evaluate(folder, data, ignored=ignored), _predictions_of(folder, data)
     else:
         assert maps is not None
         folder = Path(maps)

@@ -17,6 +17,7 @@ from ._library import call, define_loss, presence, refuse_gradient
 from .reference.nearest import nearest
 
 RESIZES = ("labels", "logits")
+BALANCES = ("none", "batch", "image")
 
 
 def _cross_entropy_reference(
@@ -24,7 +25,7 @@ def _cross_entropy_reference(
 ):
     options = {
         "smoothing": smoothing,
-        "balance": balance,
+        "balance": BALANCES[balance],
         "ignore_index": ignore_index,
         "resize": RESIZES[resize_logits],
     }
@@ -36,7 +37,7 @@ def _bce_reference(
 ):
     options = {
         "smoothing": smoothing,
-        "balance": balance,
+        "balance": BALANCES[balance],
         "ignore_index": ignore_index,
         "resize": RESIZES[resize_logits],
         "present": present,
@@ -78,14 +79,14 @@ def _accumulator(logits: Tensor) -> torch.dtype:
 # logits [B, K, h, w], labels [B, H, W]
 # -> loss [], d loss / d logits [B, K, h, w], empty unless need_grad
 _cross_entropy = define_loss(
-    "pixel_cross_entropy(Tensor logits, Tensor labels, float smoothing, bool balance, "
+    "pixel_cross_entropy(Tensor logits, Tensor labels, float smoothing, int balance, "
     "int ignore_index, bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
     reference=_cross_entropy_reference,
     fake=_fake,
 )
 # the same; present [B, K] uint8
 _bce = define_loss(
-    "pixel_bce(Tensor logits, Tensor labels, Tensor? present, float smoothing, bool balance, "
+    "pixel_bce(Tensor logits, Tensor labels, Tensor? present, float smoothing, int balance, "
     "int ignore_index, bool resize_logits, bool need_grad) -> (Tensor, Tensor)",
     reference=_bce_reference,
     fake=_fake,
@@ -97,7 +98,7 @@ def pixel_cross_entropy(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
@@ -113,9 +114,13 @@ def pixel_cross_entropy(
         logits: [B, K, h, w] floating point, background first, K, h and w >= 1.
         labels: [B, H, W] uint8 or int64, in 0..K-1 or `ignore_index`, at their own resolution.
         smoothing: share of the target spread over the other classes, in [0, 1).
-        balance: average background and foreground pixels of the whole batch separately and return
-            the mean of the two; an empty group contributes 0 (the public code gives NaN).
-            Otherwise the mean over all labelled pixels, 0 if there are none.
+        balance: what the loss is a mean of; a mean over no pixels is 0.
+            "none" or False: all labelled pixels of the batch.
+            "batch" or True: half the mean over background pixels of the batch plus half that over
+            foreground pixels (AMN, whose public code gives NaN where there are none).
+            "image": in each image the mean over background plus that over foreground pixels, not
+            halved; then the mean over images (DSRG). Compared with "batch", that acts like twice
+            the learning rate.
         ignore_index: label of the pixels that are not used.
         resize: which of the two is resized to the other's size: "labels" (nearest, as Pillow and
             the papers) or "logits" (bilinear; resized logits are never stored, except by the
@@ -129,20 +134,24 @@ def pixel_cross_entropy(
             would be a device sync, a label that is no class makes the loss NaN instead. Labels that
             resizing leaves out are not checked.
 
-    Source: AMN (CVPR 2022), section 3.2, eq. 2; smoothing as in its public code.
+    Source: AMN (CVPR 2022), section 3.2, eq. 2; smoothing as in its public code. "image":
+        BalancedSeedLossLayer of DSRG's public code (CVPR 2018).
 
     >>> logits = torch.zeros(1, 4, 2, 2)
     >>> labels = torch.tensor([[[0, 1], [2, 255]]], dtype=torch.uint8)
     >>> pixel_cross_entropy(logits, labels, balance=True)
     tensor(1.3863)
+    >>> pixel_cross_entropy(logits, labels, balance="image")
+    tensor(2.7726)
     """
+    kind = _balance("pixel_cross_entropy", balance)
     _check("pixel_cross_entropy", logits, labels, smoothing, ignore_index, resize)
     return call(
         _cross_entropy,
         logits,
         labels,
         float(smoothing),
-        bool(balance),
+        kind,
         ignore_index,
         resize == "logits",
         _needs_gradient(logits),
@@ -154,7 +163,7 @@ def pixel_bce(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
     present: Tensor | None = None,
@@ -183,6 +192,7 @@ def pixel_bce(
     tensor(0.6931)
     """
     op = "pixel_bce"
+    kind = _balance(op, balance)
     _check(op, logits, labels, smoothing, ignore_index, resize)
     if present is not None:
         if not is_dense(present) or present.shape != logits.shape[:2]:
@@ -197,7 +207,7 @@ def pixel_bce(
         labels,
         present,
         float(smoothing),
-        bool(balance),
+        kind,
         ignore_index,
         resize == "logits",
         _needs_gradient(logits),
@@ -206,6 +216,15 @@ def pixel_bce(
 
 def _needs_gradient(logits: Tensor) -> bool:
     return logits.requires_grad and torch.is_grad_enabled()
+
+
+def _balance(op: str, balance: bool | str) -> int:
+    """The kernels' number of a kind of balance."""
+    if isinstance(balance, bool):
+        return int(balance)
+    if not isinstance(balance, str) or balance not in BALANCES:
+        raise argument_error(op, "balance", balance, f"a bool or one of {BALANCES}")
+    return BALANCES.index(balance)
 
 
 def _check(

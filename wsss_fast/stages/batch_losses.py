@@ -19,14 +19,15 @@ def cross_entropy(
     labels: torch.Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     resize: str = "labels",
 ) -> torch.Tensor:
     """`ops.pixel_cross_entropy` over the whole batch, with its arguments and errors.
 
     Collective.
     """
-    if distributed.world_size() == 1:
+    # "image": all processes have equally many images, and their means are averaged.
+    if distributed.world_size() == 1 or balance not in (False, True, "none", "batch"):
         return pixel_cross_entropy(
             logits, labels, smoothing=smoothing, balance=balance, resize=resize
         )
@@ -38,7 +39,7 @@ def cross_entropy(
 
     resized = nearest(labels, *logits.shape[-2:]) if resize == "labels" else labels
     known, background = resized != IGNORE, resized == 0
-    if not balance:
+    if balance in (False, "none"):
         return mean(labels, known)
     of_background = mean(torch.where(labels == 0, labels, IGNORE), background)
     of_classes = mean(torch.where(labels != 0, labels, IGNORE), known & ~background)

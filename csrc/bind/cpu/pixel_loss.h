@@ -9,8 +9,8 @@ namespace wsss {
 
 inline std::tuple<Tensor, Tensor> pixel_loss(
     const char* op, PixelLossKind kind, const Tensor& logits_in, const Tensor& labels_in,
-    const std::optional<Tensor>& present_in, double smoothing, bool balance, int64_t ignore_index,
-    bool resize_logits, bool need_grad) {
+    const std::optional<Tensor>& present_in, double smoothing, int64_t balance,
+    int64_t ignore_index, bool resize_logits, bool need_grad) {
   const Tensor logits = real_input(op, "logits", logits_in);
   const Tensor labels = contiguous_input(labels_in);
   const PixelLossShape shape = pixel_loss_shape(op, logits, labels, resize_logits);
@@ -23,7 +23,8 @@ inline std::tuple<Tensor, Tensor> pixel_loss(
         labels.scalar_type() == ScalarType::Long, static_cast<const uint8_t*>(const_data(present)),
         static_cast<Real*>(mutable_data(grad))};
     *loss.mutable_data_ptr<Real>() = static_cast<Real>(cpu::pixel_loss(
-        op, kind, shape, {smoothing, balance, ignore_index}, arrays, TorchHost(logits)));
+        op, kind, shape, pixel_loss_options(op, smoothing, balance, ignore_index), arrays,
+        TorchHost(logits)));
   });
   return {loss, grad};
 }

@@ -9,8 +9,8 @@ namespace wsss {
 
 inline std::tuple<Tensor, Tensor> pixel_loss(
     const char* op, PixelLossKind kind, const Tensor& logits_in, const Tensor& labels_in,
-    const std::optional<Tensor>& present_in, double smoothing, bool balance, int64_t ignore_index,
-    bool resize_logits, bool need_grad) {
+    const std::optional<Tensor>& present_in, double smoothing, int64_t balance,
+    int64_t ignore_index, bool resize_logits, bool need_grad) {
   const Tensor logits = torch::stable::contiguous(logits_in);
   const Tensor labels = torch::stable::contiguous(labels_in);
   const PixelLossShape shape = pixel_loss_shape(op, logits, labels, resize_logits);
@@ -24,17 +24,10 @@ inline std::tuple<Tensor, Tensor> pixel_loss(
   Tensor loss = allocate(logits, {}, wide);
   TorchContext context(op, logits);
   cuda::pixel_loss(
-      context,
-      {kind,
-       type,
-       labels.scalar_type() == ScalarType::Byte,
-       shape,
-       {smoothing, balance, ignore_index},
-       const_data(logits),
-       const_data(labels),
-       static_cast<const uint8_t*>(const_data(present)),
-       mutable_data(grad),
-       mutable_data(loss)});
+      context, {kind, type, labels.scalar_type() == ScalarType::Byte, shape,
+                pixel_loss_options(op, smoothing, balance, ignore_index), const_data(logits),
+                const_data(labels), static_cast<const uint8_t*>(const_data(present)),
+                mutable_data(grad), mutable_data(loss)});
   return {loss, grad};
 }
 

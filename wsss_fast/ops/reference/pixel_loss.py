@@ -14,7 +14,7 @@ def pixel_cross_entropy(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
@@ -32,7 +32,7 @@ def pixel_cross_entropy_grad(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
 ) -> Tensor:
@@ -51,7 +51,7 @@ def pixel_bce(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
     present: Tensor | None = None,
@@ -71,7 +71,7 @@ def pixel_bce_grad(
     labels: Tensor,
     *,
     smoothing: float = 0.0,
-    balance: bool = False,
+    balance: bool | str = False,
     ignore_index: int = 255,
     resize: str = "labels",
     present: Tensor | None = None,
@@ -110,7 +110,7 @@ def _same_size(logits: Tensor, labels: Tensor, resize: str) -> tuple[Tensor, Ten
 
 
 def _target_and_weight(
-    labels: Tensor, logits: Tensor, smoothing: float, balance: bool, ignore_index: int
+    labels: Tensor, logits: Tensor, smoothing: float, balance: bool | str, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Smoothed labels [B, K, h, w], which sum to 1 over K, and pixels' weights [B, h, w]."""
     num_labels = logits.shape[1]
@@ -121,12 +121,16 @@ def _target_and_weight(
     target = torch.full_like(logits, others).scatter_(
         1, own, 1.0 - smoothing if num_labels > 1 else 1.0
     )
-    if not balance:
+    if balance in (False, "none"):
         return target, _share(known, logits.dtype)
-    background, foreground = known & (labels == 0), known & (labels != 0)
-    return target, (_share(background, logits.dtype) + _share(foreground, logits.dtype)) / 2
+    groups = known & (labels == 0), known & (labels != 0)
+    if balance == "image":
+        background, foreground = (_share(g, logits.dtype, (1, 2)) for g in groups)
+        return target, (background + foreground) / max(len(labels), 1)
+    background, foreground = (_share(g, logits.dtype) for g in groups)
+    return target, (background + foreground) / 2
 
 
-def _share(group: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 / count on the pixels of a group; an empty group contributes 0."""
-    return group.to(dtype) / group.sum().clamp(min=1)
+def _share(group: Tensor, dtype: torch.dtype, dims: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+    """1 / count along `dims` on the pixels of a group [B, h, w]; an empty one contributes 0."""
+    return group.to(dtype) / group.sum(dims, keepdim=True).clamp(min=1)
