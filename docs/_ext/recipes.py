@@ -13,12 +13,14 @@ from wsss_fast import seg
 from wsss_fast.cli.catalog import COMMANDS
 from wsss_fast.presets import Preset, Published, Row, Start
 from wsss_fast.seg import Recipe
+from wsss_fast.stages.energy import Energy
 
 if TYPE_CHECKING:  # the tests write the page without Sphinx
     from sphinx.application import Sphinx
 
 # What changes speed only.
 SPEED = {"compile", "prefer_bf16", "infer_batch"}
+OPTIONAL = {"jitter", "hue", "hsv"}  # shown where they are not 0
 
 
 def tables() -> dict[tuple[str, ...], dict[str, Preset[Any]]]:
@@ -62,9 +64,13 @@ def parts(numbers: Any, name: str = "") -> Iterator[tuple[str, str]]:
     own, inner = [], []
     for field in dataclasses.fields(numbers):
         given = getattr(numbers, field.name)
+        if isinstance(given, Energy) and not given.on:
+            continue
         if dataclasses.is_dataclass(given):
             inner.append((given, f"{name}.{field.name}" if name else field.name))
-        elif field.name not in SPEED and given is not None:
+        elif (
+            field.name not in SPEED and given is not None and (given or field.name not in OPTIONAL)
+        ):
             own.append(code(f"{field.name}={value(given)}"))
     kind = type(numbers).__name__
     what = f"{kind}: " if name.endswith(("optimizer", "schedule")) else ""
@@ -85,7 +91,12 @@ def doubt(found: Start | Published) -> str:
 
 def section(name: str, preset: Preset[Any], row: Row) -> list[str]:
     """The text of one row."""
-    lines = [f"### {name}", "", f"Source: {prose(row.source)}. Backbone {code(preset.backbone)}.", ""]
+    lines = [
+        f"### {name}",
+        "",
+        f"Source: {prose(row.source)}. Backbone {code(preset.backbone)}.",
+        "",
+    ]
     lists = f"trained on {code(row.split)}, maps and masks scored on {code(row.score_on)}"
     if row.val_split is not None:
         lists += f", segmentation on {code(row.val_split)}"
@@ -114,7 +125,7 @@ def overview(rows: dict[str, tuple[Preset[Recipe], Row]]) -> list[str]:
         one, augment = preset.numbers, preset.numbers.augment
         first, *_, last = augment.factors or augment.scale or (1.0, 1.0)
         kind = {"none": "CE"}.get(one.balance, f"balanced, {one.balance}")
-        start = row.starts[0].what.rpartition(", ")[0] or row.starts[0].what
+        start = row.starts[0].what.partition(", ")[0]
         cells = [
             f"[{name}](#{name})",
             f"{preset.backbone}, {one.head}",
@@ -133,6 +144,8 @@ def page() -> str:
     lines: list[str] = []
     for names, presets in tables().items():
         rows = published(presets)
+        if not rows:
+            continue
         title = " and ".join(code(f"wsss-fast {name}") for name in names)
         lines += [f"## {title}", ""]
         if "seg train" in names:

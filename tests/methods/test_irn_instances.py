@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from wsss_fast import InputError, irn
 from wsss_fast.irn.clusters import cluster, find_centres, regions
 from wsss_fast.irn.instances import best_part, detect, parts
-from wsss_fast.maps import ClassMaps, resize_maps
+from wsss_fast.maps import resize_maps
 from wsss_fast.ops import random_walk
 from wsss_fast.readers.instances import Instances, load_instances, save_instances
 

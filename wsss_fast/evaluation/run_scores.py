@@ -142,6 +142,28 @@ def masks(
     return metrics_of(np.array(found["confusion"]), data.classes, found["images"], len(data))
 
 
+def further(
+    out: Path, name: str, key: str, measure: Callable[[float], Any], depends: Sequence[Any] = ()
+) -> None:
+    """Add an entry to the record of class maps, unless it has it for these maps already.
+
+    Collective.
+
+    Args:
+        out: run folder.
+        name: name of the record.
+        key: name of the entry.
+        measure: function from the maps' best threshold to the entry.
+        depends: what else the entry depends on.
+    """
+    kept = distributed.run_on_main(lambda: read_records(out)[name])
+    best = kept["best_threshold"]
+    source = jsonable([kept["source"]["made_from"], best, *depends])
+    if kept.get(f"{key}_source") != source:
+        values = {key: measure(best), f"{key}_source": source}
+        distributed.run_on_main(lambda: record(out, name, values))
+
+
 def instances(out: Path, name: str, data: Dataset, folder: Path) -> None:
     """Record the average precision of object masks, if it can be computed.
 

@@ -108,7 +108,7 @@ def find_instances(
         "power": recipe.power,
         "walk_radius": recipe.walk_radius,
         "beta": recipe.beta,
-        "walk_steps": recipe.steps,
+        "steps": recipe.steps,
         "pad": recipe.pad,
         "options": options,
         "dtype": str(runtime.dtype),
