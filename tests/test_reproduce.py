@@ -104,7 +104,7 @@ def test_segmentation_recipe_alone_from_the_command_line(voc, tmp_path, capfd):
     line = f"reproduce seg-tiny --data {voc} --out {tmp_path / 'out'} --seeds 1 --device cpu"
     assert cli.run([*line.split(), "--numbers", str(tmp_path / "numbers.yaml")]) == 0
     output = capfd.readouterr().out
-    assert "seg without CRF" in output and "1 setting is not the row's" in output
+    assert "seg on val without CRF" in output and "1 setting is not the row's" in output
     out = tmp_path / "out/seed-0"
     assert list(read_records(out)) == ["seg on val", "seg on val without CRF"]
     found = read_protocol(out)

@@ -126,7 +126,8 @@ class Comparison:
     def title(self) -> str:
         """What the table shows."""
         some = f"{len(self.seeds)} of {self.wanted} seeds"
-        count = some if len(self.seeds) < self.wanted else f"seeds {_list(self.seeds)}"
+        every = f"seed{'s' * (self.wanted > 1)} {', '.join(map(str, self.seeds))}"
+        count = some if len(self.seeds) < self.wanted else every
         meaning = ": the comparison means nothing, see below" if self.why_not else ""
         return f"{self.name} on {self.data}, {count}{meaning}"
 
@@ -166,10 +167,6 @@ def _figure(published: Published, records: Sequence[Mapping[str, dict[str, Any]]
 def _score(values: Mapping[str, Any]) -> float | None:
     """The score of a record, 0..1: of maps at the threshold of the recipe."""
     return next((values[key] for key in ("miou_at_fixed", "miou", "ap50") if key in values), None)
-
-
-def _list(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
 
 
 def text_table(found: Comparison) -> Table:
