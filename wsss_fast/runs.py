@@ -99,6 +99,13 @@ class AnalysesResult:
     miou: dict[str, float]
 
 
+def check_parts(command: str, parts: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InputError, with the name of the command, if one of the analyses is unknown."""
+    for part in parts:
+        if part not in known:
+            raise InputError(f"{command}: parts holds {part!r}; must be of {', '.join(known)}")
+
+
 class Chosen(NamedTuple, Generic[P]):
     """Backbone and numbers of a run.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from wsss_fast.data.shapes import make
+from wsss_fast.data.shapes.cache import shapes_folder
 from wsss_fast.data.shapes.draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.shapes.scene import IGNORE, PRESETS, SceneOptions, make_scene
@@ -48,7 +50,8 @@ def test_layout(folder):
     for name in ids(folder, "train") + ids(folder, "val"):
         photo = Image.open(folder / "JPEGImages" / f"{name}.jpg")
         assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (SIZE, SIZE))
-        for kind, mode in (("SegmentationClass", "P"), ("context", "P"), ("saliency", "L")):
+        label_maps = ("SegmentationClass", "P"), ("SegmentationObject", "P"), ("context", "P")
+        for kind, mode in (*label_maps, ("saliency", "L")):
             image = Image.open(folder / kind / f"{name}.png")
             assert (image.mode, image.size) == (mode, (SIZE, SIZE))
 
@@ -67,6 +70,32 @@ def test_tags_and_boxes_match_the_mask(folder):
             label = [f.name for f in FIGURES].index(thing.findtext("name")) + 1
             assert 1 <= x0 <= x1 <= SIZE and 1 <= y0 <= y1 <= SIZE
             assert (mask[y0 - 1 : y1, x0 - 1 : x1] == label).any()
+
+
+def test_objects_are_numbered_as_in_the_annotation(folder):
+    for name in ids(folder, "train") + ids(folder, "val"):
+        root = ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot()
+        things = list(root.iter("object"))
+        mask, numbers = (pixels(folder, f"Segmentation{k}", name) for k in ("Class", "Object"))
+        assert set(np.unique(numbers)) - {0, IGNORE} == set(range(1, len(things) + 1))
+        for value in (0, IGNORE):
+            assert ((numbers == value) == (mask == value)).all()
+        for number, thing in enumerate(things, 1):
+            label = [f.name for f in FIGURES].index(thing.findtext("name")) + 1
+            ys, xs = np.nonzero(numbers == number)
+            assert (mask[ys, xs] == label).all()
+            box = [int(thing.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+            assert box == [xs.min() + 1, ys.min() + 1, xs.max() + 1, ys.max() + 1]
+
+
+def test_objects_are_added_to_a_benchmark_without_them(folder, tmp_path, monkeypatch, capfd):
+    before = contents(folder)
+    old = shutil.copytree(folder, tmp_path / f"shapes-v{make.VERSION}-3")
+    shutil.rmtree(old / "SegmentationObject")
+    monkeypatch.setenv("WSSS_FAST_DATA", str(tmp_path))
+    assert shapes_folder("shapes:3") == old and contents(old) == before
+    assert "adding SegmentationObject" in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [old.name]
 
 
 def test_context_is_cut_out_under_objects(folder):
@@ -198,6 +227,31 @@ def test_sparse_objects_are_large_compared_with_their_part():
     assert PRESETS["standard"] == SceneOptions()
 
 
+def test_uneven_objects_differ_in_size_and_contrast_and_share_pictures():
+    """Compared with "standard": the coefficient of variation of areas and of colours."""
+    found = {}
+    for name in ("standard", "uneven"):
+        options = PRESETS[name]
+        scenes = [make_scene(np.random.default_rng([7, i]), SIZE, options) for i in range(100)]
+        objects = [(s, o) for s in scenes for o in s.objects if o.salient]
+        alone = [o.visible.sum() for s, o in objects if len(s.objects) == 1]
+        # Of police cars, whose body is blue: how far from gray its colour is.
+        blue = [s.image[o.visible].astype(float) for s, o in objects if o.figure.name == "police"]
+        excess = [np.median(pixels[:, 2] - pixels[:, 0]) for pixels in blue]
+        pairs = [[o.figure.pair for o in s.objects] for s in scenes if len(s.objects) > 1]
+        together = np.mean([len(set(found)) < len(found) for found in pairs])
+        found[name] = np.std(alone) / np.mean(alone), np.std(excess) / np.mean(excess), together
+    assert all(u > 1.4 * s for s, u in zip(found["standard"], found["uneven"], strict=True)), found
+
+
+def test_a_new_option_draws_no_random_number_of_the_other_presets():
+    """Pictures of presets without it stay what they were."""
+    rng, again = (np.random.default_rng([7, 0]) for _ in range(2))
+    make_scene(rng, SIZE, SceneOptions())
+    make_scene(again, SIZE, SceneOptions(body_fade=1e-9))
+    assert rng.bit_generator.state != again.bit_generator.state
+
+
 def test_preset_sparse(tmp_path):
     arguments = {"train": 2, "val": 0, "size": SIZE}
     sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
@@ -209,6 +263,7 @@ def test_preset_sparse(tmp_path):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
         assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
-    with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
+    known = "standard, sparse, uneven"
+    with pytest.raises(InputError, match=f"preset must be one of {known}, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()

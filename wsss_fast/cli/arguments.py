@@ -33,7 +33,7 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str,
         _REQUIRED,
         "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / "
-        "shapes-sparse:SEED, the built-in benchmark",
+        "shapes-sparse:SEED / shapes-uneven:SEED, the built-in benchmark",
     ),
     "split": (
         str | None,

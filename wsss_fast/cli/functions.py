@@ -62,7 +62,7 @@ def shapes(
     train: int = 800,
     val: int = 200,
     size: int = 128,
-    preset: Literal["standard", "sparse"] = "standard",
+    preset: Literal["standard", "sparse", "uneven"] = "standard",
 ) -> Path:
     """Write the Shapes benchmark in VOC12 layout.
 
@@ -72,7 +72,8 @@ def shapes(
         train: number of training images.
         val: number of validation images.
         size: side length of the images in pixels.
-        preset: in "sparse" the part that tells two classes apart is small in a large object.
+        preset: in "sparse" the part that tells two classes apart is small in a large object; in
+            "uneven" its size and contrast, and those of the object, differ strongly.
     """
     return data.make_shapes(out, seed=seed, train=train, val=val, size=size, preset=preset)
 

@@ -148,6 +148,7 @@ def _at(threshold: float | None) -> str:
 def _also(values: Mapping[str, Any]) -> str:
     parts = [
         f"mAP {values['mean_ap']:.3f}" if values.get("mean_ap") is not None else "",
+        f"AP50 {100 * values['ap50']:.1f}" if values.get("ap50") is not None else "",
         f"{100 * values['coverage']:.0f} % labelled" if values.get("coverage") is not None else "",
         f"{_percent(values['miou_as_background'])} with 255 as background"
         if values.get("miou_as_background") is not None
