@@ -58,7 +58,7 @@ AMN = {
     "lr": 5e-6,
     "head_lr": 1e-4,
     "smoothing": 0.4,
-    "balance": "batch",
+    "balance": True,  # of the batch
     "energy.weight": 0,
     "condition_at": "layer4",
     "present_only": False,
