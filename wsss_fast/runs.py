@@ -189,7 +189,7 @@ def resolve_preset(
     Raises:
         InputError: an unknown preset, or one for another backbone.
     """
-    names = {id(one): name for name, one in reversed(list(presets.items()))}
+    names = {id(one): name for name, one in reversed([*presets.items()])}
     if preset is not None and preset not in presets:
         known = ", ".join(name for name in presets if name in names.values())
         raise InputError(f"{command}: preset is {preset!r}; must be one of {known}")
