@@ -141,7 +141,6 @@ def reproduce(
     train, val = _open(row, chosen, data, saliency, until)
     if chosen.method == "seg":
         options["masks"] = _masks_of(row, chosen, data, masks, train)
-    predicted = None if until == "masks" else (val or train).split
     runs: dict[int, Path] = {}
     with exclusive(out):
         for seed in range(seeds):
@@ -160,7 +159,7 @@ def reproduce(
             )
             runs[seed] = result.out
             # After each run, so that there is a table while the next one takes days.
-            found = comparison.Comparison.of(row, chosen.row, runs, seeds, predicted)
+            found = comparison.Comparison.of(row, chosen.row, runs, seeds)
             page, file = distributed.run_on_main(functools.partial(comparison.write, found, out))
     return ReproduceResult(out, found, page, file)
 
@@ -233,9 +232,10 @@ def _open(
             source, split=lists.split, saliency=saliency, score_on=lists.score_on, **options
         )
         val = None
-        if until != "masks" and lists.found and published.val_split is not None:
+        if until != "masks" and published.val_split is not None:
             # An error if it is missing, since the published score is that of the list.
-            val = data_sets.load(source, split=published.val_split, **options)
+            with contextlib.nullcontext() if lists.found else contextlib.suppress(InputError):
+                val = data_sets.load(source, split=published.val_split, **options)
         if known.method == "eps" or (known.method == "ccr" and until != "masks"):
             saliency_maps.check(train)
     return train, val

@@ -17,7 +17,7 @@ from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics
 from wsss_fast.evaluation.protocol import Protocol
-from wsss_fast.presets import Preset
+from wsss_fast.presets import Preset, Row
 
 P = TypeVar("P")
 
@@ -115,12 +115,56 @@ class Chosen(NamedTuple, Generic[P]):
         numbers: hyper-parameters of all stages.
         name: name of the preset, or None.
         preset: the preset, or None.
+        seg_preset: name of the segmentation recipe that replaces the preset's, or None.
     """
 
     backbone: str
     numbers: P
     name: str | None = None
     preset: Preset[P] | None = None
+    seg_preset: str | None = None
+
+    @property
+    def row(self) -> Row | None:
+        """How the published result of the preset was made; None if nothing was published."""
+        return None if self.preset is None else self.preset.row
+
+    @contextlib.contextmanager
+    def checking(self, argument: str) -> Iterator[None]:
+        """Around the check of a weights file: errors name the argument, and the row's file.
+
+        Args:
+            argument: "weights", "irn_weights" or "seg_weights".
+
+        Raises:
+            InputError: the one that is raised inside, with more text.
+        """
+        try:
+            yield
+        except InputError as error:
+            text = str(error)
+            if not text.startswith((f"{argument}:", "backbone:")):
+                text = f"{argument}: {text}"
+            raise InputError(f"{text}{self._start_of(argument, '; ')}") from None
+
+    def say_missing(self, command: str, **weights: Any) -> None:
+        """Print which of the row's initial weights are not given, and what they are.
+
+        Args:
+            command: the words typed after `wsss-fast`.
+            weights: the given files by argument; None for none.
+        """
+        for argument, given in weights.items():
+            start = self._start_of(argument, "")
+            if given is None and start:
+                say(f"{command}: no {argument} given; {start}")
+
+    def _start_of(self, argument: str, before: str) -> str:
+        """What the row starts from, as text; "" if it does not say."""
+        for start in () if self.row is None else self.row.starts:
+            if start.argument == argument:
+                return f"{before}row {self.name} starts from {start.what} ({start.where})"
+        return ""
 
 
 def resolve_preset(

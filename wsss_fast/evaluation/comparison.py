@@ -104,9 +104,7 @@ class Comparison:
     protocol: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls, name: str, row: Row, runs: Mapping[int, Path], wanted: int, predicted: str | None
-    ) -> Comparison:
+    def of(cls, name: str, row: Row, runs: Mapping[int, Path], wanted: int) -> Comparison:
         """The comparison of finished runs.
 
         Args:
@@ -114,15 +112,13 @@ class Comparison:
             row: how the published result was made.
             runs: run folders by seed, at least one.
             wanted: number of runs.
-            predicted: list of the images whose predictions a record "seg" is; None if there are
-                none.
         """
         found = read_protocol(next(iter(runs.values())))
         assert found is not None  # every run writes it before its first stage
         records = [read_records(out) for out in runs.values()]
         lists = [one for one in (found["data"], found["validation"]) if one is not None]
         reasons = dict.fromkeys(one["why_not"] for one in lists if not one["is_real"])
-        figures = tuple(_figure(one, records, predicted) for one in row.published)
+        figures = tuple(_figure(one, records) for one in row.published)
         data = found["data"]["data"]
         return cls(name, row, data, "; ".join(reasons), tuple(runs), wanted, figures, found)
 
@@ -130,7 +126,8 @@ class Comparison:
     def title(self) -> str:
         """What the table shows."""
         some = f"{len(self.seeds)} of {self.wanted} seeds"
-        count = some if len(self.seeds) < self.wanted else f"seeds {_list(self.seeds)}"
+        every = f"seed{'s' * (self.wanted > 1)} {', '.join(map(str, self.seeds))}"
+        count = some if len(self.seeds) < self.wanted else every
         meaning = ": the comparison means nothing, see below" if self.why_not else ""
         return f"{self.name} on {self.data}, {count}{meaning}"
 
@@ -156,14 +153,8 @@ class Comparison:
         return [*found, ("row from", self.row.source), *(("unsure", x) for x in self.row.unsure)]
 
 
-def _figure(
-    published: Published, records: Sequence[Mapping[str, Mapping[str, Any]]], predicted: str | None
-) -> Figure:
-    name = published.record
-    kind, _, more = name.partition(" ")
-    if kind == "seg" and not more.startswith("on ") and predicted is not None:
-        name = f"seg on {predicted}{f' {more}' if more else ''}"
-    found = [values for run in records if (values := run.get(name)) is not None]
+def _figure(published: Published, records: Sequence[Mapping[str, dict[str, Any]]]) -> Figure:
+    found = [values for run in records if (values := run.get(published.record)) is not None]
     scores = [_score(values) for values in found]
     best = [values["miou"] for values in found if "miou_at_fixed" in values]
     return Figure(
@@ -176,10 +167,6 @@ def _figure(
 def _score(values: Mapping[str, Any]) -> float | None:
     """The score of a record, 0..1: of maps at the threshold of the recipe."""
     return next((values[key] for key in ("miou_at_fixed", "miou", "ap50") if key in values), None)
-
-
-def _list(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
 
 
 def text_table(found: Comparison) -> Table:

@@ -91,6 +91,7 @@ class Protocol:
     Attributes:
         command: the words typed after `wsss-fast`.
         preset: name of the preset, or None.
+        seg_preset: name of the segmentation recipe that replaces the preset's, or None.
         source: where the published numbers of the preset come from; None without a published row.
         unsure: what no source settles, a sentence each.
         data: images that the networks are trained on.
@@ -101,6 +102,7 @@ class Protocol:
         crf: dense CRF of each stage, by its place in the numbers.
         scales: image scales of each stage, by their place in the numbers.
         backbone: of the networks.
+        seg_backbone: of the segmentation network of a pipeline; None without one.
         seed: of the run.
         processes: number of processes.
         device: what computes.
@@ -111,6 +113,7 @@ class Protocol:
 
     command: str
     preset: str | None
+    seg_preset: str | None
     source: str | None
     unsure: tuple[str, ...]
     data: Images
@@ -121,6 +124,7 @@ class Protocol:
     crf: dict[str, DenseCrf]
     scales: dict[str, tuple[float, ...]]
     backbone: str
+    seg_backbone: str | None
     seed: int
     processes: int
     device: str
@@ -169,6 +173,7 @@ class Protocol:
         return cls(
             command=command,
             preset=name,
+            seg_preset=arguments.get("seg_preset"),
             source=None if row is None else row.source,
             unsure=() if row is None else row.unsure,
             data=images,
@@ -179,6 +184,7 @@ class Protocol:
             crf={place: one for place, one in parts.items() if isinstance(one, DenseCrf)},
             scales={place: one for place, one in parts.items() if _last(place) in _SCALES and one},
             backbone=arguments["backbone"],
+            seg_backbone=parts.get("seg_backbone"),
             seed=arguments["seed"],
             processes=distributed.world_size(),
             device=_device(runtime.device),

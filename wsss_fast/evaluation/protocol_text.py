@@ -34,8 +34,12 @@ def facts(found: Mapping[str, Any], *, most: int | None = None) -> list[tuple[st
 def _facts(found: Mapping[str, Any], most: int | None) -> Iterator[tuple[str, str]]:
     preset, source = found["preset"], found["source"]
     row = "nothing was published with it" if source is None else source
-    yield "run", f"{found['command']}, {found['backbone']}"
+    yield "run", found["command"]
     yield "preset", "none" if preset is None else f"{preset}: {row}"
+    if found["seg_preset"] is not None:
+        yield "segmentation", found["seg_preset"]
+    own, last = found["backbone"], found["seg_backbone"]
+    yield "networks", own if last is None else f"{own}, segmentation {last}"
     yield from image_facts(found["data"])
     if found["validation"] is not None:
         yield from ((f"val {name}", text) for name, text in image_facts(found["validation"]))
