@@ -127,7 +127,8 @@ def test_steps_that_wait_are_found(function):
 # Functions that run in a training step, by file; None for all functions of the file.
 STEP_CODE = {
     "engine/fit.py": ("update", "should_stop", "_update"),
-    "engine/transfer.py": ("to_device", "on_device", "note", "read"),
+    "engine/run_log.py": ("add",),
+    "engine/transfer.py": ("to_device", "on_device", "note", "read", "arrived"),
     "engine/ddp.py": None,
     "engine/distributed.py": ("all_reduce_mean", "all_gather_tensor"),
     "stages/batch_losses.py": None,
@@ -154,6 +155,8 @@ NOT_IN_A_STEP = {"nets/__init__.py", "nets/inference.py", "nets/names.py", "nets
 ALLOWED = {
     ("engine/transfer.py", "read", ".synchronize()"): "of the update before, or at an epoch's end",
     ("engine/transfer.py", "read", "bool()"): "host memory",
+    ("engine/transfer.py", "arrived", ".synchronize()"): "where asked to, outside of the updates",
+    ("engine/transfer.py", "arrived", ".tolist()"): "host memory",
     ("ops/reference/nearest.py", "_centres", "torch.tensor()"): "stays on the host",
     ("ops/reference/nearest.py", "_centres", ".to(device)"): "of a CPU device; CUDA's is pinned",
     ("ops/reference/nearest.py", "_centres", "int()"): "Python's numbers",
