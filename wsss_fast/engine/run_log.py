@@ -61,7 +61,8 @@ class RunLog:
     ):
         self._folder = folder if distributed.is_main_process() else None
         self._images, self._per_epoch, self._total = images, per_epoch, total
-        self._recent: list[torch.Tensor] = []  # losses [parts] of the updates since the last row
+        # Losses of the updates since the last row, by part.
+        self._recent: list[tuple[torch.Tensor, ...]] = []
         self._restored = 0  # of these, those of an earlier process
         self._done = 0  # updates of earlier processes
         self._late: LateValues[_Row] = LateValues(device)
@@ -72,13 +73,13 @@ class RunLog:
         """Continue after update `done`: later rows are dropped. `recent`: what `state` returned."""
         self._done = done
         if recent is not None:
-            self._recent = [*recent.to(self._late.device).unbind()]
+            self._recent = [losses.unbind() for losses in recent.to(self._late.device)]
             self._restored = len(self._recent)
 
     def state(self) -> torch.Tensor | None:
         """What a checkpoint keeps: losses that no row has yet. All other rows are written first."""
         self._write(self._late.arrived(wait=True))
-        return torch.stack(self._recent) if self._recent else None
+        return self._losses() if self._recent else None
 
     def add(
         self,
@@ -95,13 +96,18 @@ class RunLog:
         """
         if self._folder is None:
             return
-        self._recent.append(torch.stack([*losses.values()]))
+        self._recent.append(tuple(losses.values()))
         if update % EVERY == 0 or update == self._total:
             lrs = tuple(group["lr"] for group in groups)
             row = _Row(update, tuple(losses), lrs, len(self._recent) - self._restored)
-            self._late.note(torch.stack(self._recent).mean(0), row)
+            self._late.note(self._losses().mean(0), row)
             self._recent, self._restored = [], 0
         self._write(self._late.arrived())
+
+    def _losses(self) -> torch.Tensor:
+        """[updates since the last row, parts]."""
+        each = [loss for losses in self._recent for loss in losses]
+        return torch.stack(each).view(len(self._recent), -1)
 
     def __enter__(self) -> RunLog:
         self._last = time.monotonic()
