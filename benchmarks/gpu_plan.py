@@ -235,7 +235,7 @@ class Planner:
     def voc_run(self) -> list[str]:
         """`amn run` on the synthetic VOC folder."""
         voc, numbers = self.check.work / "voc", SHORT_VOC if self.gpu else TINY
-        return words("amn run --preset voc --val-split val --data", voc, numbers)
+        return words("amn run --preset amn-voc --val-split val --data", voc, numbers)
 
     def pipelines(self) -> list[Step]:
         # The small classifier's images are not resized, so it has no such option.

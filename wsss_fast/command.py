@@ -21,7 +21,7 @@ class Command:
         target: "module:function"; a module below `wsss_fast`.
         numbers: parameter that holds a recipe or pipeline, whose defaults depend on the backbone.
         defaults: name of the mapping in the target's module: backbone -> default of `numbers`.
-        presets: name of the mapping in the target's module: preset -> `pipeline.Preset`.
+        presets: name of the mapping in the target's module: preset -> `presets.Preset`.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.

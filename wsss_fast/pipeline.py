@@ -1,116 +1,23 @@
-"""What the pipelines of all methods share: presets, refinement, segmentation, the result."""
+"""Stages that pipelines share: refinement of class maps, segmentation network."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from wsss_fast import irn, nets, seg
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.ranges import SHARE, check_order
-from wsss_fast.engine.redo import repeated
-from wsss_fast.engine.run_folder import config_of
-from wsss_fast.engine.run_lock import exclusive
-from wsss_fast.engine.runtime import resolve_runtime
-from wsss_fast.errors import InputError
 from wsss_fast.evaluation import run_scores
 from wsss_fast.evaluation.metrics import Metrics
+from wsss_fast.runs import Compute
 from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.estimate import Network, Plan
 from wsss_fast.stages.training import TrainResult
-
-P = TypeVar("P")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset(Generic[P]):
-    """A published setting: backbone of the networks, and all numbers of the pipeline."""
-
-    backbone: str
-    pipeline: P
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """Options that every stage of a pipeline shares.
-
-    Attributes:
-        backbone: of the method's networks.
-        device: auto, cpu, cuda or cuda:N.
-        seed: of initialisation, shuffling, augmentation and dropout.
-        workers: loader processes; 0 loads in the training process.
-        precision: fp32, bf16 (autocast), or auto.
-    """
-
-    backbone: str
-    device: str
-    seed: int
-    workers: int
-    precision: str
-
-    def infer(self) -> dict[str, Any]:
-        """Arguments of an `infer` function."""
-        return {"backbone": self.backbone, "device": self.device, "precision": self.precision}
-
-    def train(self) -> dict[str, Any]:
-        """Arguments of a `train` function."""
-        return {**self.infer(), "seed": self.seed, "workers": self.workers}
-
-    def with_backbone(self, large: str) -> Compute:
-        """The same for another network: "small" stays, other backbones become `large`."""
-        return self if self.backbone == "small" else dataclasses.replace(self, backbone=large)
-
-    def resolved_device(self) -> str:
-        """The device that "auto" stands for. Collective.
-
-        Raises:
-            InputError: an option that cannot be used.
-        """
-        found = resolve_runtime(
-            self.device, self.seed, self.workers, self.precision, prefer_bf16=False
-        )
-        return str(found.device)
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """Result of a whole pipeline.
-
-    Attributes:
-        out: the run folder.
-        masks: folder of pseudo-masks.
-        metrics: of the pseudo-masks on the ids that have a true mask; None if there are none.
-        report: the HTML page with pictures and curves.
-        predictions: folder of the segmentation network's masks; None if it was left out.
-        seg_metrics: of the predictions; None without true masks.
-    """
-
-    out: Path
-    masks: Path
-    metrics: Metrics | None
-    report: Path
-    predictions: Path | None = None
-    seg_metrics: Metrics | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class AnalysesResult:
-    """Result of a method's analyses.
-
-    Attributes:
-        out: `<run folder>/analyses`; its metrics.json has a record of each variant.
-        report: the HTML page.
-        miou: mIoU of each variant, 0..1, by record; of maps at their best threshold.
-    """
-
-    out: Path
-    report: Path
-    miou: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,126 +46,18 @@ class RefineOptions:
     crf_threshold: float = 0.25
     irn_crf_threshold: float = 0.25
 
+    def unused(self) -> tuple[str, ...]:
+        """Numbers that a run does not use."""
+        own = ("irn", "fg_threshold", "bg_threshold", "irn_crf_threshold")
+        return own if self.kind == "crf" else ()
+
     def check_together(self, name: str) -> None:
         """Raise InputError where the thresholds of the seeds overlap."""
         check_order(self, name, "bg_threshold", "fg_threshold")
 
 
-def resolve_preset(
-    command: str,
-    presets: Mapping[str, Preset[P]],
-    pipelines: Mapping[str, P],
-    preset: str | None,
-    backbone: str | None,
-    pipeline: P | None,
-) -> tuple[str, P]:
-    """Backbone and numbers of a run: the given ones, else the preset's, else the backbone's.
-
-    Args:
-        command: named in errors.
-        presets: by name; the first one has the usual backbone.
-        pipelines: numbers by backbone.
-        preset: name, or None.
-        backbone: name, or None.
-        pipeline: numbers, or None.
-
-    Raises:
-        InputError: an unknown preset, or one for another backbone.
-    """
-    if preset is not None and preset not in presets:
-        raise InputError(f"{command}: preset is {preset!r}; must be one of {', '.join(presets)}")
-    usual = next(iter(presets.values()))
-    if preset is None:
-        backbone = backbone or usual.backbone
-        return backbone, pipeline or pipelines.get(backbone, usual.pipeline)
-    chosen = presets[preset]
-    if backbone not in (None, chosen.backbone):
-        raise InputError(
-            f"{command}: preset {preset!r} is for backbone {chosen.backbone!r}, got {backbone!r}"
-        )
-    return chosen.backbone, pipeline or chosen.pipeline
-
-
 REFINE_STAGES = ("irn/seeds", "irn", "irn/maps", "irn/masks", "masks")
 SEGMENT_STAGES = ("seg", "seg/predictions")
-
-
-def run_arguments(
-    out: Path,
-    data: Dataset,
-    val: Dataset | None,
-    compute: Compute,
-    arguments: dict[str, Any],
-    *,
-    saliency: bool = False,
-) -> dict[str, Any]:
-    """The arguments of a pipeline for `config.json`, from which `--config` makes the same run.
-
-    Args:
-        out: run folder.
-        data: the images of the run.
-        val: the validation images, or None.
-        compute: shared options.
-        arguments: the command's other arguments.
-        saliency: whether the method reads saliency maps.
-    """
-    # Only commands of methods that read saliency maps have the option.
-    given = {
-        name: value
-        for name, value in (data.source or {"data": None}).items()
-        if saliency or name != "saliency"
-    }
-    validation: dict[str, Any] = {"val_split": None}
-    if val is not None:
-        source = val.source or {}
-        # Other validation sets have no option; `--config` rejects "val" by name.
-        same = source.get("data") == given["data"] and source.get("ids") is None
-        validation = {"val_split": source["split"]} if same else {"val": val.source}
-    return {
-        **given,
-        **validation,
-        "out": out.absolute(),
-        **{name: _absolute(name, value) for name, value in arguments.items()},
-        **dataclasses.asdict(compute),
-    }
-
-
-@contextlib.contextmanager
-def started(
-    out: Path,
-    command: str,
-    stages: Sequence[str],
-    arguments: dict[str, Any],
-    *,
-    redo: str | None,
-    from_stage: str | None,
-) -> Iterator[None]:
-    """Around the stages of a pipeline: lock of the run folder, config.json, repeated stages.
-
-    Collective.
-
-    Args:
-        out: run folder.
-        command: the words typed after `wsss-fast`.
-        stages: names of the stages, in order.
-        arguments: of `run_arguments`.
-        redo: stage whose results are removed first, so that it is repeated.
-        from_stage: the same for a stage and all later ones.
-
-    Raises:
-        InputError: another process works on the run folder, or there is no such stage.
-    """
-    with (
-        exclusive(out),
-        config_of(out, command, arguments),
-        repeated(out, command, stages, redo, from_stage),
-    ):
-        yield
-
-
-def _absolute(name: str, value: Any) -> Any:
-    """The path of a weights file from anywhere; other values as they are."""
-    return Path(value).absolute() if name.endswith("weights") and value is not None else value
 
 
 def refine_maps(

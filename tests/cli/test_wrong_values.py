@@ -42,7 +42,7 @@ def root(tmp_path_factory):
         (TRAIN + "--weights=", "--weights: is empty"),
         (TRAIN + "--split=", "--split: is empty"),
         (RUN + "--preset VOC", "invalid choice 'VOC' for argument '--preset'"),
-        (RUN + "--preset voc", "preset 'voc' is for backbone 'resnet50', got 'small'"),
+        (RUN + "--preset amn-voc", "preset 'amn-voc' is for backbone 'resnet50', got 'small'"),
         (RUN + "--until maks", "Expected one of"),
         (RUN + "--pipeline.fg-threshold nan", "--pipeline.fg-threshold: got nan, must be in 0..1"),
         (RUN + "--pipeline.fg-threshold 0.1", "bg_threshold 0.12 must not be above fg_threshold"),

@@ -312,7 +312,7 @@ def test_photos_and_masks_of_several_folders(coco):
 def test_coco_splits(coco, tmp_path):
     with pytest.raises(
         InputError,
-        match="has COCO14's layout, whose splits are train and val; got split 'train_aug'",
+        match="has COCO14's layout, whose splits are train, val, .*; got split 'train_aug'",
     ):
         data.load(coco, split="train_aug")
     (coco / "val2014").rename(tmp_path / "elsewhere")
@@ -350,3 +350,32 @@ def test_label_81_is_not_a_coco_class(coco):
         InputError, match=r"000000000009\.png: label 81 is impossible; allowed are 0\.\.80 and 255"
     ):
         data.load(coco).check_masks()
+
+
+def test_lists_of_images_with_an_annotation(coco_root):
+    annotated = tuple(coco_id(n) for n in sorted(COCO_LABELS["train"]) if COCO_LABELS["train"][n])
+    loaded = data.load(coco_root, split="train-annotated")
+    assert (
+        loaded.ids == annotated and loaded.split == "train-annotated" and loaded.tags.any(1).all()
+    )
+    assert set(loaded.masks) == set(annotated) and loaded.score_on == "all"
+    assert len(data.load(coco_root, split="val-annotated")) == 3
+    scored = data.load(coco_root, score_on="train-annotated")
+    assert len(scored) == 8 and set(scored.masks) == set(annotated)
+    assert scored.score_on == "train-annotated" and "64" not in scored.scored
+    assert data.load(coco_root, split="train-annotated", score_on="train").score_on == "all"
+    with pytest.raises(InputError, match="no image of split 'train' .* is on list 'val'"):
+        data.load(coco_root, score_on="val")
+    with pytest.raises(InputError, match="got score_on 'train2014'"):
+        data.load(coco_root, score_on="train2014")
+
+
+def test_the_folder_of_coco_masks(coco):
+    for id in (coco_id(9), coco_id(25)):  # directly in the folder, without train2014/
+        mask = data.read_labels(coco / "masks/train2014" / f"{id}.png")
+        write_labels(coco / "other" / f"{id}.png", mask)
+    loaded = data.load(coco, truth="other")
+    assert set(loaded.masks) == {coco_id(9), coco_id(25)} and loaded.truth == "other"
+    assert data.load(coco).truth == "masks/train2014"
+    with pytest.raises(InputError, match=r"truth: no folder SegmentationClass, .* has masks$"):
+        data.load(coco, truth="SegmentationClass")

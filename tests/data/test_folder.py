@@ -91,3 +91,18 @@ def test_classes_txt_and_labels_csv_disagree(folder):
     (folder / "classes.txt").write_text("cup\ndish\nspoon\ncup\n")
     with pytest.raises(InputError, match=r"txt, line 4: class 'cup' is listed more than once"):
         data.load(folder)
+
+
+def test_the_folder_of_masks_and_what_is_scored(folder):
+    (folder / "train.txt").write_text("a\nb\nd\n")
+    (folder / "few.txt").write_text("b\nc\n")
+    assert set(data.load(folder).masks) == {"a", "b"} and data.load(folder).truth == "masks"
+    loaded = data.load(folder, score_on="few")
+    assert set(loaded.masks) == loaded.scored == {"b"} and loaded.score_on == "few"
+    (folder / "masks").rename(folder / "truth")
+    assert not data.load(folder).masks
+    assert set(data.load(folder, truth="truth").masks) == {"a", "b"}
+    with pytest.raises(InputError, match=r"truth: no folder masks, .* has no masks$"):
+        data.load(folder, truth="masks")
+    with pytest.raises(InputError, match=r"none\.txt: no such id list; .* splits: few, train"):
+        data.load(folder, score_on="none")

@@ -1,9 +1,12 @@
 """Augmentation: random numbers, padding, and that image, labels and maps are moved together."""
 
+import colorsys
+
 import numpy as np
 import pytest
 
 from wsss_fast import InputError
+from wsss_fast.data.colours import shift_hsv
 from wsss_fast.data.transforms import Augment, normalise, resize_image, resize_labels, subtract_mean
 
 
@@ -188,3 +191,24 @@ def test_hue_changes_colours_but_not_gray():
     np.testing.assert_allclose(still, plain, atol=0.02)
     with pytest.raises(InputError, match=r"hue must be in 0\.\.0\.5, got 0\.6"):
         Augment(crop=8, hue=0.6)
+
+
+def test_hue_saturation_and_value_are_shifted():
+    """By colorsys, whose numbers are not rounded to whole levels."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(30, 220, (8, 9, 3), np.uint8)
+    image[..., 0] //= 2  # far from gray, where the hue is uncertain
+    shifted = shift_hsv(image, 9, -10, 7)
+    for before, after in zip(image.reshape(-1, 3), shifted.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*before / 255.0)
+        moved = ((hue + 9 / 180) % 1, max(saturation - 10 / 255, 0), value + 7 / 255)
+        np.testing.assert_allclose(after, np.array(colorsys.hsv_to_rgb(*moved)) * 255, atol=5)
+    np.testing.assert_array_equal(shift_hsv(np.full((1, 1, 3), 250, np.uint8), 0, 0, 10), 255)
+
+
+def test_only_hsv_changes_the_colours():
+    image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    plain, shifted = (
+        Augment(crop=12, hsv=hsv)(image, None, np.random.default_rng(3))[0] for hsv in (0, 10)
+    )
+    assert 0 < (plain - shifted).abs().max() < 1.5  # in standard deviations

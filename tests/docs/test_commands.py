@@ -64,4 +64,4 @@ def test_commands_exist_with_their_options(page, known):
 def test_commands_are_found_on_the_pages():
     found = [" ".join(words) for page in PAGES for words in shown(page)]
     assert len(found) > 40
-    assert any(command.startswith("amn run --preset voc") for command in found)
+    assert any(command.startswith("amn run --preset amn-voc") for command in found)

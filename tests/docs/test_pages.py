@@ -77,6 +77,6 @@ def test_the_data_layout_of_contributing_works(tmp_path):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert layout["is_class_folders"](tmp_path)
-    found = layout["load_class_folders"](tmp_path, "train", None, None).check()
+    found = layout["load_class_folders"](tmp_path, "train", None, None, None, None).check()
     assert isinstance(found, data.Dataset)
     assert found.classes == ("cats", "dogs") and found.tags.tolist() == [[1, 0], [0, 1]]

@@ -19,6 +19,7 @@ from training_steps import PUBLISHED, TRAININGS, batch
 import wsss_fast
 from wsss_fast.engine import fit, transfer
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.run_log import RunLog
 from wsss_fast.engine.runtime import Runtime
 
 PACKAGE = Path(wsss_fast.__file__).parent
@@ -28,11 +29,12 @@ META = torch.device("meta")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_cuda_reports_no_call_that_waits(name, dtype):
+def test_cuda_reports_no_call_that_waits(name, dtype, tmp_path):
     device = torch.device("cuda", torch.cuda.current_device())
     runtime, training = Runtime(device, 0, 0, dtype), TRAININGS[name]
     net = transfer.move_to_device(training.network(), device).train()
-    state = fit.TrainingState(net, training.optimizer(net), device)
+    log = RunLog(tmp_path, device, images=1, per_epoch=4, total=4)  # a row after update 4
+    state = fit.TrainingState(net, training.optimizer(net), device, log)
     module = TrainStepModule(net, training.step)
     batches = [{k: v.pin_memory() for k, v in batch(name).items()} for _ in range(4)]
     losses = []
@@ -48,6 +50,8 @@ def test_cuda_reports_no_call_that_waits(name, dtype):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(losses) == 4 and torch.stack(losses).isfinite().all()
+    log.state()
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 
-from wsss_fast.engine.schedules import Constant, OneCycle, Poly
-from wsss_fast.engine.serialize import jsonable
+from wsss_fast.engine.schedules import Constant, OneCycle, Poly, for_updates
+from wsss_fast.engine.serialize import Plain, exact, from_config, jsonable
+from wsss_fast.errors import InputError
 
 DEFAULTS = (Poly(), OneCycle(), Constant())
 
@@ -66,3 +67,35 @@ def test_schedules_with_other_factors_are_not_equal():
     ]
     assert len(set(schedules)) == len(schedules)
     assert len({str(jsonable(schedule)) for schedule in schedules}) == len(schedules)
+
+
+def test_every_keeps_the_published_rate_whatever_the_length():
+    """Rates of 30,000 updates that change every 10, by hand: 1 - 0, 0, 1/3000 * 299 and so on."""
+    schedule = for_updates(Poly(power=0.9, every=10), 30_000)
+    assert schedule == Poly(power=0.9, stairs=3000)
+    rates = {n: 2.5e-4 * schedule(n / 30_000) for n in (0, 9, 10, 2999, 15_000)}
+    assert rates == pytest.approx(
+        {
+            0: 2.5e-4,
+            9: 2.5e-4,
+            10: 2.5e-4 * (1 - 10 / 30_000) ** 0.9,
+            2999: 2.5e-4 * (1 - 2990 / 30_000) ** 0.9,
+            15_000: 1.339716827e-4,  # 2.5e-4 / 2 ** 0.9
+        },
+        rel=1e-9,
+    )
+    odd = for_updates(Poly(every=10), 25)  # the last step is shorter
+    assert [odd(n / 25) for n in (0, 9, 10, 19, 20, 24)] == pytest.approx(
+        [1, 1, 0.6**0.9, 0.6**0.9, 0.2**0.9, 0.2**0.9]
+    )
+    assert for_updates(OneCycle(), 25) == OneCycle()
+    assert for_updates(Poly(stairs=5), 25) == Poly(stairs=5)
+
+
+def test_every_and_stairs_exclude_each_other():
+    with pytest.raises(InputError, match="got stairs 2000 and every 10; one of them must be None"):
+        Poly(stairs=2000, every=10)
+    read = from_config({"stairs": Plain("2000")}, Poly, "schedule", Poly(every=10))
+    assert read == Poly(stairs=2000)  # of an earlier version's config.json
+    assert exact(Poly(stairs=2000)).keys() == {"class", "power", "warmup", "stairs"}
+    assert exact(Poly(every=10))["every"] == 10

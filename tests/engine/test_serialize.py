@@ -96,6 +96,7 @@ def test_different_callables_have_different_fingerprints():
         "power": 0.9,
         "warmup": 0.0,
         "stairs": 5,
+        "every": None,
     }
 
 

@@ -76,6 +76,7 @@ TRAINED = {
     *("epochs", "updates", "batch_size", "lr", "augment", "optimizer", "schedule"),
     *("compile", "energy"),
 }
+TESTED = {"flip", "crf", "test_scales", "test_merge"}  # of the segmentation network's inference
 STAGES = {
     "cam.train": training(cam, cam.RECIPES["small"], {"scales", "align"}),
     "cam.infer": inference(cam, cam.RECIPES["small"], TRAINED | {"head_lr_scale"}, "cam_weights"),
@@ -119,6 +120,21 @@ STAGES = {
         "irn_weights",
         ("maps",),
     ),
+    "irn.find_instances": Stage(
+        lambda data, out, given, recipe, **options: irn.find_instances(
+            data,
+            given.irn_weights,
+            out,
+            maps=given.maps,
+            backbone="small",
+            recipe=recipe,
+            **options,
+        ),
+        irn.OWN_RECIPES["small"],
+        frozenset(TRAINED | SPEED | {"displacement_lr_scale", "radius", "threshold"}),
+        ("maps", "irn_weights"),
+        {"options": irn.InstanceOptions(steps=7)},
+    ),
     "eps.train": training(eps, eps.RECIPES["small"], {"scales", "threshold", "crf"}, saliency=True),
     "eps.infer": inference(
         eps,
@@ -132,16 +148,17 @@ STAGES = {
     "ccr.train": training(
         ccr,
         ccr.REFINEMENTS["small"],
-        {"seg.flip", "seg.crf", "seg.infer_batch", "seg.prefer_bf16"},
+        {f"seg.{name}" for name in (*TESTED, "infer_batch", "prefer_bf16")},
         ("masks", "maps"),
         saliency=True,
     ),
-    "seg.train": training(seg, seg.RECIPES["small"], {"flip", "crf"}, ("masks",)),
+    "seg.train": training(seg, seg.RECIPES["small"], TESTED, ("masks",)),
     "seg.infer": inference(
         seg,
         seg.RECIPES["small"],
         (TRAINED - {"augment"})
-        | {"accumulate", "head_lr_scale", "resize"}
+        | {"accumulate", "head_lr_scale", "resize", "balance"}
+        | {"head"}  # of the weights
         | {f"augment.{f.name}" for f in dataclasses.fields(data.transforms.Augment)}
         - {"augment.to_input"},
         "seg_weights",
@@ -234,6 +251,10 @@ def another(name, value):
         "seg.resize": "labels",
         "erasing.masking": "joint",
         "erasing.unit": "image",
+        "head": "conv1x1",
+        "balance": "image",
+        "test_scales": (0.5, 1.0),
+        "test_merge": "max",
     }
     last = name.split(".")[-1]
     if name in special or last in special:

@@ -64,8 +64,13 @@ def test_seed_quality(shapes, tmp_path):
         seed[:, 32:] = 255
         return seed
 
-    quality = evaluate_seeds(write_all(tmp_path, shapes, half), shapes)
-    assert quality == {"miou": 1.0, "coverage": 0.5}
+    folder = write_all(tmp_path, shapes, half)
+    quality = evaluate_seeds(folder, shapes)
+    filled = [(shapes.mask(id), half(id) % 255) for id in shapes.ids]
+    by_hand = miou_by_hand(filled, 9)
+    assert quality["miou"] == 1.0 and quality["coverage"] == 0.5
+    assert quality["miou_as_background"] == pytest.approx(by_hand)
+    assert evaluate(folder, shapes, ignored="background").miou == pytest.approx(by_hand)
 
 
 def test_results_that_say_nothing_are_remarked_on(shapes, tmp_path):
@@ -103,6 +108,34 @@ def test_predictions_of_0_and_255(shapes, tmp_path):
         InputError, match=r"has pixels of 255 .*is 255 the object\? Write the label"
     ):
         evaluate(folder, shapes)
+
+
+def test_what_a_predicted_255_counts_as(shapes, tmp_path):
+    """Worked on one row of pixels: truth 0 1 1 255, prediction 255 255 1 255."""
+    one = shapes.only(shapes.ids[:1])
+    truth, prediction = np.zeros((2, *one.size(one.ids[0])), np.uint8)
+    truth[0, :3], prediction[0, :3] = (1, 1, 255), (255, 1, 255)
+    prediction[1:, :4] = 255
+    write_labels(tmp_path / "truth.png", truth)
+    one.masks[one.ids[0]] = tmp_path / "truth.png"
+    folder = write_all(tmp_path / "p", one, lambda id: prediction)
+    zeros, unsure = int((truth == 0).sum()), 4 * (len(truth) - 1)
+    metrics = evaluate(folder, one, ignored="background")
+    # Label 1: one pixel hit, one predicted 255. Background: all right, and that pixel.
+    assert metrics.miou == pytest.approx((zeros / (zeros + 1) + 1 / 2) / 2)
+    assert metrics.counted() == f"1 images, {unsure + 1} pixels predicted 255 counted as background"
+    left = evaluate(folder, one, ignored="leave-out")
+    assert left.miou == 1 and left.ignored_pixels == unsure + 1
+    assert left.confusion.sum() == metrics.confusion.sum() - unsure - 1
+    assert left.summary()["ignored"] == "leave-out" and "left out" in left.counted()
+    assert (
+        "ignored"
+        not in evaluate(write_all(tmp_path / "q", one, lambda id: truth % 255), one).summary()
+    )
+    with pytest.raises(InputError, match='ignored "background" or "leave-out" accepts them'):
+        evaluate(folder, one)
+    with pytest.raises(InputError, match="ignored: is 'drop', must be error or background or"):
+        evaluate(folder, one, ignored="drop")
 
 
 def test_average_precision():

@@ -72,6 +72,19 @@ def test_the_command(capfd, shapes_root, noisy, tmp_path):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_the_command_with_unsure_predictions(capfd, shapes, shapes_root, tmp_path):
+    for id in shapes.ids:
+        write_labels(tmp_path / "p" / f"{id}.png", np.full(shapes.size(id), 255))
+    words = f"eval --data {shapes_root} --predictions {tmp_path / 'p'} --out {tmp_path} --ignored "
+    assert cli.run([*words.split(), "leave-out"]) == 0
+    out = capfd.readouterr().out
+    assert "over 24 images" in out and "predicted 255 left out" in " ".join(out.split())
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["ignored"] == "leave-out" and written["ignored_pixels"] > 0
+    with pytest.raises(InputError, match="ignored: 'background' is for predictions"):
+        summary.summarize(shapes, maps=tmp_path, ignored="background")
+
+
 def test_a_failure_keeps_earlier_files(shapes, noisy, tmp_path):
     summary.summarize(shapes, predictions=noisy[0], out=tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}

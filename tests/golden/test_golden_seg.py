@@ -11,7 +11,7 @@ from golden import cases, filled, golden, needs_full_golden
 from wsss_fast import nets, seg
 from wsss_fast.engine.optimizers import backbone_and_head
 from wsss_fast.engine.runtime import resolve_runtime
-from wsss_fast.engine.schedules import Poly
+from wsss_fast.engine.schedules import for_updates
 from wsss_fast.evaluation.metrics import confusion_matrix, metrics_of
 
 RECIPE = seg.RECIPES["resnet101"]
@@ -30,7 +30,7 @@ def test_learning_rates(name, updates, every, shown):
     stored, net = golden("deeplab_poly_lr")[name], nets.deeplabv2_resnet101(20)
     optimizer = RECIPE.optimizer(backbone_and_head(net, RECIPE.lr, RECIPE.head_lr_scale))
     peaks = [group["lr"] for group in optimizer.param_groups if group["params"]]
-    schedule = RECIPE.schedule if updates == RECIPE.updates else Poly(stairs=updates // every)
+    schedule = for_updates(dataclasses.replace(RECIPE.schedule, every=every), updates)
     steps = np.arange(0, updates, shown)
     ours = [[peak * schedule(i / updates) for peak in peaks] for i in steps]
     np.testing.assert_allclose(ours, stored[: len(steps)], rtol=1e-9)

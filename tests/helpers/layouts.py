@@ -52,6 +52,9 @@ VOC_LABELS = {
     },
     "val": {"2007_000033": [1], "2007_000042": [19], "2007_000061": [4, 15], "2007_000123": [19]},
 }
+# Images of trainaug that are not in train, and images of test, which have neither tags nor masks.
+VOC_MORE = {"2008_000002": [20], "2009_000001": [9, 15], "2011_000003": [3]}
+VOC_TEST = {"2008_000006": [1], "2008_000011": [15]}
 COCO_LABELS = {
     "train": {
         9: [46, 50, 51],
@@ -93,32 +96,47 @@ def _saliency(path, mask):
     Image.fromarray(np.where((mask > 0) & (mask < 255), 230, 12).astype(np.uint8)).save(path)
 
 
-def make_voc(root, size=(60, 80)):
-    """VOC2012 with 8 training and 4 validation images of about `size` (H, W)."""
+def make_voc(root, size=(60, 80), *, more=False, test=False):
+    """VOC2012 with 8 training and 4 validation images of about `size` (H, W).
+
+    With `more`, 3 images of trainaug, which is in no list, and SegmentationClassAug with the masks
+    of all; with `test`, 2 images of the test list, without annotations.
+    """
     for n, (split, id) in enumerate((s, i) for s, ids in VOC_LABELS.items() for i in ids):
-        labels = VOC_LABELS[split][id]
-        image, mask, boxes = paint(labels, _size(n, size), n)
-        for folder in ("JPEGImages", "Annotations", "ImageSets/Segmentation"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(root / "JPEGImages" / f"{id}.jpg", quality=95)
-        write_labels(root / "SegmentationClass" / f"{id}.png", mask)
-        _saliency(root / "saliency" / f"{id}.png", mask)
-        objects = "".join(
-            f"<object><name>{VOC_CLASSES[k - 1]}</name><pose>Left</pose>"
-            "<truncated>0</truncated><difficult>0</difficult>"
-            f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
-            f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
-            for k, (x0, y0, x1, y1) in zip(labels, boxes, strict=True)
-        )
-        (root / "Annotations" / f"{id}.xml").write_text(
-            f"<annotation><folder>VOC2012</folder><filename>{id}.jpg</filename>"
-            f"<segmented>1</segmented>{objects}</annotation>"
-        )
-    for split, ids in VOC_LABELS.items():
-        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text(
-            "".join(f"{id}\n" for id in ids)
-        )
+        folders = ["SegmentationClass", *(["SegmentationClassAug"] if more else [])]
+        _voc_image(root, id, VOC_LABELS[split][id], n, size, folders)
+    for n, (id, labels) in enumerate(VOC_MORE.items() if more else ()):
+        _voc_image(root, id, labels, n, size, ["SegmentationClassAug"])
+    for n, (id, labels) in enumerate(VOC_TEST.items() if test else ()):
+        _voc_image(root, id, labels, n, size, [])
+        (root / "Annotations" / f"{id}.xml").unlink()
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True, exist_ok=True)
+    for split, ids in {**VOC_LABELS, **({"test": VOC_TEST} if test else {})}.items():
+        (lists / f"{split}.txt").write_text("".join(f"{id}\n" for id in ids))
     return root
+
+
+def _voc_image(root, id, labels, n, size, mask_folders):
+    """Photo, annotation, saliency map and masks of one image."""
+    image, mask, boxes = paint(labels, _size(n, size), n)
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(root / "JPEGImages" / f"{id}.jpg", quality=95)
+    for folder in mask_folders:
+        write_labels(root / folder / f"{id}.png", mask)
+    _saliency(root / "saliency" / f"{id}.png", mask)
+    objects = "".join(
+        f"<object><name>{VOC_CLASSES[k - 1]}</name><pose>Left</pose>"
+        "<truncated>0</truncated><difficult>0</difficult>"
+        f"<bndbox><xmin>{x0 + 1}</xmin><ymin>{y0 + 1}</ymin>"
+        f"<xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object>"
+        for k, (x0, y0, x1, y1) in zip(labels, boxes, strict=True)
+    )
+    (root / "Annotations" / f"{id}.xml").write_text(
+        f"<annotation><folder>VOC2012</folder><filename>{id}.jpg</filename>"
+        f"<segmented>1</segmented>{objects}</annotation>"
+    )
 
 
 def coco_id(number, split="train"):

@@ -218,7 +218,9 @@ def test_run_until_masks_without_irn(shapes, tmp_path):
 
 
 def test_unknown_or_mismatched_presets_raise(shapes, tmp_path):
-    with pytest.raises(InputError, match="preset is 'voc2012'; must be one of voc, coco, shapes"):
+    with pytest.raises(
+        InputError, match="preset is 'voc2012'; must be one of amn-voc, amn-coco, shapes"
+    ):
         amn.run(shapes, tmp_path / "run", preset="voc2012")
     with pytest.raises(InputError, match="preset 'shapes' is for backbone 'small', got 'resnet50'"):
         amn.run(shapes, tmp_path / "run", preset="shapes", backbone="resnet50")
@@ -242,7 +244,7 @@ def test_presets_have_the_published_numbers():
     assert recipe.optimizer.weight_decay == 1e-4
     assert (refine.fg_threshold, refine.bg_threshold, refine.kind) == (0.45, 0.15, "irn")
     assert classifier.scales == recipe.scales == (1.0, 0.5, 1.5, 2.0)
-    voc, coco = amn.PRESETS["voc"].pipeline, amn.PRESETS["coco"].pipeline
+    voc, coco = amn.PRESETS["amn-voc"].numbers, amn.PRESETS["amn-coco"].numbers
     assert (voc.refine.irn.threshold, coco.refine.irn.threshold) == (0.25, 0.22)
     assert coco.refine.irn.pad == 1 and voc.seg.updates == 20_000
 

@@ -48,7 +48,9 @@ def test_bad_input_raises_before_anything_is_written(
     shapes, own_shapes, classifier_weights, tmp_path
 ):
     out = tmp_path / "run"
-    with pytest.raises(InputError, match=r"ccr run: preset is 'coco'; must be one of voc, shapes"):
+    with pytest.raises(
+        InputError, match=r"ccr run: preset is 'coco'; must be one of ccr-voc, shapes"
+    ):
         ccr.run(shapes, out, preset="coco")
     for path in (own_shapes / "saliency").iterdir():
         path.unlink()

@@ -99,9 +99,9 @@ def test_inverted_saliency_is_reported(shapes, tmp_path, capfd):
     [
         (
             {"preset": "voc", "backbone": "small"},
-            "preset 'voc' is for backbone 'resnet38', got 'small'",
+            "preset 'eps-voc' is for backbone 'resnet38', got 'small'",
         ),
-        ({"preset": "pascal"}, "preset is 'pascal'; must be one of voc, coco, shapes"),
+        ({"preset": "pascal"}, "preset is 'pascal'; must be one of eps-voc, eps-coco, shapes"),
         ({"backbone": "resnet50"}, "must be one of resnet38, small"),
         (
             {"backbone": "small", "pipeline": eps_pipeline(pairs=("train/lava",))},
@@ -135,7 +135,7 @@ def test_pairs_of_the_shapes_benchmark_are_dropped_for_other_data(shapes, tmp_pa
 
 
 def test_presets_have_the_published_numbers():
-    voc, coco = eps.PRESETS["voc"].pipeline, eps.PRESETS["coco"].pipeline
+    voc, coco = eps.PRESETS["eps-voc"].numbers, eps.PRESETS["eps-coco"].numbers
     assert (voc.eps.updates, voc.eps.lam, voc.eps.threshold, voc.crf) == (20_000, 0.5, 0.20, False)
     assert (coco.eps.updates, coco.eps.lam, coco.eps.augment.crop) == (256_500, 0.9, 321)
     assert coco.cam.updates == 256_500

@@ -68,7 +68,7 @@ def test_preset_or_backbone_runs_to_its_end(
     monkeypatch.setattr(nets, "irn_resnet50", lambda *, backbone: copy.deepcopy(small_irn))
     module, numbers = METHODS[method]
     chosen = getattr(module, "PRESETS" if option == "preset" else "PIPELINES")[name]
-    recipe = (chosen.pipeline if option == "preset" else chosen).cam
+    recipe = (chosen.numbers if option == "preset" else chosen).cam
     length = "epochs" if recipe.updates is None else "updates"
     long_side = " --pipeline.cam.augment.long-side 40 48" if recipe.augment.long_side else ""
     line = (

@@ -11,7 +11,7 @@ from wsss_fast import amn, cam, ccr, eps, irn, seg
 from wsss_fast.cli.catalog import COMMANDS
 from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.serialize import from_config, jsonable
-from wsss_fast.pipeline import Preset
+from wsss_fast.presets import Preset
 
 TABLES = {
     f"{method.__name__.rpartition('.')[2]}.{table}": getattr(method, table)
@@ -21,13 +21,13 @@ TABLES = {
         (ccr, ("RECIPES", "REFINEMENTS", "PIPELINES", "PRESETS")),
         (eps, ("RECIPES", "PIPELINES", "PRESETS")),
         (irn, ("RECIPES",)),
-        (seg, ("RECIPES",)),
+        (seg, ("RECIPES", "PRESETS")),
     )
     for table in tables
 }
 VALUES = {f"{table}[{key}]": v for table, values in TABLES.items() for key, v in values.items()}
 VALUES["eps.COCO"] = eps.COCO
-VALUES = {name: v.pipeline if isinstance(v, Preset) else v for name, v in VALUES.items()}
+VALUES = {name: v.numbers if isinstance(v, Preset) else v for name, v in VALUES.items()}
 
 every_value = pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 

@@ -122,9 +122,8 @@ def test_bad_input_raises_before_anything_is_written(shapes, true_masks, tmp_pat
     out = tmp_path / "run"
     with pytest.raises(InputError, match="masks: .* has no PNG for 24 of 24 ids"):
         train(shapes, out, tmp_path)
-    with pytest.raises(
-        InputError, match="backbone: got 'resnet50', must be one of resnet101, small"
-    ):
+    known = "resnet101, vgg16, resnet38, small"
+    with pytest.raises(InputError, match=f"backbone: got 'resnet50', must be one of {known}"):
         seg.train(shapes, out, masks=true_masks, backbone="resnet50")
     with pytest.raises(InputError, match="a batch of 8 cannot be divided into 3"):
         train(shapes, out, true_masks, dataclasses.replace(BRIEF, accumulate=3))

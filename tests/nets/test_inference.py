@@ -9,7 +9,8 @@ from torch import nn
 
 from wsss_fast import nets
 from wsss_fast.engine.runtime import Runtime
-from wsss_fast.nets import inference
+from wsss_fast.nets import inference, segmentation_heads
+from wsss_fast.nets.vgg16 import Vgg16
 from wsss_fast.nets.wide_resnet38 import Unit
 
 CPU = Runtime(torch.device("cpu"), 0, 0, torch.float32)
@@ -61,6 +62,11 @@ NETWORKS = {
     "irn small": lambda: nets.irn_resnet50(backbone="small"),
     "eps small": lambda: nets.eps_resnet38(5, backbone="small"),
     "seg small": lambda: nets.deeplabv2_resnet101(5, backbone="small"),
+    "seg largefov": lambda: nets.deeplab(5, backbone="small", head="largefov", scales=()),
+    "seg seam": lambda: nets.deeplab(5, backbone="small", head="seam", scales=()),
+    "seg vgg16": lambda: nets.DeepLab(
+        Vgg16((8, 8, 16, 32, 32), 32), 5, "largefov", segmentation_heads.fc8(32, 6)
+    ),
     "cam50": lambda: nets.cam_resnet50(5),
     "eps38": lambda: nets.eps_resnet38(5),
 }
@@ -86,6 +92,13 @@ def test_which_modules_are_converted(monkeypatch):
         assert sum(m.amx for m in net.modules() if isinstance(m, inference.Convolution)) == count
         half = nets.optimize_for_inference(make(), HALF, amx=True)
         assert not any(m.amx for m in half.modules() if isinstance(m, inference.Convolution))
+
+
+def test_sequences_are_fused():
+    """Nothing but convolutions is left to compute in the heads and in VGG16, and poolings."""
+    for name in ("seg largefov", "seg seam", "seg vgg16"):
+        net = nets.optimize_for_inference(NETWORKS[name](), CPU)
+        assert not any(isinstance(m, (nn.BatchNorm2d, nn.ReLU, nn.Conv2d)) for m in net.modules())
 
 
 def test_inputs_are_not_written_to():

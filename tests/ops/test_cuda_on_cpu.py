@@ -38,6 +38,8 @@ EXCLUDED = {
     "test_properties",
     "flips_commute",
     "test_reference_gradcheck",
+    # What is traced is the same for every backend.
+    "compile",
     # Threads of the CPU kernels.
     "thread",
     "a_nan_stays_in_its_map",

@@ -17,19 +17,22 @@ from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
-    Compute,
-    Preset,
     RefineOptions,
-    RunResult,
     refine_maps,
     refine_plan,
-    resolve_preset,
-    run_arguments,
     segment,
     segment_plan,
+)
+from wsss_fast.presets import Preset
+from wsss_fast.runs import (
+    Compute,
+    RunResult,
+    resolve_preset,
+    run_arguments,
     started,
 )
 from wsss_fast.stages import seeds as seed_stage
@@ -110,10 +113,14 @@ PIPELINES = {
 
 _COCO_IRN = dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)
 
+_VOC = Preset("resnet50", PIPELINES["resnet50"])
+_COCO = Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN)))
 PRESETS = {
-    "voc": Preset("resnet50", PIPELINES["resnet50"]),
-    "coco": Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN))),
+    "amn-voc": _VOC,
+    "amn-coco": _COCO,
     "shapes": Preset("small", PIPELINES["small"]),
+    "voc": _VOC,
+    "coco": _COCO,
 }
 
 
@@ -128,7 +135,7 @@ def run(
     data: Source,
     out: str | Path,
     *,
-    preset: Literal["voc", "coco", "shapes"] | None = None,
+    preset: Literal["amn-voc", "amn-coco", "shapes", "voc", "coco"] | None = None,
     backbone: str | None = None,
     weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
@@ -154,8 +161,8 @@ def run(
             score.
         out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
             config.json, metrics.json and report.html.
-        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
-            which sets `backbone` and `pipeline`.
+        preset: name of a published setting, "amn-voc" or "amn-coco", or "shapes" (the built-in
+            benchmark), which sets `backbone` and `pipeline`.
         backbone: "resnet50" (the published recipe) or "small" (trained from scratch, for laptops
             and small images); default: the preset's, or "resnet50".
         weights: initial weights of classifier, AMN and IRN: ImageNet's ResNet-50, as published;
@@ -183,7 +190,8 @@ def run(
     """
     data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
-    backbone, numbers = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     lengths = {"cam": numbers.cam.length(), "amn": numbers.amn.length()}
@@ -210,7 +218,10 @@ def run(
             "until": until,
         },
     )
-    with started(out, "amn run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("amn run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "amn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

@@ -18,19 +18,22 @@ from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
-    Compute,
-    Preset,
     RefineOptions,
-    RunResult,
     refine_maps,
     refine_plan,
-    resolve_preset,
-    run_arguments,
     segment,
     segment_plan,
+)
+from wsss_fast.presets import Preset
+from wsss_fast.runs import (
+    Compute,
+    RunResult,
+    resolve_preset,
+    run_arguments,
     started,
 )
 from wsss_fast.stages import saliency
@@ -88,9 +91,11 @@ PIPELINES = {
         seg=REFINEMENTS["small"],
     ),
 }
+_VOC = Preset("resnet38", PIPELINES["resnet38"])
 PRESETS = {
-    "voc": Preset("resnet38", PIPELINES["resnet38"]),
+    "ccr-voc": _VOC,
     "shapes": Preset("small", PIPELINES["small"]),
+    "voc": _VOC,
 }
 
 
@@ -101,7 +106,7 @@ def run(
     data: Source,
     out: str | Path,
     *,
-    preset: Literal["voc", "shapes"] | None = None,
+    preset: Literal["ccr-voc", "shapes", "voc"] | None = None,
     backbone: str | None = None,
     weights: str | Path | None = None,
     irn_weights: str | Path | None = None,
@@ -128,8 +133,8 @@ def run(
             score.
         out: run folder; gets cam/, ccr/, irn/, masks/ (after CRF refinement), seg/, config.json,
             metrics.json and report.html.
-        preset: name of a published setting, "voc" or "shapes" (the built-in benchmark), which sets
-            `backbone` and `pipeline`.
+        preset: name of a published setting, "ccr-voc", or "shapes" (the built-in benchmark), which
+            sets `backbone` and `pipeline`.
         backbone: backbone of the classifier: "resnet38" (published), "resnet50" or "small";
             default: the preset's, or "resnet38".
         weights: weights of a trained classifier; without them, one is trained from random weights.
@@ -157,7 +162,8 @@ def run(
     """
     data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
-    backbone, numbers = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
     ranges.check(numbers, "pipeline")
     lengths = {} if weights is not None else {"cam": numbers.cam.length()}
@@ -190,7 +196,10 @@ def run(
         },
         saliency=True,
     )
-    with started(out, "ccr run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

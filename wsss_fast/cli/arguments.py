@@ -19,7 +19,7 @@ from wsss_fast import data
 from wsss_fast.command import Command
 from wsss_fast.engine import distributed
 from wsss_fast.engine.config_file import read_config
-from wsss_fast.engine.progress import OutputError
+from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
 
@@ -30,13 +30,14 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str,
         _REQUIRED,
         "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / "
-        "shapes-sparse:SEED, the built-in benchmark",
+        "shapes-sparse:SEED / shapes-uneven:SEED, the built-in benchmark",
     ),
     "split": (
-        str,
-        "train",
-        "name of an id list in ImageSets/Segmentation or next to labels.csv, without .txt; "
-        "COCO14: train or val",
+        str | None,
+        None,
+        "name of an id list in ImageSets/Segmentation or next to labels.csv, without .txt; VOC12 "
+        "also: trainaug; COCO14: train, val, train-annotated or val-annotated; default: that of "
+        "the preset, if the data has the classes of its row, else train",
     ),
     "ids": (
         Path | tuple[str, ...] | None,
@@ -49,13 +50,28 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "stop at the first broken image; otherwise broken images are left out and listed at the "
         "end",
     ),
+    "truth": (
+        str | None,
+        None,
+        "folder of the true masks, by its name in the data's folder or its path; default: that of "
+        "the preset, else SegmentationClassAug, SegmentationClass or masks",
+    ),
+    "score_on": (
+        str | None,
+        None,
+        "list of the images that are scored, or all; default: train for VOC12's trainaug, else all",
+    ),
 }
 _SALIENCY_OPTION = (
     Path | None,
     None,
     "folder of <id>.png saliency maps; default: saliency/ in the data's folder",
 )
-_VAL_OPTION = (str | None, None, "split of the validation images")
+_VAL_OPTION = (
+    str | None,
+    None,
+    "split of the validation images; default: that of the preset, as for split, else none",
+)
 _CONFIG_OPTION = (
     Path | None,
     None,
@@ -197,7 +213,7 @@ def _default_numbers(
     defaults, presets = command.table(command.defaults), command.table(command.presets)
     preset = chosen["preset"]
     if preset is not None and preset in presets:
-        return presets[preset].pipeline
+        return presets[preset].numbers
     usual = inspect.signature(function).parameters["backbone"].default or next(iter(defaults))
     return defaults.get(chosen["backbone"] or usual, defaults[usual])
 
@@ -270,20 +286,42 @@ def _value(argv: Sequence[str], option: str) -> str | None:
     return None
 
 
-def open_data(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Replace the options of a data set by the opened data set."""
-    if "data" not in arguments:
+def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Replace the options of a data set by the opened data set.
+
+    Options that are not given are those of the preset's row, with a line that says so.
+    """
+    if "split" not in arguments:
         return arguments
-    options = {name: arguments.pop(name) for name in _DATA_OPTIONS}
-    val_split, saliency = arguments.pop("val_split", None), arguments.pop("saliency", None)
-    strict = options["strict"]
-    opened = data.load(
-        options["data"],
-        split=options["split"],
-        ids=options["ids"],
-        saliency=saliency,
-        strict=strict,
-    )
+    preset = command.table(command.presets).get(arguments.get("preset") or "")
+    options = _with_row(arguments, None if preset is None else preset.row)
+    for name in ("val_split", "saliency", *_DATA_OPTIONS):
+        arguments.pop(name, None)
+    source, val_split = options.pop("data"), options.pop("val_split", None)
+    opened = data.load(source, **options)
     if val_split is not None:
-        arguments["val"] = data.load(options["data"], split=val_split, strict=strict)
+        arguments["val"] = data.load(
+            source, split=val_split, strict=options["strict"], truth=options["truth"]
+        )
     return {**arguments, "data": opened}
+
+
+def _with_row(arguments: dict[str, Any], row: Any) -> dict[str, Any]:
+    """The options of a data set, with the lists of a preset's row where they are not given."""
+    names = [name for name in (*_DATA_OPTIONS, "saliency", "val_split") if name in arguments]
+    options = {name: arguments[name] for name in names}
+    lists = data.default_split(options["data"], row)
+    if not lists.found:
+        return options
+    used = {}
+    if options["split"] is None and options["ids"] is None:
+        used["split"] = lists.split
+        # Another list is scored as usual: what the row scores may have none of its images.
+        options["score_on"] = options["score_on"] or lists.score_on
+    open_names = [n for n in ("val_split", "truth") if n in options and options[n] is None]
+    used |= {name: value for name in open_names if (value := getattr(lists, name)) is not None}
+    texts = [f"{name.replace('_', '-')} {value}" for name, value in used.items()]
+    texts += [lists.lacks[name] for name in open_names if name in lists.lacks]
+    if texts:
+        say(f"{arguments['preset']}: {', '.join(texts)}")
+    return {**options, **used}

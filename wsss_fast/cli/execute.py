@@ -36,7 +36,7 @@ def execute(command: Command, argv: Sequence[str]) -> int:
         checks.check_arguments(arguments)
         redo = "name" in arguments and arguments.pop("redo")
         with remarks.collected(), _error_alone(), _locked(arguments), every_stage_repeated(redo):
-            arguments = open_data(arguments)
+            arguments = open_data(command, arguments)
             result = command.load()(**arguments)
             remarks.gather()
             if distributed.is_main_process():

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss_fast.data.coco import is_coco, load_coco
+from wsss_fast.data.coco import has_split, is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
+from wsss_fast.data.lists import VOC_CLASSES, PublishedRow, RowLists
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
-from wsss_fast.data.voc import VOC_CLASSES, is_voc, load_voc
+from wsss_fast.data.voc import has_voc_classes, is_voc, load_voc
+from wsss_fast.data.voc_lists import has_list
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
@@ -34,12 +36,15 @@ __all__ = [
     "IGNORE",
     "Source",
     "VOC_CLASSES",
+    "default_split",
     "is_data_set",
     "load",
     "make_shapes",
     "opened",
+    "opened_for",
     "read_image",
     "read_labels",
+    "validation_for",
     "write_labels",
 ]
 
@@ -47,10 +52,12 @@ __all__ = [
 def load(
     path_or_name: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     saliency: str | Path | None = None,
     ids: Sequence[str] | str | Path | None = None,
     strict: bool = True,
+    truth: str | Path | None = None,
+    score_on: str | None = None,
 ) -> Dataset:
     """Open a data set: a folder whose layout is recognised, or "shapes" for the built-in benchmark.
 
@@ -63,10 +70,12 @@ def load(
     Collective if `strict` is false: the processes share the decoding.
 
     Args:
-        path_or_name: the folder, or "shapes" / "shapes:SEED", or "shapes-sparse" /
-            "shapes-sparse:SEED" (`make_shapes`' presets standard and sparse).
-        split: for VOC12, an id list in ImageSets/Segmentation, without ".txt"; for COCO14, train or
-            val; for labels.csv, the name of `<split>.txt`.
+        path_or_name: the folder, or "shapes" / "shapes:SEED", or the same with "shapes-sparse" or
+            "shapes-uneven" (`make_shapes`' presets).
+        split: for VOC12, an id list in ImageSets/Segmentation, without ".txt", such as train, val
+            and test, or trainaug, which is derived where there is no file of it; for COCO14, train
+            or val, or train-annotated or val-annotated, the images with an annotation; for
+            labels.csv, the name of `<split>.txt`. Default: train.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.
         ids: instead of the whole split, ids or a text file with one id per line (such as
             train_aug); blank lines are skipped.
@@ -74,6 +83,11 @@ def load(
             for a mask that cannot be used, when masks are read. Otherwise every image is decoded;
             those that cannot be are left out and listed in `Dataset.broken`, such masks in
             `Dataset.broken_masks`.
+        truth: folder of the true masks: its name in the data set's folder, or its path. Default:
+            SegmentationClassAug and, for images without a mask there, SegmentationClass for VOC12;
+            masks and SegmentationClass for COCO14; masks for labels.csv.
+        score_on: list of the images whose masks are used, "all" for all of them. Default: train for
+            VOC12's trainaug, as in the papers, also where `ids` is a file of that list; else all.
 
     Returns:
         The data set.
@@ -82,8 +96,8 @@ def load(
         InputError: something is missing, broken or of no known layout; the message names it.
 
     Example:
-        >>> load("VOCdevkit/VOC2012", ids="train_aug.txt")          # doctest: +SKIP
-        Dataset('VOC2012', 'train_aug.txt': 10582 images, 20 classes, 10582 masks, 0 saliency maps)
+        >>> load("VOCdevkit/VOC2012", split="trainaug")             # doctest: +SKIP
+        Dataset('VOC2012', 'trainaug': 10582 images, 20 classes, 1464 masks, 0 saliency maps)
     """
     root = Path(path_or_name)
     if is_built_in(path_or_name):
@@ -99,9 +113,10 @@ def load(
             f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
+    split, maps = split or "train", None if saliency is None else Path(saliency)
     with remarks.collected():
-        loaded = load_layout(root, split, id_source, None if saliency is None else Path(saliency))
-    loaded.source = _source(path_or_name, split, saliency, ids, strict)
+        loaded = load_layout(root, split, id_source, maps, truth, score_on)
+    loaded.source = _source(path_or_name, split, saliency, ids, strict, truth, score_on, root)
     loaded.strict = strict
     return loaded.check() if strict else loaded.without_broken()
 
@@ -130,19 +145,100 @@ def _source(
     saliency: str | Path | None,
     ids: Sequence[str] | str | Path | None,
     strict: bool,
+    truth: str | Path | None,
+    score_on: str | None,
+    root: Path,
 ) -> dict[str, object]:
     """The arguments of `load`, with absolute paths."""
     built_in = is_built_in(path_or_name)
     listed = ids if ids is None or isinstance(ids, (str, Path)) else list(ids)
+    is_part = truth is not None and (root / truth).is_dir()
     return {
         "data": str(path_or_name) if built_in else str(Path(path_or_name).absolute()),
         "split": split,
         "ids": str(Path(listed).absolute()) if isinstance(listed, (str, Path)) else listed,
         "saliency": None if saliency is None else str(Path(saliency).absolute()),
         "strict": strict,
+        # A name in the data's folder stays one, so that the file is of use for another copy.
+        "truth": None if truth is None else str(truth if is_part else Path(truth).absolute()),
+        "score_on": score_on,
     }
 
 
-def opened(source: Source) -> Dataset:
-    """`source` itself if it is a data set, else `load(source)`; every stage opens its `data` so."""
-    return source if isinstance(source, Dataset) else load(source)
+def opened(source: Source, *, tags: bool = True) -> Dataset:
+    """`source` itself if it is a data set, else `load(source)`; every stage opens its `data` so.
+
+    Args:
+        source: a data set, or an argument of `load`.
+        tags: whether the images need tags.
+
+    Raises:
+        InputError: the images have no tags, or as `load`.
+    """
+    found = source if isinstance(source, Dataset) else load(source)
+    return found.check_tagged() if tags else found
+
+
+def default_split(path_or_name: str | Path, row: PublishedRow | None) -> RowLists:
+    """The lists of a published result, if `load` would read a data set of its layout and classes.
+
+    Otherwise, train and no validation images. A list of validation images or a folder of masks that
+    is missing is left out, as they only measure; a missing list of training images is not, so that
+    `load` raises.
+
+    Args:
+        path_or_name: as in `load`.
+        row: how the result was made; None if nothing was published.
+    """
+    root = Path(path_or_name)
+    if row is None or is_built_in(path_or_name) or not root.is_dir():
+        return RowLists()
+    layout = next((recognises for recognises, _ in _LAYOUTS if recognises(root)), None)
+    if row.layout == "voc" and layout is is_voc and has_voc_classes(root):
+        has_val = row.val_split is None or has_list(root, row.val_split)
+    elif row.layout == "coco" and layout is is_coco:
+        has_val = row.val_split is None or has_split(root, row.val_split)
+    else:
+        return RowLists()
+    has_truth = (root / row.truth).is_dir()
+    lacks = {} if has_val else {"val_split": f"no list {row.val_split} here"}
+    if not has_truth:
+        lacks["truth"] = f"no folder {row.truth} here"
+    val_split, truth = row.val_split if has_val else None, row.truth if has_truth else None
+    return RowLists(row.split, val_split, truth, row.score_on, lacks, found=True)
+
+
+def opened_for(source: Source, row: PublishedRow | None, *, tags: bool = True) -> Dataset:
+    """As `opened`; a path is opened with the lists and masks of a published result.
+
+    Args:
+        source: a data set, or an argument of `load`.
+        row: how the result was made; None if nothing was published.
+        tags: whether the images need tags.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    if not isinstance(source, Dataset):
+        lists = default_split(source, row)
+        source = load(source, split=lists.split, truth=lists.truth, score_on=lists.score_on)
+    return opened(source, tags=tags)
+
+
+def validation_for(val: Source | None, data: Source, row: PublishedRow | None) -> Dataset | None:
+    """`opened(val)`; without `val`, the validation images of a published result.
+
+    Args:
+        val: a data set, an argument of `load`, or None.
+        data: the training images; only beside a path there are such validation images.
+        row: how the result was made; None if nothing was published.
+
+    Raises:
+        InputError: as `opened`.
+    """
+    if val is not None:
+        return opened(val)
+    lists = RowLists() if isinstance(data, Dataset) else default_split(data, row)
+    if isinstance(data, Dataset) or lists.val_split is None:
+        return None
+    return load(data, split=lists.val_split, truth=lists.truth)

@@ -17,6 +17,7 @@ from wsss_fast.data.listing import (
     find_pngs,
     read_ids,
     saliency_folder,
+    truth_folders,
     unused_pngs,
 )
 from wsss_fast.data.names import Folders, KnownIds, check_id, is_image
@@ -25,6 +26,8 @@ from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 
 _SPLITS = {"train": "train2014", "val": "val2014"}
+_ANNOTATED = "-annotated"  # at the end of a split's name: the images with an annotation
+_LISTS = (*_SPLITS, *(split + _ANNOTATED for split in _SPLITS))
 _PHOTO_PARENTS = ("", "JPEGImages", "images")
 _JSON_PARENTS = ("annotations", "")
 _MASK_PARENTS = ("masks", "SegmentationClass")
@@ -48,8 +51,24 @@ def is_coco(root: Path) -> bool:
     return any(_photo_folders(root, folder) for folder in _SPLITS.values())
 
 
+def has_split(root: Path, split: str) -> bool:
+    """Whether `root` has the photos and the JSON file of a split."""
+    folder = _SPLITS[split.removesuffix(_ANNOTATED)]
+    return bool(_photo_folders(root, folder)) and any(p.is_file() for p in _json(root, folder))
+
+
+def _json(root: Path, folder: str) -> list[Path]:
+    """Where the JSON file of a split may be."""
+    return [root / parent / f"instances_{folder}.json" for parent in _JSON_PARENTS]
+
+
 def load_coco(
-    root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
+    root: Path,
+    split: str,
+    ids: Sequence[str] | Path | None,
+    saliency: Path | None,
+    truth: str | Path | None = None,
+    score_on: str | None = None,
 ) -> Dataset:
     """Read one split of COCO14: photos in train2014/, tags in annotations/instances_train2014.json.
 
@@ -58,45 +77,54 @@ def load_coco(
     1..C follow the category ids in ascending order: COCO's 80 categories have ids up to 90, with
     gaps, and public 81-class masks number them so. A category of the lowest id that means the
     background, or is only the super-category of others, is not counted, with a remark. Every
-    annotation tags its image, crowds too. Images without an annotation stay, without tags, as in
-    the public lists.
+    annotation tags its image, crowds too. Images without an annotation stay in "train" and "val",
+    without tags, as in one kind of the public lists; "train-annotated" and "val-annotated" are the
+    other kind.
 
     Args:
         root: the folder that holds train2014 and val2014.
-        split: "train" or "val", for the folder of photos, the JSON and the masks.
+        split: "train", "val", "train-annotated" or "val-annotated".
         ids: the images of that split to use, in this order: numbers (9 or 000000000009), file names
             or paths of images; or a text file with one of these per line. Default: all images of
             the JSON, in the order of their numbers.
         saliency: folder of `<id>.png`; default `root/saliency`, or `root/saliency/train2014`.
+        truth: folder of true masks, by name or path: it or its train2014/ holds them; default:
+            masks/ and SegmentationClass/.
+        score_on: "all" (the default), or which of the images are scored: "train-annotated" for
+            those of train with an annotation.
 
     Raises:
         InputError: an unknown split, a JSON file that is missing, truncated, without categories or
             inconsistent, an id that is not in it or belongs to the other split, or a missing image;
             the message names it.
     """
-    if split not in _SPLITS:
-        raise InputError(
-            f"data: {root} has COCO14's layout, whose splits are {' and '.join(_SPLITS)}; "
-            f"got split {split!r}"
-        )
-    folder = _SPLITS[split]
+    for option, name in (("split", split), ("score_on", score_on)):
+        if name not in _LISTS and (option == "split" or name not in (None, "all")):
+            raise InputError(
+                f"data: {root} has COCO14's layout, whose splits are {', '.join(_LISTS)}; got "
+                f"{option} {name!r}"
+            )
+    part = split.removesuffix(_ANNOTATED)
+    folder = _SPLITS[part]
     photos = Folders(*_photo_folders(root, folder))
     if not photos.folders:
         raise InputError(f"data: {root} has no folder {folder} for split {split!r}")
-    candidates = [root / parent / f"instances_{folder}.json" for parent in _JSON_PARENTS]
+    candidates = _json(root, folder)
     path = next((p for p in candidates if p.is_file()), None)
     if path is None:
         raise InputError(f"{candidates[0]}: no such file; image tags are read from it")
     classes, files, tags_by_number = _read_instances(path, folder)
     names = {number: Path(file).stem for number, file in files.items()}
-    numbers = sorted(names) if ids is None else _image_numbers(ids, names, path, folder)
+    annotated = {number for number in names if tags_by_number[number].any()}
+    listed = annotated if split.endswith(_ANNOTATED) else names
+    numbers = sorted(listed) if ids is None else _image_numbers(ids, names, path, folder)
     source = path if ids is None else "ids"
     chosen = {names[n]: n for n in numbers}
     number_of = {name: n for n, name in names.items()}
     png_names = _png_names(folder, number_of)
-    masks = _places([root / parent for parent in _MASK_PARENTS], folder)
+    masks = _places(truth_folders(root, truth, _MASK_PARENTS), folder)
     saliencies = _places([saliency_folder(root, saliency)], folder)
-    return Dataset(
+    loaded = Dataset(
         name=root.name,
         root=root,
         split=split if ids is None else f"{split}: {ids if isinstance(ids, Path) else 'ids'}",
@@ -107,7 +135,13 @@ def load_coco(
         masks=find_pngs(masks, chosen, png_names),
         saliencies=find_pngs(saliencies, chosen, png_names),
         unused_masks=unused_pngs(masks, number_of, png_names),
+        layout="coco",
     )
+    if score_on in (None, "all"):
+        return loaded
+    is_part = score_on.startswith(part)
+    scored = annotated if score_on.endswith(_ANNOTATED) else names
+    return loaded.score_only(score_on, [names[n] for n in scored] if is_part else [])
 
 
 def _places(parents: Sequence[Path], folder: str) -> list[Path]:

@@ -78,6 +78,26 @@ def turn_hue(planes: np.ndarray, share: float) -> None:
         block[...] = _turned(block[0], block[1], block[2], turn, tables)
 
 
+def shift_hsv(image: np.ndarray, hue: int, saturation: int, value: int) -> np.ndarray:
+    """Add to hue, saturation and value, as RandomHSV in YudeWang/semantic-segmentation-codebase.
+
+    Pillow's hue has 255 steps, OpenCV's there 180, so that colours differ by rounding.
+
+    Args:
+        image: uint8 RGB [H, W, 3].
+        hue: in 1/180 of the colour circle.
+        saturation, value: in levels; results beyond 0..255 are cut off.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    hsv = np.asarray(Image.fromarray(image).convert("HSV")).astype(np.int16)
+    hsv[..., 0] = (hsv[..., 0] + round(hue * 255 / 180)) % 255
+    hsv[..., 1:] = np.clip(hsv[..., 1:] + (saturation, value), 0, 255)
+    planes = np.ascontiguousarray(hsv.transpose(2, 0, 1), np.uint8)
+    return np.asarray(Image.merge("HSV", [Image.fromarray(one) for one in planes]).convert("RGB"))
+
+
 class _Tables(NamedTuple):
     """Parts of the conversions between RGB and HSV.
 

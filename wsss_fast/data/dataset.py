@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from wsss_fast.data.true_masks import MaskChecks
 from wsss_fast.engine import distributed, remarks
-from wsss_fast.engine.content import contents_of
+from wsss_fast.engine.content import contents_of, hash_of
 from wsss_fast.engine.progress import say, track
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import read_labels
@@ -41,7 +41,7 @@ class Dataset:
         ids: image ids, strings.
         tags: image-level labels without background, uint8 [N, C] of 0 and 1.
         images: image file of each id.
-        masks: mask file of the ids that have one.
+        masks: mask file of the ids that are scored and have one.
         saliencies: saliency file of the ids that have one.
         broken: by id, the reason why an image of the list was left out; see `without_broken`.
         source: arguments of `data.load` that open the data set again, or None.
@@ -50,6 +50,10 @@ class Dataset:
         unused_masks: why no file of the folder of masks is used, if that is so.
         mask_checks: what was found in masks; it and `broken_masks` are shared with the data sets
             made from this one.
+        layout: "voc", "coco", "labels.csv", or "" for a data set of other code.
+        tagged: whether `tags` are known; VOC's test images have none.
+        score_on: name of the id list whose images are scored; "all" for every image.
+        scored: ids of that list; None for "all".
     """
 
     name: str
@@ -67,6 +71,10 @@ class Dataset:
     broken_masks: dict[str, str] = dataclasses.field(default_factory=dict)
     unused_masks: str = ""
     mask_checks: MaskChecks = dataclasses.field(default_factory=MaskChecks, repr=False)
+    layout: str = ""
+    tagged: bool = True
+    score_on: str = "all"
+    scored: frozenset[str] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         self._index = {name: i for i, name in enumerate(self.ids)}
@@ -86,6 +94,15 @@ class Dataset:
             f"Dataset({self.name!r}, {self.split!r}: {len(self)} images, "
             f"{len(self.classes)} classes, {len(self.masks)} masks, "
             f"{len(self.saliencies)} saliency maps)"
+        )
+
+    @property
+    def truth(self) -> str:
+        """Names of the folders of `masks`, below `root` where they are, most used first."""
+        used = Counter(path.parent for path in self.masks.values())
+        return ", ".join(
+            str(p.relative_to(self.root) if p.is_relative_to(self.root) else p)
+            for p, _ in used.most_common()
         )
 
     def check(self) -> Dataset:
@@ -159,7 +176,9 @@ class Dataset:
                 remarks.add(self.unused_masks, self.root, unit="folder")
             return self
         with remarks.collected():
-            reasons = self.mask_checks.check(self.masks, self.mask, self.tags_of)
+            reasons = self.mask_checks.check(
+                self.masks, self.mask, self.tags_of if self.tagged else None
+            )
         if not reasons:
             return self
         first = next(iter(reasons.values()))
@@ -191,16 +210,38 @@ class Dataset:
             self,
             source=None,
             ids=tuple(ids),
+            scored=None if self.scored is None else self.scored.intersection(ids),
             tags=self.tags[[self._index[i] for i in ids]],
             images={i: self.images[i] for i in ids},
             masks={i: self.masks[i] for i in ids if i in self.masks},
             saliencies={i: self.saliencies[i] for i in ids if i in self.saliencies},
         )
 
+    def score_only(self, name: str, ids: Collection[str]) -> Dataset:
+        """The same data set; only the images of an id list are scored.
+
+        Args:
+            name: of the list.
+            ids: the list, which may have ids that the data set does not have.
+
+        Raises:
+            InputError: no image of the data set is on the list.
+        """
+        scored = frozenset(ids).intersection(self.ids)
+        if len(scored) == len(self):
+            return self
+        if not scored:
+            raise InputError(
+                f"score_on: no image of split {self.split!r} of {self.root} is on list {name!r}; "
+                "'all' scores every image"
+            )
+        masks = {id: path for id, path in self.masks.items() if id in scored}
+        return dataclasses.replace(self, masks=masks, score_on=name, scored=scored)
+
     def with_masks(self) -> Dataset:
         """The same data set restricted to the ids that have a mask, after `check_masks`.
 
-        A remark counts the ids without one. Collective.
+        A remark counts the ids that should be scored and have none. Collective.
 
         Raises:
             InputError: there are none, or as `check_masks`.
@@ -217,14 +258,33 @@ class Dataset:
             return self
         with remarks.collected():
             for id in self.ids:
-                if id not in self.masks:
+                if id not in self.masks and (self.scored is None or id in self.scored):
                     text = "images have no true mask that can be used, and are not scored"
-                    remarks.add(text, id, unit="image", of=len(self))
+                    of = len(self) if self.scored is None else len(self.scored)
+                    remarks.add(text, id, unit="image", of=of)
         return self.only(ids)
 
     def tags_of(self, id: str) -> np.ndarray:
-        """Multi-hot tags of one image, uint8 [C]."""
+        """Multi-hot tags of one image, uint8 [C].
+
+        Raises:
+            InputError: the images have no tags.
+        """
+        self.check_tagged()
         return self.tags[self._index[id]]
+
+    def check_tagged(self) -> Dataset:
+        """The data set itself, for what needs tags.
+
+        Raises:
+            InputError: the images have no tags.
+        """
+        if not self.tagged:
+            raise InputError(
+                f"{self.root}: the images of split {self.split!r} have no tags, since they have no "
+                "annotations; they can be predicted by `seg infer`, which needs none"
+            )
+        return self
 
     def image(self, id: str, least: LeastSize | None = None) -> np.ndarray:
         """The photo, uint8 RGB [H, W, 3], read-only.
@@ -319,8 +379,8 @@ class Dataset:
             "split": self.split,
             "images": len(self),
             "classes": list(self.classes),
-            "ids": _hash(self.ids),
-            "tags": _hash([self.tags.astype(np.uint8).tobytes().hex()]),
+            "ids": hash_of(self.ids),
+            "tags": hash_of([self.tags.astype(np.uint8).tobytes().hex()]),
             "photos": self._hash_of_files(self.images),
         }
         if saliency:
@@ -333,15 +393,6 @@ class Dataset:
         """Hash of id and content of each file."""
         ids = [id for id in self.ids if id in files]
         contents = contents_of(files[id] for id in ids)
-        return _hash(
+        return hash_of(
             part for id, content in zip(ids, contents, strict=True) for part in (id, content.hex())
         )
-
-
-def _hash(parts: Iterable[str]) -> str:
-    """Hash of texts; each is told from its neighbours."""
-    sha = hashlib.sha256()
-    for part in parts:
-        content = part.encode(errors="surrogateescape")
-        sha.update(b"%d:%b" % (len(content), content))
-    return sha.hexdigest()[:16]

@@ -17,7 +17,13 @@ from wsss_fast.data.class_names import (
 )
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.labels_csv import Row, read_rows
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder, unused_pngs
+from wsss_fast.data.listing import (
+    find_pngs,
+    read_ids,
+    saliency_folder,
+    truth_folders,
+    unused_pngs,
+)
 from wsss_fast.data.names import Folders, KnownIds, is_image
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
@@ -30,7 +36,12 @@ def is_folder(root: Path) -> bool:
 
 
 def load_folder(
-    root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
+    root: Path,
+    split: str,
+    ids: Sequence[str] | Path | None,
+    saliency: Path | None,
+    truth: str | Path | None = None,
+    score_on: str | None = None,
 ) -> Dataset:
     """Read a folder with `labels.csv`: lines `file,class[;class...]`, optionally after a header.
 
@@ -46,6 +57,8 @@ def load_folder(
             of labels.csv.
         ids: instead of a split, ids or a text file with one per line.
         saliency: folder of `<id>.png`; default `root/saliency`.
+        truth: folder of true masks; default `root/masks`.
+        score_on: name of another `<name>.txt`, whose images are scored; default "all".
 
     Raises:
         InputError: a line that cannot be read, an image that is missing or listed twice, a class
@@ -77,7 +90,8 @@ def load_folder(
                 unknown = unknown_class(name, classes, fixed)
                 raise InputError(f"{path}, line {row.line}: {unknown}")
             tags[n, classes.index(name)] = 1
-    return Dataset(
+    masks = truth_folders(root, truth, ["masks"])
+    loaded = Dataset(
         name=root.name,
         root=root,
         split=source,
@@ -85,10 +99,15 @@ def load_folder(
         ids=chosen,
         tags=tags,
         images=images,
-        masks=find_pngs([root / "masks"], chosen),
+        masks=find_pngs(masks, chosen),
         saliencies=find_pngs([saliency_folder(root, saliency)], chosen),
-        unused_masks=unused_pngs([root / "masks"], rows),
+        unused_masks=unused_pngs(masks, rows),
+        layout="labels.csv",
     )
+    if score_on in (None, "all"):
+        return loaded
+    scoring = _split_file(root, score_on, known)
+    return loaded.score_only(score_on, rows if scoring is None else read_ids(scoring, known).ids)
 
 
 def _classes_of(rows: Mapping[str, Row], path: Path) -> tuple[str, ...]:

@@ -101,6 +101,33 @@ def read_ids(
     return IdList(tuple(seen), name, tuple(seen.values()))
 
 
+def plain_ids(path: Path) -> frozenset[str]:
+    """The ids of a text file as `read_ids` reads them, without a check that their images exist."""
+    lines = filter(str.strip, lines_of(read_text(path)))
+    return frozenset([*_readings(line)][-1] for line in lines)
+
+
+def truth_folders(root: Path, truth: str | Path | None, usual: Sequence[str]) -> list[Path]:
+    """The folders in which true masks are looked for: the chosen one, else the usual ones.
+
+    Args:
+        root: folder of the data set.
+        truth: name of a folder in it, or a path; None for the usual ones.
+        usual: their names.
+
+    Raises:
+        InputError: no such folder; the message lists those that exist.
+    """
+    if truth is None:
+        return [root / name for name in usual]
+    for folder in (root / truth, Path(truth)):
+        if folder.is_dir():
+            return [folder]
+    there = [name for name in usual if (root / name).is_dir()]
+    has = f"{root} has {' and '.join(there)}" if there else f"{root} has no {' or '.join(usual)}"
+    raise InputError(f"truth: no folder {truth}, neither in {root} nor as a path; {has}")
+
+
 def _readings(entry: str) -> Iterator[str]:
     """What a line of an id list may mean, the most literal first."""
     yield entry

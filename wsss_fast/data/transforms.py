@@ -13,21 +13,25 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
-from wsss_fast.data.colours import Jitter, Part, draw_jitter, jittered
+from wsss_fast.data.colours import Jitter, Part, draw_jitter, jittered, shift_hsv
 from wsss_fast.data.dataset import Photo
+from wsss_fast.data.resizing import (
+    mirrored,
+    resize_image,
+    resize_labels,
+    resize_linear,
+    resize_part,
+)
 from wsss_fast.engine.ranges import PIXELS, SCALE, SHARE, Range
+from wsss_fast.engine.serialize import later
 from wsss_fast.errors import InputError
-from wsss_fast.ops._library import has_native_kernel
-from wsss_fast.ops.resize_window import resize_window
 from wsss_fast.readers.label_maps import IGNORE
 from wsss_fast.readers.saliency_maps import saliency_of
 
 # A photo may be decoded smaller than it is, but its sides stay this many times as long as those it
 # is resized to, so that the decoder's own filter hardly matters.
 _DECODED = 2
-_CPU = torch.device("cpu")
 MEAN = np.array([0.485, 0.456, 0.406])  # ImageNet, RGB in 0..1
 STD = np.array([0.229, 0.224, 0.225])
 MEAN_BGR = np.array([104.008, 116.669, 122.675])  # Caffe's ImageNet networks, in 0..255
@@ -81,49 +85,6 @@ _SUBTRACTED = (np.arange(256) - MEAN_BGR[:, None]).astype(np.float32)
 _SALIENCY = saliency_of(np.arange(256, dtype=np.uint8)[:, None, None].repeat(3, axis=2))[:, 0]
 
 
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic resize of uint8 [H, W, 3] or [H, W]."""
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def resize_part(image: np.ndarray, height: int, width: int, part: Part) -> np.ndarray:
-    """Rows and columns of `resize_image`'s result; the native library computes nothing else."""
-    rows, columns = part
-    if image.shape[:2] != (height, width) and has_native_kernel("resize_window", _CPU):
-        pixels = torch.from_numpy(image if image.flags.writeable else image.copy())
-        top, left = rows.start, columns.start
-        window = resize_window(
-            pixels, height, width, top, left, rows.stop - top, columns.stop - left
-        )
-        return window.numpy()
-    return resize_image(image, height, width)[part]
-
-
-def mirrored(array: np.ndarray, flip: bool, axis: int = -1) -> np.ndarray:
-    """The array, reversed along an axis if `flip` is set."""
-    return np.flip(array, axis) if flip else array
-
-
-def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear resize of uint8 [H, W, 3] to float32, without antialiasing, as OpenCV's."""
-    if image.shape[:2] == (height, width):
-        return image.astype(np.float32)
-    x = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(
-        x, (height, width), mode="bilinear", align_corners=False
-    )
-    return resized[0].permute(1, 2, 0).numpy()
-
-
-def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Nearest resize of uint8 [H, W]."""
-    if labels.shape == (height, width):
-        return labels
-    return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
-
-
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """Random resize, flip, colour jitter and crop of a training image, its labels and its maps.
@@ -138,6 +99,8 @@ class Augment:
         flip: whether half of the images are mirrored left to right.
         jitter: largest relative change of brightness, contrast and saturation, 0..1; 0 for none.
         hue: largest shift of the hue as a fraction of the colour circle, 0..0.5; needs jitter > 0.
+        hsv: largest shift of hue (in 1/180 of the circle), saturation and value (in levels 0..255),
+            each drawn from whole numbers, before the image is resized; 0 for none.
         linear: whether images are resized bilinearly, without antialiasing, to sizes rounded down,
             as in DeepLab's re-implementation.
         corner: whether an image smaller than the crop lies in its upper left corner; otherwise its
@@ -153,6 +116,7 @@ class Augment:
         "long_side": PIXELS,
         "jitter": SHARE,
         "hue": Range(0, 0.5),
+        "hsv": Range(0, 90),
     }
 
     crop: int
@@ -165,6 +129,7 @@ class Augment:
     linear: bool = False
     corner: bool = False
     to_input: Callable[[np.ndarray], np.ndarray] = normalise
+    hsv: int = later(0)
 
     def __post_init__(self):
         for name in ("scale", "long_side"):
@@ -285,7 +250,8 @@ class Augment:
             0 if n < self.crop and self.corner else int(rng.integers(0, abs(n - self.crop) + 1))
             for n in resized
         )
-        return _Drawn(resized, flip, jitter, top, left)
+        shift = rng.integers(-self.hsv, self.hsv, 3, endpoint=True) if self.hsv else None
+        return _Drawn(resized, flip, jitter, top, left, shift)
 
     def _draw_factor(self, size: tuple[int, int], rng: np.random.Generator) -> float:
         factor = 1.0
@@ -305,6 +271,8 @@ class Augment:
 
     def _pixels(self, image: np.ndarray, drawn: _Drawn) -> np.ndarray:
         """The part of the resized, mirrored and jittered image that is in the crop, [h, w, 3]."""
+        if drawn.hsv is not None:
+            image = shift_hsv(image, *drawn.hsv)
         if drawn.jitter is not None:  # needs the mean of the whole image
             height, width = drawn.size
             everything = slice(0, height), slice(0, width)
@@ -386,6 +354,7 @@ class _Drawn(NamedTuple):
         jitter: changes of its colours, or None.
         top, left: place of the crop in it. Along a side on which it is shorter than the crop, its
             place in the crop.
+        hsv: shifts of hue, saturation and value, [3], or None.
     """
 
     size: tuple[int, int]
@@ -393,3 +362,4 @@ class _Drawn(NamedTuple):
     jitter: Jitter | None
     top: int
     left: int
+    hsv: np.ndarray | None

@@ -32,7 +32,7 @@ class MaskChecks:
         self,
         masks: Mapping[str, Path],
         read: Callable[[str], np.ndarray],
-        tags_of: Callable[[str], np.ndarray],
+        tags_of: Callable[[str], np.ndarray] | None,
     ) -> dict[str, str]:
         """Read the masks that were not checked before, and compare them with the tags.
 
@@ -41,7 +41,8 @@ class MaskChecks:
         Args:
             masks: mask file of each id.
             read: function from an id to its mask; raises InputError if that cannot be used.
-            tags_of: function from an id to its tags, uint8 [C].
+            tags_of: function from an id to its tags, uint8 [C]; None if there are no tags, with
+                which nothing is compared then.
 
         Returns:
             By id, the reason why a mask cannot be used.
@@ -54,10 +55,14 @@ class MaskChecks:
         if not new:
             return {}
         labels, reasons = _read_all(new, read)
-        tags = {id: frozenset((np.flatnonzero(tags_of(id)) + 1).tolist()) for id in labels}
+        tags = {
+            id: frozenset((np.flatnonzero(tags_of(id)) + 1).tolist() if tags_of else ())
+            for id in labels
+        }
         if labels and len(new) == len(masks):
             _check_foreground(labels, tags, masks)
-        _compare(labels, tags, masks)
+        if tags_of is not None:
+            _compare(labels, tags, masks)
         self.labels.update({keys[id]: values for id, values in labels.items()})
         return reasons
 

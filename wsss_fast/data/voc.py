@@ -14,33 +14,26 @@ import numpy as np
 
 from wsss_fast.data.class_names import class_list, clean_name, read_classes, unknown_class
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.listing import find_pngs, read_ids, saliency_folder, unused_pngs
+from wsss_fast.data.listing import (
+    find_pngs,
+    plain_ids,
+    read_ids,
+    saliency_folder,
+    truth_folders,
+    unused_pngs,
+)
+from wsss_fast.data.lists import VOC_CLASSES
 from wsss_fast.data.names import Folders, KnownIds
+from wsss_fast.data.voc_lists import (
+    AUGMENTED_MASKS,
+    TRAINAUG,
+    list_file,
+    read_trainaug,
+    scoring_list,
+)
 from wsss_fast.errors import InputError
 
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-_MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+_MASK_FOLDERS = (AUGMENTED_MASKS, "SegmentationClass")
 
 
 def is_voc(root: Path) -> bool:
@@ -48,20 +41,35 @@ def is_voc(root: Path) -> bool:
     return (root / "JPEGImages").is_dir()
 
 
+def has_voc_classes(root: Path) -> bool:
+    """Whether the classes of a folder in this layout are VOC's twenty."""
+    fixed = class_list(root)
+    return fixed is None or read_classes(fixed) == VOC_CLASSES
+
+
 def load_voc(
-    root: Path, split: str, ids: Sequence[str] | Path | None, saliency: Path | None
+    root: Path,
+    split: str,
+    ids: Sequence[str] | Path | None,
+    saliency: Path | None,
+    truth: str | Path | None = None,
+    score_on: str | None = None,
 ) -> Dataset:
     """Read a folder in VOC12 layout; a `classes.txt` (one name per line) replaces the 20 classes.
 
     A photo may have another suffix than .jpg. The mask of an image is in SegmentationClassAug, else
-    in SegmentationClass, with a remark.
+    in SegmentationClass, with a remark. Images of split "test" without annotations have no tags.
 
     Args:
         root: the folder that holds JPEGImages.
-        split: name of the id list in ImageSets/Segmentation, without ".txt".
+        split: name of the id list in ImageSets/Segmentation, without ".txt"; "trainaug" may also
+            be in ImageSets/SegmentationAug, or is derived (`read_trainaug`).
         ids: instead of a split, ids or a text file with one per line, which may also have VOC's
             pairs of image and mask paths.
         saliency: folder of `<id>.png`; default `root/saliency`.
+        truth: folder of true masks, by name or path.
+        score_on: name of the list whose images are scored, or "all"; default: train for trainaug
+            and for a file of ids that has train's and more but none of val's, otherwise all.
 
     Raises:
         InputError: a missing folder, list, image or annotation, an empty list, or a tag that is not
@@ -75,18 +83,24 @@ def load_voc(
     def missing(id: str) -> str:
         return f"id {id!r} has no image {root / 'JPEGImages' / id}.jpg"
 
-    listed = read_ids(_split_file(root, split) if ids is None else ids, known, missing)
+    if ids is None and split in TRAINAUG:
+        listed = read_trainaug(root, known, missing)
+    else:
+        listed = read_ids(list_file(root, split) if ids is None else ids, known, missing)
     images, tags = {}, np.zeros((len(listed.ids), len(classes)), np.uint8)
+    found = {id: annotations.find(f"{id}.xml") for id in listed.ids}
+    tagged = ids is not None or split != "test" or None not in found.values()
     for n, (id, place) in enumerate(zip(listed.ids, listed.places, strict=True)):
         # A folder or a dangling link counts as a broken image, not as an error in the list.
         image = photos.find_image(id)
         if image is None:
             raise InputError(f"{place}: id {id!r} has several images{photos.near(id)}; keep one")
         images[id] = image
-        annotation = annotations.find(f"{id}.xml") or root / "Annotations" / f"{id}.xml"
-        tags[n] = _read_tags(annotation, classes, fixed)
-    masks = [root / folder for folder in _MASK_FOLDERS]
-    return Dataset(
+        if tagged:
+            annotation = found[id] or root / "Annotations" / f"{id}.xml"
+            tags[n] = _read_tags(annotation, classes, fixed)
+    masks = truth_folders(root, truth, _MASK_FOLDERS)
+    loaded = Dataset(
         name=root.name,
         root=root,
         split=split if ids is None else listed.source,
@@ -97,18 +111,14 @@ def load_voc(
         masks=find_pngs(masks, listed.ids),
         saliencies=find_pngs([saliency_folder(root, saliency)], listed.ids),
         unused_masks=unused_pngs(masks, photos.stems()),
+        layout="voc",
+        tagged=tagged,
     )
-
-
-def _split_file(root: Path, split: str) -> Path:
-    folder = root / "ImageSets" / "Segmentation"
-    path = folder / f"{split}.txt"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.txt"))
-        raise InputError(
-            f"{path}: no such id list; {root} has the splits: {', '.join(known) or 'none'}"
-        )
-    return path
+    if score_on is None and (ids is None or isinstance(ids, Path)):
+        score_on = scoring_list(root, split if ids is None else None, frozenset(listed.ids))
+    if score_on in (None, "all", split if ids is None else None):
+        return loaded
+    return loaded.score_only(score_on, plain_ids(list_file(root, score_on)))
 
 
 def _read_tags(path: Path, classes: tuple[str, ...], fixed: Path | None) -> np.ndarray:

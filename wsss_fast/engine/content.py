@@ -35,6 +35,15 @@ def content_of(path: Path) -> bytes:
         return b""
 
 
+def hash_of(texts: Iterable[str]) -> str:
+    """A short hash of texts; each is told from its neighbours."""
+    sha = hashlib.sha256()
+    for text in texts:
+        content = text.encode(errors="surrogateescape")
+        sha.update(b"%d:%b" % (len(content), content))
+    return sha.hexdigest()[:16]
+
+
 @functools.lru_cache(1 << 20)
 def _read(path: Path, size: int, *state: int) -> bytes:
     """The hash for a file in this state: a pipeline asks for it in every stage."""

@@ -34,6 +34,7 @@ from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_log import RunLog
 from wsss_fast.engine.runtime import Runtime, compiled
 from wsss_fast.engine.samples import EpochBatches, Samples
+from wsss_fast.engine.schedules import for_updates
 from wsss_fast.engine.signals import (
     Stopped,
     block_signals_while_starting,
@@ -148,6 +149,7 @@ def fit(
     per_epoch = len(batches)
     total = length.updates if length.epochs is None else length.epochs * per_epoch
     assert total is not None  # checked above
+    schedule = for_updates(schedule, total)
     epochs = -(-total // per_epoch)
     images = length.batch_size
     rows = RunLog(log, runtime.device, images=images, per_epoch=per_epoch, total=total)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar, cast
 
 from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SHARE, Range
+from wsss_fast.engine.serialize import later
+from wsss_fast.errors import InputError
+
+S = TypeVar("S", bound=Callable[[float], float])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +21,25 @@ class Poly:
     Attributes:
         power: exponent.
         warmup: share of the training over which the factor also rises linearly from 0.
-        stairs: number of equal parts of the training with a constant factor (2000 stairs of 20,000
-            updates change it every 10), or None to change it at every update.
+        stairs: number of equal parts of the training with a constant factor, or None.
+        every: number of updates after which the factor changes, whatever the length of the
+            training, or None; without both, it changes at every update.
     """
 
-    ranges: ClassVar = {"power": NOT_NEGATIVE, "warmup": SHARE, "stairs": COUNT}
+    ranges: ClassVar = {"power": NOT_NEGATIVE, "warmup": SHARE, "stairs": COUNT, "every": COUNT}
+    exclusive: ClassVar = ("stairs", "every")
 
     power: float = 0.9
     warmup: float = 0.0
-    stairs: int | None = None
+    stairs: int | float | None = None
+    every: int | None = later(None)
+
+    def __post_init__(self):
+        if self.stairs is not None and self.every is not None:
+            raise InputError(
+                f"schedule: got stairs {self.stairs} and every {self.every}; one of them must be "
+                "None"
+            )
 
     def __call__(self, progress: float) -> float:
         # step / steps * stairs may fall short of a whole number by rounding
@@ -72,3 +87,12 @@ class Constant:
 
 
 Schedule = Poly | OneCycle | Constant
+
+
+def for_updates(schedule: S, total: int) -> S:
+    """The schedule for a training of `total` updates: `every` of a `Poly` becomes its `stairs`."""
+    if not isinstance(schedule, Poly) or schedule.every is None:
+        return schedule
+    whole, rest = divmod(total, schedule.every)
+    stairs = total / schedule.every if rest else whole
+    return cast(S, dataclasses.replace(schedule, stairs=stairs, every=None))

@@ -28,6 +28,25 @@ import torch
 from wsss_fast.errors import InputError
 
 _PACKAGE = __name__.partition(".")[0]
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A field of a dataclass that earlier versions lacked.
+
+    While it has its default, no stage has it among its arguments, so that what earlier versions
+    finished stays finished.
+    """
+    return dataclasses.field(default=default, metadata={_LATER: True})
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, without those of `later` that have their default."""
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)
+        if _LATER not in field.metadata or getattr(value, field.name) != field.default
+    }
 
 
 def jsonable(value: Any, name: str = "") -> Any:
@@ -62,7 +81,8 @@ def _convert(value: Any, name: str, exact: bool) -> Any:
         return _convert(part, where, exact)
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = inner({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+        every = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = inner(fields_of(value) if exact else every)
         if callable(value):
             return {"class": _qualified_name(type(value), name, exact), **fields}
         return {"class": _class_name(type(value)), **fields} if exact else fields
@@ -250,6 +270,10 @@ def _from_mapping(value: Any, kind: Any, name: str, default: Any) -> Any:
         key: from_config(v, hints[key], f"{name}.{key}", getattr(base, key, None))
         for key, v in given.items()
     }
+    # Of fields that exclude each other, the given one replaces the default's.
+    exclusive = getattr(kind, "exclusive", ())
+    if any(fields.get(key) is not None for key in exclusive):
+        fields = {**dict.fromkeys(exclusive), **fields}
     try:
         return dataclasses.replace(base, **fields) if base is not None else kind(**fields)
     except InputError as error:  # of the class' own checks

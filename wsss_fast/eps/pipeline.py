@@ -19,15 +19,18 @@ from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     SEGMENT_STAGES,
+    segment,
+    segment_plan,
+)
+from wsss_fast.presets import Preset
+from wsss_fast.runs import (
     Compute,
-    Preset,
     RunResult,
     resolve_preset,
     run_arguments,
-    segment,
-    segment_plan,
     started,
 )
 from wsss_fast.stages import saliency
@@ -61,6 +64,11 @@ class Pipeline:
     pairs: tuple[str, ...] = ()
     seg: seg.Recipe = seg.RECIPES["resnet101"]
 
+    def unused(self) -> tuple[str, ...]:
+        """Numbers that a run does not use."""
+        baseline = () if self.baseline else ("cam", "cam_threshold")
+        return baseline if self.crf else (*baseline, "eps.crf")
+
 
 PIPELINES = {
     "resnet38": Pipeline(),
@@ -73,21 +81,25 @@ PIPELINES = {
         seg=seg.RECIPES["small"],
     ),
 }
-PRESETS = {
-    "voc": Preset("resnet38", PIPELINES["resnet38"]),
-    "coco": Preset(
-        "resnet38",
-        Pipeline(
-            eps=COCO,
-            cam=dataclasses.replace(
-                cam.RECIPES["resnet38"],
-                updates=COCO.updates,
-                batch_size=COCO.batch_size,
-                augment=COCO.augment,
-            ),
+_VOC = Preset("resnet38", PIPELINES["resnet38"])
+_COCO = Preset(
+    "resnet38",
+    Pipeline(
+        eps=COCO,
+        cam=dataclasses.replace(
+            cam.RECIPES["resnet38"],
+            updates=COCO.updates,
+            batch_size=COCO.batch_size,
+            augment=COCO.augment,
         ),
     ),
+)
+PRESETS = {
+    "eps-voc": _VOC,
+    "eps-coco": _COCO,
     "shapes": Preset("small", PIPELINES["small"]),
+    "voc": _VOC,
+    "coco": _COCO,
 }
 
 
@@ -102,7 +114,7 @@ def run(
     data: Source,
     out: str | Path,
     *,
-    preset: Literal["voc", "coco", "shapes"] | None = None,
+    preset: Literal["eps-voc", "eps-coco", "shapes", "voc", "coco"] | None = None,
     backbone: str | None = None,
     weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
@@ -126,8 +138,8 @@ def run(
         data: images, tags and a saliency map for every id: a data set, or an argument of
             `data.load`. Its masks are only used to score.
         out: run folder; gets cam/, eps/, seg/, config.json, metrics.json and report.html.
-        preset: name of a published setting, "voc", "coco" or "shapes" (the built-in benchmark),
-            which sets `backbone` and `pipeline`.
+        preset: name of a published setting, "eps-voc" or "eps-coco", or "shapes" (the built-in
+            benchmark), which sets `backbone` and `pipeline`.
         backbone: "resnet38" (the published recipe) or "small" (trained from scratch, for laptops
             and small images); default: the preset's, or "resnet38".
         weights: initial weights of EPS and of its baseline: ImageNet's ResNet-38, as published.
@@ -153,7 +165,8 @@ def run(
     """
     data, out = opened(data), check_out(out)
     unseen = None if val is None else opened(val)
-    backbone, numbers = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     ranges.check(numbers, "pipeline")
     check_recipe(numbers.eps, data)
@@ -184,7 +197,10 @@ def run(
         },
         saliency=True,
     )
-    with started(out, "eps run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

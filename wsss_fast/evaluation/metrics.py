@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from wsss_fast.data.label_folder import check_label_folder, read_label
 from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, read_labels
+
+# What a predicted 255 counts as: an error of the input, background (public code of IRN and AMN), or
+# as a pixel that is not scored (public code of EPS).
+Ignored = Literal["error", "background", "leave-out"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,9 @@ class Metrics:
         confusion: number of pixels, int64 [C+1, C+1]; rows are the truth, columns the prediction.
         images: number of images with a mask, which were counted.
         of: number of images of the data set.
+        ignored: what predictions of 255 counted as: "background" or "leave-out"; "error" if there
+            was none, since none was allowed.
+        ignored_pixels: number of such pixels, without those whose truth is 255 too.
     """
 
     miou: float
@@ -38,18 +46,24 @@ class Metrics:
     confusion: np.ndarray
     images: int
     of: int
+    ignored: Ignored = "error"
+    ignored_pixels: int = 0
 
     def counted(self) -> str:
-        """How many images were scored, for a title: "3 images" or "3 of 4 images"."""
-        return (
-            f"{self.images} images"
-            if self.images == self.of
-            else (f"{self.images} of {self.of} images")
-        )
+        """How many images were scored, for a title: "3 images" or "3 of 4 images".
+
+        Where predictions of 255 are allowed, also what they counted as.
+        """
+        of = "" if self.images == self.of else f" of {self.of}"
+        text = f"{self.images}{of} images"
+        if self.ignored == "error":
+            return text
+        as_what = "counted as background" if self.ignored == "background" else "left out"
+        return f"{text}, {self.ignored_pixels} pixels predicted {IGNORE} {as_what}"
 
     def summary(self) -> dict[str, object]:
         """What metrics.json records."""
-        return {
+        found: dict[str, object] = {
             "miou": self.miou,
             "iou": self.iou,
             "precision": self.precision,
@@ -57,6 +71,9 @@ class Metrics:
             "images": self.images,
             "of_images": self.of,
         }
+        if self.ignored != "error":
+            found |= {"ignored": self.ignored, "ignored_pixels": self.ignored_pixels}
+        return found
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_labels: int) -> np.ndarray:
@@ -96,15 +113,17 @@ def metrics_of(
     return Metrics(miou, by_name(iou), by_name(precision), by_name(recall), confusion, images, of)
 
 
-def evaluate(predictions: str | Path, data: Source) -> Metrics:
+def evaluate(predictions: str | Path, data: Source, *, ignored: Ignored = "error") -> Metrics:
     """Score label PNGs against the masks of a data set.
 
     Collective: each process reads its shard of the images.
 
     Args:
-        predictions: folder of `<id>.png` with labels 0..C; 255 is an error, since it would exclude
-            pixels from the score.
+        predictions: folder of `<id>.png` with labels 0..C.
         data: data set with masks; ids without a mask are not counted, with a remark.
+        ignored: what a predicted 255 counts as: "error", since it says nothing about the pixel;
+            "background", as the public code of IRN and AMN scores masks; "leave-out" to score the
+            other pixels only, as that of EPS.
 
     Returns:
         Metrics by the VOC protocol: one confusion matrix over all images, pixels of truth 255
@@ -114,38 +133,55 @@ def evaluate(predictions: str | Path, data: Source) -> Metrics:
         InputError: there are no masks, or a prediction is missing, has another size than its mask
             or an impossible label.
     """
-    whole = opened(data)
+    if ignored not in get_args(Ignored):
+        raise InputError(f"ignored: is {ignored!r}, must be {' or '.join(get_args(Ignored))}")
+    whole = opened(data, tags=False)
     data = whole.with_masks()
     folder = check_label_folder(Path(predictions), data, "predictions", values=False)
     num_labels = len(data.classes) + 1
     confusion = np.zeros((num_labels, num_labels), np.int64)
+    ignored_pixels = 0
 
-    def compare(id: str) -> np.ndarray:
+    def compare(id: str) -> tuple[np.ndarray, int]:
         path = folder / f"{id}.png"
         prediction, truth = read_labels(path, len(data.classes)), data.mask(id)
         if prediction.shape != truth.shape:
             raise InputError(
                 f"{path}: is {prediction.shape}, but its mask {data.masks[id]} is {truth.shape}"
             )
-        if (prediction == IGNORE).any():
+        unsure = prediction == IGNORE
+        if unsure.any() and ignored == "error":
             binary = not (prediction % IGNORE).any()
-            cure = f"; is {IGNORE} the object? Write the label of its class" if binary else ""
+            cure = (
+                f"is {IGNORE} the object? Write the label of its class"
+                if binary
+                else 'ignored "background" or "leave-out" accepts them'
+            )
             raise InputError(
-                f"{path}: has pixels of {IGNORE} (ignore); a prediction must label every pixel"
+                f"{path}: has pixels of {IGNORE} (ignore); a prediction must label every pixel; "
                 f"{cure}"
             )
-        return confusion_matrix(truth, prediction, num_labels)
+        count = int((unsure & (truth != IGNORE)).sum())
+        if ignored == "leave-out":
+            truth = np.where(unsure, IGNORE, truth)
+        return confusion_matrix(truth, np.where(unsure, 0, prediction), num_labels), count
 
-    def add(id: str, found: np.ndarray) -> None:
-        nonlocal confusion
-        confusion += found
+    def add(id: str, found: tuple[np.ndarray, int]) -> None:
+        nonlocal confusion, ignored_pixels
+        confusion += found[0]
+        ignored_pixels += found[1]
 
     own = distributed.shard(data.ids)
     stream.scan(own, compare, add, torch.device("cpu"), f"evaluate {folder.name}", data.size)
     confusion = distributed.all_reduce_sum(confusion)
+    ignored_pixels = int(distributed.all_reduce_sum(np.array([ignored_pixels]))[0])
     if not confusion[:, 1:].any():
         remarks.add("predictions show background only", folder, unit="folder")
-    metrics = metrics_of(confusion, data.classes, len(data), len(whole))
+    metrics = dataclasses.replace(
+        metrics_of(confusion, data.classes, len(data), len(whole)),
+        ignored=ignored,
+        ignored_pixels=ignored_pixels,
+    )
     remark_on_absent(metrics)
     return metrics
 
@@ -165,19 +201,23 @@ def remark_on_absent(metrics: Metrics) -> None:
 def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
     """Quality of seeds: mIoU of the pixels that are not 255, and the share of such pixels.
 
+    `miou_as_background` counts pixels of 255 as background, as public code scores seeds.
+
     Collective: each process reads its shard of the images.
     """
     num_labels, data = len(data.classes) + 1, data.with_masks()
-    confusion = np.zeros((num_labels, num_labels), np.int64)
+    confusion = np.zeros((2, num_labels, num_labels), np.int64)
     labelled = np.zeros(2, np.int64)  # labelled pixels, all pixels
 
     def compare(id: str) -> tuple[np.ndarray, int, int]:
         seed, truth = read_label(Path(seeds), data, id), data.mask(id)
         known = seed != IGNORE
-        found = confusion_matrix(
-            np.where(known, truth, IGNORE), np.where(known, seed, 0), num_labels
-        )
-        return found, int(known.sum()), known.size
+        filled = np.where(known, seed, 0)
+        found = [
+            confusion_matrix(true, filled, num_labels)
+            for true in (np.where(known, truth, IGNORE), truth)
+        ]
+        return np.stack(found), int(known.sum()), known.size
 
     def add(id: str, found: tuple[np.ndarray, int, int]) -> None:
         nonlocal confusion, labelled
@@ -193,8 +233,11 @@ def evaluate_seeds(seeds: str | Path, data: Dataset) -> dict[str, float]:
             seeds,
             unit="folder",
         )
+    matrices = distributed.all_reduce_sum(confusion)
+    of_known, of_all = (metrics_of(m, data.classes, len(data)).miou for m in matrices)
     return {
-        "miou": metrics_of(distributed.all_reduce_sum(confusion), data.classes, len(data)).miou,
+        "miou": of_known,
+        "miou_as_background": of_all,
         "coverage": labelled[0] / labelled[1],
     }
 

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from wsss_fast.errors import InputError
+from wsss_fast.nets import segmentation_heads
 from wsss_fast.nets.backbone import Backbone
-from wsss_fast.nets.deeplab import DeepLabV2
+from wsss_fast.nets.deeplab import DeepLab, DeepLabV2
 from wsss_fast.nets.heads import PAPER_DILATIONS, AmnNet, CamNet, EpsNet
 from wsss_fast.nets.inference import optimize_for_inference
 from wsss_fast.nets.irn import IrnNet
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
 from wsss_fast.nets.small import SmallResNet
+from wsss_fast.nets.vgg16 import FC_WIDTH, Vgg16
 from wsss_fast.nets.weights import check_backbone, fingerprint, load_weights, save_weights
-from wsss_fast.nets.wide_resnet38 import WideResNet38
+from wsss_fast.nets.wide_resnet38 import BATCH_NORM_MOMENTUM, WideResNet38
 
 __all__ = [
     "AmnNet",
     "BACKBONES",
     "CamNet",
+    "DeepLab",
     "DeepLabV2",
     "EpsNet",
     "IrnNet",
     "SALIENCY_BACKBONES",
     "SEGMENTATION_BACKBONES",
+    "SEGMENTATION_HEADS",
     "amn_resnet50",
     "cam_resnet38",
     "cam_resnet50",
     "check",
     "check_file",
+    "deeplab",
     "deeplabv2_resnet101",
     "eps_resnet38",
     "fingerprint",
@@ -50,7 +57,26 @@ Backbones = Mapping[str, type[Backbone]]
 BACKBONES: Backbones = {"resnet50": ResNet50, "small": SmallResNet}
 # Of EPS and its classifier baseline.
 SALIENCY_BACKBONES: Backbones = {"resnet38": WideResNet38, "small": SmallResNet}
-SEGMENTATION_BACKBONES: Backbones = {"resnet101": CaffeResNet101, "small": SmallResNet}
+SEGMENTATION_BACKBONES: Backbones = {
+    "resnet101": CaffeResNet101,
+    "vgg16": Vgg16,
+    "resnet38": WideResNet38,
+    "small": SmallResNet,
+}
+# Published settings of a backbone with one of its heads; sources at the backbones' classes.
+_BACKBONE_OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("vgg16", "largefov"): {"fc_width": FC_WIDTH},
+    # The public training never calls train(), which would freeze batch-norms and conv1.
+    ("resnet38", "seam"): {"frozen": (), "batch_statistics": True},
+    ("resnet38", "mctformer"): {"frozen": ("conv1",)},
+}
+# The published pairs; "small" has them all, with narrow layers.
+SEGMENTATION_HEADS: Mapping[str, Sequence[str]] = {
+    "resnet101": ("aspp", "largefov", "conv1x1"),
+    "vgg16": ("aspp", "largefov"),
+    "resnet38": ("seam", "mctformer"),
+    "small": ("aspp", "largefov", "seam", "mctformer", "conv1x1"),
+}
 
 
 def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACKBONES) -> None:
@@ -151,22 +177,84 @@ def irn_resnet50(*, backbone: str = "resnet50") -> IrnNet:
     return IrnNet(_backbone(backbone), *(() if backbone == "resnet50" else (SMALL_WIDTHS,)))
 
 
-def deeplabv2_resnet101(
-    num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)
-) -> DeepLabV2:
-    """DeepLabV2: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8, background first.
+def deeplab(
+    num_classes: int,
+    *,
+    backbone: str = "resnet101",
+    head: str = "aspp",
+    scales: Sequence[float] = (0.5, 0.75),
+) -> DeepLab:
+    """A segmentation network: forward(images [B,3,H,W]) -> logits [B,C+1,h,w] at stride 8.
 
-    The logits are the maximum over image scales. In train mode the result is a list: the logits of
-    the full size, those of each scale at their own size, and the maximum.
+    The background comes first. The logits are the maximum over image scales. In train mode the
+    result is a list: the logits of the full size, those of each scale at their own size, and the
+    maximum; without scales, the logits alone.
 
     Args:
         num_classes: number of classes C, without background.
-        backbone: "resnet101" (Caffe's layout; images are BGR in 0..255 minus the mean colour, see
-            `data.transforms.subtract_mean`; dilations 6, 12, 18, 24) or "small" (images as for the
-            other networks, `normalise`; dilations 1, 2, 4, 6).
+        backbone: "resnet101" (Caffe's layout) or "vgg16" (DeepLab-LargeFOV's), whose images are BGR
+            in 0..255 minus the mean colour, see `data.transforms.subtract_mean`; "resnet38", or
+            "small" (trained from scratch), whose images are those of the other networks, see
+            `data.transforms.normalise`.
+        head: "aspp", DeepLabV2's pyramid of dilations 6, 12, 18, 24, for resnet101 and vgg16;
+            "largefov", a convolution of dilation 12, then 1x1, for the same; "conv1x1", a single
+            convolution, for resnet101; "seam", LargeFOV with batch-norm as for SEAM's masks, which
+            uses and learns statistics of the batch in the whole network, for resnet38; "mctformer",
+            two convolutions of dilation 12, for resnet38. "small" has all of them, with smaller
+            dilations and fewer channels.
         scales: image scales in addition to the full size, each > 0.
+
+    Raises:
+        InputError: a backbone, head or scale that does not exist, or a head for other backbones.
+
+    Source: Chen et al., ICLR 2015 and PAMI 2018; the heads' code is named at their functions in
+        `nets/segmentation_heads.py`.
     """
+    check(backbone, None, SEGMENTATION_BACKBONES)
+    if head not in SEGMENTATION_HEADS[backbone]:
+        raise InputError(
+            f"head: got {head!r}, must be one of {', '.join(SEGMENTATION_HEADS[backbone])} with "
+            f"backbone {backbone}"
+        )
     if not all(0 < s < float("inf") for s in scales):
         raise InputError(f"scales: got {tuple(scales)}, must be finite numbers > 0")
-    dilations = PAPER_DILATIONS if backbone == "resnet101" else SMALL_DILATIONS
-    return DeepLabV2(_backbone(backbone, SEGMENTATION_BACKBONES), num_classes, dilations, scales)
+    make: Callable[..., Backbone] = SEGMENTATION_BACKBONES[backbone]
+    body = make(**_BACKBONE_OPTIONS.get((backbone, head), {}))
+    module = _segmentation_head(head, backbone, body.out_channels, num_classes + 1)
+    if head == "aspp":
+        return DeepLabV2(body, num_classes, module, scales)
+    return DeepLab(body, num_classes, head, module, scales)
+
+
+def _segmentation_head(head: str, backbone: str, channels: int, outputs: int) -> nn.Module:
+    small = backbone == "small"
+    width, dilation = (64, 4) if small else (512, 12)
+    if head == "aspp":
+        pyramid = segmentation_heads.DeepAspp if backbone == "vgg16" else segmentation_heads.Aspp
+        return pyramid(channels, outputs, SMALL_DILATIONS if small else PAPER_DILATIONS)
+    if head == "largefov":
+        if backbone == "vgg16":
+            return segmentation_heads.fc8(channels, outputs)
+        return segmentation_heads.large_fov(channels, outputs, 64 if small else 1024, dilation)
+    if head == "seam":
+        # A short training from scratch would not move statistics of the published momentum.
+        momentum = 0.1 if small else BATCH_NORM_MOMENTUM
+        return segmentation_heads.seam(channels, outputs, width, dilation, momentum)
+    if head == "mctformer":
+        return segmentation_heads.mctformer(channels, outputs, width, dilation)
+    return segmentation_heads.conv1x1(channels, outputs)
+
+
+def deeplabv2_resnet101(
+    num_classes: int, *, backbone: str = "resnet101", scales: Sequence[float] = (0.5, 0.75)
+) -> DeepLabV2:
+    """DeepLabV2: `deeplab` with head "aspp".
+
+    Args:
+        num_classes: number of classes C, without background.
+        backbone: "resnet101", "vgg16" or "small", see `deeplab`.
+        scales: image scales in addition to the full size, each > 0.
+    """
+    net = deeplab(num_classes, backbone=backbone, head="aspp", scales=scales)
+    assert isinstance(net, DeepLabV2)
+    return net

@@ -48,6 +48,8 @@ def optimize_for_inference(net: Net, where: Runtime, *, amx: bool = False) -> Ne
 
 
 def _convert_children(module: nn.Module, amx: bool) -> None:
+    if isinstance(module, nn.Sequential):
+        _fuse_sequence(module, amx)
     for name, child in list(module.named_children()):
         converted = _converted(child, amx)
         if converted is not None:
@@ -55,6 +57,22 @@ def _convert_children(module: nn.Module, amx: bool) -> None:
         else:
             _convert_ends(child, amx)
             _convert_children(child, amx)
+
+
+def _fuse_sequence(sequence: nn.Sequential, amx: bool) -> None:
+    """Fuse every convolution of a sequence with the batch-norm and the ReLU right behind it."""
+    modules = list(sequence.named_children())
+    for i, (name, conv) in enumerate(modules):
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        behind = modules[i + 1 : i + 3]
+        norm = behind[0][1] if behind else None
+        after = norm if isinstance(norm, nn.BatchNorm2d) else None
+        behind = behind[1:] if after is not None else behind
+        relu = bool(behind) and isinstance(behind[0][1], nn.ReLU)
+        setattr(sequence, name, Convolution(conv, after=after, relu=relu, amx=amx))
+        for used, _ in modules[i + 1 : i + 1 + (after is not None) + relu]:
+            setattr(sequence, used, nn.Identity())
 
 
 def _converted(child: nn.Module, amx: bool) -> nn.Module | None:

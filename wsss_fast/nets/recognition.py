@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
+from wsss_fast.nets.backbone import Backbone
 from wsss_fast.nets.resnet import CaffeResNet101, ResNet50
 from wsss_fast.nets.small import SmallResNet
+from wsss_fast.nets.vgg16 import FC_WIDTH, Vgg16
 from wsss_fast.nets.wide_resnet38 import WideResNet38
 
 State = Mapping[str, torch.Tensor]
 
-_BACKBONES = {
+_BACKBONES: dict[str, type[Backbone]] = {
     "resnet50": ResNet50,
     "small": SmallResNet,
     "resnet38": WideResNet38,
     "resnet101": CaffeResNet101,
+    "vgg16": Vgg16,
 }
 # What only the weights of one kind of network have: a tensor, the network, and what its first
 # dimension has beside the classes.
@@ -26,15 +30,13 @@ _HEADS = (
     ("label_scale.weight", "an AMN", None),
     ("displacement_up.0.weight", "IRN's network", None),
     ("aspp.weight", "DeepLabV2", None),
+    ("aspp.c0.6.weight", "DeepLabV2", 1),
+    ("largefov.fc8.weight", "DeepLab with head largefov", 1),
+    ("seam.conv3.weight", "DeepLab with head seam", 1),
+    ("mctformer.conv2.weight", "DeepLab with head mctformer", 1),
+    ("conv1x1.fc.weight", "DeepLab with head conv1x1", 1),
     ("head.weight", "a classifier", 0),
 )
-_KINDS = {
-    "EpsNet": "EPS' network",
-    "AmnNet": "an AMN",
-    "IrnNet": "IRN's network",
-    "DeepLabV2": "DeepLabV2",
-    "CamNet": "a classifier",
-}
 # Blocks of torchvision's third stage, with and without a third convolution in each.
 _TORCHVISION = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
 
@@ -62,11 +64,16 @@ def describe_mismatch(given: State, net: Any, problems: str) -> str:
         return f"their backbone is {found}, not {wanted}: use {option}weights of {wanted}"
     if found is None:
         return problems
-    kind = next((kind for name, kind, _ in _HEADS if name in given), None)
-    own = _KINDS.get(type(net).__name__)
+    kind = _kind(given)
+    own = _kind(net.state_dict()) if hasattr(net, "state_dict") else None
     if kind is not None and own is not None and kind != own:
         return f"{problems}; they are of {kind}, not of {own}"
     return f"{problems}{_other_classes(given, net)}"
+
+
+def _kind(state: State) -> str | None:
+    """The network that weights are of, by its head; None for a backbone alone."""
+    return next((kind for name, kind, _ in _HEADS if name in state), None)
 
 
 def _backbone(given: State) -> str | None:
@@ -76,11 +83,13 @@ def _backbone(given: State) -> str | None:
         for k, v in given.items()
         if k.startswith("backbone.") and not k.endswith("num_batches_tracked")
     }
-    for name, kind in _BACKBONES.items():
+    kinds: list[tuple[str, Callable[[], Backbone]]] = [*_BACKBONES.items()]
+    kinds.append(("vgg16", partial(Vgg16, fc_width=FC_WIDTH)))
+    for name, make in kinds:
         with torch.device("meta"):
             own = {
                 k: v.shape
-                for k, v in kind().state_dict().items()
+                for k, v in make().state_dict().items()
                 if not k.endswith("num_batches_tracked")
             }
         if own == shapes:

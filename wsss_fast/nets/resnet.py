@@ -59,10 +59,9 @@ class ResNet(Backbone):
         strides: stride of the first bottleneck of each stage.
         dilations: dilation of the 3x3 convolutions of each stage.
         caffe: stride in the first 1x1 convolution, and a pooling that rounds sizes up.
+        width: channels of the first convolution, of which those of the others are multiples.
     """
 
-    out_channels = 2048
-    stage_channels = {"stem": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
     frozen_statistics = True
 
     def __init__(
@@ -71,20 +70,27 @@ class ResNet(Backbone):
         strides: Sequence[int],
         dilations: Sequence[int] = (1, 1, 1, 1),
         caffe: bool = False,
+        width: int = 64,
     ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.stage_channels = {
+            "stem": width,
+            **{name: w * Bottleneck.expansion for name, w in zip(STAGES, widths, strict=True)},
+        }
+        self.out_channels = self.stage_channels[STAGES[-1]]
+        self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=caffe)
-        channels = 64
-        for name, width, count, stride, dilation in zip(
-            STAGES, (64, 128, 256, 512), blocks, strides, dilations, strict=True
+        channels = width
+        for name, inner, count, stride, dilation in zip(
+            STAGES, widths, blocks, strides, dilations, strict=True
         ):
             stage = [
                 Bottleneck(
-                    channels if i == 0 else width * 4,
-                    width,
+                    channels if i == 0 else self.stage_channels[name],
+                    inner,
                     stride if i == 0 else 1,
                     dilation,
                     caffe,
@@ -92,10 +98,10 @@ class ResNet(Backbone):
                 for i in range(count)
             ]
             setattr(self, name, nn.Sequential(*stage))
-            channels = width * 4
+            channels = self.stage_channels[name]
 
     def stem(self, images: torch.Tensor) -> torch.Tensor:
-        """images [B, 3, H, W] -> [B, 64, H/4, W/4]."""
+        """images [B, 3, H, W] -> [B, width, H/4, W/4]."""
         return self.maxpool(self.relu(self.bn1(self.conv1(images))))
 
     def stages(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -106,7 +112,7 @@ class ResNet(Backbone):
         return maps
 
     def forward(self, images: torch.Tensor, detach_after: str | None = None) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 2048, h, w].
+        """images [B, 3, H, W] -> features [B, 32 width, h, w].
 
         No gradient reaches the stage `detach_after` and those before it.
         """
@@ -138,13 +144,16 @@ class CaffeResNet101(ResNet):
 
     The last stages have dilations 2 and 4. Images are BGR in 0..255 minus the mean colour, see
     `data.transforms.subtract_mean`.
+
+    Args:
+        width: as for `ResNet`.
     """
 
     stride = 8
     stage_strides = (4, 4, 8, 8, 8)
 
-    def __init__(self):
-        super().__init__((3, 4, 23, 3), (1, 2, 1, 1), (1, 1, 2, 4), caffe=True)
+    def __init__(self, width: int = 64):
+        super().__init__((3, 4, 23, 3), (1, 2, 1, 1), (1, 1, 2, 4), caffe=True, width=width)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for parameter in module.parameters():

@@ -17,8 +17,9 @@ from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.nets import recognition
 from wsss_fast.nets.backbone import Backbone
-from wsss_fast.nets.names import from_mxnet, from_public
+from wsss_fast.nets.names import from_mxnet, from_public, is_public, is_torchvision_vgg16
 from wsss_fast.nets.resnet import CaffeResNet101
+from wsss_fast.nets.vgg16 import Vgg16
 from wsss_fast.readers import state_dicts
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -52,13 +53,15 @@ def load_weights(
     """Fill `net` in place from a file or state dict and return it.
 
     Complete networks: files of this package; the public `res50_cam`, `res50_amn`, `res50_irn`,
-    DeepLabV2 ResNet-101, and ResNet-38 of EPS and of its classifier, with or without their repeated
-    names and DataParallel's "module." prefix.
+    ResNet-38 of EPS and of its classifier, and segmentation networks, see `public_state_dict`, with
+    or without their repeated names and DataParallel's "module." prefix.
 
-    Backbones only, which leave the head as it is: torchvision's ResNet-50 and ResNet-101, DeepLab's
-    COCO-initialised ResNet-101, ImageNet's ResNet-38 in MXNet's format, a network for another task.
-    torchvision's ResNet-101 expects RGB images with another normalisation than DeepLabV2; its first
-    convolution is converted, which is exact except at the image's border.
+    Backbones only, which leave the head as it is: torchvision's ResNet-50, ResNet-101 and VGG16,
+    `deeplabv1_resnet101-coco.pth` and `-imagenet.pth`, the DeepLab site's VGG16 of ImageNet as
+    `vgg16_20M.pth` or `deeplab_largeFOV.pth`, ImageNet's ResNet-38 as MXNet's `.params` or as
+    `.pth`, a network for another task. torchvision's networks expect RGB images with another
+    normalisation than DeepLab's; their first convolution is converted, which is exact except at the
+    image's border. Of torchvision's VGG16, fc6 and fc7 are not used.
 
     Weights may lie under a key of a checkpoint, and wrappers may have renamed them, see
     `readers.state_dicts`.
@@ -169,32 +172,63 @@ def _to_own_names(
     if "layer1.0.conv1.weight" in state:  # torchvision
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         if isinstance(net.backbone, CaffeResNet101):
-            state = _for_bgr(state)
+            state = _for_bgr(state, "conv1", "bn1.running_mean")
         return {f"backbone.{k}": v for k, v in state.items()}, True
-    # DeepLab's initialisation from COCO, which is its `base` without a head.
+    num_classes = getattr(net, "num_classes", None)
+    # DeepLab's initialisation from COCO or ImageNet: its `base`, with a classifier.
     if "layer1.conv1.conv.weight" in state:
-        return from_public({f"base.{k}": v for k, v in state.items()}), True
+        state = {f"base.{k}": v for k, v in state.items()}
     if any(k.startswith(("arg:", "aux:")) for k in state):  # MXNet's ImageNet classifier
         return from_mxnet(state), True
     if set(state) <= set(net.backbone.state_dict()):  # a backbone of this package alone
         return {f"backbone.{k}": v for k, v in state.items()}, True
-    public = any(k.startswith(("resnet50.", "base.", "conv1a.")) for k in state)
-    return (from_public(state, getattr(net, "num_classes", None)) if public else dict(state)), False
+    public = is_public(state)
+    given = from_public(state, num_classes) if public else dict(state)
+    if isinstance(net.backbone, Vgg16):
+        given = _for_vgg16(given, net.backbone, is_torchvision_vgg16(state))
+    return given, public and all(k.startswith("backbone.") for k in given)
 
 
-def _for_bgr(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _for_vgg16(
+    given: dict[str, torch.Tensor], backbone: Vgg16, torchvision: bool
+) -> dict[str, torch.Tensor]:
+    """Weights of VGG16, with fc6 and fc7 only if the backbone has them.
+
+    Those of torchvision are larger, and connect another number of cells: the backbone keeps its
+    own.
+    """
+    if torchvision:
+        given = _for_bgr(given, "backbone.layers.conv1_1", "backbone.layers.conv1_1.bias")
+    own = {f"backbone.{k}": v for k, v in backbone.state_dict().items() if ".fc" in k}
+    given = {k: v for k, v in given.items() if not k.startswith("backbone.layers.fc") or k in own}
+    return {**own, **given} if torchvision else given
+
+
+def _for_bgr(
+    state: dict[str, torch.Tensor], convolution: str, constant: str
+) -> dict[str, torch.Tensor]:
     """Convert a network for images (RGB / 255 - MEAN) / STD to images BGR - MEAN_BGR.
 
-    The first convolution's input is rescaled, and the constant that remains is subtracted from the
-    mean of the batch-norm that follows.
+    The first convolution's input is rescaled, and the constant that remains goes where it is
+    exact: it is subtracted from the mean of the batch-norm that follows, or added to the bias.
+
+    Args:
+        state: the weights.
+        convolution: name of the first convolution.
+        constant: name of the tensor that takes the constant, a bias or a `running_mean`.
     """
     scale = 1 / (255 * torch.from_numpy(STD))
     mean_rgb = torch.from_numpy(MEAN_BGR[::-1].copy())
     offset = mean_rgb - 255 * torch.from_numpy(MEAN)  # [3], RGB levels
-    weight = state["conv1.weight"].double() * scale[:, None, None]  # [64, 3, 7, 7], RGB
-    mean = state["bn1.running_mean"].double() - (weight.sum(dim=(2, 3)) * offset).sum(dim=1)
-    dtype = state["conv1.weight"].dtype
-    return {**state, "conv1.weight": weight.flip(1).to(dtype), "bn1.running_mean": mean.to(dtype)}
+    first = state.get(f"{convolution}.weight")
+    if first is None or first.shape[1:2] != (3,) or constant not in state:
+        return state  # a damaged file, which is reported later
+    weight = first.double() * scale[:, None, None]  # [K, 3, k, k], RGB
+    change = (weight.sum(dim=(2, 3)) * offset).sum(dim=1)  # [K]
+    before = state[constant].double()
+    after = before - change if constant.endswith("running_mean") else before + change
+    changed = {f"{convolution}.weight": weight.flip(1), constant: after}
+    return {**state, **{k: v.to(first.dtype) for k, v in changed.items()}}
 
 
 def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str | None:

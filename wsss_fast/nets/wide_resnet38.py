@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from wsss_fast.nets.backbone import Backbone
 
 STAGES = ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7")
 FROZEN = ("conv1", "stage2")
+BATCH_NORM_MOMENTUM = 3e-4  # YudeWang/semantic-segmentation-codebase, seamv1-pseudovoc
 
 
 class Unit(nn.Module):
@@ -71,31 +74,40 @@ class Unit(nn.Module):
 class WideResNet38(Backbone):
     """Wide ResNet-38 without its classifier, of output stride 8.
 
-    Batch-norm uses its stored statistics. It is not trained, and neither are the first convolution
-    and stage 2, as published.
+    The affine parameters of batch-norms are never trained, as published.
+
+    Args:
+        frozen: convolutions and stages that are not trained either.
+        batch_statistics: batch-norms use the statistics of the batch in train mode, and the stored
+            ones follow; otherwise they always use the stored ones.
+        width: channels of the first convolution, of which those of the others are multiples.
     """
 
-    out_channels = 4096
     stride = 8
-    frozen_statistics = True
 
-    def __init__(self):
+    def __init__(
+        self, frozen: Sequence[str] = FROZEN, batch_statistics: bool = False, width: int = 64
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.stage2 = _stage(3, (64, 128, 128), 2)
-        self.stage3 = _stage(3, (128, 256, 256), 2)
-        self.stage4 = _stage(6, (256, 512, 512), 2)
-        self.stage5 = _stage(3, (512, 512, 1024), 1, 2)
-        self.stage6 = nn.Sequential(_bottleneck(1024, 2048, dropout=0.3))
-        self.stage7 = nn.Sequential(_bottleneck(2048, 4096, dropout=0.5))
-        self.bn = nn.BatchNorm2d(4096)
+        self.frozen_statistics, self.out_channels = not batch_statistics, 64 * width
+        w = width
+        self.conv1 = nn.Conv2d(3, w, 3, padding=1, bias=False)
+        self.stage2 = _stage(3, (w, 2 * w, 2 * w), 2)
+        self.stage3 = _stage(3, (2 * w, 4 * w, 4 * w), 2)
+        self.stage4 = _stage(6, (4 * w, 8 * w, 8 * w), 2)
+        self.stage5 = _stage(3, (8 * w, 8 * w, 16 * w), 1, 2)
+        self.stage6 = nn.Sequential(_bottleneck(16 * w, 32 * w, dropout=0.3))
+        self.stage7 = nn.Sequential(_bottleneck(32 * w, 64 * w, dropout=0.5))
+        self.bn = nn.BatchNorm2d(64 * w)
         self.relu = nn.ReLU(inplace=True)
         for name, module in self.named_modules():
-            if isinstance(module, nn.BatchNorm2d) or name in FROZEN:
+            if isinstance(module, nn.BatchNorm2d) or name in frozen:
                 module.requires_grad_(False)
+            if isinstance(module, nn.BatchNorm2d) and batch_statistics:
+                module.momentum = BATCH_NORM_MOMENTUM
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images [B, 3, H, W] -> features [B, 4096, ceil(H/8), ceil(W/8)]."""
+        """images [B, 3, H, W] -> features [B, 64 width, ceil(H/8), ceil(W/8)]."""
         x = self.conv1(images)
         for name in STAGES:
             x = getattr(self, name)(x)

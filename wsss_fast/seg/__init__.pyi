@@ -2,7 +2,9 @@ from .inference import PredictResult as PredictResult
 from .inference import infer as infer
 from .inference import predict as predict
 from .inference import to_probabilities as to_probabilities
-from .recipe import RECIPES as RECIPES
+from .presets import PRESETS as PRESETS
+from .presets import RECIPES as RECIPES
+from .presets import starts_of as starts_of
 from .recipe import Recipe as Recipe
 from .recipe import check_weights as check_weights
 from .recipe import network as network

@@ -3,6 +3,18 @@
 from wsss_fast.command import Command
 
 COMMANDS = (
-    Command("seg train", "wsss_fast.seg.training:train", numbers="recipe", defaults="RECIPES"),
-    Command("seg infer", "wsss_fast.seg.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "seg train",
+        "wsss_fast.seg.training:train",
+        numbers="recipe",
+        defaults="RECIPES",
+        presets="PRESETS",
+    ),
+    Command(
+        "seg infer",
+        "wsss_fast.seg.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        presets="PRESETS",
+    ),
 )

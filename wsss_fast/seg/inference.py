@@ -23,7 +23,9 @@ from wsss_fast.engine.runtime import Runtime, resolve_runtime, with_torch_defaul
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_probabilities
 from wsss_fast.readers.label_maps import write_labels
-from wsss_fast.seg.recipe import RECIPES, Recipe, network
+from wsss_fast.runs import resolve_preset
+from wsss_fast.seg.presets import PRESETS, RECIPES
+from wsss_fast.seg.recipe import Recipe, enlarged, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.labels import label_stage
@@ -48,7 +50,8 @@ def infer(
     weights: str | Path,
     out: str | Path,
     *,
-    backbone: str = "resnet101",
+    preset: str | None = None,
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     crf: bool = True,
     probabilities: bool = False,
@@ -58,17 +61,20 @@ def infer(
 ) -> PredictResult:
     """Predict the label map of every image, tagged or not; writes `<out>/<name>/<id>.png`.
 
-    The maximum of the logits over the scales (with `flip`, averaged with the mirror image's),
-    resized bilinearly to the image's size, softmax, dense CRF, argmax. Finished images are skipped.
-    Collective.
+    The maximum of the logits over the network's scales (with `flip`, averaged with the mirror
+    image's), resized bilinearly to the image's size, softmax, dense CRF, argmax; with
+    `recipe.test_scales`, merged over these. Finished images are skipped. Collective.
 
     Args:
         data: images: a data set, or an argument of `data.load`.
-        weights: weights of a trained DeepLabV2: this package's, or the public one.
+        weights: weights of a trained network: this package's, or a public DeepLabV2's.
         out: run folder.
-        backbone: "resnet101" or "small".
-        recipe: hyper-parameters, of which `scales`, `flip`, `crf`, `infer_batch` and
-            `augment.to_input` are used; default: those of the backbone.
+        preset: name of a published recipe, as for `train`.
+        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or
+            "resnet101".
+        recipe: hyper-parameters, of which `head`, `scales`, `test_scales`, `test_merge`, `flip`,
+            `resize` "aligned", `crf`, `infer_batch`, `augment.to_input` and, for `test_scales`,
+            `augment.linear` are used; default: those of the preset, or of the backbone.
         crf: whether a dense CRF refines the probabilities.
         probabilities: whether the probabilities are written, too, as `<id>.npy`, float16
             [C+1, H, W], after CRF refinement if there is any; `wsss-fast crf` reads them.
@@ -79,7 +85,9 @@ def infer(
     Raises:
         InputError: an argument or file cannot be used.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data = opened(data, tags=False)
+    chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
+    backbone, recipe = chosen.backbone, chosen.numbers
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     if recipe.infer_batch < 1:
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
@@ -101,10 +109,22 @@ def infer(
         "crf": final_crf,
         "probabilities": probabilities,
         "dtype": str(runtime.dtype),
+        **_later_arguments(recipe),
     }
     arrays = [f"{id}.npy" for id in data.ids] if probabilities else []
     label_stage(out, name, data, arguments, work, more_files=arrays)
     return PredictResult(folder)
+
+
+def _later_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What predictions depend on and earlier versions lacked, where it is not their only value."""
+    found: dict[str, Any] = {}
+    if recipe.resize == "aligned":
+        found["resize"] = recipe.resize
+    if recipe.test_scales:
+        found |= {"test_scales": recipe.test_scales, "test_merge": recipe.test_merge}
+        found["linear"] = recipe.augment.linear
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +133,12 @@ class Predictor:
 
     Attributes:
         net: the network, in eval mode, on the runtime's device.
-        recipe: hyper-parameters, of which `flip`, `infer_batch` and `augment.to_input` are used.
+        recipe: hyper-parameters; `scales` and `head` are the network's own.
         runtime: device and dtype.
         crf: parameters of the dense CRF, or None.
     """
 
-    net: nets.DeepLabV2
+    net: nets.DeepLab
     recipe: Recipe
     runtime: Runtime
     crf: Crf | None
@@ -128,13 +148,46 @@ class Predictor:
         return torch.from_numpy(np.stack([self.recipe.augment.to_input(one) for one in photos]))
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """float32 [B, C+1, h, w], on the device."""
+        """float32 [B, C+1, h, w], on the device; [B, C+1, H, W] with `test_scales` or "aligned"."""
         images = inputs.contiguous(memory_format=torch.channels_last)
+        size, recipe = images.shape[-2:], self.recipe
         with self.runtime.autocast():
-            logits = self.net(images).float()
-            if self.recipe.flip:
-                logits = (logits + self.net(images.flip(-1)).float().flip(-1)) / 2
+            if not recipe.test_scales:
+                logits = self._of_one_size(images)
+                return enlarged(logits, size, recipe) if recipe.resize == "aligned" else logits
+            merged = None
+            for scale in recipe.test_scales:
+                logits = self._of_one_size(self._resized(images, scale))
+                found = enlarged(logits, size, recipe)
+                if recipe.test_merge != "logits":
+                    found = found.softmax(dim=1)
+                if merged is None:
+                    merged = found
+                elif recipe.test_merge == "max":
+                    merged = torch.maximum(merged, found)
+                else:
+                    merged += found
+        assert merged is not None
+        if recipe.test_merge == "logits":
+            return merged / len(recipe.test_scales)
+        # The softmax that follows divides by the sum.
+        return merged.clamp_min(torch.finfo(merged.dtype).tiny).log()
+
+    def _of_one_size(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.net(images).float()
+        if self.recipe.flip:
+            logits = (logits + self.net(images.flip(-1)).float().flip(-1)) / 2
         return logits
+
+    def _resized(self, images: torch.Tensor, scale: float) -> torch.Tensor:
+        """Network inputs at a scale, by OpenCV's filters: bilinear or bicubic, as in training."""
+        linear = self.recipe.augment.linear
+        size = [max(1, int(n * scale) if linear else round(n * scale)) for n in images.shape[-2:]]
+        if size == list(images.shape[-2:]):
+            return images
+        mode = "bilinear" if linear else "bicubic"
+        resized = nn.functional.interpolate(images, size, mode=mode, align_corners=False)
+        return resized.contiguous(memory_format=torch.channels_last)
 
 
 def _write_all(
@@ -195,14 +248,14 @@ def _write_all(
 
 @torch.inference_mode()
 def predict(
-    net: nets.DeepLabV2, photos: np.ndarray, recipe: Recipe, runtime: Runtime, crf: Crf | None
+    net: nets.DeepLab, photos: np.ndarray, recipe: Recipe, runtime: Runtime, crf: Crf | None
 ) -> torch.Tensor:
     """Class probabilities of a few photos of one size.
 
     Args:
         net: the network, in eval mode, on the runtime's device.
         photos: uint8 RGB [B, H, W, 3].
-        recipe: hyper-parameters, of which `flip` and `augment.to_input` are used.
+        recipe: hyper-parameters; `scales` and `head` are the network's own.
         runtime: device and dtype.
         crf: parameters of the dense CRF, or None.
 

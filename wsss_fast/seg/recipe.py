@@ -1,25 +1,30 @@
-"""Networks and recipes of the segmentation network."""
+"""Hyper-parameters of the segmentation network, and the network that belongs to them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
+
+import torch
+from torch import nn
 
 from wsss_fast import nets
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.transforms import Augment, subtract_mean
 from wsss_fast.engine.fit import Length
-from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
+from wsss_fast.engine.optimizers import Optimizer, Sgd
 from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, SCALE, TRAINING
-from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
+from wsss_fast.engine.schedules import Poly, Schedule
+from wsss_fast.engine.serialize import later
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.energy import Energy
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of the training and of the predictions; the defaults are published.
+    """Hyper-parameters of the training and of the predictions; the defaults are deeplab-pytorch's.
 
     Attributes:
         updates: number of weight updates.
@@ -31,8 +36,9 @@ class Recipe:
             the images at inference.
         scales: scales of an image that are used in addition to its own size, in training and at
             inference.
-        resize: what is resized to compute the loss: "labels", to the size of the logits, as
-            published, or "logits", to the size of the labels.
+        resize: what is resized to compute the loss: "labels", to the size of the logits;
+            "logits", to the size of the labels; or "aligned", as "logits", but the centres of the
+            corner pixels of both stay in place (align_corners), at inference, too.
         energy: dense energy loss of the highest logits over the scales, which is added to the loss
             where its weight is not 0; the published recipe has none.
         flip: whether the logits of an image and of its mirror image are averaged at inference.
@@ -44,6 +50,14 @@ class Recipe:
         prefer_bf16: whether precision "auto" means bf16 where the hardware supports it.
         compile: whether torch.compile compiles the network, which takes a minute or more before the
             first update and changes results by rounding.
+        head: layers on the backbone's features, see `nets.deeplab`.
+        balance: cross-entropy of background and foreground, see `ops.pixel_cross_entropy`: "none",
+            the mean over all pixels; "batch", each group's mean over the batch, then the mean of
+            both; "image", the sum of both groups' means of an image, then the mean over the images.
+        test_scales: scales of the image at inference, each with its mirror image if `flip`; (): the
+            image's own size.
+        test_merge: what is taken over `test_scales`: the mean of the "logits", or the "mean" or
+            "max" of the probabilities.
     """
 
     ranges: ClassVar = {
@@ -52,7 +66,11 @@ class Recipe:
         "accumulate": COUNT,
         "head_lr_scale": NOT_NEGATIVE,
         "scales": SCALE,
-        "resize": ("labels", "logits"),
+        "resize": ("labels", "logits", "aligned"),
+        "head": ("aspp", "largefov", "seam", "mctformer", "conv1x1"),
+        "balance": ("none", "batch", "image"),
+        "test_scales": SCALE,
+        "test_merge": ("logits", "mean", "max"),
     }
 
     updates: int = 20_000
@@ -68,15 +86,19 @@ class Recipe:
         to_input=subtract_mean,
     )
     scales: tuple[float, ...] = (0.5, 0.75)
-    resize: Literal["labels", "logits"] = "labels"
+    resize: Literal["labels", "logits", "aligned"] = "labels"
     energy: Energy = Energy()
     flip: bool = False
     crf: Crf = Crf(gaussian=(1.0, 3.0), bilateral=(67.0, 3.0, 4.0))
     infer_batch: int = 1
     optimizer: Optimizer = Sgd(weight_decay=5e-4, momentum=0.9, caffe_biases=True)
-    schedule: Schedule = Poly(stairs=2000)  # the rate changes every 10 updates
+    schedule: Schedule = Poly(every=10)
     prefer_bf16: bool = False
     compile: bool = False
+    head: Literal["aspp", "largefov", "seam", "mctformer", "conv1x1"] = later("aspp")
+    balance: Literal["none", "batch", "image"] = later("none")
+    test_scales: tuple[float, ...] = later(())
+    test_merge: Literal["logits", "mean", "max"] = later("logits")
 
     def length(self) -> Length:
         """Length of the training."""
@@ -87,34 +109,23 @@ class Recipe:
         self.energy.check(self.augment, name)
 
 
-RECIPES = {
-    "resnet101": Recipe(),
-    "small": Recipe(
-        updates=800,
-        batch_size=16,
-        accumulate=1,
-        lr=3e-3,
-        head_lr_scale=1.0,
-        augment=Augment(crop=128, scale=(0.8, 1.3), jitter=0.15),
-        flip=True,
-        crf=Crf(gaussian=(1.0, 3.0), bilateral=(25.0, 13.0, 10.0)),
-        infer_batch=16,
-        optimizer=AdamW(weight_decay=1e-2),
-        schedule=OneCycle(),
-        prefer_bf16=True,
-        resize="logits",
-        energy=Energy(sigma_xy=25.0),
-    ),
-}
-
-
-def network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLabV2:
+def network(data: Dataset, backbone: str, recipe: Recipe) -> nets.DeepLab:
     """The network for the classes of a data set, with random weights.
 
     Raises:
-        InputError: an unknown backbone, or a scale that is not positive.
+        InputError: an unknown backbone, a head that it does not have, or a scale that is not
+            positive.
     """
-    return nets.deeplabv2_resnet101(len(data.classes), backbone=backbone, scales=recipe.scales)
+    return nets.deeplab(
+        len(data.classes), backbone=backbone, head=recipe.head, scales=recipe.scales
+    )
+
+
+def enlarged(logits: torch.Tensor, size: Sequence[int], recipe: Recipe) -> torch.Tensor:
+    """Logits [B, K, h, w] at a size (H, W), bilinearly, as the recipe's `resize` places pixels."""
+    return nn.functional.interpolate(
+        logits, size, mode="bilinear", align_corners=recipe.resize == "aligned"
+    )
 
 
 def check_weights(data: Dataset, backbone: str, recipe: Recipe, weights: str | Path | None) -> None:

@@ -22,11 +22,15 @@ from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import check_out, provenance
 from wsss_fast.engine.runtime import resolve_runtime, set_seed, with_torch_defaults
 from wsss_fast.engine.samples import Batch, LoadSample, Samples
-from wsss_fast.seg.recipe import RECIPES, Recipe, network
+from wsss_fast.engine.schedules import for_updates
+from wsss_fast.runs import resolve_preset
+from wsss_fast.seg.presets import PRESETS, RECIPES, starts_of
+from wsss_fast.seg.recipe import Recipe, enlarged, network
 from wsss_fast.stages import training
 from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.training import TrainResult
 
+_OF_INFERENCE = ("flip", "crf", "infer_batch", "test_scales", "test_merge")
 ExtraLoss = Callable[[torch.Tensor, Batch], torch.Tensor]  # (logits [B, C+1, h, w], batch) -> loss
 
 
@@ -54,7 +58,8 @@ def train(
     out: str | Path,
     *,
     masks: str | Path,
-    backbone: str = "resnet101",
+    preset: str | None = None,
+    backbone: str | None = None,
     weights: str | Path | None = None,
     recipe: Recipe | None = None,
     name: str = "seg",
@@ -63,22 +68,27 @@ def train(
     workers: int = 0,
     precision: str = "auto",
 ) -> TrainResult:
-    """Train DeepLabV2 on pseudo-masks; writes `<out>/<name>/weights.pth`.
+    """Train a segmentation network on pseudo-masks; writes `<out>/<name>/weights.pth`.
 
     The loss is the sum of the cross-entropies of the logits at every scale and of their maximum, at
     the resolution of the logits, against masks resized to it by nearest neighbour (or, with
-    `resize` "logits", at the resolution of the masks). Pixels labelled 255 are ignored. With
-    `recipe.energy`, `ops.dense_energy_loss` of the maximum is added. Collective.
+    `resize` "logits" and "aligned", at the resolution of the masks). Pixels labelled 255 are
+    ignored. With `recipe.energy`, `ops.dense_energy_loss` of the maximum is added. Collective.
 
     Args:
         data: images: a data set, or an argument of `data.load`.
         out: run folder.
         masks: folder of label PNGs (0 background, 1..C, 255 ignored), as `irn.infer` and the
             pipelines write them.
-        backbone: "resnet101" or "small".
-        weights: initial weights, see `nets.load_weights`: DeepLab's COCO initialisation or
-            ImageNet's ResNet-101, as published; "small" may start from a trained classifier.
-        recipe: hyper-parameters of the training; default: those of the backbone.
+        preset: name of a published recipe, which sets `backbone` and `recipe`: "deeplab-pytorch",
+            "advcam", "rib-coco", "lpcam-coco", "clip-es" (COCO start), "clip-es-imagenet",
+            "deeplabv1-oaa-vgg16", "deeplabv1-oaa-resnet101", "deeplabv1-rulixiang",
+            "resnet38-seam", "resnet38-mctformer", or "shapes" (the built-in benchmark).
+        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or
+            "resnet101".
+        weights: initial weights, see `nets.load_weights`; those that a published recipe starts from
+            are in its preset's `row.starts`; "small" may start from a trained classifier.
+        recipe: hyper-parameters of the training; default: those of the preset, or of the backbone.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling and augmentation.
@@ -89,16 +99,16 @@ def train(
         InputError: an argument or file cannot be used, or a mask is missing.
         RunError: the loss is not finite.
 
-    Source: Chen et al., PAMI 2018; recipe of its PyTorch re-implementation, which AMN, EPS and CCR
-        use.
+    Source: Chen et al., ICLR 2015 and PAMI 2018; the source of each preset is in its `row`.
     """
+    chosen = resolve_preset("seg train", PRESETS, RECIPES, preset, backbone, recipe)
     return train_extended(
         data,
         out,
         masks=masks,
-        backbone=backbone,
+        backbone=chosen.backbone,
         weights=weights,
-        recipe=recipe,
+        recipe=chosen.numbers,
         name=name,
         device=device,
         seed=seed,
@@ -141,11 +151,14 @@ def train_extended(
     net = network(data, backbone, recipe)
     if weights is not None:
         nets.load_weights(net, weights)
-    elif backbone == "resnet101":
+    elif starts := starts_of(backbone, recipe):
+        files = " or ".join(f"{start.what} ({start.where})" for start in starts)
         say(
-            f"{name}: no weights given, so the ResNet-101, whose batch-norm is frozen, starts from "
-            "random ones; the published numbers start from COCO's or ImageNet's"
+            f"{name}: no weights given, so the {backbone} starts from random ones; the published "
+            f"numbers start from {files}"
         )
+    # As `stairs`, so that the same rates are the same arguments.
+    timed = dataclasses.replace(recipe, schedule=for_updates(recipe.schedule, recipe.updates))
     load_sample = _LoadSample if extension is None else extension.load_sample
     return training.train(
         net,
@@ -162,7 +175,7 @@ def train_extended(
             "masks": provenance(folder, label_files(data)),
             "backbone": backbone,
             "weights": nets.fingerprint(weights),
-            "recipe": training.fields_except(recipe, "flip", "crf", "infer_batch"),
+            "recipe": training.fields_except(timed, *_OF_INFERENCE),
             **({} if extension is None else extension.arguments),
         },
     )
@@ -171,7 +184,7 @@ def train_extended(
 def _step(recipe: Recipe, extra_loss: ExtraLoss | None = None) -> Step:
     def step(net: nn.Module, batch: Batch) -> Loss:
         outputs = [logits.float() for logits in net(batch["image"])]
-        losses = [cross_entropy(x, batch["mask"], resize=recipe.resize) for x in outputs]
+        losses = [_cross_entropy(x, batch["mask"], recipe) for x in outputs]
         loss = sum(losses[1:], start=losses[0])
         if extra_loss is not None:
             loss = loss + extra_loss(outputs[-1], batch)
@@ -180,6 +193,13 @@ def _step(recipe: Recipe, extra_loss: ExtraLoss | None = None) -> Step:
         )
 
     return step
+
+
+def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    resize: str = recipe.resize
+    if resize == "aligned":
+        logits, resize = enlarged(logits, mask.shape[-2:], recipe), "logits"
+    return cross_entropy(logits, mask, balance=recipe.balance, resize=resize)
 
 
 @dataclasses.dataclass(frozen=True)

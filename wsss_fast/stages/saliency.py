@@ -217,7 +217,7 @@ def make(data: Source, out: str | Path, *, name: str = "saliency") -> SaliencyRe
     Source: the image boundary cue of Zhang et al., "Minimum Barrier Salient Object Detection at 80
     FPS", ICCV 2015.
     """
-    data, out = opened(data), check_out(out)
+    data, out = opened(data, tags=False), check_out(out)
     folder = out / name
 
     def work() -> dict[str, float]:
@@ -267,7 +267,7 @@ def degrade(
     """
     if not (blur >= 0 and 0 <= missed <= 1):
         raise InputError(f"saliency: blur must be >= 0 and missed in 0..1, got {blur} and {missed}")
-    data, out = opened(data), check_out(out)
+    data, out = opened(data, tags=False), check_out(out)
     folder = out / name
 
     def work() -> dict[str, int]:

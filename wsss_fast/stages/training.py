@@ -19,6 +19,7 @@ from wsss_fast.engine.fit import Length, fit
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.runtime import Runtime, compiler_errors
 from wsss_fast.engine.samples import Samples
+from wsss_fast.engine.serialize import fields_of
 from wsss_fast.errors import InputError, RunError
 
 
@@ -43,9 +44,10 @@ class TrainResult:
 def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
     """The fields of a recipe that its training depends on: all but `names`, read by inference.
 
-    `compile` and `energy` are among them where they are on.
+    `compile` and `energy` are among them where they are on, and fields that earlier versions lacked
+    (`serialize.later`) where they do not have their default.
     """
-    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    fields = fields_of(recipe)
     off = {"compile": not recipe.compile, "energy": not ("energy" in fields and recipe.energy.on)}
     return {name: v for name, v in fields.items() if name not in names and not off.get(name)}
 
