@@ -2,15 +2,17 @@
 
 import sys
 
-from benchmarks import ccr, energy, processes, refinement, shapes
+from benchmarks import amn_analyses, ccr, energy, processes, refinement, seg_recipes, shapes
 from wsss_fast import bench, cli
 
 MODULES = {
     "shapes": shapes,
+    "amn_analyses": amn_analyses,
     "ccr": ccr,
     "energy": energy,
     "processes": processes,
     "refinement": refinement,
+    "seg_recipes": seg_recipes,
 }
 
 if __name__ == "__main__":

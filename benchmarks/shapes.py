@@ -10,21 +10,20 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
-from wsss_fast import amn, cam, data, evaluate, irn, nets
+from wsss_fast import amn, cam, data, evaluate, irn
+from wsss_fast.amn.look_alikes import unfiltered_confusion
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import read_records
-from wsss_fast.engine.runtime import resolve_runtime
-from wsss_fast.engine.transfer import move_to_device
 from wsss_fast.evaluation import report, run_scores
-from wsss_fast.readers.label_maps import IGNORE
+from wsss_fast.evaluation.curves import width_of_top
+from wsss_fast.evaluation.pair_confusion import class_pairs, pair_confusion
 from wsss_fast.stages import masks
 from wsss_fast.stages import seeds as seed_stage
-from wsss_fast.stages.activate import make_views, same_size_batches, unflipped
 
 _SHOWN = ("cam", "cam+crf", "amn", "amn+crf", "irn", "irn+crf", "amn-plain", "amn-plain+crf")
 
@@ -100,13 +99,13 @@ def one_seed(out: Path, seed: int) -> dict[str, float]:
     for name in _SHOWN:
         row[name] = 100 * records[name]["miou"]
         row[f"{name} fixed"] = 100 * records[name]["miou_at_fixed"]
-        row[f"{name} flat"] = flatness(records[name])
+        row[f"{name} flat"] = top_width(records[name])
     row["masks"], row["seg"] = (
         100 * records[name]["miou"] for name in ("masks", f"seg on {val.split}")
     )
     row["masks of val"] = 100 * miou_of_val_masks(out, val)
-    row["pair confusion"] = pair_confusion(train, out / "amn/weights.pth", pipeline.amn)
-    row["pair confusion, plain"] = pair_confusion(train, trained.weights, plain)
+    row["pair confusion"] = confusion(train, out / "amn/weights.pth", pipeline.amn)
+    row["pair confusion, plain"] = confusion(train, trained.weights, plain)
     return row
 
 
@@ -138,42 +137,16 @@ def miou_of_val_masks(out: Path, val: data.Dataset) -> float:
     return evaluate(pseudo_masks.folder, val).miou
 
 
-def flatness(record: dict) -> float:
-    """Width of the range of thresholds within 2 mIoU points of the best; NaN without a curve."""
-    if "curve" not in record:
-        return float("nan")
-    thresholds, miou = np.array(record["curve"]["thresholds"]), np.array(record["curve"]["miou"])
-    near = thresholds[miou >= miou.max() - 0.02]
-    return float(near.max() - near.min())
+def top_width(record: dict[str, Any]) -> float:
+    """Width of the top of a record's threshold curve; NaN without a curve."""
+    curve = record.get("curve")
+    return width_of_top(curve["thresholds"], curve["miou"]) if curve else float("nan")
 
 
-@torch.inference_mode()
-def pair_confusion(dataset: data.Dataset, weights: Path, recipe: amn.Recipe) -> float:
-    """Share of confusions with the similar class, among pixels predicted as one of the two.
-
-    Similar classes are neighbours in the class list (1-2, 3-4, ...). Predictions are the argmax
-    over all classes, whether an image is tagged with them or not.
-    """
-    where = resolve_runtime("cpu", 0, 0, "auto", prefer_bf16=True)
-    net = nets.amn_resnet50(
-        len(dataset.classes), backbone="small", condition_at=recipe.condition_at
-    )
-    move_to_device(nets.load_weights(net, weights), where.device).eval()
-    right = wrong = 0
-    for ids in same_size_batches(dataset, dataset.ids, 32):
-        views = make_views(dataset, ids, (1.0,), where.device)
-        with where.autocast():
-            images, mirrored = unflipped(
-                net(views.scales[0], torch.cat([views.tags, views.tags])).float()
-            )
-        logits = torch.nn.functional.interpolate(images + mirrored, views.size, mode="bilinear")
-        predicted = logits.argmax(1).numpy()
-        truth = np.stack([dataset.mask(i) for i in ids]).astype(np.int64)
-        labelled = (truth > 0) & (truth != IGNORE)
-        similar = ((truth - 1) ^ 1) + 1
-        right += int((labelled & (predicted == truth)).sum())
-        wrong += int((labelled & (predicted == similar)).sum())
-    return wrong / (right + wrong)
+def confusion(train: data.Dataset, weights: Path, recipe: amn.Recipe) -> float:
+    """Share of confusions of look-alikes by the argmax over all classes, see `pair_confusion`."""
+    found = unfiltered_confusion(train, weights, recipe, backbone="small", device="cpu")
+    return pair_confusion(found, list(class_pairs(train, ()).values()))[0]
 
 
 def table(rows: list[dict[str, float]]) -> str:

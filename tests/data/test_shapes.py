@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from wsss_fast.data.shapes import make
+from wsss_fast.data.shapes.cache import shapes_folder
 from wsss_fast.data.shapes.draw import CONTEXTS, FIGURES
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.shapes.scene import IGNORE, PRESETS, SceneOptions, make_scene
@@ -48,7 +50,8 @@ def test_layout(folder):
     for name in ids(folder, "train") + ids(folder, "val"):
         photo = Image.open(folder / "JPEGImages" / f"{name}.jpg")
         assert (photo.format, photo.mode, photo.size) == ("JPEG", "RGB", (SIZE, SIZE))
-        for kind, mode in (("SegmentationClass", "P"), ("context", "P"), ("saliency", "L")):
+        label_maps = ("SegmentationClass", "P"), ("SegmentationObject", "P"), ("context", "P")
+        for kind, mode in (*label_maps, ("saliency", "L")):
             image = Image.open(folder / kind / f"{name}.png")
             assert (image.mode, image.size) == (mode, (SIZE, SIZE))
 
@@ -67,6 +70,32 @@ def test_tags_and_boxes_match_the_mask(folder):
             label = [f.name for f in FIGURES].index(thing.findtext("name")) + 1
             assert 1 <= x0 <= x1 <= SIZE and 1 <= y0 <= y1 <= SIZE
             assert (mask[y0 - 1 : y1, x0 - 1 : x1] == label).any()
+
+
+def test_objects_are_numbered_as_in_the_annotation(folder):
+    for name in ids(folder, "train") + ids(folder, "val"):
+        root = ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot()
+        things = list(root.iter("object"))
+        mask, numbers = (pixels(folder, f"Segmentation{k}", name) for k in ("Class", "Object"))
+        assert set(np.unique(numbers)) - {0, IGNORE} == set(range(1, len(things) + 1))
+        for value in (0, IGNORE):
+            assert ((numbers == value) == (mask == value)).all()
+        for number, thing in enumerate(things, 1):
+            label = [f.name for f in FIGURES].index(thing.findtext("name")) + 1
+            ys, xs = np.nonzero(numbers == number)
+            assert (mask[ys, xs] == label).all()
+            box = [int(thing.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+            assert box == [xs.min() + 1, ys.min() + 1, xs.max() + 1, ys.max() + 1]
+
+
+def test_objects_are_added_to_a_benchmark_without_them(folder, tmp_path, monkeypatch, capfd):
+    before = contents(folder)
+    old = shutil.copytree(folder, tmp_path / f"shapes-v{make.VERSION}-3")
+    shutil.rmtree(old / "SegmentationObject")
+    monkeypatch.setenv("WSSS_FAST_DATA", str(tmp_path))
+    assert shapes_folder("shapes:3") == old and contents(old) == before
+    assert "adding SegmentationObject" in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == [old.name]
 
 
 def test_context_is_cut_out_under_objects(folder):
@@ -198,6 +227,24 @@ def test_sparse_objects_are_large_compared_with_their_part():
     assert PRESETS["standard"] == SceneOptions()
 
 
+def test_uneven_parts_differ_in_contrast_and_look_alikes_share_pictures():
+    """Compared with "standard": sizes of single objects, strength of a part's colour, pairs."""
+    found = {}
+    for name in ("standard", "uneven"):
+        options = PRESETS[name]
+        scenes = [make_scene(np.random.default_rng([7, i]), SIZE, options) for i in range(120)]
+        alone = [o.visible.sum() for s in scenes for o in s.objects if len(s.objects) == 1]
+        # The pennant is the only red of a boat.
+        boats = [(s, o) for s in scenes for o in s.objects if o.figure.name == "boat"]
+        pixels = [s.image[o.visible].astype(float) for s, o in boats]
+        red = [np.quantile(p[:, 0] - p[:, 1:].max(axis=1), 0.95) for p in pixels]
+        groups = [[o.figure.pair for o in s.objects] for s in scenes if len(s.objects) > 1]
+        together = np.mean([len(set(pairs)) < len(pairs) for pairs in groups])
+        found[name] = np.std(alone) / np.mean(alone), np.std(red) / np.mean(red), together
+    both = zip(found["standard"], found["uneven"], strict=True)
+    assert all(uneven > 1.2 * standard for standard, uneven in both), found
+
+
 def test_preset_sparse(tmp_path):
     arguments = {"train": 2, "val": 0, "size": SIZE}
     sparse = make_shapes(tmp_path / "sparse", preset="sparse", **arguments)
@@ -209,6 +256,7 @@ def test_preset_sparse(tmp_path):
         own = pixels(sparse, "SegmentationClass", name)
         assert np.array_equal(own, pixels(same, "SegmentationClass", name))
         assert not np.array_equal(own, pixels(standard, "SegmentationClass", name))
-    with pytest.raises(InputError, match="preset must be one of standard, sparse, got 'dense'"):
+    known = "standard, sparse, uneven"
+    with pytest.raises(InputError, match=f"preset must be one of {known}, got 'dense'"):
         make_shapes(tmp_path / "bad", preset="dense", **arguments)
     assert not (tmp_path / "bad").exists()

@@ -14,7 +14,7 @@ import pytest
 from powerless import powerless
 from processes import ROOT, wait_until
 
-from wsss_fast import InputError, ccr, cli, eps
+from wsss_fast import InputError, amn, ccr, cli, eps
 from wsss_fast.engine.run_folder import stage
 from wsss_fast.engine.run_lock import LOCK_FILE, check_out, exclusive
 
@@ -70,7 +70,7 @@ def test_lock_ends_with_a_killed_process_though_its_child_lives(tmp_path, shapes
     assert {p.name for p in out.iterdir()} == {"cam"}
 
 
-@pytest.mark.parametrize("analyse", [eps.analyse, ccr.analyse])
+@pytest.mark.parametrize("analyse", [amn.analyse, eps.analyse, ccr.analyse])
 def test_analyses_hold_the_lock_of_the_run(analyse, shapes, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(type(shapes), "with_masks", lambda self: seen.append(_locked(tmp_path)))

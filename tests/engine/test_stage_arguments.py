@@ -120,6 +120,21 @@ STAGES = {
         "irn_weights",
         ("maps",),
     ),
+    "irn.find_instances": Stage(
+        lambda data, out, given, recipe, **options: irn.find_instances(
+            data,
+            given.irn_weights,
+            out,
+            maps=given.maps,
+            backbone="small",
+            recipe=recipe,
+            **options,
+        ),
+        irn.OWN_RECIPES["small"],
+        frozenset(TRAINED | SPEED | {"displacement_lr_scale", "radius", "threshold"}),
+        ("maps", "irn_weights"),
+        {"options": irn.InstanceOptions(steps=7)},
+    ),
     "eps.train": training(eps, eps.RECIPES["small"], {"scales", "threshold", "crf"}, saliency=True),
     "eps.infer": inference(
         eps,

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from wsss_fast import data
 from wsss_fast.engine.files import write_json
-from wsss_fast.evaluation import report
+from wsss_fast.engine.run_folder import read_records
+from wsss_fast.evaluation import report, run_scores
 
 RECORDS = {
     "cam": {"seconds": 4500.0, "images_per_second": 0.032, "miou": 0.5, "best_threshold": 0.3},
@@ -54,6 +55,23 @@ def test_without_true_masks_nothing_speaks_of_scores(tmp_path, own):
     shown = io.StringIO()
     Console(file=shown, width=80).print(report.text_table(tmp_path))
     assert "mIoU" not in shown.getvalue() and "31.2 s/img" in shown.getvalue()
+
+
+def test_seeds_are_scored_with_and_without_their_unsure_pixels(tmp_path, own):
+    few = own.score_only("few", ["a", "b"])
+    for id in own.ids:
+        data.write_labels(tmp_path / "seeds" / f"{id}.png", np.full(own.size(id), 255))
+        if id in few.masks:  # objects are right, the rest is unsure
+            seed = few.mask(id)
+            seed[seed == 0] = 255
+            data.write_labels(tmp_path / "seeds" / f"{id}.png", seed)
+    run_scores.seeds(tmp_path, "seeds", few, tmp_path / "seeds")
+    (row,) = report.rows(tmp_path)
+    assert row["mIoU at best"] == "100.0" and row["also"].endswith(
+        " % labelled, 100.0 with 255 as background"
+    )
+    record = read_records(tmp_path)["seeds"]
+    assert (record["images"], record["of_images"]) == (2, 4)
 
 
 def test_row_of_pictures_fits_into_1200_pixels(tmp_path, own):

@@ -17,6 +17,7 @@ from wsss_fast.engine.optimizers import Sgd
 from wsss_fast.engine.runtime import Runtime
 from wsss_fast.engine.schedules import Poly
 from wsss_fast.irn import training as irn_training
+from wsss_fast.irn.inference import boundaries_and_displacements
 from wsss_fast.irn.relations import offsets, pairs, relation_losses
 from wsss_fast.maps import ClassMaps, to_labels
 
@@ -188,17 +189,21 @@ def test_the_public_optimiser_is_sgd_with_the_weight_decay_for_momentum():
 @needs_full_golden
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("pad", "edge_name", "file_name"),
+    ("pad", "edge_name", "displacement_name", "file_name"),
     [
-        (160, "ed/edge_crop160", "irn_net"),
-        (512, "ed/edge_crop512", "irn_net"),
-        (1, "ed_edge_nopad", "coco14_nets"),
+        (160, "ed/edge_crop160", "ed/dp_crop160", "irn_net"),
+        (512, "ed/edge_crop512", "ed/dp_crop512", "irn_net"),
+        (1, "ed_edge_nopad", "ed_dp_nopad", "coco14_nets"),
     ],
 )
-def test_boundaries_depend_on_the_padding_as_published(net, pad, edge_name, file_name):
+def test_outputs_depend_on_the_padding_as_published(
+    net, pad, edge_name, displacement_name, file_name
+):
     image = torch.from_numpy(normalise(golden("irn_net")["ed/img_u8_91x123"]))[None]
-    edge = irn.boundaries(net.eval(), torch.cat([image, image.flip(-1)]), pad)
-    assert_close(edge, torch.from_numpy(golden(file_name)[edge_name]), rtol=0, atol=1e-4)
+    images, file = torch.cat([image, image.flip(-1)]), golden(file_name)
+    edge, displacement = boundaries_and_displacements(net.eval(), images, pad)
+    assert_close(edge, torch.from_numpy(file[edge_name]), rtol=0, atol=1e-4)
+    assert_close(displacement[0], torch.from_numpy(file[displacement_name]), rtol=0, atol=2e-4)
 
 
 @needs_full_golden

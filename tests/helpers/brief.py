@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from wsss_fast import amn, eps
+from wsss_fast import amn, eps, irn
 
 
 def brief(recipe, crop=None, **changes):
@@ -32,4 +32,14 @@ def eps_pipeline(**changes):
         eps=brief(small.eps, 64, updates=3),
         seg=brief(small.seg, 64, updates=2),
         **changes,
+    )
+
+
+def irn_pipeline():
+    """One epoch of everything."""
+    small = irn.PIPELINES["small"]
+    return dataclasses.replace(
+        small,
+        cam=brief(small.cam, 64, epochs=1, scales=(1.0,)),
+        irn=brief(small.irn, 64, epochs=1, radius=4, steps=16),
     )

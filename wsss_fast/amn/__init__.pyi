@@ -1,3 +1,5 @@
+from .analyses import AnalysesResult as AnalysesResult
+from .analyses import analyse as analyse
 from .inference import infer as infer
 from .inference import views_to_maps as views_to_maps
 from .pipeline import PIPELINES as PIPELINES

@@ -12,4 +12,11 @@ COMMANDS = (
     ),
     Command("amn train", "wsss_fast.amn.training:train", numbers="recipe", defaults="RECIPES"),
     Command("amn infer", "wsss_fast.amn.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "amn analyse",
+        "wsss_fast.amn.analyses:analyse",
+        numbers="pipeline",
+        defaults="PIPELINES",
+        presets="PRESETS",
+    ),
 )

@@ -23,10 +23,10 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, read_records
 from wsss_fast.engine.run_lock import with_exclusive_out
-from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.curves import threshold_curve
-from wsss_fast.runs import AnalysesResult, resolve_preset
+from wsss_fast.evaluation.variants_page import at_best, curve_points, difference, percent
+from wsss_fast.runs import AnalysesResult, check_parts, resolve_preset
 
 Part = Literal["rounds", "masking", "unit", "saliency"]
 PARTS: tuple[Part, ...] = ("rounds", "masking", "unit", "saliency")
@@ -83,9 +83,7 @@ def analyse(
     data, out = opened(data), check_out(out)
     chosen = resolve_preset("ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    unknown = [p for p in parts if p not in PARTS]
-    if unknown:
-        raise InputError(f"ccr.analyse: parts holds {unknown[0]!r}; must be of {', '.join(PARTS)}")
+    check_parts("ccr.analyse", parts, PARTS)
     data.with_masks()
     inference: dict[str, Any] = {"device": device, "precision": precision}
     training: dict[str, Any] = {**inference, "seed": seed, "workers": workers}
@@ -193,7 +191,7 @@ def _write_page(
         **{title: report.heat(data, folders[name]) for name, title in titles.items()},
     }
     explanation = _EXPLANATION.format(masking=_MASKINGS[erasing.masking], unit=_UNITS[erasing.unit])
-    curves = {title: _curve_points(records[name]["curve"]) for name, title in titles.items()}
+    curves = {title: curve_points(records[name]) for name, title in titles.items()}
     lead = [
         "<h2>Maps</h2>",
         f"<p>{html.escape(explanation)}</p>",
@@ -218,12 +216,11 @@ def _maps_table(
     rows = []
     for name, title in titles.items():
         values = records[name]
-        gain = values["miou"] - records["cam"]["miou"]
         rows.append(
             [
                 title,
-                f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
-                "" if name == "cam" else f"{100 * gain:+.1f}",
+                at_best(values),
+                "" if name == "cam" else difference(values, records["cam"]),
                 _class_mean(values["recall"]),
                 _class_mean(values["precision"]),
                 *(
@@ -245,10 +242,6 @@ def _by_class_count(data: Dataset) -> dict[str, list[str]]:
     return {f"{name} ({len(ids)})": ids for name, ids in groups.items() if ids}
 
 
-def _curve_points(curve: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
-    return list(zip(curve["thresholds"], curve["miou"], strict=True))
-
-
 def _networks_section(records: Mapping[str, dict[str, Any]]) -> list[str]:
     """HTML of the segmentation networks; empty if they were not trained."""
     names = [name for name in _NETWORKS if name in records]
@@ -257,7 +250,7 @@ def _networks_section(records: Mapping[str, dict[str, Any]]) -> list[str]:
     body = [
         [
             name.removeprefix("seg-"),
-            f"{100 * records[name]['miou']:.1f}",
+            percent(records[name]["miou"]),
             _class_mean(records[name]["recall"]),
         ]
         for name in names
@@ -305,7 +298,7 @@ def _title(name: str, erasing: ErasingOptions) -> str:
 
 
 def _miou_at(data: Dataset, folder: Path, threshold: float) -> str:
-    return f"{100 * threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou:.1f}"
+    return percent(threshold_curve(folder, data, thresholds=(threshold,)).metrics.miou)
 
 
 def _class_mean(by_class: Mapping[str, float | None]) -> str:
@@ -315,4 +308,4 @@ def _class_mean(by_class: Mapping[str, float | None]) -> str:
         for name, v in by_class.items()
         if name != "background" and v is not None and np.isfinite(v)
     ]
-    return f"{100 * np.mean(values):.1f}" if values else ""
+    return percent(float(np.mean(values))) if values else ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsss_fast.data.coco import has_split, is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
-from wsss_fast.data.lists import VOC_CLASSES, Row, RowLists
+from wsss_fast.data.lists import VOC_CLASSES, PublishedRow, RowLists
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.voc import has_voc_classes, is_voc, load_voc
@@ -70,8 +70,8 @@ def load(
     Collective if `strict` is false: the processes share the decoding.
 
     Args:
-        path_or_name: the folder, or "shapes" / "shapes:SEED", or "shapes-sparse" /
-            "shapes-sparse:SEED" (`make_shapes`' presets standard and sparse).
+        path_or_name: the folder, or "shapes" / "shapes:SEED", or the same with "shapes-sparse" or
+            "shapes-uneven" (`make_shapes`' presets).
         split: for VOC12, an id list in ImageSets/Segmentation, without ".txt", such as train, val
             and test, or trainaug, which is derived where there is no file of it; for COCO14, train
             or val, or train-annotated or val-annotated, the images with an annotation; for
@@ -179,7 +179,7 @@ def opened(source: Source, *, tags: bool = True) -> Dataset:
     return found.check_tagged() if tags else found
 
 
-def default_split(path_or_name: str | Path, row: Row | None) -> RowLists:
+def default_split(path_or_name: str | Path, row: PublishedRow | None) -> RowLists:
     """The lists of a published result, if `load` would read a data set of its layout and classes.
 
     Otherwise, train and no validation images. A list of validation images or a folder of masks that
@@ -208,7 +208,7 @@ def default_split(path_or_name: str | Path, row: Row | None) -> RowLists:
     return RowLists(row.split, val_split, truth, row.score_on, lacks, found=True)
 
 
-def opened_for(source: Source, row: Row | None, *, tags: bool = True) -> Dataset:
+def opened_for(source: Source, row: PublishedRow | None, *, tags: bool = True) -> Dataset:
     """As `opened`; a path is opened with the lists and masks of a published result.
 
     Args:
@@ -225,7 +225,7 @@ def opened_for(source: Source, row: Row | None, *, tags: bool = True) -> Dataset
     return opened(source, tags=tags)
 
 
-def validation_for(val: Source | None, data: Source, row: Row | None) -> Dataset | None:
+def validation_for(val: Source | None, data: Source, row: PublishedRow | None) -> Dataset | None:
     """`opened(val)`; without `val`, the validation images of a published result.
 
     Args:

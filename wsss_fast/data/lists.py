@@ -125,7 +125,7 @@ def _file_name(split: str) -> str:
     return Path(split).stem if "/" in split else split
 
 
-class Row(Protocol):
+class PublishedRow(Protocol):
     """What the lists of a published result are taken from, as `wsss_fast.presets.Row`."""
 
     @property

@@ -17,8 +17,7 @@ import numpy as np
 from wsss_fast import nets
 from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.engine import distributed
-from wsss_fast.engine.run_folder import check_out, read_records, record
+from wsss_fast.engine.run_folder import check_out, read_records
 from wsss_fast.engine.run_lock import with_exclusive_out
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.eps.inference import infer
@@ -30,7 +29,8 @@ from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import labels_at
 from wsss_fast.evaluation.trimap import trimap_miou
-from wsss_fast.runs import AnalysesResult, resolve_preset
+from wsss_fast.evaluation.variants_page import at_best, difference, percent
+from wsss_fast.runs import AnalysesResult, check_parts, resolve_preset
 from wsss_fast.stages import saliency
 
 Part = Literal["strategies", "lam", "tau", "saliency"]
@@ -139,9 +139,7 @@ def analyse(
 
 
 def _check(parts: Sequence[str], lams: Sequence[float], taus: Sequence[float]) -> None:
-    unknown = [p for p in parts if p not in _PARTS]
-    if unknown:
-        raise InputError(f"eps.analyse: parts holds {unknown[0]!r}; must be of {', '.join(_PARTS)}")
+    check_parts("eps.analyse", parts, _PARTS)
     for name, values in (("lams", lams), ("taus", taus)):
         if any(not 0 <= v <= 1 for v in values):
             raise InputError(f"eps.analyse: {name} must be in 0..1, got {tuple(values)}")
@@ -183,15 +181,12 @@ def _variants(
 
 
 def _record_trimap(out: Path, name: str, data: Dataset, folder: Path) -> None:
-    """Add the mIoU near boundaries to the record, unless it is already there for these maps."""
-    kept = distributed.run_on_main(lambda: read_records(out)[name])
-    best = kept["best_threshold"]
-    source = [kept["source"]["made_from"], best]
-    if kept.get("trimap_source") != source:
-        near = trimap_miou(data, labels_at(folder, data, best))
-        distributed.run_on_main(
-            lambda: record(out, name, {"trimap": near, "trimap_source": source})
-        )
+    """Add the mIoU near boundaries to the record."""
+
+    def measure(best: float) -> dict[int, float]:
+        return trimap_miou(data, labels_at(folder, data, best))
+
+    run_scores.further(out, name, "trimap", measure)
 
 
 def _write_page(
@@ -256,9 +251,9 @@ def _table(
         body.append(
             [
                 name,
-                f"{100 * values['miou']:.1f} @ {values['best_threshold']:.2f}",
-                f"{100 * (values['miou'] - eps['miou']):+.1f}",
-                *(_percent(values["trimap"][r]) for r in radii),
+                at_best(values),
+                difference(values, eps),
+                *(percent(values["trimap"][r]) for r in radii),
                 *(_ratio(values["confusion_ratios"][p]) for p in pairs),
             ]
         )
@@ -279,10 +274,6 @@ def _sweep(
     title = f"mIoU over {symbol}"
     curve = sorted([*points, (own, records["eps"]["miou"])])
     return [f"<h2>{title}</h2>", report.lines({title: curve}, symbol, "mIoU (%)")]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
 
 
 def _ratio(value: float | None) -> str:

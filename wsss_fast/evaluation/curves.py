@@ -44,6 +44,14 @@ class Curve:
         return self.miou[int(np.abs(np.array(self.thresholds) - threshold).argmin())]
 
 
+def width_of_top(
+    thresholds: Sequence[float], miou: Sequence[float], *, within: float = 0.02
+) -> float:
+    """Width of the range of thresholds at which the mIoU is within 0.02 (2 points) of the best."""
+    near = np.asarray(thresholds)[np.asarray(miou) >= max(miou) - within]
+    return float(near.max() - near.min())
+
+
 def threshold_curve(
     maps: str | Path,
     data: Source,
@@ -78,28 +86,38 @@ def threshold_curve(
     # passed[t, g, p]: number of pixels of truth g whose best class p exceeds exactly t thresholds
     passed = torch.zeros((steps + 1, num_labels, num_labels), dtype=torch.int64, device=where)
 
-    def load(id: str) -> tuple[torch.Tensor, ...]:
-        truth = data.mask(id)
-        loaded = load_stored(folder, id, data).foreground()
-        arrays = loaded.at_size(*truth.shape), loaded.keys.astype(np.int64), truth
-        return tuple(stream.host_tensor(array, where) for array in arrays)
-
     def count(id: str, loaded: tuple[torch.Tensor, ...]) -> None:
         scores, keys, truth = (one.to(where, non_blocking=True) for one in loaded)
         add_counts(passed, scores.float(), keys, truth, bounds)
 
-    own = distributed.shard(data.ids)
+    own, load = distributed.shard(data.ids), scores_and_truth(folder, data, where)
     stream.scan(own, load, count, where, f"curve {folder.parent.name}", data.size)
-    counts = distributed.all_reduce_sum(passed.cpu().numpy())
-    total, matrices = counts.sum(axis=0), []
-    below = np.cumsum(counts, axis=0)
-    for t in range(steps):
-        confusion = total - below[t]  # foreground: exceeds more than t thresholds
-        confusion[:, 0] += below[t].sum(axis=1)
-        matrices.append(confusion)
-    curve = _curve(thresholds, matrices, data.classes, (len(data), len(whole)))
+    matrices = by_threshold(distributed.all_reduce_sum(passed.cpu().numpy()))
+    curve = _curve(thresholds, list(matrices), data.classes, (len(data), len(whole)))
     remark_on_absent(curve.metrics)
     return curve
+
+
+def scores_and_truth(
+    folder: Path, data: Dataset, device: torch.device
+) -> Callable[[str], tuple[torch.Tensor, ...]]:
+    """Function from an id to the arguments `scores`, `keys` and `truth` of `add_counts`."""
+
+    def load(id: str) -> tuple[torch.Tensor, ...]:
+        truth = data.mask(id)
+        loaded = load_stored(folder, id, data).foreground()
+        arrays = loaded.at_size(*truth.shape), loaded.keys.astype(np.int64), truth
+        return tuple(stream.host_tensor(array, device) for array in arrays)
+
+    return load
+
+
+def by_threshold(counts: np.ndarray) -> np.ndarray:
+    """Confusion matrices int64 [T, L, L] at each threshold, from the counts of `add_counts`."""
+    below = np.cumsum(counts, axis=0)
+    matrices = below[-1] - below[:-1]  # foreground: exceeds more than t thresholds
+    matrices[:, :, 0] += below[:-1].sum(axis=2)
+    return matrices
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> None:

@@ -14,11 +14,19 @@ import numpy as np
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
+from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import provenance, read_records, record
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.evaluation import energy_table
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios
 from wsss_fast.evaluation.curves import Curve, crf_curve, labels_at, threshold_curve
+from wsss_fast.evaluation.instances import (
+    HOW,
+    HOW_TO_INSTALL,
+    evaluate_instances,
+    find_truth,
+    is_installed,
+)
 from wsss_fast.evaluation.metrics import Metrics, evaluate, evaluate_seeds, metrics_of
 from wsss_fast.readers.label_maps import read_labels
 from wsss_fast.stages.crf import Crf
@@ -132,6 +140,45 @@ def masks(
     if found is None:
         return None
     return metrics_of(np.array(found["confusion"]), data.classes, found["images"], len(data))
+
+
+def further(
+    out: Path, name: str, key: str, measure: Callable[[float], Any], depends: Sequence[Any] = ()
+) -> None:
+    """Add an entry to the record of class maps, unless it has it for these maps already.
+
+    Collective.
+
+    Args:
+        out: run folder.
+        name: name of the record.
+        key: name of the entry.
+        measure: function from the maps' best threshold to the entry.
+        depends: what else the entry depends on.
+    """
+    kept = distributed.run_on_main(lambda: read_records(out)[name])
+    best = kept["best_threshold"]
+    source = jsonable([kept["source"]["made_from"], best, *depends])
+    if kept.get(f"{key}_source") != source:
+        values = {key: measure(best), f"{key}_source": source}
+        distributed.run_on_main(lambda: record(out, name, values))
+
+
+def instances(out: Path, name: str, data: Dataset, folder: Path) -> None:
+    """Record the average precision of object masks, if it can be computed.
+
+    That needs true objects, see `evaluate_instances`, and pycocotools. Collective.
+    """
+    known = bool(data.masks) and find_truth(data) is not None
+    if known and not is_installed():
+        say(f"{name}: not scored: {HOW_TO_INSTALL}")
+    scored = known and is_installed()
+
+    def measure() -> dict[str, Any]:
+        return evaluate_instances(data, instances=folder).summary() if scored else {}
+
+    depends = {"computed_by": HOW if scored else None}
+    _record_once(out, name, data, folder, depends, measure, _stage_costs(out, folder))
 
 
 def _curve_record(curve: Curve, fixed: float, at_fixed: float) -> dict[str, Any]:

@@ -3,7 +3,15 @@ from .inference import boundaries as boundaries
 from .inference import infer as infer
 from .inference import views_to_maps as views_to_maps
 from .inference import walk_maps as walk_maps
+from .instances import InstancesResult as InstancesResult
+from .instances import find_instances as find_instances
+from .pipeline import PIPELINES as PIPELINES
+from .pipeline import PRESETS as PRESETS
+from .pipeline import Pipeline as Pipeline
+from .pipeline import run as run
+from .recipe import OWN_RECIPES as OWN_RECIPES
 from .recipe import RECIPES as RECIPES
+from .recipe import InstanceOptions as InstanceOptions
 from .recipe import Recipe as Recipe
 from .training import mean_displacement as mean_displacement
 from .training import parameter_groups as parameter_groups

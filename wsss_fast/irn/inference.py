@@ -84,11 +84,7 @@ def infer(
     """
     data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    if recipe.pad < 1 or recipe.power <= 0 or not 0 <= recipe.threshold <= 1:
-        raise InputError(
-            "irn: needs pad >= 1, power > 0 and threshold in 0..1, "
-            f"got {recipe.pad}, {recipe.power} and {recipe.threshold}"
-        )
+    check_refinement(recipe)
     folder, out = Path(maps), check_out(out)
     check_maps(folder, data)
     net = nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True)
@@ -97,7 +93,7 @@ def infer(
         out,
         f"{name}/maps",
         data,
-        views_to_maps(net, lambda id: _load_maps(folder, data, id), recipe),
+        views_to_maps(net, lambda id: load_maps_for(folder, data, id), recipe),
         scales=(1.0,),
         batch_size=recipe.infer_batch,
         runtime=runtime,
@@ -115,6 +111,15 @@ def infer(
         data, refined, out, threshold=recipe.threshold, crf=None, name=f"{name}/masks"
     )
     return RefineResult(refined, pseudo_masks.folder)
+
+
+def check_refinement(recipe: Recipe) -> None:
+    """Raise InputError for numbers of the refinement that cannot be used."""
+    if recipe.pad < 1 or recipe.power <= 0 or not 0 <= recipe.threshold <= 1:
+        raise InputError(
+            "irn: needs pad >= 1, power > 0 and threshold in 0..1, "
+            f"got {recipe.pad}, {recipe.power} and {recipe.threshold}"
+        )
 
 
 def views_to_maps(
@@ -155,10 +160,38 @@ def boundaries(net: nets.IrnNet, images: torch.Tensor, pad: int) -> torch.Tensor
         float32 [B, (H-1)//4+1, (W-1)//4+1] in 0..1: the sigmoid of the mean of the logits of the
         image and of its mirror image.
     """
+    return _boundaries(_outputs(net, images, pad)[0], images)
+
+
+def boundaries_and_displacements(
+    net: nets.IrnNet, images: torch.Tensor, pad: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boundary probabilities and displacements at stride 4.
+
+    Args:
+        net: IRN, in eval mode.
+        images: normalised images and then their mirror images, [2B, 3, H, W].
+        pad: size multiple in pixels: sides are padded with 0 to multiples of it.
+
+    Returns:
+        The result of `boundaries`, and the displacements (dy, dx) in cells, float32 [B, 2, h, w],
+        of the images alone, as in the public code.
+    """
+    edge, displacement = _outputs(net, images, pad)
+    rows, columns = strided_size(*images.shape[-2:])
+    own = displacement[: len(images) // 2, :, :rows, :columns].float()
+    return _boundaries(edge, images), own
+
+
+def _outputs(net: nets.IrnNet, images: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs of the network for the padded images."""
     height, width = images.shape[-2:]
     padded = nn.functional.pad(images, (0, -width % pad, 0, -height % pad))
-    rows, columns = strided_size(height, width)
-    edge, _ = net(padded.contiguous(memory_format=torch.channels_last))
+    return net(padded.contiguous(memory_format=torch.channels_last))
+
+
+def _boundaries(edge: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    rows, columns = strided_size(*images.shape[-2:])
     logits, mirrored = unflipped(edge[..., :rows, :columns].float())
     return ((logits + mirrored) / 2).sigmoid()[:, 0]
 
@@ -183,11 +216,20 @@ def walk_maps(
 
 def _walked(maps: ClassMaps, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The maps at stride 4 after the random walk, [K, h, w]."""
-    given = host_tensor(maps.strided, edge.device).to(edge.device, non_blocking=True).float()
-    if not len(given):
-        return given
+    given = on_device(maps, edge.device, recipe)
+    return walk(given, edge, recipe) if len(given) else given
+
+
+def on_device(maps: ClassMaps, device: torch.device, recipe: Recipe) -> torch.Tensor:
+    """The maps at stride 4 to the `power`, float32 [K, h, w]."""
+    given = host_tensor(maps.strided, device).to(device, non_blocking=True).float()
+    return given.clamp_min(0) ** recipe.power
+
+
+def walk(maps: torch.Tensor, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """`ops.random_walk` with the numbers of a recipe, [K, h, w]."""
     return random_walk(
-        given.clamp_min(0) ** recipe.power,
+        maps,
         edge,
         radius=recipe.walk_radius,
         beta=recipe.beta,
@@ -207,7 +249,7 @@ def _at_full_size(keys: tuple[int, ...], walked: torch.Tensor, size: tuple[int, 
     return Maps(keys, walked / highest, high_res / highest)
 
 
-def _load_maps(folder: Path, data: Dataset, id: str) -> ClassMaps:
+def load_maps_for(folder: Path, data: Dataset, id: str) -> ClassMaps:
     """Class maps of an image, without a background row; InputError for another size."""
     maps, wanted = load_stored(folder, id).foreground(), strided_size(*data.size(id))
     if maps.strided.shape[1:] != wanted:

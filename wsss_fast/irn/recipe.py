@@ -15,7 +15,10 @@ from wsss_fast.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters of IRN's training and of the refinement; the defaults are published for VOC.
+    """Hyper-parameters of IRN's training and of the refinement.
+
+    The defaults are those with which AMN was published for VOC. IRN's own are the same but for
+    `power`, see `OWN_RECIPES`.
 
     Attributes:
         epochs: number of passes over the training images.
@@ -24,7 +27,7 @@ class Recipe:
         displacement_lr_scale: learning rate of the displacement branch, as a multiple of `lr`.
         radius: distance below which two cells form a training pair, in cells of 4 pixels.
         augment: augmentation of the training images and seeds.
-        power: exponent of the class maps before the random walk.
+        power: exponent of the class maps before the random walk; 1.3 is AMN's, IRN's own is 1.
         walk_radius: distance below which two cells are neighbours in the random walk, in cells of
             4 pixels.
         beta: exponent of the affinities.
@@ -106,4 +109,40 @@ RECIPES = {
         schedule=OneCycle(),
         prefer_bf16=True,
     ),
+}
+
+# jiwoon-ahn/irn, step/make_sem_seg_labels.py: the maps have no exponent. All else is as in AMN.
+OWN_RECIPES = {name: dataclasses.replace(recipe, power=1.0) for name, recipe in RECIPES.items()}
+"""The recipes with which IRN's authors use it, by backbone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceOptions:
+    """How objects are told apart; the defaults are published for VOC.
+
+    Attributes:
+        steps: number of steps in which every cell follows the displacements.
+        centre: length of a displacement, in cells of 4 pixels, below which a cell belongs to the
+            centre of an object.
+        threshold: score of the background, 0..1.
+        min_area: share of the image's pixels below which a fragment gets score 0.
+    """
+
+    ranges: ClassVar = {
+        "steps": Range(0, 100_000),
+        "centre": POSITIVE,
+        "threshold": SHARE,
+        "min_area": SHARE,
+    }
+
+    # jiwoon-ahn/irn: the last from run_sample.py, the others from step/make_ins_seg_labels.py
+    steps: int = 300
+    centre: float = 2.5
+    min_area: float = 0.01
+    threshold: float = 0.25
+
+
+INSTANCE_OPTIONS = {
+    "resnet50": InstanceOptions(),
+    "small": InstanceOptions(),
 }

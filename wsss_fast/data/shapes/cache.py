@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from wsss_fast.data.shapes.make import VERSION, make_shapes
+from wsss_fast.data.shapes.make import OBJECTS, VERSION, add_objects, make_shapes
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
 
-BUILT_IN = {"shapes": "standard", "shapes-sparse": "sparse"}
+BUILT_IN = {"shapes": "standard", "shapes-sparse": "sparse", "shapes-uneven": "uneven"}
 """Name of a built-in benchmark, without its seed -> preset of `make_shapes`."""
 
 
@@ -21,9 +22,9 @@ def is_built_in(name: str | Path) -> bool:
 def shapes_folder(name: str) -> Path:
     """The cached Shapes benchmark of a name, generated at the first call.
 
-    Names: `shapes` (seed 0), `shapes:SEED`, and with the preset `sparse` of `make_shapes`:
-    `shapes-sparse`, `shapes-sparse:SEED`. The cache is in `$WSSS_FAST_DATA`, else in
-    `$XDG_CACHE_HOME/wsss_fast`, else in `~/.cache/wsss_fast`.
+    Names: `shapes` (seed 0), `shapes:SEED`, and with the other presets of `make_shapes`:
+    `shapes-sparse`, `shapes-sparse:SEED`, `shapes-uneven`, `shapes-uneven:SEED`. The cache is in
+    `$WSSS_FAST_DATA`, else in `$XDG_CACHE_HOME/wsss_fast`, else in `~/.cache/wsss_fast`.
 
     Raises:
         InputError: the seed is not a whole number, or the cache has no directory.
@@ -46,6 +47,11 @@ def shapes_folder(name: str) -> Path:
             # Another process may have generated the same pictures meanwhile.
             if not (folder / "shapes.json").exists():
                 raise
+    if not (folder / OBJECTS).exists():
+        say(f"adding {OBJECTS} to the Shapes benchmark in {folder}")
+        # The folder may be read-only, or another process may have added it meanwhile.
+        with contextlib.suppress(OSError):
+            add_objects(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -26,10 +27,12 @@ VERSION = 2  # to be raised whenever the same arguments give other pictures
 _SPLITS = ("train", "val")
 _MIN_SIZE, _MAX_SIZE = 48, 512
 _MOST_PICTURES, _LARGEST_SEED = 1_000_000, 2**63 - 1
+OBJECTS = "SegmentationObject"
 _FOLDERS = (
     "JPEGImages",
     "Annotations",
     "SegmentationClass",
+    OBJECTS,
     "saliency",
     "context",
     "ImageSets/Segmentation",
@@ -50,10 +53,11 @@ def make_shapes(
 
     Writes `JPEGImages/<id>.jpg`, `Annotations/<id>.xml` (tags and boxes),
     `SegmentationClass/<id>.png` (0 background, 1..8 classes, 255 the rest of an object too hidden
-    to be recognised), `saliency/<id>.png` (0..255), `context/<id>.png` (0 none, 1 rails, 2 water, 3
-    grass, 4 road; objects cut out), `ImageSets/Segmentation/{train,val}.txt`, `classes.txt`,
-    `shapes.json`. The same arguments give the same files. All are written to a temporary folder
-    next to `out`, which is renamed at the end. Takes about 10 s on two cores.
+    to be recognised), `SegmentationObject/<id>.png` (likewise, but 1..N are the objects, in the
+    order of the annotation), `saliency/<id>.png` (0..255), `context/<id>.png` (0 none, 1 rails, 2
+    water, 3 grass, 4 road; objects cut out), `ImageSets/Segmentation/{train,val}.txt`,
+    `classes.txt`, `shapes.json`. The same arguments give the same files. All are written to a
+    temporary folder next to `out`, which is renamed at the end. Takes about 10 s on two cores.
 
     Args:
         out: folder to create; it must not exist, or be empty.
@@ -62,8 +66,9 @@ def make_shapes(
         train: number of pictures in the train split, >= 1.
         val: number of pictures in the val split, >= 0.
         size: side of the square pictures in pixels, 48..512; all in them scales with it.
-        preset: difficulty of the pictures: "standard", or "sparse", whose objects are large
-            compared with the part that distinguishes them (`data/shapes/scene.py`).
+        preset: difficulty of the pictures: "standard", "sparse", whose objects are large compared
+            with the part that distinguishes them, or "uneven", whose parts differ strongly in
+            size and contrast (`data/shapes/scene.py`).
         options: numbers used instead of the preset's.
 
     Returns:
@@ -89,7 +94,7 @@ def make_shapes(
     try:
         for folder in _FOLDERS:
             (work / folder).mkdir(parents=True)
-        _write_scenes(work, jobs, seed, size, options)
+        _make_scenes(jobs, seed, size, options, lambda name, scene: _write_scene(work, name, scene))
         for split in _SPLITS:
             lines = [f"{_id(s, i)}\n" for s, i in jobs if s == split]
             (work / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(lines))
@@ -111,6 +116,29 @@ def make_shapes(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return target
+
+
+def add_objects(folder: Path) -> None:
+    """Write `SegmentationObject` into a benchmark that an earlier release generated without it.
+
+    Args:
+        folder: the benchmark; its other files stay.
+    """
+    about = json.loads((folder / "shapes.json").read_text())
+    jobs = [(split, i) for split in _SPLITS for i in range(about[split])]
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _make_scenes(
+            jobs,
+            about["seed"],
+            about["size"],
+            SceneOptions(**about["options"]),
+            lambda name, scene: write_labels(work / f"{name}.png", scene.object_numbers()),
+        )
+        work.chmod(0o755)
+        work.replace(folder / OBJECTS)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _check(target: Path, seed: int, counts: dict[str, tuple[int, int]], size: int) -> None:
@@ -140,15 +168,19 @@ def _id(split: str, index: int) -> str:
     return f"{split}_{index:05d}"
 
 
-def _write_scenes(
-    root: Path, jobs: list[tuple[str, int]], seed: int, size: int, options: SceneOptions
+def _make_scenes(
+    jobs: Sequence[tuple[str, int]],
+    seed: int,
+    size: int,
+    options: SceneOptions,
+    write: Callable[[str, Scene], None],
 ) -> None:
-    """Generate and write the pictures of `jobs`, each a split and an index."""
+    """Generate the pictures of `jobs`, each a split and an index, and `write` (id, picture)."""
 
     def make(job: tuple[str, int]) -> None:
         split, index = job
         rng = np.random.default_rng([seed, _SPLITS.index(split), index])
-        _write_scene(root, _id(*job), make_scene(rng, size, options))
+        write(_id(*job), make_scene(rng, size, options))
 
     # Threads suffice: Pillow and NumPy release the interpreter lock for most of the work.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as workers:
@@ -161,7 +193,12 @@ def _write_scenes(
 
 def _write_scene(root: Path, name: str, scene: Scene) -> None:
     Image.fromarray(scene.image).save(root / "JPEGImages" / f"{name}.jpg", quality=92)
-    for folder, labels in (("SegmentationClass", scene.mask), ("context", scene.context)):
+    label_maps = {
+        "SegmentationClass": scene.mask,
+        OBJECTS: scene.object_numbers(),
+        "context": scene.context,
+    }
+    for folder, labels in label_maps.items():
         write_labels(root / folder / f"{name}.png", labels)
     Image.fromarray(scene.saliency).save(root / "saliency" / f"{name}.png", compress_level=1)
     (root / "Annotations" / f"{name}.xml").write_text(_annotation(name, scene))

@@ -76,16 +76,24 @@ PRESETS = {
         part=(0.5, 0.65),
         part_fade=0.15,
     ),
+    "uneven": SceneOptions(
+        radius_alone=(0.18, 0.42),
+        pair_together=0.8,
+        part=(0.35, 1.1),
+        part_fade=0.9,
+    ),
 }
 """Options by the name of the preset.
 
 "standard": several objects in many pictures, with look-alikes and contexts: the failures that AMN
 and EPS address. "sparse": objects that are large compared with the part that distinguishes them, as
-in many
-photos: 1.4 times as long, hence of twice the area, with a part of the same size in pixels, mostly
-alone in the picture and not hidden. The part fades less, so that a classifier learns to look for
-little else. Its activation maps then cover less of an object, which is the failure that CCR
-addresses.
+in many photos: 1.4 times as long, hence of twice the area, with a part of the same size in pixels,
+mostly alone in the picture and not hidden. The part fades less, so that a classifier learns to look
+for little else. Its activation maps then cover less of an object, which is the failure that CCR
+addresses. "uneven": the discriminative part differs strongly in size and contrast from object to
+object, and look-alikes are mostly in one picture. The highest score of a class, which its map is
+divided by, then says little of the scores in the rest of its objects, so that a threshold fits one
+picture and not the next; this is what AMN addresses.
 """
 
 
@@ -139,6 +147,13 @@ class Scene:
     saliency: np.ndarray
     context: np.ndarray
     objects: list[Placed]
+
+    def object_numbers(self) -> np.ndarray:
+        """Number of the object of each pixel, uint8 [S, S]: 0 background, 1..N, 255 ignore."""
+        numbers = np.where(self.mask == IGNORE, IGNORE, 0).astype(np.uint8)
+        for number, thing in enumerate(self.objects, 1):
+            numbers[thing.visible] = number
+        return numbers
 
 
 # ---- layout ------------------------------------------------------------------------------------
