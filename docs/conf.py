@@ -26,6 +26,7 @@ extensions = [
     "commands",
     "layers",
     "results",
+    "recipes",
     "plain_docstrings",
     "public_module",
 ]

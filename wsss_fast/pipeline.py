@@ -48,6 +48,11 @@ class RefineOptions:
     crf_threshold: float = 0.25
     irn_crf_threshold: float = 0.25
 
+    def unused(self) -> tuple[str, ...]:
+        """Numbers that a run does not use."""
+        own = ("irn", "fg_threshold", "bg_threshold", "irn_crf_threshold")
+        return own if self.kind == "crf" else ()
+
     def check_together(self, name: str) -> None:
         """Raise InputError where the thresholds of the seeds overlap."""
         check_order(self, name, "bg_threshold", "fg_threshold")

@@ -16,6 +16,7 @@ from wsss_fast.engine.run_lock import exclusive
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.presets import Preset, Row
 
 P = TypeVar("P")
@@ -188,7 +189,7 @@ def resolve_preset(
     Raises:
         InputError: an unknown preset, or one for another backbone.
     """
-    names = {id(one): name for name, one in reversed(list(presets.items()))}
+    names = {id(one): name for name, one in reversed([*presets.items()])}
     if preset is not None and preset not in presets:
         known = ", ".join(name for name in presets if name in names.values())
         raise InputError(f"{command}: preset is {preset!r}; must be one of {known}")
@@ -260,8 +261,9 @@ def started(
     *,
     redo: str | None,
     from_stage: str | None,
+    protocol: Protocol | None = None,
 ) -> Iterator[None]:
-    """Around the stages of a pipeline: lock of the run folder, config.json, repeated stages.
+    """Around the stages of a pipeline: lock, config.json, protocol, repeated stages.
 
     Collective.
 
@@ -272,13 +274,14 @@ def started(
         arguments: of `run_arguments`.
         redo: stage whose results are removed first, so that it is repeated.
         from_stage: the same for a stage and all later ones.
+        protocol: of the run, for metrics.json.
 
     Raises:
         InputError: another process works on the run folder, or there is no such stage.
     """
     with (
         exclusive(out),
-        config_of(out, command, arguments),
+        config_of(out, command, arguments, None if protocol is None else protocol.as_json()),
         repeated(out, command, stages, redo, from_stage),
     ):
         yield

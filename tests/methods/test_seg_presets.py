@@ -200,6 +200,11 @@ def test_loss_of_aligned_logits_and_its_balance():
     truth = {
         "none": losses[mask < 255].mean(),
         "batch": (losses[background].mean() + losses[classes].mean()) / 2,
+        "image": sum(
+            one[back].mean() + one[front].mean()
+            for one, back, front in zip(losses, background, classes, strict=True)
+        )
+        / 2,
     }
     for balance, wanted in truth.items():
         recipe = dataclasses.replace(SMALL, resize="aligned", balance=balance)

@@ -15,6 +15,7 @@ from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
@@ -131,7 +132,10 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("amn run", weights=weights, **needed)
-    with started(out, "amn run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("amn run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "amn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

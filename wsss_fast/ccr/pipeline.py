@@ -17,6 +17,7 @@ from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
@@ -139,7 +140,10 @@ def run(
     needed = {"irn_weights": irn_weights} if "irn" in lengths else {}
     needed |= {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("ccr run", weights=weights, **needed)
-    with started(out, "ccr run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

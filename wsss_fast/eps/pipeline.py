@@ -19,6 +19,7 @@ from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     SEGMENT_STAGES,
     choose,
@@ -132,7 +133,10 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("eps run", weights=weights, **needed)
-    with started(out, "eps run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,

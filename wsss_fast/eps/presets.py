@@ -51,6 +51,11 @@ class Pipeline:
     seg: seg.Recipe = _SEG.numbers  # README; issue 10: voc12.yaml
     seg_backbone: str = _SEG.backbone
 
+    def unused(self) -> tuple[str, ...]:
+        """Numbers that a run does not use."""
+        baseline = () if self.baseline else ("cam", "cam_threshold")
+        return baseline if self.crf else (*baseline, "eps.crf")
+
 
 PIPELINES = {
     "resnet38": Pipeline(),

@@ -59,7 +59,7 @@ def image_thresholds(
     Raises:
         InputError: there are no masks, or maps are missing or of another size.
     """
-    folder, whole, cpu = Path(maps), opened(data), torch.device("cpu")
+    folder, whole, cpu = Path(maps), opened(data, tags=False), torch.device("cpu")
     data = whole.with_masks()
     check_maps(folder, data)
     num_labels, bounds = len(data.classes) + 1, torch.tensor(thresholds, dtype=torch.float32)

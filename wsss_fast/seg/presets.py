@@ -46,7 +46,7 @@ def _coco_row(source: str, unsure: tuple[str, ...]) -> Row:
     return Row(
         layout="coco",
         split="train",
-        score_on="all",
+        score_on="train",
         val_split="val",
         truth="coco_seg_anno",  # jbeomlee93/RIB README, step 1
         starts=(_IMAGENET_START,),
@@ -74,6 +74,13 @@ def _voc_row(
     )
 
 
+def _on_val(
+    value: float, what: str, source: str, *, crf: bool = True, sure: bool = True
+) -> Published:
+    record = "seg on val" if crf else "seg on val without CRF"
+    return Published(record, value, f"VOC val, {what}", source, sure)
+
+
 def _augmented(**changes: Any) -> Augment:
     return dataclasses.replace(Recipe().augment, **changes)
 
@@ -85,8 +92,8 @@ _DEEPLAB_PYTORCH = Preset(
         _COCO_START,
         source="kazuto1011/deeplab-pytorch, configs/voc12.yaml",
         published=(
-            Published("seg", 77.93, "val, trained on true masks, after the CRF", "DPT README.md"),
-            Published("seg", 76.65, "val, trained on true masks, without CRF", "DPT README.md"),
+            _on_val(77.93, "trained on true masks, after the CRF", "deeplab-pytorch README.md"),
+            _on_val(76.65, "trained on true masks", "deeplab-pytorch README.md", crf=False),
         ),
     ),
 )
@@ -104,14 +111,8 @@ _ADVCAM = Preset(
         _IMAGENET_START,  # AdvCAM #9
         source="jbeomlee93/AdvCAM, issue #9",
         published=(
-            Published(
-                "seg",
-                68.1,
-                "val, the paper's, with masks of 69.9 on train",
-                "AdvCAM #9",
-                sure=False,
-            ),
-            Published("seg", 64.9, "val, a user's without these settings, CRF", "AdvCAM #9"),
+            _on_val(68.1, "masks of 69.9 on train", "the paper, quoted in AdvCAM #9", sure=False),
+            _on_val(64.9, "a user's without these settings, CRF", "AdvCAM #9"),
         ),
         unsure=(
             "The loss is 'similar to DSRG' (AdvCAM #9), whose code was not found; the kind of DSRG "
@@ -172,7 +173,7 @@ _CLIP_ES = Preset(
     _voc_row(
         _COCO_START,
         source="linyq2117/CLIP-ES, issue #7",
-        published=(Published("seg", 73.5, "val, a user's", "CLIP-ES #7"),),
+        published=(_on_val(73.5, "a user's", "CLIP-ES #7"),),
         unsure=(_CLIP_ES_UNSURE,),
     ),
 )
@@ -186,7 +187,7 @@ _CLIP_ES_IMAGENET = Preset(
     _voc_row(
         _IMAGENET_START,
         source="linyq2117/CLIP-ES, issue #7",
-        published=(Published("seg", 69.7, "val, a user's, balanced loss", "CLIP-ES #7"),),
+        published=(_on_val(69.7, "a user's, balanced loss", "CLIP-ES #7"),),
         unsure=(
             _CLIP_ES_UNSURE,
             "The authors name no balanced loss; a user got NaN without it and took AdvCAM's, whose "
@@ -221,7 +222,7 @@ _OAA_VGG16 = Preset(
     _voc_row(
         _VGG16_CAFFE,
         source="PengtaoJiang/OAA, examples/seg/exp1",
-        published=(Published("seg", 65.1, "val, a user's, with EPS' masks", "EPS #12"),),
+        published=(_on_val(65.1, "a user's, with EPS' masks", "EPS #12"),),
         unsure=_OAA_UNSURE,
     ),
 )
@@ -260,8 +261,8 @@ _RULIXIANG = Preset(
         _VGG16_TORCH,
         source="rulixiang/deeplab-pytorch, config/deeplabv1_voc12.yaml",
         published=(
-            Published("seg", 69.38, "val, trained on true masks, after the CRF", "its README.md"),
-            Published("seg", 65.48, "val, trained on true masks, without CRF", "its README.md"),
+            _on_val(69.38, "trained on true masks, after the CRF", "README.md"),
+            _on_val(65.48, "trained on true masks", "README.md", crf=False),
         ),
     ),
 )
@@ -294,7 +295,7 @@ _SEAM = Preset(
             "YudeWang/SEAM, link in README.md",
         ),
         source="YudeWang/semantic-segmentation-codebase, experiment/seamv1-pseudovoc",
-        published=(Published("seg", 64.75, "val, SEAM's masks, after the CRF", "its README.md"),),
+        published=(_on_val(64.75, "SEAM's masks, after the CRF", "README.md"),),
         unsure=(
             "From memory, the author names crop 321 'maybe 448' and scales up to 2.0 for the "
             "paper (SEAM #11); the numbers of the code are used.",
@@ -331,8 +332,8 @@ _MCTFORMER = Preset(
         ),
         source="xulianuwa/MCTformer, seg/ and run_seg.sh",
         published=(
-            Published("seg", 71.9, "val, the paper's", "MCTformer #23 and #26", sure=False),
-            Published("seg", 71.1, "val, users', with the public masks", "MCTformer #26"),
+            _on_val(71.9, "CRF", "the paper, quoted in MCTformer #23", sure=False),
+            _on_val(71.1, "users', with the public masks", "MCTformer #26"),
         ),
         unsure=("Users who repeat it with the public masks get 71.1 (MCTformer #26).",),
     ),

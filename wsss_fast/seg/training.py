@@ -199,8 +199,7 @@ def _cross_entropy(logits: torch.Tensor, mask: torch.Tensor, recipe: Recipe) -> 
     resize: str = recipe.resize
     if resize == "aligned":
         logits, resize = enlarged(logits, mask.shape[-2:], recipe), "logits"
-    balance: Any = {"none": False, "batch": True, "image": "image"}[recipe.balance]
-    return cross_entropy(logits, mask, balance=balance, resize=resize)
+    return cross_entropy(logits, mask, balance=recipe.balance, resize=resize)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,8 +67,8 @@ def make_shapes(
         val: number of pictures in the val split, >= 0.
         size: side of the square pictures in pixels, 48..512; all in them scales with it.
         preset: difficulty of the pictures: "standard", "sparse", whose objects are large compared
-            with the part that distinguishes them, or "uneven", whose objects and parts differ
-            strongly in size and contrast (`data/shapes/scene.py`).
+            with the part that distinguishes them, or "uneven", whose parts differ strongly in
+            size and contrast (`data/shapes/scene.py`).
         options: numbers used instead of the preset's.
 
     Returns:

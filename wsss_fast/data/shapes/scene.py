@@ -33,7 +33,6 @@ class SceneOptions:
         truncated: probability that an object is cut off by the border.
         part: range of the size of the discriminative part, relative to its drawing.
         part_fade: largest share by which the part's colours fade towards gray.
-        body_fade: the same for the body, to which all of a pair's figures fade alike.
         light: largest relative change of a picture's brightness and contrast.
         grain: standard deviation of the pixel noise in levels 0..255.
         texture: strength of the body's texture in levels 0..255.
@@ -53,7 +52,6 @@ class SceneOptions:
     truncated: float = 0.18
     part: tuple[float, float] = (0.7, 0.95)
     part_fade: float = 0.45
-    body_fade: float = 0.0
     light: float = 0.25
     grain: float = 7.0
     texture: float = 9.0
@@ -79,27 +77,23 @@ PRESETS = {
         part_fade=0.15,
     ),
     "uneven": SceneOptions(
-        radius_alone=(0.18, 0.45),
-        radius_group=(0.12, 0.30),
-        counts=(0.40, 0.42, 0.18),
+        radius_alone=(0.18, 0.42),
         pair_together=0.8,
-        part=(0.4, 1.2),
-        part_fade=0.6,
-        body_fade=0.9,
+        part=(0.35, 1.1),
+        part_fade=0.9,
     ),
 }
 """Options by the name of the preset.
 
 "standard": several objects in many pictures, with look-alikes and contexts: the failures that AMN
 and EPS address. "sparse": objects that are large compared with the part that distinguishes them, as
-in many
-photos: 1.4 times as long, hence of twice the area, with a part of the same size in pixels, mostly
-alone in the picture and not hidden. The part fades less, so that a classifier learns to look for
-little else. Its activation maps then cover less of an object, which is the failure that CCR
-addresses. "uneven": part and body differ strongly in size and contrast from object to object, and
-look-alikes are mostly in one picture. The highest score of a class, which its map is divided by,
-then says little of the scores in the rest of its objects, so that a threshold fits one picture and
-not the next; this is what AMN addresses.
+in many photos: 1.4 times as long, hence of twice the area, with a part of the same size in pixels,
+mostly alone in the picture and not hidden. The part fades less, so that a classifier learns to look
+for little else. Its activation maps then cover less of an object, which is the failure that CCR
+addresses. "uneven": the discriminative part differs strongly in size and contrast from object to
+object, and look-alikes are mostly in one picture. The highest score of a class, which its map is
+divided by, then says little of the scores in the rest of its objects, so that a threshold fits one
+picture and not the next; this is what AMN addresses.
 """
 
 
@@ -303,8 +297,6 @@ def make_scene(rng: np.random.Generator, size: int, options: SceneOptions) -> Sc
     owner = np.full((size, size), -1, np.int16)
     for index, p in enumerate(placed):
         pen = Pen(size, (p.x, p.baseline), p.radius, p.flip, rng.uniform(-5, 5))
-        if options.body_fade:  # without it, no random number is drawn
-            pen.focus((0.0, 0.0), 1.0, rng.uniform(0, options.body_fade))
         p.figure.body(pen, rng)
         pen.focus(p.figure.anchor, rng.uniform(*options.part), rng.uniform(0, options.part_fade))
         p.figure.part(pen)
