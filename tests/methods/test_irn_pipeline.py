@@ -82,13 +82,9 @@ def test_a_run_that_ends_with_the_masks(finished, shapes, tmp_path):
 
 def test_bad_input_raises_before_anything_is_written(shapes, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(
-        InputError, match="preset is 'voc'; must be one of irn-voc, shapes"
-    ):
+    with pytest.raises(InputError, match="preset is 'voc'; must be one of irn-voc, shapes"):
         irn.run(shapes, out, preset="voc")
-    with pytest.raises(
-        InputError, match="'irn-voc' is for backbone 'resnet50', got 'small'"
-    ):
+    with pytest.raises(InputError, match="'irn-voc' is for backbone 'resnet50', got 'small'"):
         irn.run(shapes, out, preset="irn-voc", backbone="small")
     with pytest.raises(InputError, match="no such weights file"):
         run(shapes, out, weights=tmp_path / "nowhere.pth")

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from wsss_fast import cam, nets
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for, validation_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
@@ -18,7 +18,13 @@ from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.irn.inference import infer
 from wsss_fast.irn.instances import find_instances
-from wsss_fast.irn.recipe import INSTANCE_OPTIONS, OWN_RECIPES, InstanceOptions, Recipe
+from wsss_fast.irn.recipe import (
+    INSTANCE_RECIPES,
+    OWN_RECIPES,
+    InstanceOptions,
+    InstanceRecipe,
+    Recipe,
+)
 from wsss_fast.irn.training import train
 from wsss_fast.presets import Preset, Published, Row, Start
 from wsss_fast.readers.instances import load_instances
@@ -71,7 +77,7 @@ PIPELINES = {
         # For 128-pixel images: the appearance kernel scales with the image.
         crf=Crf(bilateral=(25.0, 13.0, 10.0)),
         irn=OWN_RECIPES["small"],
-        instances=INSTANCE_OPTIONS["small"],
+        instances=INSTANCE_RECIPES["small"].objects,
     ),
 }
 
@@ -167,10 +173,11 @@ def run(
 
     Source: Ahn, Cho and Kwak, CVPR 2019.
     """
-    data, out = opened(data), check_out(out)
-    unseen = None if val is None else opened(val)
     chosen = resolve_preset("irn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
+    row = None if chosen.preset is None else chosen.preset.row
+    unseen = validation_for(val, data, row)
+    data, out = opened_for(data, row), check_out(out)
     nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     data.check_masks()
@@ -217,14 +224,17 @@ def _run_stages(
     trained = train(
         data, out, seeds=seeds.folder, weights=start, recipe=numbers.irn, **compute.train()
     )
-    inputs = {"maps": cams.maps, "recipe": numbers.irn, **compute.infer()}
-    refined = infer(data, trained.weights, out, **inputs)
+    refined = infer(
+        data, trained.weights, out, maps=cams.maps, recipe=numbers.irn, **compute.infer()
+    )
     run_scores.maps(out, "irn", data, refined.maps, fixed=numbers.irn.threshold, crf=None)
     metrics = run_scores.masks(out, "masks", data, refined.masks)
     found = None
     if until == "instances":
-        options = numbers.instances
-        found = find_instances(data, trained.weights, out, options=options, **inputs).folder
+        recipe = InstanceRecipe(numbers.irn, numbers.instances)
+        found = find_instances(
+            data, trained.weights, out, maps=cams.maps, recipe=recipe, **compute.infer()
+        ).folder
         run_scores.instances(out, "irn/instances", data, found)
     page = report.write(
         out,
