@@ -22,6 +22,7 @@ LAYERS = [
     {"cam", "irn", "seg", "refinement"},
     {"pipeline"},
     {"METHODS"},
+    {"reproduce"},
     {"bench", "cli"},
     {"__init__", "__main__"},
 ]

@@ -16,7 +16,8 @@ from wsss_fast.engine.run_lock import exclusive
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.metrics import Metrics
-from wsss_fast.presets import Preset
+from wsss_fast.evaluation.protocol import Protocol
+from wsss_fast.presets import Preset, Row
 
 P = TypeVar("P")
 
@@ -114,12 +115,56 @@ class Chosen(NamedTuple, Generic[P]):
         numbers: hyper-parameters of all stages.
         name: name of the preset, or None.
         preset: the preset, or None.
+        seg_preset: name of the segmentation recipe that replaces the preset's, or None.
     """
 
     backbone: str
     numbers: P
     name: str | None = None
     preset: Preset[P] | None = None
+    seg_preset: str | None = None
+
+    @property
+    def row(self) -> Row | None:
+        """How the published result of the preset was made; None if nothing was published."""
+        return None if self.preset is None else self.preset.row
+
+    @contextlib.contextmanager
+    def checking(self, argument: str) -> Iterator[None]:
+        """Around the check of a weights file: errors name the argument, and the row's file.
+
+        Args:
+            argument: "weights", "irn_weights" or "seg_weights".
+
+        Raises:
+            InputError: the one that is raised inside, with more text.
+        """
+        try:
+            yield
+        except InputError as error:
+            text = str(error)
+            if not text.startswith((f"{argument}:", "backbone:")):
+                text = f"{argument}: {text}"
+            raise InputError(f"{text}{self._start_of(argument, '; ')}") from None
+
+    def say_missing(self, command: str, **weights: Any) -> None:
+        """Print which of the row's initial weights are not given, and what they are.
+
+        Args:
+            command: the words typed after `wsss-fast`.
+            weights: the given files by argument; None for none.
+        """
+        for argument, given in weights.items():
+            start = self._start_of(argument, "")
+            if given is None and start:
+                say(f"{command}: no {argument} given; {start}")
+
+    def _start_of(self, argument: str, before: str) -> str:
+        """What the row starts from, as text; "" if it does not say."""
+        for start in () if self.row is None else self.row.starts:
+            if start.argument == argument:
+                return f"{before}row {self.name} starts from {start.what} ({start.where})"
+        return ""
 
 
 def resolve_preset(
@@ -144,7 +189,7 @@ def resolve_preset(
     Raises:
         InputError: an unknown preset, or one for another backbone.
     """
-    names = {id(one): name for name, one in reversed(presets.items())}
+    names = {id(one): name for name, one in reversed([*presets.items()])}
     if preset is not None and preset not in presets:
         known = ", ".join(name for name in presets if name in names.values())
         raise InputError(f"{command}: preset is {preset!r}; must be one of {known}")
@@ -216,8 +261,9 @@ def started(
     *,
     redo: str | None,
     from_stage: str | None,
+    protocol: Protocol | None = None,
 ) -> Iterator[None]:
-    """Around the stages of a pipeline: lock of the run folder, config.json, repeated stages.
+    """Around the stages of a pipeline: lock, config.json, protocol, repeated stages.
 
     Collective.
 
@@ -228,13 +274,14 @@ def started(
         arguments: of `run_arguments`.
         redo: stage whose results are removed first, so that it is repeated.
         from_stage: the same for a stage and all later ones.
+        protocol: of the run, for metrics.json.
 
     Raises:
         InputError: another process works on the run folder, or there is no such stage.
     """
     with (
         exclusive(out),
-        config_of(out, command, arguments),
+        config_of(out, command, arguments, None if protocol is None else protocol.as_json()),
         repeated(out, command, stages, redo, from_stage),
     ):
         yield

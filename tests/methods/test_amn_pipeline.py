@@ -244,9 +244,6 @@ def test_presets_have_the_published_numbers():
     assert recipe.optimizer.weight_decay == 1e-4
     assert (refine.fg_threshold, refine.bg_threshold, refine.kind) == (0.45, 0.15, "irn")
     assert classifier.scales == recipe.scales == (1.0, 0.5, 1.5, 2.0)
-    voc, coco = amn.PRESETS["amn-voc"].numbers, amn.PRESETS["amn-coco"].numbers
-    assert (voc.refine.irn.threshold, coco.refine.irn.threshold) == (0.25, 0.22)
-    assert coco.refine.irn.pad == 1 and voc.seg.updates == 20_000
 
 
 def test_seeds_of_another_size_raise(shapes, tmp_path):

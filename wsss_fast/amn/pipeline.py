@@ -2,126 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
-from wsss_fast import cam, irn, nets, seg
+from wsss_fast import cam, nets, seg
 from wsss_fast.amn.inference import infer
-from wsss_fast.amn.recipe import RECIPES, Recipe
+from wsss_fast.amn.presets import PIPELINES, PRESETS, Pipeline
 from wsss_fast.amn.training import train
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for, validation_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
-from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
-    RefineOptions,
+    choose,
     refine_maps,
     refine_plan,
     segment,
     segment_plan,
 )
-from wsss_fast.presets import Preset
-from wsss_fast.runs import (
-    Compute,
-    RunResult,
-    resolve_preset,
-    run_arguments,
-    started,
-)
+from wsss_fast.runs import Compute, RunResult, run_arguments, started
 from wsss_fast.stages import seeds as seed_stage
-from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
-
-    Attributes:
-        cam: recipe of the classifier.
-        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
-            best threshold, 0..1.
-        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
-            it is reported, in addition to its best threshold, 0..1.
-        fg_threshold: foreground threshold of the seeds before CRF refinement: score above which a
-            pixel is labelled with its class, 0..1.
-        bg_threshold: background threshold of the seeds before CRF refinement: score up to which a
-            pixel is background, 0..1; pixels between both thresholds are ignored.
-        crf: dense CRF of the seeds.
-        amn: recipe of the AMN.
-        amn_threshold: background threshold at which the mIoU of AMN maps is reported, in addition
-            to their best threshold, 0..1.
-        refine: options of the refinement of AMN maps to pseudo-masks.
-        seg: recipe of the segmentation network.
-    """
-
-    ranges: ClassVar = dict.fromkeys(
-        ("cam_threshold", "cam_crf_threshold", "fg_threshold", "bg_threshold", "amn_threshold"),
-        SHARE,
-    )
-
-    cam: cam.Recipe = cam.RECIPES["resnet50"]
-    cam_threshold: float = 0.25
-    cam_crf_threshold: float = 0.25
-    fg_threshold: float = 0.30
-    bg_threshold: float = 0.05
-    crf: Crf = Crf()
-    amn: Recipe = RECIPES["resnet50"]
-    amn_threshold: float = 0.25
-    refine: RefineOptions = RefineOptions()
-    seg: seg.Recipe = seg.RECIPES["resnet101"]
-
-    def check_together(self, name: str) -> None:
-        """Raise InputError where the thresholds of the seeds overlap."""
-        ranges.check_order(self, name, "bg_threshold", "fg_threshold")
-
-
-# For 128-pixel images: the appearance kernel scales with the image, and tolerates more noise.
-_SMALL_CRF = Crf(bilateral=(25.0, 13.0, 10.0))
-
-PIPELINES = {
-    "resnet50": Pipeline(),
-    "small": Pipeline(
-        cam=cam.RECIPES["small"],
-        cam_threshold=0.42,
-        cam_crf_threshold=0.30,
-        fg_threshold=0.40,
-        bg_threshold=0.12,
-        crf=_SMALL_CRF,
-        amn=RECIPES["small"],
-        amn_threshold=0.56,
-        refine=RefineOptions(
-            kind="irn+crf",
-            fg_threshold=0.55,
-            bg_threshold=0.30,
-            irn=irn.RECIPES["small"],
-            crf=_SMALL_CRF,
-            crf_threshold=0.50,
-            irn_crf_threshold=0.30,
-        ),
-        seg=seg.RECIPES["small"],
-    ),
-}
-
-
-_COCO_IRN = dataclasses.replace(irn.RECIPES["resnet50"], threshold=0.22, pad=1)
-
-_VOC = Preset("resnet50", PIPELINES["resnet50"])
-_COCO = Preset("resnet50", Pipeline(refine=RefineOptions(irn=_COCO_IRN)))
-PRESETS = {
-    "amn-voc": _VOC,
-    "amn-coco": _COCO,
-    "shapes": Preset("small", PIPELINES["small"]),
-    "voc": _VOC,
-    "coco": _COCO,
-}
-
 
 STAGES = (
     *("cam", "cam/maps", "seeds", "amn", "amn/maps"),
@@ -138,6 +44,7 @@ def run(
     backbone: str | None = None,
     weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
+    seg_preset: str | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
     redo: str | None = None,
@@ -168,6 +75,8 @@ def run(
             without them, AMN and IRN start from the classifier.
         seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
             published; without them, "small" starts from the classifier.
+        seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
+            of the preset or backbone; with `pipeline`, it only names that pipeline's.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
@@ -187,18 +96,20 @@ def run(
 
     Source: Lee, Kim and Shim, CVPR 2022.
     """
-    data, out = opened(data), check_out(out)
-    unseen = None if val is None else opened(val)
-    chosen = resolve_preset("amn run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = choose("amn run", PRESETS, PIPELINES, preset, backbone, seg_preset, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    nets.check(backbone, weights)
+    unseen = validation_for(val, data, chosen.row)
+    data, out = opened_for(data, chosen.row), check_out(out)
+    with chosen.checking("weights"):
+        nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     lengths = {"cam": numbers.cam.length(), "amn": numbers.amn.length()}
     if numbers.refine.kind != "crf":
         lengths["irn"] = numbers.refine.irn.length()
     if until == "seg":
         lengths["seg"] = numbers.seg.length()
-        seg.check_weights(data, backbone, numbers.seg, seg_weights)
+        with chosen.checking("seg_weights"):
+            seg.check_weights(data, numbers.seg_backbone, numbers.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
@@ -213,11 +124,18 @@ def run(
         {
             "weights": weights,
             "seg_weights": seg_weights,
+            "preset": chosen.name,
+            "seg_preset": seg_preset,
             "pipeline": numbers,
             "until": until,
         },
     )
-    with started(out, "amn run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    needed = {"seg_weights": seg_weights} if until == "seg" else {}
+    chosen.say_missing("amn run", weights=weights, **needed)
+    card = Protocol.of("amn run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "amn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,
@@ -258,7 +176,9 @@ def _run_stages(
             masks,
             data if unseen is None else unseen,
             numbers.seg,
-            weights=seg_weights or (start if backbone == "small" else None),
+            backbone=numbers.seg_backbone,
+            weights=seg_weights,
+            own=start,
             compute=compute,
         )
     curves = {"CAM": "cam", "AMN": "amn"}
@@ -279,7 +199,7 @@ def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Pla
     }
     own = Plan({"cam/maps": 0, "amn/maps": 1}, ("seeds",), trained)
     rest = refine_plan(numbers.refine, compute, data)
-    return own + rest + segment_plan(numbers.seg, compute, data, until)
+    return own + rest + segment_plan(numbers.seg, numbers.seg_backbone, data, until)
 
 
 def _make_seeds(

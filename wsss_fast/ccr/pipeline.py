@@ -2,101 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from wsss_fast import cam, irn, nets, seg
+from wsss_fast import cam, nets, seg
 from wsss_fast.ccr.inference import infer
-from wsss_fast.ccr.recipe import RECIPES, REFINEMENTS, Recipe, Refinement
+from wsss_fast.ccr.presets import PIPELINES, PRESETS, Pipeline
+from wsss_fast.ccr.recipe import Refinement
 from wsss_fast.ccr.training import train
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for, validation_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
-from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     REFINE_STAGES,
     SEGMENT_STAGES,
-    RefineOptions,
+    choose,
     refine_maps,
     refine_plan,
     segment,
     segment_plan,
 )
-from wsss_fast.presets import Preset
-from wsss_fast.runs import (
-    Compute,
-    RunResult,
-    resolve_preset,
-    run_arguments,
-    started,
-)
+from wsss_fast.runs import Compute, RunResult, run_arguments, started
 from wsss_fast.stages import saliency
-from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
 from wsss_fast.stages.training import TrainResult
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """Hyper-parameters of all stages; the defaults are published for VOC, except IRN for PSA.
-
-    Attributes:
-        cam: recipe of the classifier's maps, and of its training if no weights are given.
-        cam_threshold: background threshold at which the mIoU of CAM is reported, in addition to its
-            best threshold, 0..1.
-        cam_crf_threshold: background threshold before CRF refinement at which the mIoU of CAM after
-            it is reported, in addition to its best threshold, 0..1.
-        ccr: recipe of the response maps.
-        ccr_threshold: background threshold at which the mIoU of the response maps is reported, in
-            addition to their best threshold, 0..1.
-        refine: options of the refinement of response maps to pseudo-masks.
-        seg: recipe of the segmentation network and of its saliency loss.
-    """
-
-    ranges: ClassVar = dict.fromkeys(("cam_threshold", "cam_crf_threshold", "ccr_threshold"), SHARE)
-
-    cam: cam.Recipe = cam.RECIPES["resnet38"]
-    cam_threshold: float = 0.20
-    cam_crf_threshold: float = 0.25
-    ccr: Recipe = RECIPES["resnet38"]
-    ccr_threshold: float = 0.25
-    refine: RefineOptions = RefineOptions()
-    seg: Refinement = REFINEMENTS["resnet101"]
-
-
-PIPELINES = {
-    "resnet38": Pipeline(),
-    "resnet50": Pipeline(cam=cam.RECIPES["resnet50"], ccr=RECIPES["resnet50"]),
-    "small": Pipeline(
-        cam=cam.RECIPES["small"],
-        cam_threshold=0.42,
-        cam_crf_threshold=0.30,
-        ccr=RECIPES["small"],
-        ccr_threshold=0.74,
-        refine=RefineOptions(
-            kind="irn+crf",
-            fg_threshold=0.80,
-            bg_threshold=0.50,
-            irn=irn.RECIPES["small"],
-            crf=Crf(bilateral=(25.0, 13.0, 10.0)),  # for 128-pixel images
-            crf_threshold=0.62,
-            irn_crf_threshold=0.30,
-        ),
-        seg=REFINEMENTS["small"],
-    ),
-}
-_VOC = Preset("resnet38", PIPELINES["resnet38"])
-PRESETS = {
-    "ccr-voc": _VOC,
-    "shapes": Preset("small", PIPELINES["small"]),
-    "voc": _VOC,
-}
-
 
 STAGES = ("cam", "cam/maps", "ccr/maps", *REFINE_STAGES, *SEGMENT_STAGES)
 
@@ -110,6 +44,7 @@ def run(
     weights: str | Path | None = None,
     irn_weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
+    seg_preset: str | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
     redo: str | None = None,
@@ -141,6 +76,8 @@ def run(
             "small" start from the classifier.
         seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation;
             without them, "small" starts from the classifier.
+        seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
+            of the preset or backbone; with `pipeline`, it only names that pipeline's.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
@@ -159,20 +96,23 @@ def run(
 
     Source: Sun, Zhang and Barnes, WACV 2022.
     """
-    data, out = opened(data), check_out(out)
-    unseen = None if val is None else opened(val)
-    chosen = resolve_preset("ccr run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = choose("ccr run", PRESETS, PIPELINES, preset, backbone, seg_preset, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
+    unseen = validation_for(val, data, chosen.row)
+    data, out = opened_for(data, chosen.row), check_out(out)
+    with chosen.checking("weights"):
+        nets.check(backbone, weights, {**nets.BACKBONES, **nets.SALIENCY_BACKBONES})
     ranges.check(numbers, "pipeline")
     lengths = {} if weights is not None else {"cam": numbers.cam.length()}
     if numbers.refine.kind != "crf":
         lengths["irn"] = numbers.refine.irn.length()
-        nets.check_file("irn_weights", irn_weights)
-        nets.check("small" if backbone == "small" else "resnet50", irn_weights)
+        with chosen.checking("irn_weights"):
+            nets.check_file("irn_weights", irn_weights)
+            nets.check("small" if backbone == "small" else "resnet50", irn_weights)
     if until == "seg":
         lengths["seg"] = numbers.seg.seg.length()
-        seg.check_weights(data, backbone, numbers.seg.seg, seg_weights)
+        with chosen.checking("seg_weights"):
+            seg.check_weights(data, numbers.seg_backbone, numbers.seg.seg, seg_weights)
     data.check_masks()
     if unseen is not None:
         unseen.check_masks()
@@ -190,12 +130,20 @@ def run(
             "weights": weights,
             "irn_weights": irn_weights,
             "seg_weights": seg_weights,
+            "preset": chosen.name,
+            "seg_preset": seg_preset,
             "pipeline": numbers,
             "until": until,
         },
         saliency=True,
     )
-    with started(out, "ccr run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    needed = {"irn_weights": irn_weights} if "irn" in lengths else {}
+    needed |= {"seg_weights": seg_weights} if until == "seg" else {}
+    chosen.say_missing("ccr run", weights=weights, **needed)
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,
@@ -238,7 +186,9 @@ def _run_stages(
             masks,
             data if unseen is None else unseen,
             numbers.seg.seg,
-            weights=seg_weights or (classifier if backbone == "small" else None),
+            backbone=numbers.seg_backbone,
+            weights=seg_weights,
+            own=classifier,
             compute=compute,
             train=functools.partial(_train_refined, numbers.seg, maps),
         )
@@ -257,7 +207,7 @@ def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str, *, tra
     networks = {"cam": Network.of(backbone, numbers.cam, data)} if trained else {}
     own = Plan({"cam/maps": 0, "ccr/maps": 0}, (), networks)
     rest = refine_plan(numbers.refine, compute, data)
-    return own + rest + segment_plan(numbers.seg.seg, compute, data, until)
+    return own + rest + segment_plan(numbers.seg.seg, numbers.seg_backbone, data, until)
 
 
 def _make_maps(

@@ -16,12 +16,15 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from wsss_fast import data
+from wsss_fast.cli import preset_help
 from wsss_fast.command import Command
 from wsss_fast.engine import distributed
 from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
+from wsss_fast.pipeline import with_seg_preset
+from wsss_fast.runs import Chosen
 
 _REQUIRED = inspect.Parameter.empty
 # A parameter `data: Source` is these options; `open_data` passes them to `data.load`.
@@ -160,7 +163,9 @@ def _signature(command: Command, argv: Sequence[str]) -> Callable[..., dict[str,
     collect.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     collect.__annotations__ = {p.name: p.annotation for p in shown}
     # What concerns callers of the function in several processes says nothing here.
-    collect.__doc__ = re.sub(r"\s*\bCollective\.", "", inspect.getdoc(function) or "")
+    text = re.sub(r"\s*\bCollective\.", "", inspect.getdoc(function) or "")
+    chosen = _chosen(command, argv, given)
+    collect.__doc__ = preset_help.with_presets(text, command, function, chosen)
     return collect
 
 
@@ -201,21 +206,32 @@ def _default_numbers(
     command: Command, function: Callable[..., Any], argv: Sequence[str], given: dict[str, Any]
 ) -> Any:
     """The recipe or pipeline of the preset or backbone that is given, so that help shows it."""
-    chosen: dict[str, str | None] = {}
-    for name in ("preset", "backbone"):
-        option = _value(argv, f"--{name}")
-        if option is not None and command.numbers in given and option != given.get(name):
-            raise InputError(
-                f"--{name}: the file given by --config already sets {command.numbers}; "
-                f"remove {command.numbers} from it, or leave out --{name}"
-            )
-        chosen[name] = option or given.get(name)
+    chosen = _chosen(command, argv, given)
     defaults, presets = command.table(command.defaults), command.table(command.presets)
-    preset = chosen["preset"]
-    if preset is not None and preset in presets:
-        return presets[preset].numbers
-    usual = inspect.signature(function).parameters["backbone"].default or next(iter(defaults))
-    return defaults.get(chosen["backbone"] or usual, defaults[usual])
+    preset, parameters = presets.get(chosen["preset"] or ""), inspect.signature(function).parameters
+    if preset is not None:
+        numbers = preset.numbers
+    else:
+        usual = parameters["backbone"].default or next(iter(defaults))
+        numbers = defaults.get(chosen["backbone"] or usual, defaults[usual])
+    if "seg_preset" not in parameters:
+        return numbers
+    return with_seg_preset(command.name, Chosen("", numbers), chosen["seg_preset"]).numbers
+
+
+def _chosen(command: Command, argv: Sequence[str], given: dict[str, Any]) -> dict[str, str | None]:
+    """The names that the default numbers depend on, from the command line or from a file."""
+    chosen: dict[str, str | None] = {}
+    for name in ("preset", "seg_preset", "backbone"):
+        option = f"--{name.replace('_', '-')}"
+        value = _value(argv, option)
+        if value is not None and command.numbers in given and value != given.get(name):
+            raise InputError(
+                f"{option}: the file given by --config already sets {command.numbers}; "
+                f"remove {command.numbers} from it, or leave out {option}"
+            )
+        chosen[name] = value or given.get(name)
+    return chosen
 
 
 def _with_config(
@@ -279,10 +295,9 @@ def _marked(kind: Any, mark: Any) -> Any:
 def _value(argv: Sequence[str], option: str) -> str | None:
     """The value of an option, given as `--option VALUE` or `--option=VALUE`."""
     for place, word in enumerate(argv):
-        if word == option and place + 1 < len(argv):
-            return argv[place + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option and (equals or place + 1 < len(argv)):
+            return value if equals else argv[place + 1]
     return None
 
 
@@ -291,10 +306,13 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Options that are not given are those of the preset's row, with a line that says so.
     """
-    if "data" not in arguments:
+    if "split" not in arguments:
         return arguments
     preset = command.table(command.presets).get(arguments.get("preset") or "")
-    options = _with_row(arguments, None if preset is None else preset.row)
+    row = None if preset is None else preset.row
+    if command.predicts and row is not None and row.val_split is not None:
+        row = dataclasses.replace(row, split=row.val_split, score_on="all")
+    options = _with_row(arguments, row)
     for name in ("val_split", "saliency", *_DATA_OPTIONS):
         arguments.pop(name, None)
     source, val_split = options.pop("data"), options.pop("val_split", None)

@@ -12,6 +12,7 @@ _PACKAGE = Path(__file__).parents[1]
 _AGAIN = "the same command starts again"
 
 _SHARED = (
+    Command("reproduce", "wsss_fast.cli.functions:reproduce", positional=("row",)),
     Command("seeds", "wsss_fast.stages.seeds:make"),
     Command("saliency", "wsss_fast.stages.saliency:make"),
     Command(

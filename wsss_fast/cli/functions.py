@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wsss_fast import _native, amn, data
+from wsss_fast import reproduce as rows
 from wsss_fast.cli.output import OUTPUT
 from wsss_fast.evaluation import summary
 from wsss_fast.evaluation.metrics import Ignored
@@ -50,6 +51,65 @@ def demo(
         val=val,
         device=device,
         seed=seed,
+        workers=workers,
+        precision=precision,
+    )
+
+
+def reproduce(
+    row: str,
+    *,
+    data: str,
+    out: Path,
+    weights: Path | None = None,
+    irn_weights: Path | None = None,
+    seg_weights: Path | None = None,
+    masks: Path | None = None,
+    saliency: Path | None = None,
+    seeds: int = 3,
+    until: Literal["masks"] | None = None,
+    numbers: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    precision: str = "auto",
+) -> rows.ReproduceResult:
+    """Run a published row with several seeds, and compare with its published numbers.
+
+    A row is a preset with published numbers, such as amn-voc, or a segmentation recipe, such as
+    deeplab-pytorch, which is trained on masks; an unknown name lists them all. Finished stages are
+    skipped. On other data than the row's it runs, too, and says that the comparison means nothing.
+
+    Args:
+        row: name of the row.
+        data: folder of the data set; its lists and true masks are chosen as the row has them.
+        out: folder; gets seed-0/, seed-1/ and so on, reproduce.json and reproduce.html.
+        weights: initial weights of the method's networks, or of a segmentation recipe's.
+        irn_weights: initial weights of IRN's backbone, for CCR.
+        seg_weights: initial weights of the segmentation network.
+        masks: folder of label PNGs that a segmentation recipe is trained on; default: the true
+            masks.
+        saliency: folder of <id>.png saliency maps; default: saliency/ in the data's folder.
+        seeds: number of runs; their seeds are 0, 1 and so on.
+        until: masks to end with the pseudo-masks.
+        numbers: YAML or JSON file with numbers instead of the row's, as in seg: {updates: 100};
+            the protocol names them.
+        device: auto, cpu, cuda or cuda:N.
+        workers: loader processes; 0 loads in this one.
+        precision: fp32, bf16 (autocast), or auto.
+    """
+    return rows.reproduce(
+        row,
+        data,
+        out,
+        weights=weights,
+        irn_weights=irn_weights,
+        seg_weights=seg_weights,
+        masks=masks,
+        saliency=saliency,
+        seeds=seeds,
+        until=until,
+        pipeline=None if numbers is None else rows.changed_numbers(row, numbers),
+        device=device,
         workers=workers,
         precision=precision,
     )

@@ -13,7 +13,8 @@ from wsss_fast.bench.harness.run import Report
 from wsss_fast.bench.harness.show import parts
 from wsss_fast.engine.progress import CONSOLE, OutputConsole
 from wsss_fast.errors import RunError
-from wsss_fast.evaluation import report, summary
+from wsss_fast.evaluation import comparison, protocol_text, report, summary
+from wsss_fast.reproduce import ReproduceResult
 from wsss_fast.runs import AnalysesResult, RunResult
 
 OUTPUT = OutputConsole(highlight=False)
@@ -24,6 +25,7 @@ def show(result: Any) -> None:
     """Print the result of a command on stdout."""
     if isinstance(result, RunResult):
         _unwrapped().print(report.text_table(result.out))
+        _show_lines(protocol_text.screen(result.out))
         predicted = f"\npredictions: {result.predictions}" if result.predictions else ""
         OUTPUT.print(
             f"masks: {result.masks}{predicted}\nreport: {result.report}",
@@ -33,6 +35,10 @@ def show(result: Any) -> None:
     elif isinstance(result, AnalysesResult):
         _unwrapped().print(report.text_table(result.out))
         OUTPUT.print(f"report: {result.report}", soft_wrap=True, markup=False)
+    elif isinstance(result, ReproduceResult):
+        _unwrapped().print(comparison.text_table(result.comparison))
+        _show_lines(comparison.lines(result.comparison))
+        _show_lines([str(result.page), str(result.file)])
     elif isinstance(result, summary.Evaluation):
         _show_evaluation(result)
     elif isinstance(result, Report):
@@ -40,10 +46,14 @@ def show(result: Any) -> None:
     elif isinstance(result, Iterator):
         _show_benchmarks(result)
     elif dataclasses.is_dataclass(result) and type(result).__str__ is object.__str__:
-        for line in _described(result):
-            OUTPUT.print(line, soft_wrap=True, markup=False)
+        _show_lines(_described(result))
     elif result is not None:
         OUTPUT.print(str(result), soft_wrap=True, markup=False)
+
+
+def _show_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        OUTPUT.print(line, soft_wrap=True, markup=False)
 
 
 def _unwrapped() -> OutputConsole:
@@ -110,6 +120,7 @@ def _show_evaluation(found: summary.Evaluation) -> None:
         OUTPUT.print(table)
     for pair, ratio in found.confusion_ratios.items():
         OUTPUT.print(f"confusion ratio {pair}: {ratio:.3f}", markup=False)
+    _show_lines(protocol_text.text_lines(found.facts()))
     for path in found.files:
         OUTPUT.print(str(path), soft_wrap=True, markup=False)
 

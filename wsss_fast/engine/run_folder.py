@@ -32,8 +32,10 @@ __all__ = [
     "check_out",
     "config_of",
     "provenance",
+    "read_protocol",
     "read_records",
     "record",
+    "record_protocol",
     "read_notes",
     "stage",
     "versions",
@@ -81,25 +83,41 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def config_of(out: Path, command: str, arguments: dict[str, Any]) -> Iterator[None]:
+def config_of(
+    out: Path, command: str, arguments: dict[str, Any], protocol: dict[str, Any] | None = None
+) -> Iterator[None]:
     """Around a pipeline: `write_config`, taken back if the block is refused before it does a stage.
 
-    So config.json never has the arguments of a call that changed nothing. Args: as `write_config`.
+    So config.json never has the arguments of a call that changed nothing.
+
+    Args:
+        out: run folder.
+        command: as in `write_config`.
+        arguments: as in `write_config`.
+        protocol: what metrics.json says of the run, which is treated in the same way.
     """
     path = out / "config.json"
     before = path.read_bytes() if path.is_file() else None
-    begun = _Begun.count
+    protocol_before, begun = read_protocol(out), _Begun.count
     write_config(out, command, arguments)
+    if protocol is not None:
+        record_protocol(out, protocol)
     try:
         yield
     except InputError:
-        if distributed.is_main_process() and _Begun.count == begun:
-            if before is None:
-                path.unlink()
-            else:
-                with atomic_write(path) as temporary:
-                    temporary.write_bytes(before)
+        if _Begun.count == begun:
+            record_protocol(out, protocol_before)
+            if distributed.is_main_process():
+                _put_back(path, before)
         raise
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink()
+    else:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
@@ -129,23 +147,50 @@ def write_config(out: Path, command: str, arguments: dict[str, Any]) -> None:
 
 def record(out: Path, stage: str, values: dict[str, Any]) -> None:
     """Put the record of `stage` into `out/metrics.json`; the stages keep their order."""
-    path = out / "metrics.json"
-    records = read_records(out)
+    records, protocol = _read_metrics(out)
     records[stage] = {**records.get(stage, {}), **jsonable(values)}
-    write_json(path, {"stages": [{"stage": name, **values} for name, values in records.items()]})
+    _write_metrics(out, records, protocol)
+
+
+def record_protocol(out: Path, protocol: dict[str, Any] | None) -> None:
+    """Put the protocol of a run into `out/metrics.json`; None removes it."""
+    if distributed.is_main_process():
+        _write_metrics(out, read_records(out), protocol)
 
 
 def read_records(out: Path) -> dict[str, dict[str, Any]]:
     """The records of `out/metrics.json` by stage name; empty if there is no such file."""
+    return _read_metrics(out)[0]
+
+
+def read_protocol(out: Path) -> dict[str, Any] | None:
+    """The protocol in `out/metrics.json`, as JSON; None if there is none."""
+    return _read_metrics(out)[1]
+
+
+def _write_metrics(
+    out: Path, records: dict[str, dict[str, Any]], protocol: dict[str, Any] | None
+) -> None:
+    stages = [{"stage": name, **values} for name, values in records.items()]
+    known = {} if protocol is None else {"protocol": protocol}
+    if known or stages:
+        write_json(out / "metrics.json", {**known, "stages": stages})
+    else:
+        (out / "metrics.json").unlink(missing_ok=True)
+
+
+def _read_metrics(out: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    """The records by stage name, and the protocol."""
     path = out / "metrics.json"
     if not path.exists():
-        return {}
+        return {}, None
     try:
-        return {
-            r["stage"]: {k: v for k, v in r.items() if k != "stage"}
-            for r in json.loads(path.read_text())["stages"]
+        found = json.loads(path.read_text())
+        records = {
+            r["stage"]: {k: v for k, v in r.items() if k != "stage"} for r in found["stages"]
         }
-    except (ValueError, KeyError, TypeError) as error:
+        return records, found.get("protocol")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a metrics file of this package ({error}); "
             "remove it or use another run folder"

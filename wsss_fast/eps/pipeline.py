@@ -4,98 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from wsss_fast import cam, nets, seg
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for, validation_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
-from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.eps.inference import infer, pseudo_masks
-from wsss_fast.eps.recipe import COCO, RECIPES, Recipe, check_recipe
+from wsss_fast.eps.presets import PIPELINES, PRESETS, Pipeline
+from wsss_fast.eps.recipe import check_recipe
 from wsss_fast.eps.training import train
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.confusion_ratio import named_pairs
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.pipeline import (
     SEGMENT_STAGES,
+    choose,
     segment,
     segment_plan,
 )
-from wsss_fast.presets import Preset
-from wsss_fast.runs import (
-    Compute,
-    RunResult,
-    resolve_preset,
-    run_arguments,
-    started,
-)
+from wsss_fast.runs import Compute, RunResult, run_arguments, started
 from wsss_fast.stages import saliency
 from wsss_fast.stages.estimate import Network, Plan, say_disk, say_time
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """Hyper-parameters of all stages; the defaults are the published ones for VOC.
-
-    Attributes:
-        baseline: whether the paper's baseline, a classifier without saliency, is trained, too. Its
-            maps show the gain of EPS and reveal inverted saliency maps; it takes as long as EPS.
-        cam: recipe of the baseline.
-        cam_threshold: background threshold at which the mIoU of the baseline's maps is reported, in
-            addition to their best threshold, 0..1.
-        eps: recipe of EPS; its `threshold` gives the pseudo-masks.
-        crf: whether a dense CRF refines the pseudo-masks; the published ones are not refined.
-        pairs: pairs "target/coincident" of class names whose confusion ratio is recorded where true
-            masks exist, for maps at `eps.threshold` and for pseudo-masks; see `confusion_ratios`.
-        seg: recipe of the segmentation network.
-    """
-
-    ranges: ClassVar = {"cam_threshold": SHARE}
-
-    baseline: bool = True
-    cam: cam.Recipe = cam.RECIPES["resnet38"]
-    cam_threshold: float = 0.20
-    eps: Recipe = RECIPES["resnet38"]
-    crf: bool = False
-    pairs: tuple[str, ...] = ()
-    seg: seg.Recipe = seg.RECIPES["resnet101"]
-
-
-PIPELINES = {
-    "resnet38": Pipeline(),
-    "small": Pipeline(
-        cam=cam.RECIPES["small"],
-        cam_threshold=0.42,
-        eps=RECIPES["small"],
-        crf=True,
-        pairs=("train/rails", "boat/water"),
-        seg=seg.RECIPES["small"],
-    ),
-}
-_VOC = Preset("resnet38", PIPELINES["resnet38"])
-_COCO = Preset(
-    "resnet38",
-    Pipeline(
-        eps=COCO,
-        cam=dataclasses.replace(
-            cam.RECIPES["resnet38"],
-            updates=COCO.updates,
-            batch_size=COCO.batch_size,
-            augment=COCO.augment,
-        ),
-    ),
-)
-PRESETS = {
-    "eps-voc": _VOC,
-    "eps-coco": _COCO,
-    "shapes": Preset("small", PIPELINES["small"]),
-    "voc": _VOC,
-    "coco": _COCO,
-}
-
 
 STAGES = (
     *("cam", "cam/maps", "cam/masks", "cam/crf-masks"),
@@ -112,6 +45,7 @@ def run(
     backbone: str | None = None,
     weights: str | Path | None = None,
     seg_weights: str | Path | None = None,
+    seg_preset: str | None = None,
     pipeline: Pipeline | None = None,
     until: Literal["masks", "seg"] = "seg",
     redo: str | None = None,
@@ -139,6 +73,8 @@ def run(
         weights: initial weights of EPS and of its baseline: ImageNet's ResNet-38, as published.
         seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
             published; without them, "small" starts from EPS.
+        seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
+            of the preset or backbone; with `pipeline`, it only names that pipeline's.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
@@ -157,11 +93,12 @@ def run(
 
     Source: Lee, Lee, Lee and Shim, CVPR 2021.
     """
-    data, out = opened(data), check_out(out)
-    unseen = None if val is None else opened(val)
-    chosen = resolve_preset("eps run", PRESETS, PIPELINES, preset, backbone, pipeline)
+    chosen = choose("eps run", PRESETS, PIPELINES, preset, backbone, seg_preset, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
+    unseen = validation_for(val, data, chosen.row)
+    data, out = opened_for(data, chosen.row), check_out(out)
+    with chosen.checking("weights"):
+        nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     ranges.check(numbers, "pipeline")
     check_recipe(numbers.eps, data)
     lengths = {"eps": numbers.eps.length()}
@@ -169,7 +106,8 @@ def run(
         lengths["cam"] = numbers.cam.length()
     if until == "seg":
         lengths["seg"] = numbers.seg.length()
-        seg.check_weights(data, backbone, numbers.seg, seg_weights)
+        with chosen.checking("seg_weights"):
+            seg.check_weights(data, numbers.seg_backbone, numbers.seg, seg_weights)
     numbers = with_known_pairs(data, numbers)
     data.check_masks()
     if unseen is not None:
@@ -186,12 +124,19 @@ def run(
         {
             "weights": weights,
             "seg_weights": seg_weights,
+            "preset": chosen.name,
+            "seg_preset": seg_preset,
             "pipeline": numbers,
             "until": until,
         },
         saliency=True,
     )
-    with started(out, "eps run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    needed = {"seg_weights": seg_weights} if until == "seg" else {}
+    chosen.say_missing("eps run", weights=weights, **needed)
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(
             data,
             out,
@@ -238,7 +183,9 @@ def _run_stages(
             result.masks,
             data if unseen is None else unseen,
             numbers.seg,
-            weights=seg_weights or (trained.weights if backbone == "small" else None),
+            backbone=numbers.seg_backbone,
+            weights=seg_weights,
+            own=trained.weights,
             compute=compute,
         )
     page = report.write(
@@ -261,7 +208,7 @@ def _plan(data: Dataset, numbers: Pipeline, compute: Compute, until: str) -> Pla
         [f"{name}/{kind}" for name in names],
         {name: Network.of(backbone, getattr(numbers, name), data) for name in names},
     )
-    return own + segment_plan(numbers.seg, compute, data, until)
+    return own + segment_plan(numbers.seg, numbers.seg_backbone, data, until)
 
 
 def _make_baseline(

@@ -11,7 +11,8 @@ color:#1c1917}
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem}p{max-width:75ch}
 table{border-collapse:collapse}.wide{overflow-x:auto}
 td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e7e5e4}
-td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#57534e}
+td:first-child,th:first-child,.text td,.text th{text-align:left}th{font-weight:600;color:#57534e}
+.text td{vertical-align:top;overflow-wrap:anywhere}.text td:first-child{white-space:nowrap}
 .grid td,.grid th{padding:.15rem;border:0;text-align:center;font-size:.8rem}
 .grid img{display:block;border-radius:3px}
 .grid td:first-child{font-size:.75rem;color:#57534e;width:8rem;text-align:left;
@@ -32,10 +33,18 @@ def page(title: str, parts: Sequence[str]) -> str:
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """HTML of a table; the text is escaped here."""
+def table(head: Sequence[str], body: Sequence[Sequence[str]], *, text: bool = False) -> str:
+    """HTML of a table; what it says is escaped here.
+
+    Args:
+        head: titles of the columns; without any text, there is no row of titles.
+        body: rows of cells.
+        text: whether the cells are text, not numbers.
+    """
     names = "".join(f"<th>{html.escape(column)}</th>" for column in head)
     cells = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body
     )
-    return f"<div class=wide><table><tr>{names}</tr>{cells}</table></div>"
+    titles = f"<tr>{names}</tr>" if any(head) else ""
+    kind = " class=text" if text else ""
+    return f"<div class=wide><table{kind}>{titles}{cells}</table></div>"

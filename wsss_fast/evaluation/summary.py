@@ -16,13 +16,21 @@ from wsss_fast.data import Source, opened
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.serialize import jsonable
 from wsss_fast.errors import InputError
 from wsss_fast.evaluation.confusion_ratio import confusion_ratios, named_pairs
 from wsss_fast.evaluation.curves import Curve, labels_at, threshold_curve
 from wsss_fast.evaluation.metrics import Ignored, Metrics, evaluate
-from wsss_fast.readers.label_maps import read_labels
+from wsss_fast.evaluation.protocol import Images
+from wsss_fast.evaluation.protocol_text import image_facts
+from wsss_fast.readers.label_maps import IGNORE, read_labels
 
 _INK, _SECOND, _THIRD = "#1d4ed8", "#b45309", "#94a3b8"
+_IGNORED = {
+    "error": "is an error, and there was none",
+    "background": "counts as background",
+    "leave-out": "is left out",
+}
 _MAX_NAMES = 30  # more names along an axis of the confusion matrix would be illegible
 
 
@@ -35,6 +43,7 @@ class Evaluation:
         metrics: metrics of the predictions, or of the maps at their best threshold.
         curve: mIoU over the background threshold; None for predictions.
         confusion_ratios: confusion ratio by pair "target/coincident".
+        scored: list of the images, number of images that were scored, and their true masks.
         files: files that were written.
     """
 
@@ -42,7 +51,21 @@ class Evaluation:
     metrics: Metrics
     curve: Curve | None
     confusion_ratios: dict[str, float]
+    scored: Images
     files: tuple[Path, ...] = ()
+
+    def protocol(self) -> dict[str, Any]:
+        """What evaluation.json has under "protocol"."""
+        ignored = self.metrics.ignored if self.curve is None else None
+        return {"data": jsonable(self.scored), "ignored": ignored}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was scored and how, as (name, text) pairs."""
+        found = self.protocol()
+        pairs = list(image_facts(found["data"]))
+        if found["ignored"] is not None:
+            pairs.append((f"predicted {IGNORE}", _IGNORED[found["ignored"]]))
+        return pairs
 
 
 def summarize(
@@ -90,7 +113,8 @@ def summarize(
         metrics, labels = curve.metrics, labels_at(folder, data, curve.best)
 
     title = f"{folder} on {data.name}, {data.split}"
-    found = Evaluation(title, metrics, curve, confusion_ratios(data, pairs, labels))
+    ratios = confusion_ratios(data, pairs, labels)
+    found = Evaluation(title, metrics, curve, ratios, Images.of(data))
     if out is None:
         return found
     files = distributed.run_on_main(lambda: _write(found, Path(out)))
@@ -118,6 +142,7 @@ def _write(found: Evaluation, out: Path) -> tuple[Path, ...]:
         files[0],
         {
             "title": found.title,
+            "protocol": found.protocol(),
             **found.metrics.summary(),
             "confusion_ratios": found.confusion_ratios,
             "curve": curve,

@@ -16,6 +16,7 @@ from wsss_fast.engine.fit import check_lengths
 from wsss_fast.engine.ranges import SHARE
 from wsss_fast.engine.run_folder import check_out
 from wsss_fast.evaluation import report, run_scores
+from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.irn.inference import infer
 from wsss_fast.irn.instances import find_instances
 from wsss_fast.irn.recipe import (
@@ -187,7 +188,10 @@ def run(
     arguments = run_arguments(
         out, data, unseen, compute, {"weights": weights, "pipeline": numbers, "until": until}
     )
-    with started(out, "irn run", STAGES, arguments, redo=redo, from_stage=from_stage):
+    card = Protocol.of("irn run", arguments, data, unseen, chosen.name, chosen.preset)
+    with started(
+        *(out, "irn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
+    ):
         return _run_stages(data, out, numbers, weights, unseen, compute, until)
 
 

@@ -129,18 +129,20 @@ def enlarged(logits: torch.Tensor, size: Sequence[int], recipe: Recipe) -> torch
 
 
 def check_weights(data: Dataset, backbone: str, recipe: Recipe, weights: str | Path | None) -> None:
-    """Check, before a pipeline starts, that its last network can start from a weights file.
+    """Check, before a pipeline starts, that its last network exists and can start from a file.
 
     Args:
         data: the data set whose classes the network has.
-        backbone: of the pipeline's other networks; "small" stays, others become "resnet101".
+        backbone: of the network.
         recipe: hyper-parameters of the network.
         weights: the file, or None.
 
     Raises:
-        InputError: the file is missing, unreadable or of another network.
+        InputError: the backbone has no such head, or the file is missing, unreadable or of another
+            network.
     """
+    with torch.device("meta"):
+        network(data, backbone, recipe)
     if weights is not None:
         nets.check_file("seg_weights", weights)
-        own = "small" if backbone == "small" else "resnet101"
-        nets.load_weights(network(data, own, recipe), weights)
+        nets.load_weights(network(data, backbone, recipe), weights)
