@@ -176,18 +176,18 @@ def run(
     """
     chosen = resolve_preset("irn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    row = None if chosen.preset is None else chosen.preset.row
-    unseen = validation_for(val, data, row)
-    data, out = opened_for(data, row), check_out(out)
-    nets.check(backbone, weights)
+    unseen = validation_for(val, data, chosen.row)
+    data, out = opened_for(data, chosen.row), check_out(out)
+    with chosen.checking("weights"):
+        nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     data.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     check_lengths(len(data), cam=numbers.cam.length(), irn=numbers.irn.length())
-    arguments = run_arguments(
-        out, data, unseen, compute, {"weights": weights, "pipeline": numbers, "until": until}
-    )
+    given = {"weights": weights, "preset": chosen.name, "pipeline": numbers, "until": until}
+    arguments = run_arguments(out, data, unseen, compute, given)
+    chosen.say_missing("irn run", weights=weights)
     card = Protocol.of("irn run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "irn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
