@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from wsss_fast import amn, data
+from wsss_fast.amn.analyses import PARTS, Part
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.run_folder import read_records
 from wsss_fast.evaluation.curves import width_of_top
@@ -43,6 +44,7 @@ def measure(
     *,
     benchmark: Literal["shapes", "shapes-uneven"] = "shapes-uneven",
     seeds: tuple[int, ...] = (0, 1, 2),
+    parts: tuple[Part, ...] = PARTS,
 ) -> None:
     """Run `amn analyse` for every seed, and print the tables; writes `<out>/<benchmark>.json`.
 
@@ -52,6 +54,7 @@ def measure(
         out: folder for the runs, `<out>/<benchmark>-seed<N>`.
         benchmark: preset of the Shapes benchmark.
         seeds: seeds of the benchmark and of the trainings.
+        parts: analyses to run, as in `amn analyse`.
     """
     small = amn.PIPELINES["small"]
     pipeline = dataclasses.replace(small, refine=dataclasses.replace(small.refine, kind="crf"))
@@ -59,18 +62,15 @@ def measure(
     for seed in seeds:
         train, val = (data.load(f"{benchmark}:{seed}", split=s) for s in ("train", "val"))
         folder = out / f"{benchmark}-seed{seed}"
-        result = amn.analyse(train, folder, preset="shapes", pipeline=pipeline, val=val, seed=seed)
+        result = amn.analyse(
+            train, folder, preset="shapes", pipeline=pipeline, parts=parts, val=val, seed=seed
+        )
         records = {**read_records(folder), **read_records(result.out)}
         found[seed] = {name: row(records, name) for name in result.miou}
-        mean_ap = 100 * records["cam"]["mean_ap"]
-        print(f"seed {seed}: classifier mAP {mean_ap:.1f} %, masks {masks_of(records):.1f}")
+        mean_ap, masks = 100 * records["cam"]["mean_ap"], 100 * records["masks"]["miou"]
+        print(f"seed {seed}: classifier mAP {mean_ap:.1f} %, masks {masks:.1f}")
         write_json(out / f"{benchmark}.json", {"date": time.strftime("%Y-%m-%d"), "seeds": found})
     print(table(list(found.values())))
-
-
-def masks_of(records: dict[str, Any]) -> float:
-    """mIoU of the pseudo-masks, %."""
-    return 100 * records["masks"]["miou"]
 
 
 def row(records: dict[str, Any], name: str) -> Row:

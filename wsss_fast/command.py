@@ -22,6 +22,8 @@ class Command:
         numbers: parameter that holds a recipe or pipeline, whose defaults depend on the backbone.
         defaults: name of the mapping in the target's module: backbone -> default of `numbers`.
         presets: name of the mapping in the target's module: preset -> `presets.Preset`.
+        predicts: whether the images are by default those that the preset's row predicts, not those
+            that it trains on.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
@@ -35,6 +37,7 @@ class Command:
     numbers: str | None = None
     defaults: str | None = None
     presets: str | None = None
+    predicts: bool = False
     saliency: bool = False
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)

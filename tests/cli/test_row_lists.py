@@ -72,6 +72,12 @@ def test_options_come_first(voc, tmp_path, capfd):
     assert "split trainaug" not in capfd.readouterr().err.splitlines()[-1]
 
 
+def test_a_command_that_predicts_takes_the_rows_validation_list(voc):
+    command = dataclasses.replace(COMMAND, predicts=True)
+    found = open_data(command, parse(command, ["--data", str(voc), "--preset", "some-voc"]))["data"]
+    assert (found.split, found.score_on, found.truth) == ("val", "all", "SegmentationClass")
+
+
 @pytest.mark.parametrize("words", ["", "--preset other", "--preset some-coco"])
 def test_without_a_row_of_this_layout_nothing_changes(voc, words, capfd):
     train, val = opened(voc, words)

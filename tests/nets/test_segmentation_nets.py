@@ -33,8 +33,8 @@ def conv(channels, width, kernel, dilation=1, stride=1, bias=True):
     return nn.Conv2d(channels, width, kernel, stride, pad, dilation, bias=bias)
 
 
-def plain_vgg16(a, b, c, d, e):
-    down = functools.partial(nn.MaxPool2d, 3, 2, 1, ceil_mode=True)
+def plain_vgg16(a, b, c, d, e, ceil_mode):
+    down = functools.partial(nn.MaxPool2d, 3, 2, 1, ceil_mode=ceil_mode)
     same, relu = functools.partial(nn.MaxPool2d, 3, 1, 1), nn.ReLU
     return [
         *(conv(3, a, 3), relu(), conv(a, a, 3), relu(), down()),
@@ -49,7 +49,7 @@ def vgg16_largefov():
     net = nets.DeepLab(Vgg16((3, 4, 5, 6, 7), 8), CLASSES, "largefov", heads.fc8(8, OUTPUTS))
     fc6 = [nn.AvgPool2d(3, 1, 1), conv(7, 8, 3, 12), nn.ReLU(), nn.Dropout(0.5)]
     fc7 = [conv(8, 8, 1), nn.ReLU(), nn.Dropout(0.5)]
-    body = nn.Sequential(*plain_vgg16(3, 4, 5, 6, 7), *fc6, *fc7)
+    body = nn.Sequential(*plain_vgg16(3, 4, 5, 6, 7, True), *fc6, *fc7)
     return net, Plain(body, nn.Sequential(conv(8, OUTPUTS, 1)))
 
 
@@ -60,7 +60,7 @@ class Sum(nn.ModuleList):
 
 def vgg16_aspp():
     pyramid = heads.DeepAspp(7, OUTPUTS, (2, 4), width=5)
-    net = nets.DeepLabV2(Vgg16((3, 4, 5, 6, 7)), CLASSES, pyramid, ())
+    net = nets.DeepLabV2(Vgg16((3, 4, 5, 6, 7), ceil_mode=False), CLASSES, pyramid, ())
     branches = Sum(
         nn.Sequential(
             *(conv(7, 5, 3, dilation), nn.ReLU(), nn.Dropout(0.5)),
@@ -68,7 +68,7 @@ def vgg16_aspp():
         )
         for dilation in (2, 4)
     )
-    return net, Plain(nn.Sequential(*plain_vgg16(3, 4, 5, 6, 7)), branches)
+    return net, Plain(nn.Sequential(*plain_vgg16(3, 4, 5, 6, 7, False)), branches)
 
 
 class Bottleneck(nn.Module):
@@ -300,6 +300,9 @@ def test_published_sizes(published):
         assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"backbone", head}
         (logits,) = net.train()(torch.zeros(1, 3, 321, 257, device="meta"))
         assert logits.shape == (1, 21, 41, 33)
+    for head, cells in (("aspp", 5), ("largefov", 6)):  # PyTorch and Caffe round sizes differently
+        (logits,) = published["vgg16", head](torch.zeros(1, 3, 34, 34, device="meta"))
+        assert logits.shape[-2:] == (cells, cells)
 
 
 def test_what_is_frozen_as_published(published):

@@ -32,7 +32,7 @@ from wsss_fast.evaluation.variants_page import at_best, at_fixed, curve_points, 
 from wsss_fast.runs import AnalysesResult, Compute, check_parts, resolve_preset
 
 Part = Literal["conditioning", "balance", "smoothing", "softmax"]
-_PARTS: tuple[Part, ...] = ("conditioning", "balance", "smoothing", "softmax")
+PARTS: tuple[Part, ...] = ("conditioning", "balance", "smoothing", "softmax")
 
 
 @with_exclusive_out
@@ -44,7 +44,7 @@ def analyse(
     backbone: str | None = None,
     weights: str | Path | None = None,
     pipeline: Pipeline | None = None,
-    parts: tuple[Part, ...] = _PARTS,
+    parts: tuple[Part, ...] = PARTS,
     pairs: tuple[str, ...] = (),
     val: Source | None = None,
     device: str = "auto",
@@ -90,7 +90,7 @@ def analyse(
     backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights)
     data.with_masks()
-    check_parts("amn.analyse", parts, _PARTS)
+    check_parts("amn.analyse", parts, PARTS)
     labels = class_pairs(data, pairs)
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written

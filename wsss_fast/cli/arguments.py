@@ -309,7 +309,10 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
     if "split" not in arguments:
         return arguments
     preset = command.table(command.presets).get(arguments.get("preset") or "")
-    options = _with_row(arguments, None if preset is None else preset.row)
+    row = None if preset is None else preset.row
+    if command.predicts and row is not None and row.val_split is not None:
+        row = dataclasses.replace(row, split=row.val_split, score_on="all")
+    options = _with_row(arguments, row)
     for name in ("val_split", "saliency", *_DATA_OPTIONS):
         arguments.pop(name, None)
     source, val_split = options.pop("data"), options.pop("val_split", None)

@@ -224,7 +224,8 @@ def _from_json(data: Dataset, path: Path) -> tuple[list[Any], list[Any]]:
     images = [_image(number, id, data.size(id)) for id, number in number_of.items()]
     annotations = []
     for image, category, one in given:
-        number, label = number_of.get(id_of.get(image)), label_of.get(name_of.get(category))
+        number = number_of.get(id_of.get(image, ""))
+        label = label_of.get(name_of.get(category, ""))
         if number is not None and label is not None:
             kept = {key: one[key] for key in ("segmentation", "area", "iscrowd")}
             annotations.append({"image_id": number, "category_id": label, **kept})

@@ -204,8 +204,8 @@ def _run_stages(
         data, out, weights=weights, recipe=numbers.cam, val=unseen, **compute.train()
     )
     cams = cam.infer(data, classifier.weights, out, recipe=numbers.cam, **compute.infer())
-    scored = {"fixed": numbers.cam_threshold, "extra": {"mean_ap": classifier.mean_ap}}
-    run_scores.maps(out, "cam", data, cams.maps, crf=None, **scored)
+    extra = {"mean_ap": classifier.mean_ap}
+    run_scores.maps(out, "cam", data, cams.maps, fixed=numbers.cam_threshold, crf=None, extra=extra)
     seeds = seed_stage.make(
         data,
         cams.maps,

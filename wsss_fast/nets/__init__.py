@@ -63,11 +63,17 @@ SEGMENTATION_BACKBONES: Backbones = {
     "resnet38": WideResNet38,
     "small": SmallResNet,
 }
-# Published settings of a backbone with one of its heads; sources at the backbones' classes.
+# Published settings of a backbone with one of its heads.
 _BACKBONE_OPTIONS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    # PengtaoJiang/L2G, deeplab_vgg_v2.py; at a crop of 321, scale 0.5 has 160 pixels.
+    ("vgg16", "aspp"): {"ceil_mode": False},
+    # PengtaoJiang/OAA, examples/seg/exp1/train.prototxt. rulixiang/deeplab-pytorch rounds down,
+    # which is the same at a crop of 321.
     ("vgg16", "largefov"): {"fc_width": FC_WIDTH},
-    # The public training never calls train(), which would freeze batch-norms and conv1.
+    # YudeWang/semantic-segmentation-codebase, seamv1-pseudovoc/train.py: it never calls train(),
+    # which would freeze batch-norms and conv1.
     ("resnet38", "seam"): {"frozen": (), "batch_statistics": True},
+    # xulianuwa/MCTformer, seg/network/resnet38d.py
     ("resnet38", "mctformer"): {"frozen": ("conv1",)},
 }
 # The published pairs; "small" has them all, with narrow layers.

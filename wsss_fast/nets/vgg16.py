@@ -18,20 +18,26 @@ FC_WIDTH = 1024
 class Vgg16(Backbone):
     """VGG16 without its classifier: the last two poolings have stride 1, conv5 has dilation 2.
 
-    Poolings are 3x3 and round sizes up, as in Caffe. Images are BGR in 0..255 minus the mean
-    colour, see `data.transforms.subtract_mean`.
+    Poolings are 3x3. Images are BGR in 0..255 minus the mean colour, see
+    `data.transforms.subtract_mean`.
 
     Args:
         widths: channels of the five stages.
         fc_width: channels of fc6 (3x3, dilation 12) and fc7 (1x1), each with a ReLU and dropout,
             behind an average pooling; they are part of the pre-trained network and learn at the
             backbone's rate. None: the features are those of the last max-pooling.
+        ceil_mode: poolings round sizes up, as in Caffe.
     """
 
     stride = 8
     frozen_statistics = True  # there is no batch-norm
 
-    def __init__(self, widths: Sequence[int] = WIDTHS, fc_width: int | None = None):
+    def __init__(
+        self,
+        widths: Sequence[int] = WIDTHS,
+        fc_width: int | None = None,
+        ceil_mode: bool = True,
+    ):
         super().__init__()
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = 3
@@ -40,7 +46,8 @@ class Vgg16(Backbone):
                 layers[f"conv{stage}_{i}"] = _conv(channels, width, 3, 2 if stage == 5 else 1)
                 layers[f"relu{stage}_{i}"] = nn.ReLU(inplace=True)
                 channels = width
-            layers[f"pool{stage}"] = nn.MaxPool2d(3, 2 if stage < 4 else 1, 1, ceil_mode=True)
+            stride = 2 if stage < 4 else 1
+            layers[f"pool{stage}"] = nn.MaxPool2d(3, stride, 1, ceil_mode=ceil_mode)
         if fc_width is not None:
             layers["pool5a"] = nn.AvgPool2d(3, 1, 1)
             fc6, fc7 = _conv(channels, fc_width, 3, 12), _conv(fc_width, fc_width, 1)

@@ -16,5 +16,6 @@ COMMANDS = (
         numbers="recipe",
         defaults="RECIPES",
         presets="PRESETS",
+        predicts=True,
     ),
 )

@@ -67,7 +67,7 @@ def ready_maps() -> Iterator[None]:
         (nets.AmnNet, "forward", lambda net, x, labels: _maps(x, net.num_classes + 1, 16)),
         (nets.EpsNet, "forward", lambda net, x: (None, _maps(x, net.num_classes + 1, 8))),
         (nets.IrnNet, "forward", lambda net, x: (_maps(x, 1, 4), None)),
-        (nets.DeepLabV2, "forward", lambda net, x: _maps(x, net.num_classes + 1, 8)),
+        (nets.DeepLab, "forward", lambda net, x: _maps(x, net.num_classes + 1, 8)),
     ]
     before = [getattr(owner, name) for owner, name, _ in replaced]
     try:
