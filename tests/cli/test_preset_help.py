@@ -126,7 +126,7 @@ WRONG = {
         r"seg_weights: nowhere\.pth: no such weights file; row amn-voc starts from .*-coco\.pth"
     ),
     "eps --seg-preset resnet38-seam --seg-weights SMALL": (
-        r"seg_weights: .* do not fit .*; row eps-voc starts from .*cls1000_ep-0001\.params"
+        r"seg_weights: .* do not fit .*; row eps-voc with resnet38-seam starts .*-0001\.params"
     ),
     "amn --seg-preset avdcam": r"amn run: seg_preset is 'avdcam'; must be one of deeplab-pytorch",
     "amn --backbone small": r"preset 'amn-voc' is for backbone 'resnet50', got 'small'",
