@@ -10,6 +10,7 @@ from . import irn as irn
 from . import nets as nets
 from . import ops as ops
 from . import refinement as refinement
+from . import reproduce as reproduce
 from . import seg as seg
 from ._native import info as info
 from .errors import InputError as InputError

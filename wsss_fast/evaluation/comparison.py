@@ -135,10 +135,7 @@ class Comparison:
         """What a reader must know before the table."""
         found = []
         if self.why_not:
-            found.append(
-                "The comparison means nothing: these are not the images of the row "
-                f"({self.why_not})."
-            )
+            found.append(f"The comparison means nothing: {self.why_not}.")
         if count := len(self.protocol["differences"]):
             settings = "1 setting is" if count == 1 else f"{count} settings are"
             found.append(f"{settings} not the row's; the protocol names them.")
