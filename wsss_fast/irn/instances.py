@@ -214,8 +214,8 @@ class _Finder:
             return nothing.int(), nothing, np.zeros(0, np.int16)
         if not (edge.isfinite().all() and displacement.isfinite().all()):
             raise InputError(
-                "irn instances: boundaries or displacements are NaN or infinite; check the weights, "
-                "or use --precision fp32"
+                "irn instances: boundaries or displacements are NaN or infinite; check the "
+                "weights, or use --precision fp32"
             )
         centres = find_centres(displacement, self.options.steps)
         groups = torch.from_numpy(cluster(centres, displacement, self.options.centre))
