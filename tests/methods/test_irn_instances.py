@@ -218,6 +218,17 @@ def test_bad_input_raises_before_anything_is_written(shapes, inputs, weights, tm
     assert not out.exists()
 
 
+def test_outputs_that_are_not_finite_raise(shapes, inputs, weights, tmp_path, monkeypatch):
+    def not_finite(net, images, pad):
+        return torch.zeros(1, 16, 16), torch.full((1, 2, 16, 16), torch.nan)
+
+    monkeypatch.setattr("wsss_fast.irn.instances.boundaries_and_displacements", not_finite)
+    recipe = dataclasses.replace(RECIPE, irn=dataclasses.replace(BRIEF, infer_batch=1))
+    with pytest.raises(InputError, match="displacements are NaN or infinite; check the "):
+        find(shapes.only(shapes.ids[:1]), weights, tmp_path, inputs / "maps", recipe=recipe)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

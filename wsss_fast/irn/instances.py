@@ -18,6 +18,7 @@ from wsss_fast.engine import distributed, ranges, stream
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_folder import check_out, provenance, stage
 from wsss_fast.engine.runtime import Runtime, resolve_runtime, with_torch_defaults
+from wsss_fast.errors import InputError
 from wsss_fast.irn.clusters import cluster, find_centres, regions
 from wsss_fast.irn.inference import (
     boundaries_and_displacements,
@@ -211,6 +212,11 @@ class _Finder:
         if not len(maps.keys):
             nothing = edge.new_zeros(size)
             return nothing.int(), nothing, np.zeros(0, np.int16)
+        if not (edge.isfinite().all() and displacement.isfinite().all()):
+            raise InputError(
+                "irn instances: boundaries or displacements are NaN or infinite; check the "
+                "weights, or use --precision fp32"
+            )
         centres = find_centres(displacement, self.options.steps)
         groups = torch.from_numpy(cluster(centres, displacement, self.options.centre))
         scores, rows = parts(on_device(maps, edge.device, self.recipe), groups.to(edge.device))
