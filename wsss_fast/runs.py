@@ -125,6 +125,13 @@ class Chosen(NamedTuple, Generic[P]):
     seg_preset: str | None = None
 
     @property
+    def label(self) -> str | None:
+        """Name of the preset, and of the segmentation recipe that replaces its own, or None."""
+        if self.name is None or self.seg_preset is None:
+            return self.name
+        return f"{self.name} with {self.seg_preset}"
+
+    @property
     def row(self) -> Row | None:
         """How the published result of the preset was made; None if nothing was published."""
         return None if self.preset is None else self.preset.row
@@ -163,7 +170,7 @@ class Chosen(NamedTuple, Generic[P]):
         """What the row starts from, as text; "" if it does not say."""
         for start in () if self.row is None else self.row.starts:
             if start.argument == argument:
-                return f"{before}row {self.name} starts from {start.what} ({start.where})"
+                return f"{before}row {self.label} starts from {start.what} ({start.where})"
         return ""
 
 

@@ -73,20 +73,22 @@ def parts(numbers: Any, name: str = "") -> Iterator[tuple[str, str]]:
         ):
             own.append(code(f"{field.name}={value(given)}"))
     kind = type(numbers).__name__
-    what = f"{kind}: " if name.endswith(("optimizer", "schedule")) else ""
+    what = [kind] if name.endswith(("optimizer", "schedule")) else []
     if own or what:
-        yield name, what + ", ".join(own)
+        yield name, ": ".join([*what, *filter(None, [", ".join(own)])])
     for given, place in inner:
         yield from parts(given, place)
 
 
 def start_text(start: Start) -> str:
     option = code(f"--{start.argument.replace('_', '-')}")
-    return f"- {option}: {prose(start.what)} ({prose(start.where)}){doubt(start)}"
+    doubt = "" if start.sure else "; *not named by the source*"
+    return f"- {option}: {prose(start.what)} ({prose(start.where)}){doubt}"
 
 
-def doubt(found: Start | Published) -> str:
-    return "" if found.sure else "; *not found in the source itself*"
+def published_text(one: Published) -> str:
+    doubt = "" if one.sure else "; *not seen there*"
+    return f"| {prose(one.what)} | {one.value:g} | {prose(one.source)}{doubt} |"
 
 
 def section(name: str, preset: Preset[Any], row: Row) -> list[str]:
@@ -104,14 +106,12 @@ def section(name: str, preset: Preset[Any], row: Row) -> list[str]:
     if row.starts:
         lines += ["Starts from:", "", *map(start_text, row.starts), ""]
     if row.published:
-        lines += ["| measured | printed | where |", "|---|---|---|"]
-        for one in row.published:
-            lines.append(f"| {prose(one.what)} | {one.value:g} | {prose(one.source)}{doubt(one)} |")
-        lines.append("")
+        lines += ["| measured | in % | printed in |", "|---|---|---|"]
+        lines += [*map(published_text, row.published), ""]
     if row.unsure:
         lines += ["Unsure:", "", *(f"- {prose(text)}" for text in row.unsure), ""]
     lines += ["| part | numbers |", "|---|---|"]
-    lines += [f"| {code(place) or 'own'} | {text} |" for place, text in parts(preset.numbers)]
+    lines += [f"| {code(place)} | {text} |" for place, text in parts(preset.numbers)]
     return [*lines, ""]
 
 

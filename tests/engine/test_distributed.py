@@ -1,5 +1,6 @@
 """torchrun with two processes: artefacts and figures of one, errors, and resumed runs."""
 
+import csv
 import json
 import os
 import signal
@@ -80,6 +81,15 @@ def test_training_has_the_weights_of_one_process(runs, stage):
     for name, value in first.items():
         worst = (second[name].double() - value.double()).abs().max()
         assert worst <= 5e-4 * max(0.01, value.double().abs().max()), (name, worst)
+
+
+@pytest.mark.parametrize("stage", ["cam", "amn"])
+def test_log_is_that_of_one_process(runs, stage):
+    one, two = (list(csv.DictReader((run / stage / "log.csv").open())) for run in runs)
+    assert [*one[0]] == [*two[0]] and len(one) == len(two) == 1
+    for name, value in one[0].items():
+        if name not in ("images_per_second", "seconds"):
+            assert float(two[0][name]) == pytest.approx(float(value), rel=1e-4), name
 
 
 @pytest.mark.parametrize(

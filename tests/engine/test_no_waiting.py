@@ -19,6 +19,7 @@ from training_steps import PUBLISHED, TRAININGS, batch
 import wsss_fast
 from wsss_fast.engine import fit, transfer
 from wsss_fast.engine.ddp import TrainStepModule
+from wsss_fast.engine.run_log import RunLog
 from wsss_fast.engine.runtime import Runtime
 
 PACKAGE = Path(wsss_fast.__file__).parent
@@ -28,11 +29,12 @@ META = torch.device("meta")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", TRAININGS)
-def test_cuda_reports_no_call_that_waits(name, dtype):
+def test_cuda_reports_no_call_that_waits(name, dtype, tmp_path):
     device = torch.device("cuda", torch.cuda.current_device())
     runtime, training = Runtime(device, 0, 0, dtype), TRAININGS[name]
     net = transfer.move_to_device(training.network(), device).train()
-    state = fit.TrainingState(net, training.optimizer(net), device)
+    log = RunLog(tmp_path, device, images=1, per_epoch=4, total=4)  # a row after update 4
+    state = fit.TrainingState(net, training.optimizer(net), device, log)
     module = TrainStepModule(net, training.step)
     batches = [{k: v.pin_memory() for k, v in batch(name).items()} for _ in range(4)]
     losses = []
@@ -48,6 +50,8 @@ def test_cuda_reports_no_call_that_waits(name, dtype):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(losses) == 4 and torch.stack(losses).isfinite().all()
+    log.state()
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +131,8 @@ def test_steps_that_wait_are_found(function):
 # Functions that run in a training step, by file; None for all functions of the file.
 STEP_CODE = {
     "engine/fit.py": ("update", "should_stop", "_update"),
-    "engine/transfer.py": ("to_device", "on_device", "note", "read"),
+    "engine/run_log.py": ("add",),
+    "engine/transfer.py": ("to_device", "on_device", "note", "read", "arrived"),
     "engine/ddp.py": None,
     "engine/distributed.py": ("all_reduce_mean", "all_gather_tensor"),
     "stages/batch_losses.py": None,
@@ -154,6 +159,8 @@ NOT_IN_A_STEP = {"nets/__init__.py", "nets/inference.py", "nets/names.py", "nets
 ALLOWED = {
     ("engine/transfer.py", "read", ".synchronize()"): "of the update before, or at an epoch's end",
     ("engine/transfer.py", "read", "bool()"): "host memory",
+    ("engine/transfer.py", "arrived", ".synchronize()"): "where asked to, outside of the updates",
+    ("engine/transfer.py", "arrived", ".tolist()"): "host memory",
     ("ops/reference/nearest.py", "_centres", "torch.tensor()"): "stays on the host",
     ("ops/reference/nearest.py", "_centres", ".to(device)"): "of a CPU device; CUDA's is pinned",
     ("ops/reference/nearest.py", "_centres", "int()"): "Python's numbers",

@@ -130,10 +130,12 @@ STAGES = {
             recipe=recipe,
             **options,
         ),
-        irn.OWN_RECIPES["small"],
-        frozenset(TRAINED | SPEED | {"displacement_lr_scale", "radius", "threshold"}),
+        irn.INSTANCE_RECIPES["small"],
+        frozenset(
+            f"irn.{name}"
+            for name in TRAINED | SPEED | {"displacement_lr_scale", "radius", "threshold"}
+        ),
         ("maps", "irn_weights"),
-        {"options": irn.InstanceOptions(steps=7)},
     ),
     "eps.train": training(eps, eps.RECIPES["small"], {"scales", "threshold", "crf"}, saliency=True),
     "eps.infer": inference(

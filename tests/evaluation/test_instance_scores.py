@@ -206,4 +206,6 @@ def test_the_command(shapes, tmp_path, capfd):
     write_truth(shapes, tmp_path)
     line = f"irn evaluate-instances --data {shapes.root} --instances {tmp_path}"
     assert cli.run(line.split()) == 0
-    assert "ap50: 100.0 %" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("AP50 100.0 % over 24 images with ")
+    assert [line.split() for line in lines[1:]] == [[name, "100.0"] for name in shapes.classes]

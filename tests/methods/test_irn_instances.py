@@ -19,6 +19,7 @@ from wsss_fast.ops import random_walk
 from wsss_fast.readers.instances import Instances, load_instances, save_instances
 
 BRIEF = brief(irn.OWN_RECIPES["small"], 64, epochs=1, radius=4, steps=16)
+RECIPE = dataclasses.replace(irn.INSTANCE_RECIPES["small"], irn=BRIEF)
 
 
 def followed(displacement, steps):
@@ -183,8 +184,9 @@ def weights(shapes, inputs):
 
 
 def find(data, weights, out, maps, **options):
+    options = {"recipe": RECIPE} | options
     return irn.find_instances(
-        data, weights, out, maps=maps, backbone="small", recipe=BRIEF, precision="fp32", **options
+        data, weights, out, maps=maps, backbone="small", precision="fp32", **options
     )
 
 
@@ -210,9 +212,9 @@ def test_bad_input_raises_before_anything_is_written(shapes, inputs, weights, tm
         find(shapes, weights, out, tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"missing: .*edge\.0\.0\.weight"):
         find(shapes, inputs / "cam.pth", out, maps)
-    options = dataclasses.replace(irn.InstanceOptions(), centre=0.0)
-    with pytest.raises(InputError, match=r"options.centre: got 0.0, must be a finite number > 0"):
-        find(shapes, weights, out, maps, options=options)
+    wrong = dataclasses.replace(RECIPE, objects=irn.InstanceOptions(centre=0.0))
+    with pytest.raises(InputError, match="objects.centre: got 0.0, must be a finite number > 0"):
+        find(shapes, weights, out, maps, recipe=wrong)
     assert not out.exists()
 
 

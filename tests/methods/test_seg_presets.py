@@ -272,6 +272,8 @@ def test_a_preset_sets_the_backbone(shapes, true_masks, tmp_path):
         seg.train(shapes, tmp_path, masks=true_masks, preset="deeplab")
     with pytest.raises(InputError, match="preset 'advcam' is for backbone 'resnet101', got 'small"):
         seg.infer(shapes, trained.weights, tmp_path, preset="advcam", backbone="small")
+    with pytest.raises(InputError, match="no such weights file; row advcam starts from ResNet-101"):
+        seg.train(shapes, tmp_path, masks=true_masks, preset="advcam", weights="nowhere.pth")
     with pytest.raises(InputError, match="head: got 'seam', must be one of aspp, largefov"):
         seg.train(shapes, tmp_path, masks=true_masks, recipe=seg.Recipe(head="seam"))
 

@@ -2,12 +2,12 @@ from .analyses import AnalysesResult as AnalysesResult
 from .analyses import analyse as analyse
 from .inference import infer as infer
 from .inference import views_to_maps as views_to_maps
-from .pipeline import PIPELINES as PIPELINES
-from .pipeline import PRESETS as PRESETS
-from .pipeline import Pipeline as Pipeline
 from .pipeline import RunResult as RunResult
 from .pipeline import panels as panels
 from .pipeline import run as run
+from .presets import PIPELINES as PIPELINES
+from .presets import PRESETS as PRESETS
+from .presets import Pipeline as Pipeline
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
 from .training import parameter_groups as parameter_groups

@@ -63,8 +63,8 @@ def run(
     in. Collective.
 
     Args:
-        data: images and tags: a data set, or an argument of `data.load`. Its masks are only used to
-            score.
+        data: images and tags: a data set, or a path or name as in `data.load`, which is opened with
+            the lists of the preset's row if it has its layout. Its masks are only used to score.
         out: run folder; gets cam/, seeds/, amn/, irn/, masks/ (after CRF refinement), seg/,
             config.json, metrics.json and report.html.
         preset: name of a published setting, "amn-voc" or "amn-coco", or "shapes" (the built-in
@@ -73,8 +73,8 @@ def run(
             and small images); default: the preset's, or "resnet50".
         weights: initial weights of classifier, AMN and IRN: ImageNet's ResNet-50, as published;
             without them, AMN and IRN start from the classifier.
-        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
-            published; without them, "small" starts from the classifier.
+        seg_weights: initial weights of the segmentation network, as the preset's row names them;
+            without them, "small" starts from the classifier.
         seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
             of the preset or backbone; with `pipeline`, it only names that pipeline's.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
@@ -83,7 +83,8 @@ def run(
             so on, as the folders in `out` are called; stages that depend on it follow.
         from_stage: repeat this stage and all later ones.
         val: tagged images on which the classifier's mean average precision is measured, and which
-            the segmentation network predicts; without them, it predicts `data`.
+            the segmentation network predicts; default: those of the preset's row if `data` is
+            opened here, else it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling, augmentation and dropout.
         workers: number of loader processes; 0 loads in the training process.
@@ -132,7 +133,7 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("amn run", weights=weights, **needed)
-    card = Protocol.of("amn run", arguments, data, unseen, chosen.name, chosen.preset)
+    card = Protocol.of("amn run", arguments, data, unseen, chosen.label, chosen.preset)
     with started(
         *(out, "amn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

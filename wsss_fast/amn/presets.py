@@ -127,6 +127,7 @@ _RESNET50 = Start(
     "torchvision's ResNet-50 for ImageNet, resnet50-19c8e357.pth",
     "torchvision; named in irn's net/resnet50.py",
 )
+_UNREAD, _WIZWAND = "found in no source that was read", "wizwand, a secondary list"
 _DROPOUT = "The public code leaves dropout on while it computes AMN's maps; here it is off."
 
 _VOC_ROW = Row(
@@ -137,10 +138,10 @@ _VOC_ROW = Row(
     val_split="val",
     starts=(_RESNET50, *seg_starts("deeplab-pytorch", sure=False)),
     published=(
-        Published("amn", 62.1, "AMN's maps, VOC train", "found in no source that was read", False),
+        Published("amn", 62.1, "AMN's maps, VOC train", _UNREAD, False),
         Published("masks", 72.2, "pseudo-masks after IRN, VOC train", "AMN's issue 2"),
-        Published("seg on val", 70.7, "DeepLabV2 after CRF, VOC val", "a secondary list", False),
-        Published("seg on test", 70.6, "DeepLabV2 after CRF, VOC test", "a secondary list", False),
+        Published("seg on val", 70.7, "DeepLabV2 after CRF, VOC val", _WIZWAND, False),
+        Published("seg on test", 70.6, "DeepLabV2 after CRF, VOC test", _WIZWAND, False),
     ),
     source="gaviotas/AMN, branch voc12: README, run_sample.py, scripts/generate_pseudo_mask.sh",
     unsure=(
@@ -160,21 +161,9 @@ _COCO_ROW = Row(
     val_split="val",
     starts=(_RESNET50, *seg_starts("rib-coco", sure=False)),
     published=(
-        Published("amn", 40.3, "AMN's maps, COCO train", "found in no source that was read", False),
-        Published(
-            "masks",
-            46.7,
-            "pseudo-masks after IRN, COCO train",
-            "found in no source that was read",
-            False,
-        ),
-        Published(
-            "seg on val",
-            44.7,
-            "DeepLabV2 after CRF, COCO val",
-            "found in no source that was read",
-            False,
-        ),
+        Published("amn", 40.3, "AMN's maps, COCO train", _UNREAD, False),
+        Published("masks", 46.7, "pseudo-masks after IRN, COCO train", _UNREAD, False),
+        Published("seg on val", 44.7, "DeepLabV2 after CRF, COCO val", _UNREAD, False),
     ),
     source="gaviotas/AMN, branch coco14: README, run_sample_coco.py",
     unsure=(

@@ -4,12 +4,12 @@ from .erasing import ErasingOptions as ErasingOptions
 from .inference import base_maps as base_maps
 from .inference import infer as infer
 from .inference import views_to_maps as views_to_maps
-from .pipeline import PIPELINES as PIPELINES
-from .pipeline import PRESETS as PRESETS
-from .pipeline import Pipeline as Pipeline
 from .pipeline import RunResult as RunResult
 from .pipeline import panels as panels
 from .pipeline import run as run
+from .presets import PIPELINES as PIPELINES
+from .presets import PRESETS as PRESETS
+from .presets import Pipeline as Pipeline
 from .recipe import RECIPES as RECIPES
 from .recipe import REFINEMENTS as REFINEMENTS
 from .recipe import Recipe as Recipe

@@ -63,8 +63,8 @@ def run(
 
     Args:
         data: images, tags and, unless `pipeline.seg.weight` is 0 or `until` is "masks", a saliency
-            map for every id: a data set, or an argument of `data.load`. Its masks are only used to
-            score.
+            map for every id: a data set, or a path or name as in `data.load`, which is opened with
+            the lists of the preset's row if it has its layout. Its masks are only used to score.
         out: run folder; gets cam/, ccr/, irn/, masks/ (after CRF refinement), seg/, config.json,
             metrics.json and report.html.
         preset: name of a published setting, "ccr-voc", or "shapes" (the built-in benchmark), which
@@ -74,7 +74,7 @@ def run(
         weights: weights of a trained classifier; without them, one is trained from random weights.
         irn_weights: weights of IRN's backbone: ImageNet's ResNet-50; without them, "resnet50" and
             "small" start from the classifier.
-        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation;
+        seg_weights: initial weights of the segmentation network, as the preset's row names them;
             without them, "small" starts from the classifier.
         seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
             of the preset or backbone; with `pipeline`, it only names that pipeline's.
@@ -83,7 +83,8 @@ def run(
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
             so on, as the folders in `out` are called; stages that depend on it follow.
         from_stage: repeat this stage and all later ones.
-        val: images that the segmentation network predicts; without them, it predicts `data`.
+        val: images that the segmentation network predicts; default: those of the preset's row if
+            `data` is opened here, else it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling and augmentation.
         workers: number of loader processes; 0 loads in the training process.
@@ -140,7 +141,7 @@ def run(
     needed = {"irn_weights": irn_weights} if "irn" in lengths else {}
     needed |= {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("ccr run", weights=weights, **needed)
-    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.label, chosen.preset)
     with started(
         *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

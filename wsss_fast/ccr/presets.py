@@ -77,6 +77,7 @@ PIPELINES = {
     ),
 }
 
+_LIST = "paperswithcode, a secondary list"
 _ROW = Row(
     layout="voc",
     split="trainaug",
@@ -94,8 +95,8 @@ _ROW = Row(
         *seg_starts("deeplab-pytorch", sure=False),
     ),
     published=(
-        Published("seg on val", 70.8, "DeepLabV2 after CRF, VOC val", "a secondary list", False),
-        Published("seg on test", 71.8, "DeepLabV2 after CRF, VOC test", "a secondary list", False),
+        Published("seg on val", 70.8, "DeepLabV2 after CRF, VOC val", _LIST, False),
+        Published("seg on test", 71.8, "DeepLabV2 after CRF, VOC test", _LIST, False),
     ),
     source="weixuansun/InferCam: readme, infer_cam.py, split_img.py",
     unsure=(
@@ -106,8 +107,8 @@ _ROW = Row(
         "The saliency loss and its weight are not published; the loss is a reconstruction, and its "
         "weight of 0.5 a choice.",
         "The folder of true masks is not published; SegmentationClass is used.",
-        "A secondary list gives 73.2 for the pseudo-masks on train, without saying how they were "
-        "made.",
+        "A secondary list, scholarfeed, gives 73.2 for the pseudo-masks on train, without saying "
+        "how they were made.",
         "Without --weights a classifier is trained by EPS' baseline recipe, not by PSA's.",
         *seg_unsure("deeplab-pytorch"),
     ),

@@ -51,8 +51,8 @@ def _describe_pipeline(
     """A preset as text, with the segmentation recipe of another name if one is given."""
     found = resolve_preset(command, presets, {}, name, None, None)
     chosen = with_seg_preset(command, found, network)
-    assert chosen.name is not None and chosen.preset is not None  # since the preset is known
-    return _describe(chosen.name, chosen.preset)
+    assert chosen.label is not None and chosen.preset is not None  # since the preset is known
+    return _describe(chosen.label, chosen.preset)
 
 
 def _describe(name: str, preset: Preset[Any]) -> str:

@@ -90,7 +90,9 @@ def read_ids(
             if id is None:
                 raise ValueError(_explain(readings, n == 0, known, missing, find))
         except ValueError as error:
-            raise InputError(f"{place}: {error}") from None
+            rest = [entry for _, entry in entries[n + 1 :]]
+            text = _count_unknown(rest, find, len(entries))
+            raise InputError(f"{place}: {error}{text}") from None
         check_id(id, place)
         if files is not None and _is_elsewhere(entry, files.get(id)):
             text = "paths of an id list are in another folder than the image that is read"
@@ -126,6 +128,19 @@ def truth_folders(root: Path, truth: str | Path | None, usual: Sequence[str]) ->
     there = [name for name in usual if (root / name).is_dir()]
     has = f"{root} has {' and '.join(there)}" if there else f"{root} has no {' or '.join(usual)}"
     raise InputError(f"truth: no folder {truth}, neither in {root} nor as a path; {has}")
+
+
+def _count_unknown(rest: Sequence[str], find: Callable[[str], str | None], of: int) -> str:
+    """How many ids of a list are missing, as text; "" if none of `rest` is."""
+
+    def is_known(entry: str) -> bool:
+        try:
+            return any(map(find, _readings(entry)))
+        except ValueError:
+            return False
+
+    count = sum(not is_known(entry) for entry in rest)
+    return f"; {count + 1} of the {of} listed are missing" if count else ""
 
 
 def _readings(entry: str) -> Iterator[str]:

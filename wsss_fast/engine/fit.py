@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from wsss_fast.engine.ddp import (
 )
 from wsss_fast.engine.optimizers import use_fused
 from wsss_fast.engine.progress import Bar, say
+from wsss_fast.engine.run_log import RunLog
 from wsss_fast.engine.runtime import Runtime, compiled
 from wsss_fast.engine.samples import EpochBatches, Samples
 from wsss_fast.engine.schedules import for_updates
@@ -114,6 +116,7 @@ def fit(
     runtime: Runtime,
     label: str,
     checkpoints: Checkpoints | None = None,
+    log: Path | None = None,
 ) -> History:
     """Train `net` in place. Collective.
 
@@ -132,6 +135,7 @@ def fit(
         runtime: device, seed, loader processes, dtype.
         label: of the progress bar.
         checkpoints: where the state is kept; the caller removes them once the weights are written.
+        log: folder of `log.csv` (see `RunLog`); None: no log.
 
     Raises:
         InputError: fewer samples than one batch, or an impossible number.
@@ -147,7 +151,9 @@ def fit(
     assert total is not None  # checked above
     schedule = for_updates(schedule, total)
     epochs = -(-total // per_epoch)
-    state = TrainingState(net, optimizer, runtime.device)
+    images = length.batch_size
+    rows = RunLog(log, runtime.device, images=images, per_epoch=per_epoch, total=total)
+    state = TrainingState(net, optimizer, runtime.device, rows)
     if checkpoints is not None and (kept := checkpoints.newest()) is not None:
         state.load(kept)
         # Kept between an epoch's last update and its end?
@@ -155,8 +161,7 @@ def fit(
             state.finish_epoch(state.done // per_epoch - 1, per_epoch, label)
         say(f"{label}: resumes after update {state.done} of {total}")
     before = state.done
-    images = length.batch_size
-    with Bar(label, total * images, done=before * images) as bar, sync_batch_norm(net):
+    with Bar(label, total * images, done=before * images) as bar, sync_batch_norm(net), rows:
         network = compiled(net) if runtime.compile else net
         module = wrap_ddp(TrainStepModule(network, step), optimizer, runtime.device)
         try:
@@ -250,10 +255,19 @@ class TrainingState:
         parts: mean of each named part of the loss, for each finished epoch.
         part_sums: sum of each named part in the current epoch.
         updating: whether an update is under way; a process interrupted then has nothing to keep.
+
+    Args:
+        log: gets the losses of each update.
     """
 
-    def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device):
-        self.net, self.optimizer, self.device = net, optimizer, device
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        log: RunLog | None = None,
+    ):
+        self.net, self.optimizer, self.device, self.log = net, optimizer, device, log
         use_fused(optimizer.param_groups, device)
         self.loss_sum = torch.zeros((), device=device)
         self.done, self.updating = 0, False
@@ -270,6 +284,7 @@ class TrainingState:
             "loss_sum": self.loss_sum,
             "parts": self.parts,
             "part_sums": self.part_sums,
+            "log": None if self.log is None else self.log.state(),
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -286,6 +301,8 @@ class TrainingState:
         self.part_sums = {
             name: total.to(self.device) for name, total in kept.get("part_sums", {}).items()
         }
+        if self.log is not None:
+            self.log.resume(self.done, kept.get("log"))
 
     def update(
         self, module: nn.Module, batch: dict[str, torch.Tensor], runtime: Runtime, accumulate: int
@@ -304,6 +321,9 @@ class TrainingState:
             if name != _WHOLE:
                 self.part_sums[name] = self.part_sums.get(name, torch.zeros_like(value)) + value
         self.done, self.updating = self.done + 1, False
+        if self.log is not None:
+            by_name = dict(zip(names, values, strict=True))
+            self.log.add(self.done, by_name, self.optimizer.param_groups)
 
     def should_stop(self, *, newest: bool = False) -> bool:
         """Whether any process had received a signal at the last update; all agree.

@@ -14,6 +14,7 @@ from typing import Any
 from wsss_fast.engine import distributed
 from wsss_fast.engine.content import contents_of
 from wsss_fast.engine.files import write_json
+from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
 
 FORMAT = 3  # of done.json and config.json; raised when an older version's files cannot be read
@@ -108,10 +109,11 @@ class Marker:
         return [p for p in self.folder.iterdir() if p.name in wanted]
 
     def has_results(self) -> bool:
-        """Whether the sub-folder holds more than its marker and partial files."""
-        return self.folder.is_dir() and any(
-            p.name != "begun.json" and not p.name.startswith(".") for p in self.folder.iterdir()
-        )
+        """Whether the sub-folder holds more than its marker, a training's log and partial files."""
+        if not self.folder.is_dir():
+            return False
+        others = {self.folder / "begun.json", *log_files(self.folder)}
+        return any(p not in others and not p.name.startswith(".") for p in self.folder.iterdir())
 
     def remove_empty(self) -> None:
         """Remove a stage without results, and the folders above it that are empty, up to `out`."""

@@ -12,6 +12,7 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.files import write_json
 from wsss_fast.engine.marker import Marker, describe, is_content
 from wsss_fast.engine.progress import say
+from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
 
 _REQUEST = "redo.json"  # in the run folder while stages are repeated
@@ -125,7 +126,8 @@ def _remove(out: Path, name: str) -> bool:
             "files yourself to repeat the stage"
         )
     written = {name for marker in markers for name in Marker.read(marker)["files"]}
-    for path in [*folder.glob("checkpoint-*.pth"), *folder.glob(".*.tmp*")]:
+    others = [*folder.glob("checkpoint-*.pth"), *folder.glob(".*.tmp*"), *log_files(folder)]
+    for path in others:
         path.unlink()
     for file in sorted(written):
         if Path(file).name == file:  # of this folder, whatever the marker says

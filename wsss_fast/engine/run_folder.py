@@ -46,7 +46,7 @@ __all__ = [
 # Files of a run folder and of a stage, which no folder may be called like.
 _OWN_FILES = (
     *("config.json", "metrics.json", "report.html", "broken.json", "redo.json"),
-    *("begun.json", "done.json", "weights.pth"),
+    *("begun.json", "done.json", "weights.pth", "log.csv"),
 )
 _LONGEST_NAME = 255  # bytes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 from wsss_fast.engine.samples import Batch
 
 DeviceBatch = dict[str, torch.Tensor]
+T = TypeVar("T")
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
@@ -88,3 +91,36 @@ class LateFlag:
         if self._events:
             self._events[place].synchronize()
         return bool(self._kept[place])
+
+
+class LateValues(Generic[T]):
+    """Small tensors of a device, read in order once they are on the host, without waiting.
+
+    Args:
+        device: where they are computed.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._on_their_way: deque[tuple[T, torch.Tensor, torch.cuda.Event | None]] = deque()
+
+    def note(self, values: torch.Tensor, about: T) -> None:
+        """Copy `values`, a vector; `about` comes back with them."""
+        on_cuda = values.is_cuda
+        kept = torch.empty(values.shape, dtype=values.dtype, pin_memory=on_cuda)
+        kept.copy_(values, non_blocking=True)
+        event = torch.cuda.Event() if on_cuda else None
+        if event is not None:
+            event.record()
+        self._on_their_way.append((about, kept, event))
+
+    def arrived(self, *, wait: bool = False) -> Iterator[tuple[T, list[float]]]:
+        """What has arrived since the last call; all that was noted, if `wait`."""
+        while self._on_their_way:
+            about, kept, event = self._on_their_way[0]
+            if event is not None and wait:
+                event.synchronize()
+            if event is not None and not event.query():
+                return
+            self._on_their_way.popleft()
+            yield about, kept.tolist()

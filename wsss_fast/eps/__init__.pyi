@@ -3,11 +3,11 @@ from .analyses import analyse as analyse
 from .inference import InferResult as InferResult
 from .inference import infer as infer
 from .inference import views_to_maps as views_to_maps
-from .pipeline import PIPELINES as PIPELINES
-from .pipeline import PRESETS as PRESETS
-from .pipeline import Pipeline as Pipeline
 from .pipeline import RunResult as RunResult
 from .pipeline import run as run
+from .presets import PIPELINES as PIPELINES
+from .presets import PRESETS as PRESETS
+from .presets import Pipeline as Pipeline
 from .recipe import COCO as COCO
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe

@@ -63,16 +63,17 @@ def run(
     the stage it was in. Collective.
 
     Args:
-        data: images, tags and a saliency map for every id: a data set, or an argument of
-            `data.load`. Its masks are only used to score.
+        data: images, tags and a saliency map for every id: a data set, or a path or name as in
+            `data.load`, which is opened with the lists of the preset's row if it has its layout.
+            Its masks are only used to score.
         out: run folder; gets cam/, eps/, seg/, config.json, metrics.json and report.html.
         preset: name of a published setting, "eps-voc" or "eps-coco", or "shapes" (the built-in
             benchmark), which sets `backbone` and `pipeline`.
         backbone: "resnet38" (the published recipe) or "small" (trained from scratch, for laptops
             and small images); default: the preset's, or "resnet38".
         weights: initial weights of EPS and of its baseline: ImageNet's ResNet-38, as published.
-        seg_weights: initial weights of the segmentation network: DeepLab's COCO initialisation, as
-            published; without them, "small" starts from EPS.
+        seg_weights: initial weights of the segmentation network, as the preset's row names them;
+            without them, "small" starts from EPS.
         seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
             of the preset or backbone; with `pipeline`, it only names that pipeline's.
         pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
@@ -80,7 +81,8 @@ def run(
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
             so on, as the folders in `out` are called; stages that depend on it follow.
         from_stage: repeat this stage and all later ones.
-        val: images that the segmentation network predicts; without them, it predicts `data`.
+        val: images that the segmentation network predicts; default: those of the preset's row if
+            `data` is opened here, else it predicts `data`.
         device: auto, cpu, cuda or cuda:N.
         seed: seed of initialisation, shuffling, augmentation and dropout.
         workers: number of loader processes; 0 loads in the training process.
@@ -133,7 +135,7 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("eps run", weights=weights, **needed)
-    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.label, chosen.preset)
     with started(
         *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

@@ -87,6 +87,8 @@ _RESNET38 = Start(
     "itijyou/ademxapp; linked in psa's README",
 )
 _RERUN = "EPS' README and logs; a re-run of the repository, not the paper's network"
+_WIZWAND = "wizwand, a secondary list"
+_GYGUO = "gyguo/awesome-weakly-supervised-semantic-segmentation-image, a secondary list"
 _ALPHA = "The exponent alpha of the dense CRF in the comparison with a CRF; 4 is used."
 
 _VOC_ROW = Row(
@@ -105,17 +107,15 @@ _VOC_ROW = Row(
             "DeepLabV2 after CRF (68.2 before) on masks of 69.3, VOC val",
             "a reproduction, EPS' issue 10",
         ),
-        Published("seg on val", 70.9, "DeepLabV2 after CRF, VOC val", "a secondary list", False),
-        Published("seg on test", 70.8, "DeepLabV2 after CRF, VOC test", "a secondary list", False),
-        Published("segv1 on val", 71.0, "DeepLabV1 after CRF, VOC val", "a secondary list", False),
-        Published(
-            "segv1 on test", 71.8, "DeepLabV1 after CRF, VOC test", "a secondary list", False
-        ),
+        Published("seg on val", 70.9, "DeepLabV2 after CRF, VOC val", _WIZWAND, False),
+        Published("seg on test", 70.8, "DeepLabV2 after CRF, VOC test", _WIZWAND, False),
+        Published("segv1 on val", 71.0, "DeepLabV1 after CRF, VOC val", _WIZWAND, False),
+        Published("segv1 on test", 71.8, "DeepLabV1 after CRF, VOC test", _WIZWAND, False),
         Published(
             "eps+crf",
             71.6,
             "pseudo-masks after a dense CRF, compared only, VOC train",
-            "a secondary list",
+            _WIZWAND,
             False,
         ),
     ),
@@ -144,7 +144,7 @@ _COCO_ROW = Row(
             "seg on val-annotated",
             35.7,
             "segmentation network, COCO val",
-            "a secondary list",
+            _GYGUO,
             False,
         ),
     ),

@@ -50,6 +50,18 @@ class InstanceScores:
         """What metrics.json records."""
         return {**dataclasses.asdict(self), "computed_by": HOW}
 
+    def __str__(self) -> str:
+        """As the command prints it."""
+        wide = max(map(len, self.by_class))
+        classes = "".join(
+            f"\n{name:{wide}}  {'no true object' if np.isnan(ap) else f'{100 * ap:.1f}'}"
+            for name, ap in self.by_class.items()
+        )
+        return (
+            f"AP50 {100 * self.ap50:.1f} % over {self.images} images with {self.objects} true "
+            f"objects; {self.found} found{classes}"
+        )
+
 
 def evaluate_instances(
     data: Source, *, instances: str | Path, objects: str | Path | None = None
@@ -70,8 +82,8 @@ def evaluate_instances(
         instances: folder of `<id>.npz`, as `irn.find_instances` writes them.
         objects: folder of PNGs with the number of the object of each pixel (0 none, 255 the border,
             which belongs to no object), or an instances JSON of COCO; default: the data set's
-            SegmentationObject, or its JSON in COCO's layout. Images without a file there are not
-            scored.
+            SegmentationObject, or its JSON in COCO's layout. Images without a PNG or a true mask
+            are not scored.
 
     Raises:
         InputError: pycocotools is not installed, there are no true objects, or a file cannot be
@@ -219,7 +231,8 @@ def _from_json(data: Dataset, path: Path) -> tuple[list[Any], list[Any]]:
         given = [(one["image_id"], one["category_id"], one) for one in content["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not COCO's instances JSON ({error!r})") from None
-    number_of = {id: number for number, id in enumerate(data.ids, 1)}
+    scored = [id for id in data.ids if data.scored is None or id in data.scored]
+    number_of = {id: number for number, id in enumerate(scored, 1)}
     label_of = {name: label for label, name in enumerate(data.classes, 1)}
     images = [_image(number, id, data.size(id)) for id, number in number_of.items()]
     annotations = []

@@ -9,9 +9,11 @@ from .pipeline import PIPELINES as PIPELINES
 from .pipeline import PRESETS as PRESETS
 from .pipeline import Pipeline as Pipeline
 from .pipeline import run as run
+from .recipe import INSTANCE_RECIPES as INSTANCE_RECIPES
 from .recipe import OWN_RECIPES as OWN_RECIPES
 from .recipe import RECIPES as RECIPES
 from .recipe import InstanceOptions as InstanceOptions
+from .recipe import InstanceRecipe as InstanceRecipe
 from .recipe import Recipe as Recipe
 from .training import mean_displacement as mean_displacement
 from .training import parameter_groups as parameter_groups

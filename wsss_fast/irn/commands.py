@@ -16,7 +16,7 @@ COMMANDS = (
         "irn instances",
         "wsss_fast.irn.instances:find_instances",
         numbers="recipe",
-        defaults="OWN_RECIPES",
+        defaults="INSTANCE_RECIPES",
     ),
     Command(
         "irn evaluate-instances",

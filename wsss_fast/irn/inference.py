@@ -217,7 +217,7 @@ def walk_maps(
 def _walked(maps: ClassMaps, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """The maps at stride 4 after the random walk, [K, h, w]."""
     given = on_device(maps, edge.device, recipe)
-    return walk(given, edge, recipe) if len(given) else given
+    return walked(given, edge, recipe) if len(given) else given
 
 
 def on_device(maps: ClassMaps, device: torch.device, recipe: Recipe) -> torch.Tensor:
@@ -226,7 +226,7 @@ def on_device(maps: ClassMaps, device: torch.device, recipe: Recipe) -> torch.Te
     return given.clamp_min(0) ** recipe.power
 
 
-def walk(maps: torch.Tensor, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def walked(maps: torch.Tensor, edge: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """`ops.random_walk` with the numbers of a recipe, [K, h, w]."""
     return random_walk(
         maps,

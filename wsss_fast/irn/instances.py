@@ -24,9 +24,9 @@ from wsss_fast.irn.inference import (
     check_refinement,
     load_maps_for,
     on_device,
-    walk,
+    walked,
 )
-from wsss_fast.irn.recipe import OWN_RECIPES, InstanceOptions, Recipe
+from wsss_fast.irn.recipe import INSTANCE_RECIPES, InstanceOptions, InstanceRecipe, Recipe
 from wsss_fast.maps import ClassMaps, check_maps, map_files, resize_maps
 from wsss_fast.ops import image_views
 from wsss_fast.readers.instances import Instances, save_instances
@@ -54,8 +54,7 @@ def find_instances(
     *,
     maps: str | Path,
     backbone: str = "resnet50",
-    recipe: Recipe | None = None,
-    options: InstanceOptions = InstanceOptions(),
+    recipe: InstanceRecipe | None = None,
     name: str = "irn/instances",
     device: str = "auto",
     precision: str = "auto",
@@ -76,9 +75,7 @@ def find_instances(
         out: run folder.
         maps: folder of class maps, as `cam.infer` writes them; a background row is not used.
         backbone: "resnet50" or "small".
-        recipe: hyper-parameters, of which `power`, `walk_radius`, `beta`, `steps`, `pad` and
-            `infer_batch` are used; default: IRN's own of the backbone (`OWN_RECIPES`).
-        options: how objects are told apart.
+        recipe: hyper-parameters; default: those of the backbone, IRN's own (`INSTANCE_RECIPES`).
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
@@ -88,10 +85,11 @@ def find_instances(
 
     Source: IRN, sections 4.2 and 4.3, and its public code.
     """
-    data, recipe = opened(data), recipe or OWN_RECIPES.get(backbone, OWN_RECIPES["resnet50"])
-    runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
-    check_refinement(recipe)
-    ranges.check(options, "options")
+    data, recipe = opened(data), recipe or INSTANCE_RECIPES.get(backbone, InstanceRecipe())
+    walk, objects = recipe.irn, recipe.objects
+    runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=walk.prefer_bf16)
+    check_refinement(walk)
+    ranges.check(objects, "recipe.objects")
     folder, out = Path(maps), check_out(out)
     check_maps(folder, data)
     net = nets.load_weights(nets.irn_resnet50(backbone=backbone), weights, complete=True)
@@ -105,15 +103,15 @@ def find_instances(
         "data": data.fingerprint(),
         "maps": provenance(folder, map_files(data)),
         "weights": nets.fingerprint(weights),
-        "power": recipe.power,
-        "walk_radius": recipe.walk_radius,
-        "beta": recipe.beta,
-        "steps": recipe.steps,
-        "pad": recipe.pad,
-        "options": options,
+        "power": walk.power,
+        "walk_radius": walk.walk_radius,
+        "beta": walk.beta,
+        "steps": walk.steps,
+        "pad": walk.pad,
+        "objects": objects,
         "dtype": str(runtime.dtype),
     }
-    finder = _Finder(net, recipe, options, runtime)
+    finder = _Finder(net, walk, objects, runtime)
     stage(
         out,
         name,
@@ -216,7 +214,7 @@ class _Finder:
         centres = find_centres(displacement, self.options.steps)
         groups = torch.from_numpy(cluster(centres, displacement, self.options.centre))
         scores, rows = parts(on_device(maps, edge.device, self.recipe), groups.to(edge.device))
-        number, best = best_part(walk(scores, edge, self.recipe), size, self.options.threshold)
+        number, best = best_part(walked(scores, edge, self.recipe), size, self.options.threshold)
         return number, best, maps.keys[rows.cpu().numpy()]
 
     def __call__(

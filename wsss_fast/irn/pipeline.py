@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from wsss_fast import cam, nets
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for, validation_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import ranges
 from wsss_fast.engine.fit import check_lengths
@@ -19,7 +19,13 @@ from wsss_fast.evaluation import report, run_scores
 from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.irn.inference import infer
 from wsss_fast.irn.instances import find_instances
-from wsss_fast.irn.recipe import INSTANCE_OPTIONS, OWN_RECIPES, InstanceOptions, Recipe
+from wsss_fast.irn.recipe import (
+    INSTANCE_RECIPES,
+    OWN_RECIPES,
+    InstanceOptions,
+    InstanceRecipe,
+    Recipe,
+)
 from wsss_fast.irn.training import train
 from wsss_fast.presets import Preset, Published, Row, Start
 from wsss_fast.readers.instances import load_instances
@@ -72,7 +78,7 @@ PIPELINES = {
         # For 128-pixel images: the appearance kernel scales with the image.
         crf=Crf(bilateral=(25.0, 13.0, 10.0)),
         irn=OWN_RECIPES["small"],
-        instances=INSTANCE_OPTIONS["small"],
+        instances=INSTANCE_RECIPES["small"].objects,
     ),
 }
 
@@ -168,19 +174,20 @@ def run(
 
     Source: Ahn, Cho and Kwak, CVPR 2019.
     """
-    data, out = opened(data), check_out(out)
-    unseen = None if val is None else opened(val)
     chosen = resolve_preset("irn run", PRESETS, PIPELINES, preset, backbone, pipeline)
     backbone, numbers = chosen.backbone, chosen.numbers
-    nets.check(backbone, weights)
+    unseen = validation_for(val, data, chosen.row)
+    data, out = opened_for(data, chosen.row), check_out(out)
+    with chosen.checking("weights"):
+        nets.check(backbone, weights)
     ranges.check(numbers, "pipeline")
     data.check_masks()
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
     check_lengths(len(data), cam=numbers.cam.length(), irn=numbers.irn.length())
-    arguments = run_arguments(
-        out, data, unseen, compute, {"weights": weights, "pipeline": numbers, "until": until}
-    )
+    given = {"weights": weights, "preset": chosen.name, "pipeline": numbers, "until": until}
+    arguments = run_arguments(out, data, unseen, compute, given)
+    chosen.say_missing("irn run", weights=weights)
     card = Protocol.of("irn run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "irn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
@@ -221,14 +228,17 @@ def _run_stages(
     trained = train(
         data, out, seeds=seeds.folder, weights=start, recipe=numbers.irn, **compute.train()
     )
-    inputs = {"maps": cams.maps, "recipe": numbers.irn, **compute.infer()}
-    refined = infer(data, trained.weights, out, **inputs)
+    refined = infer(
+        data, trained.weights, out, maps=cams.maps, recipe=numbers.irn, **compute.infer()
+    )
     run_scores.maps(out, "irn", data, refined.maps, fixed=numbers.irn.threshold, crf=None)
     metrics = run_scores.masks(out, "masks", data, refined.masks)
     found = None
     if until == "instances":
-        options = numbers.instances
-        found = find_instances(data, trained.weights, out, options=options, **inputs).folder
+        recipe = InstanceRecipe(numbers.irn, numbers.instances)
+        found = find_instances(
+            data, trained.weights, out, maps=cams.maps, recipe=recipe, **compute.infer()
+        ).folder
         run_scores.instances(out, "irn/instances", data, found)
     page = report.write(
         out,

@@ -39,7 +39,7 @@ _VGG16_TORCH = Start(
 
 # Whatever a row does not say itself is DPT's.
 _WIDE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-_DPT_CRF = "The CRF at test time is not given; it is deeplab-pytorch's."
+_DPT_CRF = "The segmentation network's CRF is not given; it is deeplab-pytorch's."
 
 
 def _coco_row(source: str, unsure: tuple[str, ...]) -> Row:
@@ -115,11 +115,12 @@ _ADVCAM = Preset(
             _on_val(64.9, "a user's without these settings, CRF", "AdvCAM #9"),
         ),
         unsure=(
-            "The loss is 'similar to DSRG' (AdvCAM #9), whose code was not found; the kind of DSRG "
-            "is used: of each image, the mean over the background plus the mean over the classes.",
-            "Batch size 10 is read as 10 images an update, in two parts of 5 as in "
+            "The segmentation loss is 'similar to DSRG' (AdvCAM #9), but its code was not found; "
+            "the kind of DSRG is used: of each image, the mean over the background plus the mean "
+            "over the classes.",
+            "AdvCAM's batch size 10 is read as 10 images an update, in two parts of 5 as in "
             "deeplab-pytorch; CLIMS reads it as two parts of 10.",
-            "Whether 68.1 is after a CRF is not said. " + _DPT_CRF,
+            "Whether AdvCAM's 68.1 is after a CRF is not said. " + _DPT_CRF,
         ),
     ),
 )
@@ -138,8 +139,8 @@ _RIB_COCO = Preset(
             "Updates, batch size and learning rate come from another user's configuration of "
             "RIB's recipe (lucasdavid/deeplab-pytorch); RIB #2 has them, too, but only its first "
             "part was found.",
-            "The loss is not given; plain cross-entropy is used, but AdvCAM, of the same authors, "
-            "balances it.",
+            "RIB's segmentation loss is not given; plain cross-entropy is used, but AdvCAM, of the "
+            "same authors, balances it.",
             _DPT_CRF,
         ),
     ),
@@ -156,8 +157,8 @@ _LPCAM_COCO = Preset(
     _coco_row(
         "zhaozhengChen/LPCAM, issue #3",
         (
-            "The loss is not in the configuration; plain cross-entropy is used.",
-            "Whether images without a tag are in its lists is not said; here they are.",
+            "LPCAM's configuration does not name the loss; plain cross-entropy is used.",
+            "Whether images without a tag are in LPCAM's lists is not said; here they are.",
         ),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -128,21 +129,30 @@ def enlarged(logits: torch.Tensor, size: Sequence[int], recipe: Recipe) -> torch
     )
 
 
-def check_weights(data: Dataset, backbone: str, recipe: Recipe, weights: str | Path | None) -> None:
-    """Check, before a pipeline starts, that its last network exists and can start from a file.
+def check_weights(
+    data: Dataset,
+    backbone: str,
+    recipe: Recipe,
+    weights: str | Path | None,
+    argument: str = "seg_weights",
+) -> None:
+    """Check, before a run starts, that its segmentation network exists and can start from a file.
 
     Args:
         data: the data set whose classes the network has.
         backbone: of the network.
         recipe: hyper-parameters of the network.
         weights: the file, or None.
+        argument: name of the option that gives the file.
 
     Raises:
         InputError: the backbone has no such head, or the file is missing, unreadable or of another
             network.
     """
-    with torch.device("meta"):
-        network(data, backbone, recipe)
-    if weights is not None:
-        nets.check_file("seg_weights", weights)
-        nets.load_weights(network(data, backbone, recipe), weights)
+    with torch.device("meta"), warnings.catch_warnings():
+        net = network(data, backbone, recipe)
+        if weights is not None:
+            nets.check_file(argument, weights)
+            # The check is wanted, not the values, which the device does not have.
+            warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")
+            nets.load_weights(net, weights)

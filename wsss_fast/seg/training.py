@@ -25,7 +25,7 @@ from wsss_fast.engine.samples import Batch, LoadSample, Samples
 from wsss_fast.engine.schedules import for_updates
 from wsss_fast.runs import resolve_preset
 from wsss_fast.seg.presets import PRESETS, RECIPES, starts_of
-from wsss_fast.seg.recipe import Recipe, enlarged, network
+from wsss_fast.seg.recipe import Recipe, check_weights, enlarged, network
 from wsss_fast.stages import training
 from wsss_fast.stages.batch_losses import cross_entropy
 from wsss_fast.stages.training import TrainResult
@@ -101,7 +101,11 @@ def train(
 
     Source: Chen et al., ICLR 2015 and PAMI 2018; the source of each preset is in its `row`.
     """
+    data = opened(data)
     chosen = resolve_preset("seg train", PRESETS, RECIPES, preset, backbone, recipe)
+    if chosen.preset is not None and weights is not None:
+        with chosen.checking("weights"):
+            check_weights(data, chosen.backbone, chosen.numbers, weights, "weights")
     return train_extended(
         data,
         out,

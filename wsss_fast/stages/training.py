@@ -68,6 +68,8 @@ def train(
 ) -> TrainResult:
     """Train `net` and write `<out>/<name>/weights.pth`; a finished training is skipped.
 
+    `<out>/<name>/log.csv` has the losses and learning rates (`engine.run_log`).
+
     An interrupted training resumes from its last checkpoint (one per minute, and one at SIGTERM or
     Ctrl-C) and ends with the weights of an uninterrupted one.
 
@@ -108,6 +110,7 @@ def train(
                 runtime=runtime,
                 label=f"train {name}",
                 checkpoints=checkpoints,
+                log=out / name,
             )
         notes = finish() if finish is not None else {}
         if distributed.is_main_process():
