@@ -20,7 +20,7 @@ TABLES = {
         (cam, ("RECIPES",)),
         (ccr, ("RECIPES", "REFINEMENTS", "PIPELINES", "PRESETS")),
         (eps, ("RECIPES", "PIPELINES", "PRESETS")),
-        (irn, ("RECIPES", "OWN_RECIPES", "PIPELINES", "PRESETS")),
+        (irn, ("RECIPES", "OWN_RECIPES", "INSTANCE_RECIPES", "PIPELINES", "PRESETS")),
         (seg, ("RECIPES", "PRESETS")),
     )
     for table in tables
