@@ -134,7 +134,7 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("amn run", weights=weights, **needed)
-    card = Protocol.of("amn run", arguments, data, unseen, chosen.label, chosen.preset)
+    card = Protocol.of("amn run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "amn run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

@@ -142,7 +142,7 @@ def run(
     needed = {"irn_weights": irn_weights} if "irn" in lengths else {}
     needed |= {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("ccr run", weights=weights, **needed)
-    card = Protocol.of("ccr run", arguments, data, unseen, chosen.label, chosen.preset)
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

@@ -136,7 +136,7 @@ def run(
     )
     needed = {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("eps run", weights=weights, **needed)
-    card = Protocol.of("eps run", arguments, data, unseen, chosen.label, chosen.preset)
+    card = Protocol.of("eps run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "eps run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):
