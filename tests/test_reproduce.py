@@ -125,6 +125,7 @@ def test_what_is_missing_is_named_before_anything_is_written(voc, tmp_path):
     raises("no row 'amn'; the rows are .*eps-tiny", row="amn")
     raises("seeds is 0", seeds=0)
     made = r"row eps-tiny is trained on VOC12's trainaug, scored on val \(somebody/EPS, README\)"
+    raises(f"needs --data.*{made}", source=None)
     raises(f"nowhere is not a directory.*{made}", source=tmp_path / "nowhere")
     raises(f"trainaug.txt: no such id list.*{made}")
     raises("row eps-tiny has no --masks", masks=voc)

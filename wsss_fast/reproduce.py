@@ -83,7 +83,7 @@ def rows() -> dict[str, Known]:
 
 def reproduce(
     row: str,
-    data: str | Path,
+    data: str | Path | None,
     out: str | Path,
     *,
     weights: str | Path | None = None,
@@ -107,7 +107,8 @@ def reproduce(
     Args:
         row: name of a preset with published numbers: of a method, such as "amn-voc", or of a
             segmentation recipe, such as "deeplab-pytorch", which is trained on given masks.
-        data: folder of the data set; its lists and true masks are chosen as the row has them.
+        data: folder of the data set; its lists and true masks are chosen as the row has them. None
+            is an error that says what the row needs.
         out: folder; gets seed-0/, seed-1/ and so on, which are run folders, reproduce.json and
             reproduce.html.
         weights: initial weights of the method's networks, or of a segmentation recipe's.
@@ -136,6 +137,9 @@ def reproduce(
     if not 1 <= seeds <= _MOST_SEEDS:
         raise InputError(f"reproduce: seeds is {seeds}, must be in 1..{_MOST_SEEDS}")
     given = {"weights": weights, "irn_weights": irn_weights, "seg_weights": seg_weights}
+    if data is None:
+        with _naming(row, chosen.row):
+            raise InputError("reproduce: needs --data, the folder of the data set")
     options = _used(row, chosen, {**given, "masks": masks, "until": until})
     _check_starts(row, chosen, options, until)
     train, val = _open(row, chosen, data, saliency, until)

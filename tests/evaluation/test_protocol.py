@@ -40,6 +40,7 @@ def card(voc, tmp_path, **changes):
     (tmp_path / "start.pth").write_bytes(b"weights")
     preset = Preset("small", eps_pipeline(), ROW)
     arguments = {**COMMON, "weights": tmp_path / "start.pth", "seg_weights": None, "until": "seg"}
+    arguments |= {"seg_preset": "advcam"}
     arguments |= {"pipeline": dataclasses.replace(preset.numbers, **changes)}
     val = data.load(voc, split="val")
     return Protocol.of("eps run", arguments, data.load(voc), val, "eps-voc", preset)
@@ -65,6 +66,8 @@ def test_card_names_lists_starts_and_what_computes(voc, tmp_path):
     assert start == f"start.pth {sha}; row: ImageNet's ResNet-38, its authors"
     assert other == "no file; row: COCO's ResNet-101, a link (unsure)"
     assert texts(pairs, "preset") == ["eps-voc: somebody/EPS, README"]
+    assert texts(pairs, "seg_preset") == ["advcam"]
+    assert texts(pairs, "networks") == ["small, segmentation small"]
     assert texts(pairs, "unsure") == ["Which alpha."]
     # Only the folder of masks is another one.
     assert texts(pairs, "differs") == ["truth SegmentationClass (row SegmentationClassAug)"]

@@ -76,9 +76,10 @@ def run(
             "small" start from the classifier.
         seg_weights: initial weights of the segmentation network, as the preset's row names them;
             without them, "small" starts from the classifier.
-        seg_preset: name of a recipe in `seg.PRESETS`, which replaces the `seg` and `seg_backbone`
-            of the preset or backbone; with `pipeline`, it only names that pipeline's.
-        pipeline: hyper-parameters of all stages; default: those of the preset, or of the backbone.
+        seg_preset: name of a segmentation recipe, a key of `seg.PRESETS`, which replaces `seg` and
+            `seg_backbone` in the numbers of the preset or backbone; default: none.
+        pipeline: hyper-parameters of all stages, used as they are; default: those of the preset, or
+            of the backbone, with those of `seg_preset`.
         until: last stage: "seg" for the whole pipeline, "masks" to end with the pseudo-masks.
         redo: finished stage to repeat, to change one of its numbers for instance: cam, cam/maps and
             so on, as the folders in `out` are called; stages that depend on it follow.
@@ -141,7 +142,7 @@ def run(
     needed = {"irn_weights": irn_weights} if "irn" in lengths else {}
     needed |= {"seg_weights": seg_weights} if until == "seg" else {}
     chosen.say_missing("ccr run", weights=weights, **needed)
-    card = Protocol.of("ccr run", arguments, data, unseen, chosen.label, chosen.preset)
+    card = Protocol.of("ccr run", arguments, data, unseen, chosen.name, chosen.preset)
     with started(
         *(out, "ccr run", STAGES, arguments), redo=redo, from_stage=from_stage, protocol=card
     ):

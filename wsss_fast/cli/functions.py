@@ -59,8 +59,8 @@ def demo(
 def reproduce(
     row: str,
     *,
-    data: str,
-    out: Path,
+    data: str | None = None,
+    out: Path | None = None,
     weights: Path | None = None,
     irn_weights: Path | None = None,
     seg_weights: Path | None = None,
@@ -81,8 +81,10 @@ def reproduce(
 
     Args:
         row: name of the row.
-        data: folder of the data set; its lists and true masks are chosen as the row has them.
-        out: folder; gets seed-0/, seed-1/ and so on, reproduce.json and reproduce.html.
+        data: folder of the data set, which every row needs; its lists and true masks are chosen as
+            the row has them.
+        out: folder; gets seed-0/, seed-1/ and so on, reproduce.json and reproduce.html; default:
+            wsss-ROW.
         weights: initial weights of the method's networks, or of a segmentation recipe's.
         irn_weights: initial weights of IRN's backbone, for CCR.
         seg_weights: initial weights of the segmentation network.
@@ -100,7 +102,7 @@ def reproduce(
     return rows.reproduce(
         row,
         data,
-        out,
+        Path(f"wsss-{row}") if out is None else out,
         weights=weights,
         irn_weights=irn_weights,
         seg_weights=seg_weights,

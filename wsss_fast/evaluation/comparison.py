@@ -117,10 +117,13 @@ class Comparison:
         assert found is not None  # every run writes it before its first stage
         records = [read_records(out) for out in runs.values()]
         lists = [one for one in (found["data"], found["validation"]) if one is not None]
-        reasons = dict.fromkeys(one["why_not"] for one in lists if not one["is_real"])
+        # The lists may share a reason, such as their classes.
+        reasons = dict.fromkeys(part for one in lists for part in one["why_not"].split("; "))
         figures = tuple(_figure(one, records) for one in row.published)
         data = found["data"]["data"]
-        return cls(name, row, data, "; ".join(reasons), tuple(runs), wanted, figures, found)
+        return cls(
+            name, row, data, "; ".join(filter(None, reasons)), tuple(runs), wanted, figures, found
+        )
 
     @property
     def title(self) -> str:

@@ -16,7 +16,7 @@ from wsss_fast.data import lists
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine import distributed
 from wsss_fast.engine.run_folder import versions
-from wsss_fast.engine.runtime import resolve_runtime
+from wsss_fast.engine.runtime import Runtime, resolve_runtime
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.presets import Difference, Preset, Row, differences
 from wsss_fast.stages.crf import DenseCrf
@@ -166,10 +166,7 @@ class Protocol:
         parts = dict(_parts(given, unused))
         found = [] if preset is None else differences(given, preset.numbers)
         found = [one for one in found if not _is_below(one.name, unused)]
-        runtime = resolve_runtime(
-            *(arguments[key] for key in ("device", "seed", "workers", "precision")),
-            prefer_bf16=False,
-        )
+        device = _runtime(arguments, prefer_bf16=False).device
         return cls(
             command=command,
             preset=name,
@@ -187,9 +184,9 @@ class Protocol:
             seg_backbone=parts.get("seg_backbone"),
             seed=arguments["seed"],
             processes=distributed.world_size(),
-            device=_device(runtime.device),
+            device=_device(device),
             precision=dict(_precisions(arguments, parts)),
-            backend=_backend(runtime.device),
+            backend=_backend(device),
             versions=versions(),
         )
 
@@ -274,17 +271,19 @@ def _precisions(
     """Precision of each stage, by the place of its recipe; of a recipe alone, by ""."""
     for place, prefer_bf16 in parts.items():
         if _last(place) == "prefer_bf16":
-            runtime = resolve_runtime(
-                *(arguments[key] for key in ("device", "seed", "workers", "precision")),
-                prefer_bf16=prefer_bf16,
-            )
-            yield place.rpartition(".")[0], _PRECISION[runtime.dtype]
+            dtype = _runtime(arguments, prefer_bf16=prefer_bf16).dtype
+            yield place.rpartition(".")[0], _PRECISION[dtype]
+
+
+def _runtime(arguments: Mapping[str, Any], *, prefer_bf16: bool) -> Runtime:
+    given = (arguments[name] for name in ("device", "seed", "workers", "precision"))
+    return resolve_runtime(*given, prefer_bf16=prefer_bf16)
 
 
 def _device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return str(device)
+    return device.type
 
 
 def _backend(device: torch.device) -> str:

@@ -37,7 +37,7 @@ def _facts(found: Mapping[str, Any], most: int | None) -> Iterator[tuple[str, st
     yield "run", found["command"]
     yield "preset", "none" if preset is None else f"{preset}: {row}"
     if found["seg_preset"] is not None:
-        yield "segmentation", found["seg_preset"]
+        yield "seg_preset", found["seg_preset"]
     own, last = found["backbone"], found["seg_backbone"]
     yield "networks", own if last is None else f"{own}, segmentation {last}"
     yield from image_facts(found["data"])
