@@ -20,7 +20,7 @@ from wsss_fast.amn.look_alikes import unfiltered_confusion
 from wsss_fast.amn.pipeline import PIPELINES, PRESETS, Pipeline, run
 from wsss_fast.amn.recipe import Recipe
 from wsss_fast.amn.training import train
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, read_records
 from wsss_fast.engine.run_lock import with_exclusive_out
@@ -85,8 +85,8 @@ def analyse(
 
     Source: Lee, Kim and Shim, CVPR 2022, section 4.
     """
-    data, out = opened(data), check_out(out)
     chosen = resolve_preset("amn.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
+    data, out = opened_for(data, chosen.row), check_out(out)
     backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights)
     data.with_masks()
@@ -94,7 +94,16 @@ def analyse(
     labels = class_pairs(data, pairs)
     compute = Compute(backbone, device, seed, workers, precision)
     compute.resolved_device()  # raises for an unknown device before anything is written
-    run(data, out, weights=weights, pipeline=numbers, until="masks", val=val, **compute.train())
+    run(
+        data,
+        out,
+        preset=preset,
+        weights=weights,
+        pipeline=numbers,
+        until="masks",
+        val=val,
+        **compute.train(),
+    )
 
     side, own = out / "analyses", {"cam": out / "cam/maps", "amn": out / "amn/maps"}
     folders, networks = dict(own), {"amn": (out / "amn/weights.pth", numbers.amn)}

@@ -19,7 +19,7 @@ from wsss_fast.ccr.erasing import ErasingOptions
 from wsss_fast.ccr.inference import infer
 from wsss_fast.ccr.pipeline import PIPELINES, PRESETS, Pipeline, run
 from wsss_fast.ccr.training import train
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened, opened_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, read_records
 from wsss_fast.engine.run_lock import with_exclusive_out
@@ -80,8 +80,8 @@ def analyse(
         InputError: an argument or file cannot be used, or there are no masks.
         RunError: a loss is not finite.
     """
-    data, out = opened(data), check_out(out)
     chosen = resolve_preset("ccr.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
+    data, out = opened_for(data, chosen.row), check_out(out)
     backbone, numbers = chosen.backbone, chosen.numbers
     check_parts("ccr.analyse", parts, PARTS)
     data.with_masks()
@@ -90,6 +90,7 @@ def analyse(
     result = run(
         data,
         out,
+        preset=preset,
         backbone=backbone,
         weights=weights,
         pipeline=numbers,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wsss_fast import nets
-from wsss_fast.data import Source, opened
+from wsss_fast.data import Source, opened_for
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.engine.run_folder import check_out, read_records
 from wsss_fast.engine.run_lock import with_exclusive_out
@@ -105,8 +105,8 @@ def analyse(
 
     Source: EPS, sections 4.2 and 4.3.
     """
-    data, out = opened(data), check_out(out)
     chosen = resolve_preset("eps.analyse", PRESETS, PIPELINES, preset, backbone, pipeline)
+    data, out = opened_for(data, chosen.row), check_out(out)
     backbone, numbers = chosen.backbone, chosen.numbers
     nets.check(backbone, weights, nets.SALIENCY_BACKBONES)
     data.with_masks()
@@ -115,7 +115,16 @@ def analyse(
     resolve_runtime(device, seed, workers, precision, prefer_bf16=False)  # raises for wrong ones
     inference: dict[str, Any] = {"backbone": backbone, "device": device, "precision": precision}
     training: dict[str, Any] = {**inference, "seed": seed, "workers": workers}
-    run(data, out, weights=weights, pipeline=numbers, until="masks", val=val, **training)
+    run(
+        data,
+        out,
+        preset=preset,
+        weights=weights,
+        pipeline=numbers,
+        until="masks",
+        val=val,
+        **training,
+    )
 
     own = {"cam": out / "cam/maps"} if numbers.baseline else {}
     own["eps"] = out / "eps/maps"

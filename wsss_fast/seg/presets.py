@@ -265,6 +265,10 @@ _RULIXIANG = Preset(
             _on_val(69.38, "trained on true masks, after the CRF", "README.md"),
             _on_val(65.48, "trained on true masks", "README.md", crf=False),
         ),
+        unsure=(
+            "The VGG16 here is OAA's: its poolings round sizes up, where rulixiang's round them "
+            "down, and dropout drops values instead of channels.",
+        ),
     ),
 )
 
