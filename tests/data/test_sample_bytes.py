@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from wsss_fast import _native, amn, cam, eps, irn, seg
-from wsss_fast.data import transforms
+from wsss_fast.data import resizing, transforms
 from wsss_fast.data.colours import turn_hue
 from wsss_fast.data.transforms import MEAN, MEAN_BGR, STD, Augment, normalise, subtract_mean
 
@@ -104,7 +104,7 @@ def test_bytes_of_the_whole_procedure(name, native, monkeypatch):
     if native and not _native.load("cpu"):
         pytest.skip("needs the native library")
     if not native:
-        monkeypatch.setattr(transforms, "has_native_kernel", lambda *_: False)
+        monkeypatch.setattr(resizing, "has_native_kernel", lambda *_: False)
     augment, rng = AUGMENTS[name], np.random.default_rng(7)
     for seed, size in enumerate(SIZES):
         image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)

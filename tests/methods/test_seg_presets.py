@@ -80,7 +80,7 @@ ROWS = {
     "clip-es-imagenet": (IMAGENET, [69.7], True),
     "deeplabv1-oaa-vgg16": ("vgg16_20M", [65.1], True),
     "deeplabv1-oaa-resnet101": (COCO, [], True),
-    "deeplabv1-rulixiang": ("deeplab_largeFOV.pth", [69.38, 65.48], False),
+    "deeplabv1-rulixiang": ("deeplab_largeFOV.pth", [69.38, 65.48], True),
     "resnet38-seam": ("ilsvrc-cls_rna-a1_cls1000_ep-0001.params", [64.75], True),
     "resnet38-mctformer": ("res38_cls.pth", [71.9, 71.1], True),
 }

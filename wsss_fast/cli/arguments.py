@@ -306,7 +306,7 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
 
     Options that are not given are those of the preset's row, with a line that says so.
     """
-    if "split" not in arguments:
+    if not _DATA_OPTIONS.keys() <= arguments.keys():  # other commands have some of these names
         return arguments
     preset = command.table(command.presets).get(arguments.get("preset") or "")
     row = None if preset is None else preset.row
