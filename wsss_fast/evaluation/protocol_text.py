@@ -40,9 +40,11 @@ def _facts(found: Mapping[str, Any], most: int | None) -> Iterator[tuple[str, st
         yield "seg_preset", found["seg_preset"]
     own, last = found["backbone"], found["seg_backbone"]
     yield "networks", own if last is None else f"{own}, segmentation {last}"
-    yield from image_facts(found["data"])
+    compared = preset is None or source is not None
+    yield from image_facts(found["data"], compared)
     if found["validation"] is not None:
-        yield from ((f"val {name}", text) for name, text in image_facts(found["validation"]))
+        facts = image_facts(found["validation"], compared)
+        yield from ((f"val {name}", text) for name, text in facts)
     if found["masks"] is not None:
         yield "trained on", f"masks of {found['masks']}"
     for start in found["starts"]:
@@ -78,11 +80,12 @@ def _difference_facts(
         yield "differs", f"and {len(found) - most} more, which report.html lists"
 
 
-def image_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def image_facts(found: Mapping[str, Any], compared: bool = True) -> Iterator[tuple[str, str]]:
     """A list of images as (name, text) pairs.
 
     Args:
         found: an `Images` as JSON.
+        compared: whether it is compared with the published lists.
     """
     yield "data", f"{found['data']}, list {found['list']}: {value(found['images'])} images"
     if found["scored"]:
@@ -95,7 +98,8 @@ def image_facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     else:
         yield "scored", "nothing, there are no true masks"
-    yield "as published", "yes" if found["is_real"] else f"no: {found['why_not']}"
+    if compared:
+        yield "as published", "yes" if found["is_real"] else f"no: {found['why_not']}"
 
 
 def _crf_text(found: Mapping[str, Any]) -> str:
