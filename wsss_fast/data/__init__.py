@@ -73,7 +73,7 @@ def load(
         path_or_name: the folder, or "shapes" / "shapes:SEED", or the same with "shapes-sparse" or
             "shapes-uneven" (`make_shapes`' presets).
         split: for VOC12, an id list in ImageSets/Segmentation, without ".txt", such as train, val
-            and test, or trainaug, which is derived where there is no file of it; for COCO14, train
+            and test, or trainaug, which is derived where it has no file; for COCO14, train
             or val, or train-annotated or val-annotated, the images with an annotation; for
             labels.csv, the name of `<split>.txt`. Default: train.
         saliency: folder of `<id>.png` saliency maps; default `<folder>/saliency`.

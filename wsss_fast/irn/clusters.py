@@ -65,7 +65,7 @@ def regions(labels: np.ndarray) -> np.ndarray:
     """
     height, width = labels.shape
     stride = width + 1
-    flat = np.zeros((height, stride), labels.dtype)  # so that no run goes on in the next row
+    flat = np.zeros((height, stride), labels.dtype)  # so that no run spans two rows
     flat[:, :width] = labels
     flat = flat.reshape(-1)
     bounds = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))

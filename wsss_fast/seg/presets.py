@@ -395,9 +395,6 @@ def starts_of(backbone: str, recipe: Recipe) -> tuple[Start, ...]:
         recipe: hyper-parameters of a training.
     """
     rows = [one for one in PRESETS.values() if one.backbone == backbone and one.row is not None]
-    if not rows:
-        return ()
     apart = [len(differences(recipe, one.numbers)) for one in rows]
     nearest = [one.row for one, count in zip(rows, apart, strict=True) if count == min(apart)]
-    found = [start for row in nearest if row is not None for start in row.starts]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(start for row in nearest if row for start in row.starts))
