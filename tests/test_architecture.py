@@ -16,7 +16,7 @@ LAYERS = [
     {"ops", "compat", "engine"},
     {"readers"},
     {"nets", "data", "maps", "presets", "thresholds"},
-    {"stages", "convert"},
+    {"stages", "convert", "export"},
     {"evaluation"},
     {"runs"},
     {"cam", "irn", "seg", "refinement"},

@@ -1,0 +1,2 @@
+from .masks import Masks as Masks
+from .masks import open_masks as open_masks
