@@ -1,2 +1,4 @@
+from .labelstudio import to_labelstudio as to_labelstudio
 from .masks import Masks as Masks
 from .masks import open_masks as open_masks
+from .voc_test import to_voc_test as to_voc_test

@@ -38,6 +38,7 @@ class Masks:
         files: PNG of each id.
         photos: the photos by name, or None if they are not given.
         problems: why masks are left out, each with its file.
+        with_ignored: PNGs that have ignored pixels, as the last iteration found.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Masks:
     files: Mapping[str, Path]
     photos: Folders | None = None
     problems: list[str] = dataclasses.field(default_factory=list)
+    with_ignored: list[Path] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -65,6 +67,7 @@ class Masks:
                 more = f"; none of {len(self.files)} masks can be used" if len(self) > 1 else ""
                 raise InputError(self.problems[0] + more)
             check_folder_values(present, "masks", needed=False)
+            self.with_ignored = [path for path, values in present.items() if IGNORE in values]
 
     def leave_out(self, problem: str) -> None:
         """Note why a mask is not exported; with its file."""
@@ -95,12 +98,19 @@ class Masks:
     def check(self, out: Path) -> None:
         """Name the masks that the last iteration left out; called when the others are written.
 
+        Pixels that are ignored are remarked as background, which they are in the formats that have
+        no such label.
+
         Args:
             out: what was written.
 
         Raises:
             RunError: there are any.
         """
+        with remarks.collected():
+            for path in self.with_ignored:
+                text = "ignored pixels (255) belong to no class, and are exported as background"
+                remarks.add(text, path, unit="mask", of=len(self))
         if not self.problems:
             return
         for problem in self.problems[:_LISTED]:
@@ -155,6 +165,28 @@ def open_masks(
                 f"images: {images} has no photos ({', '.join(IMAGE_SUFFIXES[:5])}, ...)"
             )
     return Masks(folder, _class_names(folder, classes), files, photos)
+
+
+def output_file(out: str | Path, *suffixes: str) -> Path:
+    """The path of a file to write.
+
+    Args:
+        out: its path.
+        suffixes: that its name may end with, the usual one first.
+
+    Raises:
+        InputError: it ends otherwise, or is a folder.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise InputError(
+            f"out: {path}: is a folder; name a file in it: {path / 'masks'}{suffixes[0]}"
+        )
+    if not path.name.lower().endswith(suffixes):
+        raise InputError(f"out: {path}: the name must end with {' or '.join(suffixes)}")
+    if path.name == LABEL_NAMES:
+        raise InputError(f"out: {path}: is the name of the file of class names; choose another one")
+    return path
 
 
 def _check_folder(folder: Path, what: str) -> None:

@@ -1,0 +1,76 @@
+"""The command `wsss-fast export`: one function for all formats."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from wsss_fast.errors import InputError
+from wsss_fast.export.labelstudio import to_labelstudio
+from wsss_fast.export.voc_test import to_voc_test
+
+Format = Literal["labelstudio", "voc-test"]
+_FORMATS: dict[str, Callable[..., Path]] = {
+    "labelstudio": to_labelstudio,
+    "voc-test": to_voc_test,
+}
+
+
+def export(
+    masks: str | Path,
+    out: str | Path,
+    *,
+    to: Format,
+    classes: str | Path | None = None,
+    images: str | Path | None = None,
+    url: str | None = None,
+    model_version: str | None = None,
+    ids: str | Path | None = None,
+    competition: Literal["comp5", "comp6"] | None = None,
+) -> Path:
+    """Write masks in the format of an annotation tool, a training or a benchmark server.
+
+    A mask that cannot be used is named and left out; voc-test takes all masks or none.
+
+    Args:
+        masks: folder of `<id>.png`; 0 is background, 255 ignored.
+        out: what to write: a .json file (labelstudio) or a .tgz archive (voc-test).
+        to: the format: labelstudio (brush masks to import as pre-annotated tasks), voc-test (the
+            archive for VOC's evaluation server).
+        classes: file of the class names, one per line in the order of the labels, or a
+            classes.json; default: classes.json in the masks' folder.
+        images: folder of the photos, for the names of their files, and to compare sizes.
+        url: labelstudio: address of the photos' folder, to which the name of each photo is added;
+            default: /data/local-files/?d=.
+        model_version: labelstudio: name under which it lists the masks; default: wsss-fast.
+        ids: voc-test: file of the ids of the test images; default:
+            ImageSets/Segmentation/test.txt beside the folder of the photos.
+        competition: voc-test: comp6, or comp5 for networks trained on VOC's own data only; default:
+            comp6.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: a folder or file is missing, no mask can be used, or an option belongs to
+            another format.
+        RunError: some masks were left out.
+    """
+    function = _FORMATS[to]
+    known = inspect.signature(function).parameters
+    given = {
+        "url": url,
+        "model_version": model_version,
+        "ids": ids,
+        "competition": competition,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in known:
+            users = [f for f, one in _FORMATS.items() if name in inspect.signature(one).parameters]
+            raise InputError(
+                f"--{name.replace('_', '-')}: is an option of {' and '.join(users)}, not of {to}"
+            )
+    return function(masks, out, classes=classes, images=images, **options)
