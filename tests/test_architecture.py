@@ -15,7 +15,7 @@ LAYERS = [
     {"_version", "errors", "command", "_process", "_build", "_native"},
     {"ops", "compat", "engine"},
     {"readers"},
-    {"nets", "data", "maps", "presets", "thresholds"},
+    {"nets", "data", "maps", "presets", "regions", "thresholds"},
     {"stages", "convert", "export"},
     {"evaluation"},
     {"runs"},
