@@ -1,3 +1,4 @@
+from .coco import to_coco as to_coco
 from .labelstudio import to_labelstudio as to_labelstudio
 from .masks import Masks as Masks
 from .masks import open_masks as open_masks

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from wsss_fast.errors import InputError
+from wsss_fast.export.coco import Per, to_coco
 from wsss_fast.export.labelstudio import to_labelstudio
 from wsss_fast.export.voc_test import to_voc_test
 
-Format = Literal["labelstudio", "voc-test"]
+Format = Literal["coco", "labelstudio", "voc-test"]
 _FORMATS: dict[str, Callable[..., Path]] = {
+    "coco": to_coco,
     "labelstudio": to_labelstudio,
     "voc-test": to_voc_test,
 }
@@ -25,6 +27,8 @@ def export(
     to: Format,
     classes: str | Path | None = None,
     images: str | Path | None = None,
+    per: Per | None = None,
+    min_area: int | None = None,
     url: str | None = None,
     model_version: str | None = None,
     ids: str | Path | None = None,
@@ -36,17 +40,21 @@ def export(
 
     Args:
         masks: folder of `<id>.png`; 0 is background, 255 ignored.
-        out: what to write: a .json file (labelstudio) or a .tgz archive (voc-test).
-        to: the format: labelstudio (brush masks to import as pre-annotated tasks), voc-test (the
-            archive for VOC's evaluation server).
+        out: what to write: a .json file (coco, labelstudio) or a .tgz archive (voc-test).
+        to: the format: coco (annotation file with exact masks as run lengths), labelstudio (brush
+            masks to import as pre-annotated tasks), voc-test (the archive for VOC's evaluation
+            server).
         classes: file of the class names, one per line in the order of the labels, or a
             classes.json; default: classes.json in the masks' folder.
         images: folder of the photos, for the names of their files, and to compare sizes.
+        per: coco: whether an annotation is an object (connected pixels of a class) or all pixels of
+            a class in an image; default: object.
+        min_area: coco: pixels of the smallest annotation; default: 1.
         url: labelstudio: address of the photos' folder, to which the name of each photo is added;
             default: /data/local-files/?d=.
         model_version: labelstudio: name under which it lists the masks; default: wsss-fast.
         ids: voc-test: file of the ids of the test images; default:
-            ImageSets/Segmentation/test.txt beside the folder of the photos.
+            ImageSets/Segmentation/test.txt next to the folder of the photos.
         competition: voc-test: comp6, or comp5 for networks trained on VOC's own data only; default:
             comp6.
 
@@ -61,6 +69,8 @@ def export(
     function = _FORMATS[to]
     known = inspect.signature(function).parameters
     given = {
+        "per": per,
+        "min_area": min_area,
         "url": url,
         "model_version": model_version,
         "ids": ids,

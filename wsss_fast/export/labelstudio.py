@@ -33,7 +33,7 @@ def to_labelstudio(
 ) -> Path:
     """Write masks as pre-annotated tasks of Label Studio, to be imported into a project.
 
-    Each image is a task with one brush region per class. Beside `out`, a file of the same name
+    Each image is a task with one brush region per class. Next to `out`, a file of the same name
     ending with .xml is the labeling configuration that the project needs. A mask that cannot be
     used is named and left out.
 

@@ -117,7 +117,7 @@ def encode_regions(values: np.ndarray) -> list[Region]:
     ends = np.cumsum(lengths)[np.cumsum(kept.sum(axis=1))[last] - 1].tolist()
 
     column, end_column = start // height, (stop - 1) // height
-    spans = column != end_column  # of runs that go on at the top of the next column
+    spans = column != end_column  # of runs that continue at the top of the next column
     top = np.minimum.reduceat(np.where(spans, 0, start % height), first)
     bottom = np.maximum.reduceat(np.where(spans, height - 1, (stop - 1) % height), first)
     left, right = column[first], np.maximum.reduceat(end_column, first)
