@@ -97,8 +97,12 @@ def test_names_and_sizes_come_from_the_photos(folder):
     assert [id for id, _ in masks] == ["a"]
     assert masks.file_name("a") == "a.JPEG"
     assert "b.png: is 5x6 pixels (HxW), but its image" in masks.problems[0]
-    with pytest.raises(InputError, match="has no photos"):
-        open_masks(folder, images=folder / "..")
+    with pytest.raises(InputError, match="has no photos .*; folders in it .*: masks, photos"):
+        open_masks(folder, images=photos.parent)
+    (photos / "a.JPEG").unlink()
+    (photos / "b.png").unlink()
+    with pytest.raises(InputError, match=r"photos has no photos \(.*\)$"):
+        open_masks(folder, images=photos)
 
 
 def test_a_mask_without_a_photo_is_left_out(folder):
@@ -120,16 +124,17 @@ def test_unusable_masks_are_named_and_the_rest_is_read(folder, capfd):
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3)).save(folder / "colours.png")
     (folder / "back\\slash.png").write_bytes(whole)
     (folder / "._a.png").write_bytes(b"resource fork")
+    (folder / "sub.png").mkdir()
     masks = open_masks(folder)
     assert [id for id, _ in masks] == ["a", "b"]
-    named = "back\\slash", "colours", "cut", "empty", "high", "page"
-    assert len(masks.problems) == 6
+    named = "back\\slash", "colours", "cut", "empty", "high", "page", "sub"
+    assert len(masks.problems) == 7
     for name, problem in zip(named, masks.problems, strict=True):
         assert name in problem
-    with pytest.raises(RunError, match=r"6 of 8 masks were left out; the others are in out\.json"):
+    with pytest.raises(RunError, match=r"7 of 9 masks were left out; the others are in out\.json"):
         masks.check("out.json")
-    assert capfd.readouterr().err.count("left out: ") == 6
-    assert len(list(masks)) == 2 and len(masks.problems) == 6  # not counted twice
+    assert capfd.readouterr().err.count("left out: ") == 7
+    assert len(list(masks)) == 2 and len(masks.problems) == 7  # not counted twice
 
 
 def test_no_usable_mask_is_an_error(folder):

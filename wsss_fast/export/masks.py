@@ -113,13 +113,18 @@ class Masks:
                 remarks.add(text, path, unit="mask", of=len(self))
         if not self.problems:
             return
-        for problem in self.problems[:_LISTED]:
-            say(f"left out: {problem}")
-        more = len(self.problems) - _LISTED
+        more = self.list_problems("left out")
         raise RunError(
-            f"export: {len(self.problems)} of {len(self)} masks were left out"
-            f"{f', {more} of them not listed here' if more > 0 else ''}; the others are in {out}"
+            f"export: {len(self.problems)} of {len(self)} masks were left out{more}; the others "
+            f"are in {out}"
         )
+
+    def list_problems(self, what: str) -> str:
+        """Print the first problems, each after `what`; returns how many more there are, as text."""
+        for problem in self.problems[:_LISTED]:
+            say(f"{what}: {problem}")
+        more = len(self.problems) - _LISTED
+        return f", {more} of them not listed here" if more > 0 else ""
 
     def _read(self, id: str, path: Path) -> np.ndarray:
         check_id(id, str(path))
@@ -161,8 +166,10 @@ def open_masks(
         _check_folder(Path(images), "images")
         photos = Folders(Path(images))
         if not photos.stems():
+            below = [p.name for p in sorted(Path(images).iterdir()) if Folders(p).stems()][:3]
+            hint = f"; folders in it that have some: {', '.join(below)}" if below else ""
             raise InputError(
-                f"images: {images} has no photos ({', '.join(IMAGE_SUFFIXES[:5])}, ...)"
+                f"images: {images} has no photos ({', '.join(IMAGE_SUFFIXES[:5])}, ...){hint}"
             )
     return Masks(folder, _class_names(folder, classes), files, photos)
 

@@ -23,7 +23,6 @@ from wsss_fast.readers.label_maps import IGNORE, encode_labels
 _FOLDER = "results/VOC2012/Segmentation/{}_test_cls"
 _LIST = "ImageSets/Segmentation/test.txt"
 _ID = re.compile(r"20\d\d_\d{6}")
-_LISTED = 20
 
 
 def to_voc_test(
@@ -126,11 +125,10 @@ def _write(masks: Masks, path: Path, folder: str) -> None:
                 continue
             _add(archive, f"{folder}/{id}.png", labels)
         if masks.problems:
-            for problem in masks.problems[:_LISTED]:
-                say(f"voc-test: {problem}")
+            more = masks.list_problems("voc-test")
             raise InputError(
-                f"voc-test: {len(masks.problems)} of {len(masks)} masks cannot be submitted, so "
-                f"that nothing is written; first: {masks.problems[0]}"
+                f"voc-test: {len(masks.problems)} of {len(masks)} masks cannot be submitted{more}, "
+                f"so that nothing is written; first: {masks.problems[0]}"
             )
 
 
