@@ -1,3 +1,5 @@
+from . import brush as brush
+from . import rle as rle
 from .coco import to_coco as to_coco
 from .labelstudio import to_labelstudio as to_labelstudio
 from .masks import Masks as Masks

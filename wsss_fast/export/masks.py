@@ -166,8 +166,8 @@ def open_masks(
         _check_folder(Path(images), "images")
         photos = Folders(Path(images))
         if not photos.stems():
-            below = [p.name for p in sorted(Path(images).iterdir()) if Folders(p).stems()][:3]
-            hint = f"; folders in it that have some: {', '.join(below)}" if below else ""
+            inner = [p.name for p in sorted(Path(images).iterdir()) if Folders(p).stems()][:3]
+            hint = f"; folders in it that have some: {', '.join(inner)}" if inner else ""
             raise InputError(
                 f"images: {images} has no photos ({', '.join(IMAGE_SUFFIXES[:5])}, ...){hint}"
             )
