@@ -173,6 +173,25 @@ class Predictor:
         # The softmax that follows divides by the sum.
         return merged.clamp_min(torch.finfo(merged.dtype).tiny).log()
 
+    def predict(
+        self, photos: torch.Tensor, inputs: torch.Tensor, times: stream.Times
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Labels, whether an image's logits are finite, and probabilities.
+
+        Args:
+            photos: uint8 RGB [B, H, W, 3], on the device.
+            inputs: `inputs` of them, on the device.
+            times: to which the time of network and CRF is added.
+
+        Returns:
+            uint8 [B, H, W], bool [B] and float32 [B, C+1, H, W], on the device.
+        """
+        with times.computing():
+            logits = self.logits(inputs)
+        scores = to_probabilities(logits, photos, self.crf, times)
+        finite = logits.sum(dim=(1, 2, 3), dtype=torch.float64).isfinite()
+        return best_row(scores)[0], finite, scores
+
     def _of_one_size(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.net(images).float()
         if self.recipe.flip:
@@ -213,11 +232,7 @@ def _write_all(
 
     def compute(ids: list[str], loaded: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, ...]:
         photos, inputs = (one.to(device, non_blocking=True) for one in loaded)
-        with times.computing():
-            logits = predictor.logits(inputs)
-        scores = to_probabilities(logits, photos, predictor.crf, times)
-        labels, _ = best_row(scores)
-        finite = logits.sum(dim=(1, 2, 3), dtype=torch.float64).isfinite()
+        labels, finite, scores = predictor.predict(photos, inputs, times)
         return labels, finite, scores.half() if probabilities else None
 
     def write(ids: list[str], results: tuple[Any, ...]) -> None:
