@@ -20,7 +20,14 @@ from wsss_fast.nets.deeplab import DeepLab, DeepLabV2
 from wsss_fast.nets.heads import AmnNet, CamNet, EpsNet
 from wsss_fast.nets.inference import optimize_for_inference
 from wsss_fast.nets.irn import IrnNet
-from wsss_fast.nets.model_file import ModelInfo, load_model, read_info, save_model
+from wsss_fast.nets.model_file import (
+    ModelInfo,
+    is_model_of,
+    load_model,
+    model_info,
+    read_info,
+    save_model,
+)
 from wsss_fast.nets.names import public_state_dict
 from wsss_fast.nets.weights import fingerprint, load_weights, save_weights
 
@@ -47,8 +54,10 @@ __all__ = [
     "eps_resnet38",
     "fingerprint",
     "irn_resnet50",
+    "is_model_of",
     "load_model",
     "load_weights",
+    "model_info",
     "optimize_for_inference",
     "public_state_dict",
     "read_info",

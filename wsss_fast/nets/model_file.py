@@ -19,6 +19,7 @@ from torch import nn
 
 from wsss_fast._version import __version__
 from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.marker import MODEL_FILE
 from wsss_fast.engine.serialize import check_keys, from_jsonable, jsonable
 from wsss_fast.errors import InputError
 from wsss_fast.nets.constructors import (
@@ -33,7 +34,6 @@ from wsss_fast.readers import state_dicts
 
 R = TypeVar("R")
 
-MODEL_FILE = "model.safetensors"
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
     "cam": cam_classifier,
     "amn": amn_resnet50,
