@@ -29,6 +29,7 @@ from wsss_fast.seg.recipe import Recipe, enlarged, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.labels import label_stage
+from wsss_fast.stages.trained import check_backbone, info_of, recipe_of, with_classes
 from wsss_fast.thresholds import best_row
 
 
@@ -67,14 +68,16 @@ def infer(
 
     Args:
         data: images: a data set, or an argument of `data.load`.
-        weights: weights of a trained network: this package's, or a public DeepLabV2's.
+        weights: weights of a trained network: this package's, or a public DeepLabV2's. Images
+            without class names get those of the weights.
         out: run folder.
         preset: name of a published recipe, as for `train`.
-        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or
-            "resnet101".
+        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or that of
+            the weights, or "resnet101" for weights that do not say it.
         recipe: hyper-parameters, of which `head`, `scales`, `test_scales`, `test_merge`, `flip`,
             `resize` "aligned", `crf`, `infer_batch`, `augment.to_input` and, for `test_scales`,
-            `augment.linear` are used; default: those of the preset, or of the backbone.
+            `augment.linear` are used; default: those of the preset, or those that the weights were
+            trained with, or those of the backbone.
         crf: whether a dense CRF refines the probabilities.
         probabilities: whether the probabilities are written, too, as `<id>.npy`, float16
             [C+1, H, W], after CRF refinement if there is any; `wsss-fast crf` reads them.
@@ -86,8 +89,15 @@ def infer(
         InputError: an argument or file cannot be used.
     """
     data = opened(data, tags=False)
-    chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
-    backbone, recipe = chosen.backbone, chosen.numbers
+    info = info_of(weights, "seg", data=data, backbone=backbone)
+    data = with_classes(data, info)
+    if preset is not None or info is None:
+        chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
+        backbone, recipe = chosen.backbone, chosen.numbers
+        check_backbone(weights, info, backbone, f"preset {preset!r}: backbone")
+    else:
+        backbone = info.backbone
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     if recipe.infer_batch < 1:
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
