@@ -290,7 +290,7 @@ def test_exit_codes(tmp_path, capsys):
     stored(public / "odd.npy", {"keys": [1]})
     assert run(command) == 1
     err = capsys.readouterr().err.splitlines()
-    assert err[0] == "convert: 1 file with keys with a row each, as IRN writes (irn)"
+    assert err[0] == "convert: 1 file of the form irn (keys with a row each, as of IRN)"
     assert "odd.npy: has no maps" in err[1] and err[3].startswith("failed: convert: 1 of 2 files")
     (public / "a.npy").unlink()
     assert run(command) == 2

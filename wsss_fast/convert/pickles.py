@@ -14,14 +14,14 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import load_maps, save_maps
 
 _FORMS: dict[Form, str] = {
-    "irn": "keys with a row each, as IRN writes (irn)",
-    "amn": "keys and a row of the background before theirs, as AMN writes (amn)",
-    "clip-es": "keys and attn_highres, as CLIP-ES writes (clip-es)",
-    "toco": "keys and high_res, as ToCo writes (toco)",
-    "int-keys": "maps by class number from 0, as MCTformer, EPS and PSA write (int-keys)",
-    "crf": "CRF marginals by label, as EPS and PSA write (crf)",
-    "logits": "logits of all labels, as segmentation networks write (logits)",
-    "probabilities": "probabilities of all labels (probabilities)",
+    "irn": "keys with a row each, as of IRN",
+    "amn": "the background's row before those of the keys, or keys alone, as of AMN",
+    "clip-es": "keys and attn_highres, as of CLIP-ES",
+    "toco": "keys and high_res, as of ToCo",
+    "int-keys": "maps by class number from 0, as of MCTformer, EPS and PSA",
+    "crf": "CRF marginals by label, as of EPS and PSA",
+    "logits": "logits of all labels, as of segmentation networks",
+    "probabilities": "probabilities of all labels",
 }
 
 
@@ -83,7 +83,8 @@ def maps_from_pickles(
         convert_all(files, convert, out)
     finally:
         for name, count in found.most_common():
-            say(f"convert: {count} file{'s' if count > 1 else ''} with {_FORMS[name]}")
+            files_of_it = f"{count} file{'s' if count > 1 else ''}"
+            say(f"convert: {files_of_it} of the form {name} ({_FORMS[name]})")
     return out
 
 

@@ -15,6 +15,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, check_scores, resize_maps, strided_size
 from wsss_fast.readers import pickled_maps
 from wsss_fast.readers.arrays import load_array, num_finite
+from wsss_fast.readers.unpickling import is_pickled
 
 Size = tuple[int, int]  # (H, W)
 Form = Literal["irn", "amn", "clip-es", "toco", "int-keys", "crf", "logits", "probabilities"]
@@ -53,7 +54,7 @@ def read_public_maps(
     Raises:
         InputError: the file cannot be used; the message names it.
     """
-    if pickled_maps.is_pickled(path):
+    if is_pickled(path):
         found = _from_dictionary(path, pickled_maps.read(path), form, size)
     else:
         found = _from_array(path, form, size)

@@ -12,6 +12,7 @@ from wsss_fast.data.coco import has_split, is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
 from wsss_fast.data.lists import VOC_CLASSES, PublishedRow, RowLists
+from wsss_fast.data.plain_images import has_images, load_images
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
 from wsss_fast.data.voc import has_voc_classes, is_voc, load_voc
@@ -39,6 +40,7 @@ __all__ = [
     "default_split",
     "is_data_set",
     "load",
+    "load_images",
     "make_shapes",
     "opened",
     "opened_for",
@@ -169,14 +171,22 @@ def opened(source: Source, *, tags: bool = True) -> Dataset:
     """`source` itself if it is a data set, else `load(source)`; every stage opens its `data` so.
 
     Args:
-        source: a data set, or an argument of `load`.
+        source: a data set, or an argument of `load`; where no tags are needed, also a folder of
+            images without a layout.
         tags: whether the images need tags.
 
     Raises:
         InputError: the images have no tags, or as `load`.
     """
-    found = source if isinstance(source, Dataset) else load(source)
-    return found.check_tagged() if tags else found
+    if not isinstance(source, Dataset):
+        is_plain = not tags and is_images(source)
+        source = load_images(source) if is_plain else load(source)
+    return source.check_tagged() if tags else source
+
+
+def is_images(path_or_name: str | Path) -> bool:
+    """Whether `load_images` reads what `load` cannot: images without a layout."""
+    return not is_data_set(path_or_name) and has_images(Path(path_or_name))
 
 
 def default_split(path_or_name: str | Path, row: PublishedRow | None) -> RowLists:
