@@ -22,6 +22,7 @@ from wsss_fast.nets.small import SmallResNet
 from wsss_fast.nets.vgg16 import FC_WIDTH, Vgg16
 from wsss_fast.nets.weights import check_backbone, fingerprint, load_weights, save_weights
 from wsss_fast.nets.wide_resnet38 import BATCH_NORM_MOMENTUM, WideResNet38
+from wsss_fast.readers import weight_files
 
 __all__ = [
     "AmnNet",
@@ -101,8 +102,11 @@ def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACK
 
 def check_file(name: str, weights: str | Path | None) -> None:
     """Raise InputError, with the name of the argument, if a weights file is given and missing."""
-    if weights is not None and not Path(weights).is_file():
-        raise InputError(f"{name}: {weights}: no such weights file")
+    if weights is not None:
+        try:
+            weight_files.files(Path(weights))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
 def _backbone(name: str, backbones: Backbones = BACKBONES) -> Backbone:
