@@ -42,13 +42,16 @@ def regions(labels: np.ndarray, connectivity: int = 4) -> np.ndarray:
 def _roots(count: int, first: list[int], second: list[int]) -> np.ndarray:
     """The smallest of the items that each item is joined to, int64 [count], by union-find."""
     parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = item = parent[parent[item]]
-        return item
-
     for a, b in zip(first, second, strict=True):
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return np.array([root(item) for item in range(count)], np.int64)
+        while parent[a] != a:
+            parent[a] = a = parent[parent[a]]
+        while parent[b] != b:
+            parent[b] = b = parent[parent[b]]
+        if a < b:
+            parent[b] = a
+        else:
+            parent[a] = b
+    found = np.array(parent, np.int64)
+    while (found != found[found]).any():
+        found = found[found]
+    return found

@@ -123,7 +123,7 @@ def test_left_out_vertices_are_within_the_tolerance(tolerance):
     mask[55, 70] = True
     joined = [join_holes(outline) for outline in outlines(regions(mask))]
     rings, fixed = [ring for ring, _ in joined], [is_end for _, is_end in joined]
-    simple = simplify(rings, tolerance, fixed)
+    simple = simplify(rings, tolerance, dict(enumerate(fixed)))
     assert len(simple[0]) < len(rings[0]) / 2
     assert simple[1] is rings[1]  # one pixel keeps its four vertices
     for ring, is_end, new in zip(rings, fixed, simple, strict=True):

@@ -100,33 +100,27 @@ def write_coco(
     """
     path = output_file(out, ".json")
     numbers = _numbers_with_remark(masks)
-    listed: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for id, labels in masks:
-        height, width = labels.shape
-        listed.append(
-            {
-                "id": numbers[id],
-                "file_name": masks.file_name(id),
-                "height": height,
-                "width": width,
-            }
-        )
-        for annotation in annotate(labels):
-            own = {"id": len(annotations) + 1, "image_id": numbers[id], "iscrowd": 0}
-            annotations.append({**own, **annotation})
-    document = {
+    head = {
         "info": {"description": f"label maps of {masks.folder.name}"},
         "licenses": [],
-        "images": listed,
-        "annotations": annotations,
         "categories": [
             {"id": label, "name": name, "supercategory": name}
             for label, name in enumerate(masks.classes, 1)
         ],
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(document, separators=(",", ":")) + "\n")
+    listed: list[dict[str, Any]] = []
+    count = 0
+    with atomic_write(path) as temporary, temporary.open("w") as file:
+        file.write(_json(head)[:-1] + ',"annotations":[')
+        for id, labels in masks:  # written one by one: all annotations may not fit into memory
+            height, width = labels.shape
+            photo = {"id": numbers[id], "file_name": masks.file_name(id)}
+            listed.append({**photo, "height": height, "width": width})
+            for annotation in annotate(labels):
+                count += 1
+                own = {"id": count, "image_id": numbers[id], "iscrowd": 0}
+                file.write(("," if count > 1 else "") + _json({**own, **annotation}))
+        file.write('],"images":' + _json(listed) + "}\n")
     masks.check(path)
     return path
 
@@ -141,6 +135,10 @@ def _numbers_with_remark(masks: Masks) -> dict[str, int]:
         for id in odd:
             remarks.add(text, masks.files[id], unit="mask", of=len(masks))
     return numbers
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def image_numbers(ids: Sequence[str]) -> dict[str, int]:

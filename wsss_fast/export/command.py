@@ -9,13 +9,20 @@ from typing import Literal
 
 from wsss_fast.errors import InputError
 from wsss_fast.export.coco import Per, to_coco
+from wsss_fast.export.coco_polygons import to_coco_polygons
+from wsss_fast.export.cvat import to_cvat
 from wsss_fast.export.labelstudio import to_labelstudio
+from wsss_fast.export.objects import Holes
 from wsss_fast.export.voc_test import to_voc_test
+from wsss_fast.export.yolo import to_yolo
 
-Format = Literal["coco", "labelstudio", "voc-test"]
+Format = Literal["coco", "coco-polygons", "cvat", "labelstudio", "yolo", "voc-test"]
 _FORMATS: dict[str, Callable[..., Path]] = {
     "coco": to_coco,
+    "coco-polygons": to_coco_polygons,
+    "cvat": to_cvat,
     "labelstudio": to_labelstudio,
+    "yolo": to_yolo,
     "voc-test": to_voc_test,
 }
 
@@ -29,10 +36,11 @@ def export(
     images: str | Path | None = None,
     per: Per | None = None,
     min_area: int | None = None,
+    holes: Holes | None = None,
+    tolerance: float | None = None,
+    copy_images: bool = True,
     url: str | None = None,
-    model_version: str | None = None,
     ids: str | Path | None = None,
-    competition: Literal["comp5", "comp6"] | None = None,
 ) -> Path:
     """Write masks in the format of an annotation tool, a training or a benchmark server.
 
@@ -40,23 +48,28 @@ def export(
 
     Args:
         masks: folder of `<id>.png`; 0 is background, 255 ignored.
-        out: what to write: a .json file (coco, labelstudio) or a .tgz archive (voc-test).
-        to: the format: coco (annotation file with exact masks as run lengths), labelstudio (brush
-            masks to import as pre-annotated tasks), voc-test (the archive for VOC's evaluation
-            server).
+        out: what to write: a .json file (coco, coco-polygons, labelstudio), a .zip archive (cvat),
+            a folder (yolo) or a .tgz archive (voc-test).
+        to: the format: coco (annotation file with exact masks as run lengths), coco-polygons (the
+            same with a polygon per object), cvat (archive to import as "Segmentation mask 1.1"),
+            labelstudio (brush masks to import as pre-annotated tasks), yolo (data set for trainings
+            of YOLO's segmentation networks), voc-test (the archive for VOC's evaluation server).
         classes: file of the class names, one per line in the order of the labels, or a
             classes.json; default: classes.json in the masks' folder.
         images: folder of the photos, for the names of their files, and to compare sizes.
         per: coco: whether an annotation is an object (connected pixels of a class) or all pixels of
             a class in an image; default: object.
-        min_area: coco: pixels of the smallest annotation; default: 1.
+        min_area: coco, coco-polygons, cvat, yolo: pixels of the smallest annotation; default: 1.
+        holes: what becomes of an object with holes: coco-polygons: rle (the default) writes it as
+            run lengths; coco-polygons, yolo: cut (yolo's default) joins each hole to the outline by
+            a cut of no width, fill makes holes a part of the object.
+        tolerance: coco-polygons, yolo: outlines are simplified by at most this distance, in pixels;
+            default: 0, which keeps each pixel.
+        copy_images: yolo: whether the photos are copied to its folder.
         url: labelstudio: address of the photos' folder, to which the name of each photo is added;
             default: /data/local-files/?d=.
-        model_version: labelstudio: name under which it lists the masks; default: wsss-fast.
         ids: voc-test: file of the ids of the test images; default:
             ImageSets/Segmentation/test.txt next to the folder of the photos.
-        competition: voc-test: comp6, or comp5 for networks trained on VOC's own data only; default:
-            comp6.
 
     Returns:
         What was written.
@@ -71,10 +84,11 @@ def export(
     given = {
         "per": per,
         "min_area": min_area,
+        "holes": holes,
+        "tolerance": tolerance,
+        "copy_images": None if copy_images else False,
         "url": url,
-        "model_version": model_version,
         "ids": ids,
-        "competition": competition,
     }
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:

@@ -1,18 +1,18 @@
 """Outlines of regions as polygons in pixel edges, and their simplification.
 
 A vertex is a corner of pixels: pixel (y, x) lies between the vertices (x, y) and (x + 1, y + 1).
-Rings are closed without repeating their first vertex. On the screen, outer rings run clockwise and
-begin with their top left vertex; rings of holes run counterclockwise.
+Rings are closed without repeating their first vertex. They begin with their top left vertex; on the
+screen, outer rings run clockwise, those of holes counterclockwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# Number of the vertex after which pieces are inserted, what orders those of one side, the pieces.
+# Vertex after which pieces of a ring are inserted, what orders those of one side, the pieces.
 _Cut = tuple[int, int, list[np.ndarray]]
 
 
@@ -65,12 +65,16 @@ def outlines(region: np.ndarray, connectivity: int = 4) -> list[Outline]:
     after = _followers(upright, level, turn_right)[_followers(level, upright, not turn_right)]
     order, lengths = _rings(after)
     stride = region.shape[1] + 1
+    lengths = 2 * lengths
+    bounds = np.append(0, np.cumsum(lengths)).tolist()
+    first = order[np.array(bounds[:-1], np.int64) // 2]
     vertices = np.stack((level.begin[order], level.end[order]), axis=1).reshape(-1)
+    # The highest side of a ring comes first. That of a hole runs left, to the top left vertex.
+    is_hole = np.repeat(~level.forward[first], lengths)
+    vertices = np.where(is_hole, vertices[_successors(lengths)], vertices)
     points = np.stack((vertices % stride, vertices // stride), axis=1)
-    bounds = np.cumsum([0, *lengths])
-    of_region = level.region[order[bounds[:-1]]].tolist()
     found: list[Outline] = []
-    for number, low, high in zip(of_region, 2 * bounds[:-1], 2 * bounds[1:], strict=True):
+    for number, low, high in zip(level.region[first].tolist(), bounds, bounds[1:], strict=False):
         if number > len(found):  # the ring with the top left vertex of a region is its outer one
             found.append(Outline(points[low:high], []))
         else:
@@ -133,8 +137,8 @@ def _followers(sides: _Sides, others: _Sides, turned: bool) -> np.ndarray:
     return order[np.where(is_there | (wanted % 2 == 0), place, place - 1)]
 
 
-def _rings(after: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Cycles of a permutation, each from its lowest item: their items, and the lengths."""
+def _rings(after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cycles of a permutation, each from its lowest item: their items, and the lengths; int64."""
     follower: list[int] = after.tolist()
     seen = bytearray(len(follower))
     order: list[int] = []
@@ -148,7 +152,15 @@ def _rings(after: np.ndarray) -> tuple[np.ndarray, list[int]]:
             order.append(item)
             item = follower[item]
         lengths.append(len(order) - count)
-    return np.array(order, np.int64), lengths
+    return np.array(order, np.int64), np.array(lengths, np.int64)
+
+
+def _successors(lengths: np.ndarray) -> np.ndarray:
+    """Place of the next vertex of each one, among all vertices of rings of these lengths."""
+    found = np.arange(1, lengths.sum() + 1)
+    last = np.cumsum(lengths) - 1
+    found[last] = last + 1 - lengths
+    return found
 
 
 def join_holes(outline: Outline) -> tuple[np.ndarray, np.ndarray]:
@@ -165,31 +177,23 @@ def join_holes(outline: Outline) -> tuple[np.ndarray, np.ndarray]:
     """
     if not outline.holes:
         return outline.outer, np.zeros(len(outline.outer), bool)
-    # The second vertex of a hole is its top left one.
-    rings = [outline.outer, *(np.roll(hole, -1, axis=0) for hole in outline.holes)]
-    starts = np.stack([ring[0] for ring in rings[1:]])
-    side, column = _sides_to_the_left(rings, starts)
+    rings = [outline.outer, *outline.holes]
+    starts = np.stack([hole[0] for hole in outline.holes])
+    side, ends = _sides_to_the_left(rings, starts)
     first = np.cumsum([0, *map(len, rings)])
     ring_of = np.searchsorted(first, side, side="right") - 1
+    side = side - first[ring_of]
+    cuts = np.stack((ends, starts), axis=1)  # [N, 2, 2]
     inserted: list[list[_Cut]] = [[] for _ in rings]
     # A cut leads to a ring that begins higher, or on its left: the last holes are joined first.
     for n in range(len(starts) - 1, -1, -1):
-        x, y = starts[n].tolist()
-        there, back = (
-            np.array([[column[n], y, 1], [x, y, 1]]),
-            np.array([[x, y, 1], [column[n], y, 1]]),
-        )
-        pieces = [there, *_with_cuts(rings[n + 1], inserted[n + 1]), back]
-        inserted[ring_of[n]].append((int(side[n] - first[ring_of[n]]), -y, pieces))
+        pieces = [cuts[n], *_with_cuts(rings[n + 1], inserted[n + 1]), cuts[n, ::-1]]
+        inserted[ring_of[n]].append((int(side[n]), -int(starts[n, 1]), pieces))
     found = np.concatenate(_with_cuts(rings[0], inserted[0]))
     # A cut may end at a vertex, which is then there several times.
-    begins = np.flatnonzero((found[1:, :2] != found[:-1, :2]).any(axis=1)) + 1
-    begins = np.append(0, begins)
-    points, is_end = found[begins, :2], np.maximum.reduceat(found[:, 2], begins) > 0
-    if (points[0] == points[-1]).all():
-        is_end[0] |= is_end[-1]
-        points, is_end = points[:-1], is_end[:-1]
-    return points, is_end
+    found = found[(found != np.roll(found, 1, axis=0)).any(axis=1)]
+    stride = int(found[:, 0].max()) + 1
+    return found, np.isin(found @ [1, stride], cuts.reshape(-1, 2) @ [1, stride])
 
 
 def _sides_to_the_left(
@@ -202,49 +206,40 @@ def _sides_to_the_left(
         starts: top left vertices of holes, int64 [N, 2].
 
     Returns:
-        Number of the vertex at which each side begins, among those of all rings, and its x.
+        Place of the vertex at which each side begins, among those of all rings; the point of the
+        side that is level with the start, int64 [N, 2].
     """
-    points = np.concatenate(rings)
-    x, y = points.T
-    bottom, top = y, np.concatenate([np.roll(ring[:, 1], -1) for ring in rings])
+    x, bottom = np.concatenate(rings).T
+    top = bottom[_successors(np.array([len(ring) for ring in rings]))]
     up = np.flatnonzero(top < bottom)  # left sides of the region
-    # Each as its pixels' rows, by row and column.
+    # Each as its pixels, by row and column.
     height = bottom[up] - top[up]
     side = np.repeat(up, height)
-    row = (
-        np.repeat(top[up], height)
-        + np.arange(len(side))
-        - np.repeat(np.cumsum(height) - height, height)
-    )
+    row = np.arange(len(side)) + np.repeat(bottom[up] - np.cumsum(height), height)
     stride = int(x.max()) + 1
     keys = row * stride + x[side]
     order = np.argsort(keys)
-    # A cut has pixels of two rows on its sides; the region must not end in either.
-    above, below = (
-        order[
-            np.searchsorted(keys[order], (starts[:, 1] - up_by) * stride + starts[:, 0], "right")
-            - 1
-        ]
-        for up_by in (1, 0)
-    )
-    found = np.where(x[side[above]] > x[side[below]], side[above], side[below])
-    return found, x[found]
+    keys, side = keys[order], side[order]
+    # Pixels of two rows are beside a cut: it ends where the region ends in either.
+    start = starts @ [1, stride]
+    below = side[np.searchsorted(keys, start, side="right") - 1]
+    above = side[np.searchsorted(keys, start - stride, side="right") - 1]
+    nearest = np.where(x[above] > x[below], above, below)
+    return nearest, np.stack((x[nearest], starts[:, 1]), axis=1)
 
 
 def _with_cuts(ring: np.ndarray, cuts: list[_Cut]) -> list[np.ndarray]:
-    """Parts of a ring with what is inserted; int64 [n, 3]: x, y, whether it is the end of a cut."""
-    marked = np.zeros((len(ring), 3), np.int64)
-    marked[:, :2] = ring
+    """Parts of a ring with what is inserted."""
     pieces, done = [], 0
     for side, _, inserted in sorted(cuts, key=lambda cut: cut[:2]):
-        pieces.append(marked[done : side + 1])
+        pieces.append(ring[done : side + 1])
         pieces += inserted
         done = side + 1
-    return [*pieces, marked[done:]]
+    return [*pieces, ring[done:]]
 
 
 def simplify(
-    rings: Sequence[np.ndarray], tolerance: float, fixed: Sequence[np.ndarray] | None = None
+    rings: Sequence[np.ndarray], tolerance: float, fixed: Mapping[int, np.ndarray] | None = None
 ) -> list[np.ndarray]:
     """Leave out vertices of rings that are near to the line between those around them.
 
@@ -255,7 +250,7 @@ def simplify(
     Args:
         rings: vertices (x, y), [N, 2] each.
         tolerance: in pixels, >= 0.
-        fixed: for each ring, the vertices that stay, bool [N]; None: the first of each.
+        fixed: vertices that stay, bool [N], by the place of their ring; the first of each does.
 
     Source: Ramer (1972), Douglas and Peucker (1973), for all rings at once.
     """
@@ -263,12 +258,11 @@ def simplify(
         return []
     lengths = np.array([len(ring) for ring in rings])
     first = np.cumsum(lengths + 1) - lengths - 1
-    points = np.concatenate([part for ring in rings for part in (ring, ring[:1])]).astype(
-        np.float64
-    )
+    closed = np.concatenate([part for ring in rings for part in (ring, ring[:1])])
+    points = closed.astype(np.float64)
     kept = np.zeros(len(points), bool)
-    if fixed is not None:
-        kept = np.concatenate([np.append(one, True) for one in fixed])
+    for place, stays in (fixed or {}).items():
+        kept[first[place] : first[place] + lengths[place]] = stays
     kept[first] = kept[first + lengths] = True
     undecided = np.flatnonzero(~kept)
     while undecided.size:
@@ -284,10 +278,27 @@ def simplify(
         candidates = candidates[np.diff(part[candidates], prepend=-1) > 0]  # one per part
         kept[undecided[candidates]] = True
         undecided = undecided[is_far & ~kept[undecided]]
-    simple = (
-        ring[kept[at : at + len(ring)]] for ring, at in zip(rings, first.tolist(), strict=True)
-    )
-    return [new if len(new) >= 3 else ring for new, ring in zip(simple, rings, strict=True)]
+    parts = ((ring, kept[at : at + len(ring)]) for ring, at in zip(rings, first, strict=True))
+    return [ring[stays] if np.count_nonzero(stays) >= 3 else ring for ring, stays in parts]
+
+
+def areas_and_boxes(rings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The areas of rings, and the rectangles around them.
+
+    Args:
+        rings: vertices (x, y), [N, 2] each, clockwise on the screen; one at least.
+
+    Returns:
+        float64 [R]; x and y of the top left corner, width, height, [R, 4].
+    """
+    points = np.concatenate(rings)
+    lengths = np.array([len(ring) for ring in rings])
+    first = np.cumsum(lengths) - lengths
+    x, y = points.T
+    next_x, next_y = points[_successors(lengths)].T
+    areas = np.add.reduceat(x * next_y - next_x * y, first) / 2
+    low, high = np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)
+    return areas, np.concatenate((low, high - low), axis=1)
 
 
 def _distance(point: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
