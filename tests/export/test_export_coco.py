@@ -93,6 +93,15 @@ def test_ids_of_images_stay_those_of_coco(masks, tmp_path):
     assert {a["image_id"] for a in content["annotations"]} == {9, 581929}
 
 
+def test_a_name_among_numbers_is_remarked(masks, tmp_path, capfd):
+    to_coco(masks, tmp_path / "coco.json")
+    assert "as its name" not in capfd.readouterr().err
+    (masks / "one.png").rename(masks / "000000000009.png")
+    to_coco(masks, tmp_path / "coco.json")
+    text = capfd.readouterr().err
+    assert "all image ids are 1, 2, ...: 2 of 3 masks, first" in text and "two.png" in text
+
+
 @pytest.mark.parametrize(
     ("ids", "numbers"),
     [

@@ -31,10 +31,11 @@ def photo(path, height=5, width=6, **options):
 
 
 def test_masks_are_read_in_the_order_of_their_ids(folder):
+    (folder / "b.png").rename(folder / "a-b.png")  # sorts before a.png
     masks = open_masks(folder)
     assert masks.classes == ("cat", "dog") and len(masks) == 2
     found = dict(masks)
-    assert list(found) == ["a", "b"]
+    assert list(found) == ["a", "a-b"]
     assert found["a"].dtype == np.uint8 and found["a"].shape == (5, 6)
     assert np.unique(found["a"]).tolist() == [0, 2, 255]
     assert masks.file_name("a") == "a.jpg"
@@ -72,8 +73,10 @@ def test_missing_class_names_say_what_to_give(folder):
     (folder / "classes.json").unlink()
     with pytest.raises(InputError, match="has no classes.json.* give a file of class names"):
         open_masks(folder)
-    with pytest.raises(InputError, match="name the file"):
+    with pytest.raises(InputError, match="classes: .*: is a folder; give a file"):
         open_masks(folder, classes=folder)
+    with pytest.raises(InputError, match="classes: cat: no such file; give a file"):
+        open_masks(folder, classes="cat")
 
 
 @pytest.mark.parametrize(
@@ -125,16 +128,19 @@ def test_unusable_masks_are_named_and_the_rest_is_read(folder, capfd):
     (folder / "back\\slash.png").write_bytes(whole)
     (folder / "._a.png").write_bytes(b"resource fork")
     (folder / "sub.png").mkdir()
+    (folder / "two\nlines.png").write_bytes(whole)
     masks = open_masks(folder)
     assert [id for id, _ in masks] == ["a", "b"]
-    named = "back\\slash", "colours", "cut", "empty", "high", "page", "sub"
-    assert len(masks.problems) == 7
+    named = "back\\slash", "colours", "cut", "empty", "high", "page", "sub", "two\\nlines"
+    assert len(masks.problems) == 8
     for name, problem in zip(named, masks.problems, strict=True):
         assert name in problem
-    with pytest.raises(RunError, match=r"7 of 9 masks were left out; the others are in out\.json"):
+    with pytest.raises(RunError, match=r"8 of 10 masks were left out; the others are in out\.json"):
         masks.check("out.json")
-    assert capfd.readouterr().err.count("left out: ") == 7
-    assert len(list(masks)) == 2 and len(masks.problems) == 7  # not counted twice
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 9 and lines[0].startswith("remark: ignored pixels")
+    assert all(line.startswith("left out: ") for line in lines[1:])
+    assert len(list(masks)) == 2 and len(masks.problems) == 8  # not counted twice
 
 
 def test_no_usable_mask_is_an_error(folder):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wsss_fast.engine import remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.export import rle
@@ -98,7 +99,7 @@ def write_coco(
         RunError: some masks were left out.
     """
     path = output_file(out, ".json")
-    numbers = image_numbers(list(masks.files))
+    numbers = _numbers_with_remark(masks)
     head = {
         "info": {"description": f"label maps of {masks.folder.name}"},
         "licenses": [],
@@ -122,6 +123,18 @@ def write_coco(
         file.write('],"images":' + _json(listed) + "}\n")
     masks.check(path)
     return path
+
+
+@remarks.collected()
+def _numbers_with_remark(masks: Masks) -> dict[str, int]:
+    """`image_numbers`; a remark names masks that keep those of the others from being used."""
+    numbers = image_numbers(list(masks.files))
+    odd = [id for id in masks.files if not _NUMBERED.fullmatch(id)]
+    if len(odd) < len(masks):
+        text = "has no number as its name, so that all image ids are 1, 2, ..."
+        for id in odd:
+            remarks.add(text, masks.files[id], unit="mask", of=len(masks))
+    return numbers
 
 
 def _json(value: Any) -> str:

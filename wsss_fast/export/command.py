@@ -40,9 +40,7 @@ def export(
     tolerance: float | None = None,
     copy_images: bool = True,
     url: str | None = None,
-    model_version: str | None = None,
     ids: str | Path | None = None,
-    competition: Literal["comp5", "comp6"] | None = None,
 ) -> Path:
     """Write masks in the format of an annotation tool, a training or a benchmark server.
 
@@ -70,11 +68,8 @@ def export(
         copy_images: yolo: whether the photos are copied to its folder.
         url: labelstudio: address of the photos' folder, to which the name of each photo is added;
             default: /data/local-files/?d=.
-        model_version: labelstudio: name under which it lists the masks; default: wsss-fast.
         ids: voc-test: file of the ids of the test images; default:
             ImageSets/Segmentation/test.txt next to the folder of the photos.
-        competition: voc-test: comp6, or comp5 for networks trained on VOC's own data only; default:
-            comp6.
 
     Returns:
         What was written.
@@ -93,9 +88,7 @@ def export(
         "tolerance": tolerance,
         "copy_images": None if copy_images else False,
         "url": url,
-        "model_version": model_version,
         "ids": ids,
-        "competition": competition,
     }
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:

@@ -122,7 +122,7 @@ class Masks:
     def list_problems(self, what: str) -> str:
         """Print the first problems, each after `what`; returns how many more there are, as text."""
         for problem in self.problems[:_LISTED]:
-            say(f"{what}: {problem}")
+            say(" ".join(f"{what}: {problem}".split()))
         more = len(self.problems) - _LISTED
         return f", {more} of them not listed here" if more > 0 else ""
 
@@ -156,7 +156,7 @@ def open_masks(
     """
     folder = Path(folder)
     _check_folder(folder, "masks")
-    files = files_by_stem(folder, (".png",))
+    files = dict(sorted(files_by_stem(folder, (".png",)).items()))
     if not files:
         below = next((p for p in sorted(folder.glob("*/*.png")) if p.parent.is_dir()), None)
         hint = f"; {below.parent} has some" if below is not None else ""
@@ -213,8 +213,12 @@ def _class_names(folder: Path, classes: Sequence[str] | str | Path | None) -> tu
         return _from_json(path)
     if isinstance(classes, str | Path):
         path = Path(classes)
-        if path.is_dir():
-            raise InputError(f"classes: {path}: is a folder; name the file of class names in it")
+        if not path.is_file():
+            found = "is a folder" if path.is_dir() else "no such file"
+            raise InputError(
+                f"classes: {path}: {found}; give a file of class names, one per line in the order "
+                "of the labels (without background)"
+            )
         return _from_json(path) if path.suffix.lower() == ".json" else read_classes(path)
     names = list(classes)
     if not all(isinstance(name, str) for name in names):
