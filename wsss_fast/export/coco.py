@@ -20,6 +20,7 @@ from wsss_fast.regions import regions
 
 Per = Literal["object", "class"]
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
 # Numbers, and COCO's own file names, which end with the number that COCO's files have.
 _NUMBERED = re.compile(r"(?:COCO_\w+_)?([0-9]{1,15})")
 
@@ -118,8 +119,8 @@ def write_coco(
             listed.append({**photo, "height": height, "width": width})
             for annotation in annotate(labels):
                 count += 1
-                own = {"id": count, "image_id": numbers[id], "iscrowd": 0}
-                file.write(("," if count > 1 else "") + _json({**own, **annotation}))
+                own = {"id": count, "image_id": numbers[id], "iscrowd": 0, **annotation}
+                file.write("," + _json(own) if count > 1 else _json(own))
         file.write('],"images":' + _json(listed) + "}\n")
     masks.check(path)
     return path
@@ -135,10 +136,6 @@ def _numbers_with_remark(masks: Masks) -> dict[str, int]:
         for id in odd:
             remarks.add(text, masks.files[id], unit="mask", of=len(masks))
     return numbers
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def image_numbers(ids: Sequence[str]) -> dict[str, int]:
