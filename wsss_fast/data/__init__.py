@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsss_fast.data.coco import has_split, is_coco, load_coco
+from wsss_fast.data.coco import load_coco
+from wsss_fast.data.coco_folders import has_split, is_coco, is_coco14
+from wsss_fast.data.coco_masks import masks_from_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
 from wsss_fast.data.lists import VOC_CLASSES, PublishedRow, RowLists
@@ -28,7 +30,7 @@ _LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
 # Names that stand for a layout in another case, in another year, or with another suffix.
 _SIMILAR = (
     *("labels.csv", "labels.csv.txt", "label.csv", "labels.tsv", "labels.xlsx"),
-    *("jpegimages", "train2014", "val2014", "train2017", "val2017"),
+    *("jpegimages", "train2014", "val2014", "train2017", "val2017", "annotations"),
 )
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "is_data_set",
     "load",
     "make_shapes",
+    "masks_from_coco",
     "opened",
     "opened_for",
     "read_image",
@@ -109,8 +112,9 @@ def load(
     load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
     if load_layout is None:
         raise InputError(
-            f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 has "
-            f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
+            f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO has "
+            f"train2014/, train2017/ or an instances JSON, any other folder of images needs a "
+            f"labels.csv{_instead(root)}"
         )
     id_source = Path(ids) if isinstance(ids, str) else ids
     split, maps = split or "train", None if saliency is None else Path(saliency)
@@ -196,7 +200,7 @@ def default_split(path_or_name: str | Path, row: PublishedRow | None) -> RowList
     layout = next((recognises for recognises, _ in _LAYOUTS if recognises(root)), None)
     if row.layout == "voc" and layout is is_voc and has_voc_classes(root):
         has_val = row.val_split is None or has_list(root, row.val_split)
-    elif row.layout == "coco" and layout is is_coco:
+    elif row.layout == "coco" and layout is is_coco and is_coco14(root):
         has_val = row.val_split is None or has_split(root, row.val_split)
     else:
         return RowLists()

@@ -20,11 +20,11 @@ from wsss_fast.data.labels_csv import Row, read_rows
 from wsss_fast.data.listing import (
     find_pngs,
     read_ids,
-    saliency_folder,
     truth_folders,
     unused_pngs,
 )
 from wsss_fast.data.names import Folders, KnownIds, is_image
+from wsss_fast.data.saliency_files import find_saliencies
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
@@ -100,7 +100,7 @@ def load_folder(
         tags=tags,
         images=images,
         masks=find_pngs(masks, chosen),
-        saliencies=find_pngs([saliency_folder(root, saliency)], chosen),
+        saliencies=find_saliencies(root, saliency, chosen),
         unused_masks=unused_pngs(masks, rows),
         layout="labels.csv",
     )

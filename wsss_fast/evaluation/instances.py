@@ -15,6 +15,7 @@ import numpy as np
 
 from wsss_fast.data import Source, opened
 from wsss_fast.data.class_names import clean_name
+from wsss_fast.data.coco_folders import find_part
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.text import read_text
 from wsss_fast.engine import distributed, remarks
@@ -119,9 +120,11 @@ def find_truth(data: Dataset) -> Path | None:
     folder = data.root / OBJECTS
     if any((folder / f"{id}.png").is_file() for id in data.masks):
         return folder
-    photos = data.images[data.ids[0]].parent.name  # train2014 or val2014
-    files = (data.root / parent / f"instances_{photos}.json" for parent in ("annotations", ""))
-    return next((path for path in files if path.is_file()), None)
+    if data.layout != "coco":
+        return None
+    with contextlib.suppress(InputError):  # a data set that `load` did not open
+        return find_part(data.root, data.split.partition(":")[0]).json
+    return None
 
 
 def _evaluate(data: Dataset, folder: Path, source: Path) -> InstanceScores:
