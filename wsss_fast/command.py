@@ -25,6 +25,7 @@ class Command:
         predicts: whether the images are by default those that the preset's row predicts, not those
             that it trains on.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
+        needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
         flat: fields of dataclass parameters are options without a prefix.
@@ -39,6 +40,7 @@ class Command:
     presets: str | None = None
     predicts: bool = False
     saliency: bool = False
+    needs_tags: bool = True
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flat: bool = False

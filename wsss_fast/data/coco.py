@@ -96,6 +96,7 @@ def load_coco(
         mask_checks=MaskChecks(found.category_ids),
         layout="coco",
         tagged=part.annotated,
+        untagged="" if part.annotated else f"{part.json} has no annotations",
     )
     if score_on in (None, "all"):
         return loaded

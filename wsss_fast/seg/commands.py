@@ -17,5 +17,6 @@ COMMANDS = (
         defaults="RECIPES",
         presets="PRESETS",
         predicts=True,
+        needs_tags=False,
     ),
 )
