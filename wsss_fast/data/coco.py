@@ -71,11 +71,7 @@ def load_coco(
     chosen = {names[n]: n for n in numbers}
     number_of = {name: n for n, name in names.items()}
     png_names = _png_names(part.folder, number_of)
-    masks = png_folders(truth_folders(root, truth, MASK_PARENTS), part)
-    mask_files = find_pngs(masks, chosen, png_names)
-    unused = unused_pngs(masks, number_of, png_names)
-    if not mask_files and not unused and truth is None:
-        unused = _masks_elsewhere(root, part, number_of, png_names)
+    masks, unused = _find_masks(root, truth, part, chosen, number_of, png_names)
     loaded = Dataset(
         name=root.name,
         root=root,
@@ -88,7 +84,7 @@ def load_coco(
             {names[n]: found.files[n] for n in numbers},
             part.json if ids is None else "ids",
         ),
-        masks=mask_files,
+        masks=masks,
         saliencies=find_saliencies(
             root, saliency, chosen, lambda p: png_folders([p], part), png_names
         ),
@@ -103,6 +99,23 @@ def load_coco(
     scored = annotated if str(score_on).endswith(ANNOTATED) else names
     is_part = scoring.json == part.json
     return loaded.score_only(str(score_on), [names[n] for n in scored] if is_part else [])
+
+
+def _find_masks(
+    root: Path,
+    truth: str | Path | None,
+    part: Part,
+    chosen: Iterable[str],
+    all: Iterable[str],
+    png_names: PngNames,
+) -> tuple[dict[str, Path], str]:
+    """The masks of the chosen images, and why no file is used, if that is so."""
+    folders = png_folders(truth_folders(root, truth, MASK_PARENTS), part)
+    masks = find_pngs(folders, chosen, png_names)
+    unused = unused_pngs(folders, all, png_names)
+    if masks or unused or truth is not None:
+        return masks, unused
+    return masks, _masks_elsewhere(root, part, all, png_names)
 
 
 def _png_names(folder: str, number_of: Mapping[str, ImageKey]) -> PngNames:
@@ -138,8 +151,8 @@ def _masks_elsewhere(root: Path, part: Part, ids: Iterable[str], png_names: PngN
             files = Folders(place)
             if any(files.find(name) for id in ids for name in png_names(id, place)):
                 return (
-                    f"no true masks are read; {place} has PNGs named after images, which truth "
-                    f"{folder.name} would read"
+                    f"no true masks are read; {place} has PNGs named after images: if they are the "
+                    f"masks, --truth {folder.name} reads them"
                 )
     return ""
 

@@ -79,9 +79,10 @@ def read_coco(
         InputError: not such a file, or it is truncated or inconsistent; with the item.
     """
     kept = _KEPT_FIELDS | _OUTLINE_FIELDS if outlines else _KEPT_FIELDS
+    text = read_text(path)
     try:
         content = json.loads(
-            read_text(path),
+            text,
             object_hook=lambda item: {key: item[key] for key in item if key in kept},
         )
     except (ValueError, RecursionError) as error:

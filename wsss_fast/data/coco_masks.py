@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -101,26 +102,33 @@ def masks_from_coco(
     found = read_coco(path, outlines=True)
     how = _RULES[rule]
     values = _values(found, how)
-    annotations, names = by_image(found.annotations), found.names()
-    numbers = [n for n in in_order(names) if how.empty or n in annotations]
+    annotations = by_image(found.annotations)
+    numbers = [n for n in in_order(found.files) if how.empty or n in annotations]
     if not numbers:
         raise InputError(f"{path}: has no annotations, so there is nothing to paint")
     failures = []
     for number in track(numbers, "import masks", unit="img"):
+        of_image = annotations.get(number, [])
         try:
-            objects = annotations.get(number, [])
-            labels = _paint(found.images[number], objects, values, how, border, tools, path)
+            labels = _paint(found.images[number], of_image, values, how, border, tools, path)
+            _write(out, Path(found.files[number]).stem, labels)
         except ValueError as error:
             failures.append(f"{path}, image {number} ({found.files[number]}): {error}")
-            continue
-        write_labels(out / f"{names[number]}.png", labels)
     if len(failures) < len(numbers):
-        titles = {
-            values[c]: name for c, name in zip(found.category_ids, found.classes, strict=True)
-        }
-        write_json(out / LABEL_NAMES, {0: "background", **titles, IGNORE: "ignore"})
+        named = {values[c]: name for c, name in zip(found.category_ids, found.classes, strict=True)}
+        write_json(out / LABEL_NAMES, {0: "background", **named, IGNORE: "ignore"})
     _report(failures, len(numbers), out)
     return out
+
+
+def _write(out: Path, name: str, labels: np.ndarray) -> None:
+    """Write a label map; ValueError if its name is too long for a file."""
+    try:
+        write_labels(out / f"{name}.png", labels)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ValueError("its name is too long") from None
 
 
 def _values(found: CocoJson, rule: _Rule) -> dict[int, int]:

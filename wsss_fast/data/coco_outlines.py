@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 
@@ -47,35 +45,48 @@ def image_size(image: dict[str, Any]) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def encoded(outline: Any, size: tuple[int, int], tools: ModuleType, place: str) -> dict[str, Any]:
-    """An annotation's outline as pycocotools' run lengths.
+def plain_outline(
+    outline: Any, size: tuple[int, int], place: str
+) -> list[list[float]] | dict[str, Any]:
+    """An annotation's outline, checked: polygons, or run lengths that are not compressed.
 
-    Run lengths that do not fill the image would leave pixels undefined, and coordinates far outside
-    would take any amount of memory: both are rejected here.
+    pycocotools leaves pixels undefined where run lengths do not fill the image, and takes any
+    amount of memory for coordinates far outside: both are rejected here.
 
     Args:
         outline: polygons [[x, y, x, y, ...], ...], or {"size": [H, W], "counts": list or text}.
         size: (H, W) of the image.
-        tools: `pycocotools.mask`.
         place: of the annotation, for a remark.
 
     Raises:
         ValueError: it is neither, or damaged.
     """
     if isinstance(outline, dict):
-        counts = _counts(outline, size)
-        return tools.frPyObjects({"size": list(size), "counts": counts}, *size)
+        return {"size": list(size), "counts": _counts(outline, size)}
     if not isinstance(outline, list) or not outline:
-        raise ValueError("it has no outline, only a box" if not outline else "it has no outline")
+        raise ValueError("it has no outline" if outline else "it has no outline, only a box")
     if not isinstance(outline[0], list):
         outline = [outline]  # one polygon without the list around it
     polygons = [_polygon(one, size) for one in outline]
     filled = [one for one in polygons if len(one) >= 6]
     if len(filled) < len(polygons):
         remarks.add("polygons of fewer than three points cover no pixel", place, unit="annotation")
-    if not filled:
-        return tools.encode(np.zeros(size, np.uint8, order="F"))
-    return tools.merge(tools.frPyObjects(filled, *size))
+    return filled or {"size": list(size), "counts": [size[0] * size[1]]}
+
+
+def encoded(outline: Any, size: tuple[int, int], tools: ModuleType, place: str) -> dict[str, Any]:
+    """An outline as pycocotools' run lengths.
+
+    Args:
+        outline, size, place: as `plain_outline`.
+        tools: `pycocotools.mask`.
+
+    Raises:
+        ValueError: as `plain_outline`.
+    """
+    plain = plain_outline(outline, size, place)
+    runs = tools.frPyObjects(plain, *size)
+    return tools.merge(runs) if isinstance(plain, list) else runs
 
 
 def _polygon(points: Any, size: tuple[int, int]) -> list[float]:
