@@ -193,6 +193,34 @@ def test_test_images_have_no_tags(tmp_path):
         data.opened(loaded)
 
 
+def test_photos_without_a_json(tmp_path):
+    """Their tags come from another file, or are not needed."""
+    ids = [f"COCO_train2014_{n:012d}" for n in (9, 25)]
+    root = make(tmp_path / "coco", {}, [f"train2014/{id}.jpg" for id in ids])
+    write_labels(root / "coco_seg_anno/000000000025.png", odd_folders.BOX)
+    loaded = data.load(root)
+    assert list(loaded.ids) == ids and len(loaded.classes) == 80 and not loaded.tagged
+    assert list(loaded.check_masks().masks) == ids[1:]
+    with pytest.raises(InputError, match=r"since .*instances_train2014\.json does not exist"):
+        data.opened(root)
+    tags = {9: np.eye(80, dtype=np.float32)[0], 25: np.eye(80, dtype=np.float32)[22]}
+    np.save(tmp_path / "cls_labels_coco.npy", np.array(tags, dtype=object), allow_pickle=True)
+    loaded = data.load(root, tags=tmp_path / "cls_labels_coco.npy", ids=["25", "9"])
+    assert odd_folders.tags(loaded) == {ids[1]: ["zebra"], ids[0]: ["person"]}
+    with pytest.raises(InputError, match="no such file, so split 'train-annotated' is empty"):
+        data.load(root, split="train-annotated")
+    odd_folders.photo(root / "train2014/mine.jpg")
+    with pytest.raises(
+        InputError, match=r"json: no such file; image tags and names .* classes.txt"
+    ):
+        data.load(root)
+    (root / "classes.txt").write_text("cat\n")
+    assert data.load(root).classes == ("cat",) and len(data.load(root)) == 3
+    (tmp_path / "none/train2017").mkdir(parents=True)
+    with pytest.raises(InputError, match="no such file, and .*train2017 has no images"):
+        data.load(tmp_path / "none")
+
+
 def test_other_json_files_are_no_layout(tmp_path):
     files = {
         "annotations/captions_train2017.json": {

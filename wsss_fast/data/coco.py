@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss_fast.data.coco_folders import ANNOTATED, MASK_PARENTS, Part, find_part, png_folders
-from wsss_fast.data.coco_json import ImageKey, in_order, read_coco
+from wsss_fast.data.coco_json import ImageKey, in_order, photos_only, read_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.listing import PngNames, find_pngs, read_ids, truth_folders, unused_pngs
 from wsss_fast.data.names import Folders, KnownIds
@@ -57,17 +57,21 @@ def load_coco(
     Raises:
         InputError: an unknown split, a JSON file that is missing, truncated, without categories or
             inconsistent, an id that is not in it or belongs to the other split, or a missing image;
-            the message names it.
+            the message names it. Without the JSON file of COCO's own photos they have no tags.
     """
     part = find_part(root, split)
     scoring = part if score_on in (None, "all") else find_part(root, str(score_on), "score_on")
-    found = read_coco(part.json, part.folder, annotated=part.annotated)
+    if part.has_json:
+        found = read_coco(part.json, part.folder, annotated=part.annotated)
+    else:
+        found = photos_only(root, part.photos, part.json)
     names, tags = found.names(), found.tags()
     annotated = {number for number in names if tags[number].any()}
     listed = annotated if split.endswith(ANNOTATED) else names
     numbers = in_order(listed) if ids is None else _image_numbers(ids, names, part)
     if not numbers:
-        raise InputError(f"{part.json}: no image has an annotation, so {split!r} is empty")
+        why = "no image has an annotation" if part.has_json else "no such file"
+        raise InputError(f"{part.json}: {why}, so split {split!r} is empty")
     chosen = {names[n]: n for n in numbers}
     number_of = {name: n for n, name in names.items()}
     png_names = _png_names(part.folder, number_of)
@@ -92,13 +96,20 @@ def load_coco(
         mask_checks=MaskChecks(found.category_ids),
         layout="coco",
         tagged=part.annotated,
-        untagged="" if part.annotated else f"{part.json} has no annotations",
+        untagged=_why_untagged(part),
     )
     if score_on in (None, "all"):
         return loaded
     scored = annotated if str(score_on).endswith(ANNOTATED) else names
     is_part = scoring.json == part.json
     return loaded.score_only(str(score_on), [names[n] for n in scored] if is_part else [])
+
+
+def _why_untagged(part: Part) -> str:
+    if part.annotated:
+        return ""
+    lacks = "has no annotations" if part.has_json else "does not exist"
+    return f"{part.json} {lacks}, and --tags FILE was not given"
 
 
 def _find_masks(

@@ -34,10 +34,11 @@ class Part:
 
     Attributes:
         name: of the split, without `ANNOTATED`.
-        json: the file.
+        json: the file; where it is expected, if `has_json` is false.
         photos: folders that may hold its photos, the best first.
         folder: name of the folder of its photos and masks, such as train2014; "" for none.
         annotated: whether the file has annotations.
+        has_json: whether there is the file.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Part:
     photos: tuple[Path, ...]
     folder: str
     annotated: bool = True
+    has_json: bool = True
 
 
 def is_coco(root: Path) -> bool:
@@ -100,11 +102,10 @@ def find_part(root: Path, split: str, option: str = "split") -> Part:
 
 
 def _official_part(root: Path, name: str, folder: str) -> Part:
-    path = _official_json(root, folder)
+    path, photos = _official_json(root, folder), tuple(_photo_folders(root, [folder]))
     if path is None:
         expected = root / _JSON_PARENTS[0] / f"instances_{folder}.json"
-        raise InputError(f"{expected}: no such file; image tags are read from it")
-    photos = tuple(_photo_folders(root, [folder]))
+        return Part(name, expected, photos, folder, annotated=False, has_json=False)
     return Part(name, path, photos, folder, not path.name.startswith(_UNTAGGED))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsss_fast.data.class_names import check_classes, is_background
+from wsss_fast.data.class_names import check_classes, class_list, is_background, read_classes
+from wsss_fast.data.lists import COCO_CLASSES
 from wsss_fast.data.names import check_id, is_image
 from wsss_fast.data.text import read_text, unprintable
 from wsss_fast.engine import remarks
@@ -18,6 +20,7 @@ from wsss_fast.errors import InputError
 
 ImageKey = int | str  # some programs write names instead of numbers
 
+_OFFICIAL = re.compile(r"(?:COCO_[a-z]+20[0-9]{2}_)?([0-9]{12})")  # names of COCO's photos
 # The fields of JSON objects that are kept: most of a file of hundreds of megabytes is polygons.
 _KEPT_FIELDS = frozenset(
     ["id", "file_name", "image_id", "category_id", "name", "supercategory"]
@@ -112,6 +115,37 @@ def read_coco(
         files,
         [a for a in annotations if a["category_id"] in of_classes],
     )
+
+
+def photos_only(root: Path, folders: Sequence[Path], path: Path) -> CocoJson:
+    """What there is to know without a JSON: the photos; COCO's classes, if they are its photos.
+
+    Args:
+        root: folder of the data set, whose classes.txt names other classes.
+        folders: those of the photos.
+        path: where the JSON is expected.
+
+    Raises:
+        InputError: there is no photo, the classes are unknown, or two photos have the same name.
+    """
+    names = {p.name for folder in folders for p in folder.iterdir() if is_image(p.name)}
+    names = {name for name in names if not name.startswith(".")}
+    if not names:
+        raise InputError(f"{path}: no such file, and {folders[0]} has no images")
+    fixed = class_list(root)
+    matches = {name: _OFFICIAL.fullmatch(Path(name).stem) for name in names}
+    if fixed is None and not all(matches.values()):
+        raise InputError(
+            f"{path}: no such file; image tags and names of the classes are read from it (a "
+            f"classes.txt in {root} names them, too)"
+        )
+    images: list[dict[str, Any]] = [
+        {"id": int(match[1]) if match else name, "file_name": name}
+        for name, match in sorted(matches.items())
+    ]
+    classes = COCO_CLASSES if fixed is None else read_classes(fixed)
+    of = {image["id"]: image for image in images}
+    return CocoJson(path, classes, (), of, _files(images, folders[0], ""), [])
 
 
 def _check_references(
