@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 _ROOT = Path(__file__).parent
 
@@ -24,7 +24,8 @@ class Command:
         presets: name of the mapping in the target's module: preset -> `presets.Preset`.
         predicts: whether the images are by default those that the preset's row predicts, not those
             that it trains on.
-        trained: what the file of the trained `weights` may say: "backbone", or also "numbers".
+        network: of the trained `weights`, as in `nets.ModelInfo`; their file may say the backbone.
+        numbers_in_weights: whether that file may also say the numbers.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
@@ -39,7 +40,8 @@ class Command:
     defaults: str | None = None
     presets: str | None = None
     predicts: bool = False
-    trained: Literal["backbone", "numbers"] | None = None
+    network: str | None = None
+    numbers_in_weights: bool = False
     saliency: bool = False
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -16,7 +16,8 @@ COMMANDS = (
         numbers="recipe",
         defaults="RECIPES",
         presets="PRESETS",
-        trained="numbers",
+        network="seg",
+        numbers_in_weights=True,
         predicts=True,
     ),
 )
