@@ -26,6 +26,7 @@ class Command:
             that it trains on.
         trained: what the file of the trained `weights` may say: "backbone", or also "numbers".
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
+        needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
         flat: fields of dataclass parameters are options without a prefix.
@@ -41,6 +42,7 @@ class Command:
     predicts: bool = False
     trained: Literal["backbone", "numbers"] | None = None
     saliency: bool = False
+    needs_tags: bool = True
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flat: bool = False

@@ -18,5 +18,6 @@ COMMANDS = (
         presets="PRESETS",
         trained="numbers",
         predicts=True,
+        needs_tags=False,
     ),
 )

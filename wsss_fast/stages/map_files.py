@@ -21,8 +21,8 @@ from wsss_fast.readers.label_maps import (
     read_labels_and_palette,
     write_labels,
 )
-from wsss_fast.readers.pickled_maps import is_pickled
 from wsss_fast.readers.probabilities import check_proportions, read_scores
+from wsss_fast.readers.unpickling import is_pickled
 from wsss_fast.thresholds import label_index
 
 MAP_SUFFIXES = (".png", ".npy", ".npz")
