@@ -27,6 +27,7 @@ class Command:
         network: of the trained `weights`, as in `nets.ModelInfo`; their file may say the backbone.
         numbers_in_weights: whether that file may also say the numbers.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
+        needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
         flat: fields of dataclass parameters are options without a prefix.
@@ -43,6 +44,7 @@ class Command:
     network: str | None = None
     numbers_in_weights: bool = False
     saliency: bool = False
+    needs_tags: bool = True
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flat: bool = False

@@ -34,8 +34,9 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "data": (
         str,
         _REQUIRED,
-        "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / "
-        "shapes-sparse:SEED / shapes-uneven:SEED, the built-in benchmark",
+        "folder in VOC12 or COCO14 layout or with a labels.csv, or any folder of images with "
+        "--tags; or shapes / shapes:SEED / shapes-sparse:SEED / shapes-uneven:SEED, the built-in "
+        "benchmark",
     ),
     "split": (
         str | None,
@@ -65,6 +66,12 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str | None,
         None,
         "list of the images that are scored, or all; default: train for VOC12's trainaug, else all",
+    ),
+    "tags": (
+        Path | None,
+        None,
+        "file of the image tags instead of those of the folder, which needs no layout then: an "
+        ".npy of public code, lines of an id and class numbers, or a csv of file,class",
     ),
 }
 _SALIENCY_OPTION = (
@@ -329,13 +336,19 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
     if command.predicts and row is not None and row.val_split is not None:
         row = dataclasses.replace(row, split=row.val_split, score_on="all")
     options = _with_row(arguments, row)
+    if options["tags"] is None and not command.needs_tags:
+        options["tags"] = False
     for name in ("val_split", "saliency", *_DATA_OPTIONS):
         arguments.pop(name, None)
     source, val_split = options.pop("data"), options.pop("val_split", None)
     opened = data.load(source, **options)
     if val_split is not None:
         arguments["val"] = data.load(
-            source, split=val_split, strict=options["strict"], truth=options["truth"]
+            source,
+            split=val_split,
+            strict=options["strict"],
+            truth=options["truth"],
+            tags=options["tags"],
         )
     return {**arguments, "data": opened}
 

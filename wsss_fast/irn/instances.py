@@ -19,7 +19,7 @@ from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_folder import check_out, provenance, stage
 from wsss_fast.engine.runtime import Runtime, resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
-from wsss_fast.irn.clusters import cluster, find_centres, regions
+from wsss_fast.irn.clusters import cluster, find_centres
 from wsss_fast.irn.inference import (
     boundaries_and_displacements,
     check_refinement,
@@ -31,6 +31,7 @@ from wsss_fast.irn.recipe import INSTANCE_RECIPES, InstanceOptions, InstanceReci
 from wsss_fast.maps import ClassMaps, check_maps, map_files, resize_maps
 from wsss_fast.ops import image_views
 from wsss_fast.readers.instances import Instances, save_instances
+from wsss_fast.regions import regions
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.trained import info_of
 

@@ -20,6 +20,7 @@ from wsss_fast.nets.small import SmallResNet
 from wsss_fast.nets.vgg16 import FC_WIDTH, Vgg16
 from wsss_fast.nets.weights import check_backbone
 from wsss_fast.nets.wide_resnet38 import BATCH_NORM_MOMENTUM, WideResNet38
+from wsss_fast.readers import weight_files
 
 # An image of 128 pixels is 16 cells wide at stride 8: the paper's dilations would leave the map.
 SMALL_DILATIONS = (1, 2, 4, 6)
@@ -72,8 +73,11 @@ def check(backbone: str, weights: str | Path | None, backbones: Backbones = BACK
 
 def check_file(name: str, weights: str | Path | None) -> None:
     """Raise InputError, with the name of the argument, if a weights file is given and missing."""
-    if weights is not None and not Path(weights).is_file():
-        raise InputError(f"{name}: {weights}: no such weights file")
+    if weights is not None:
+        try:
+            weight_files.files(Path(weights))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
 
 def _backbone(name: str, backbones: Backbones = BACKBONES) -> Backbone:

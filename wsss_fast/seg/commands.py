@@ -19,5 +19,6 @@ COMMANDS = (
         network="seg",
         numbers_in_weights=True,
         predicts=True,
+        needs_tags=False,
     ),
 )
