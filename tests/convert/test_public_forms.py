@@ -145,6 +145,20 @@ def test_from_our_maps_to_a_public_form_and_back(tmp_path, form, capsys):
     np.testing.assert_allclose(back.strided, maps.strided, atol=2e-3)
 
 
+@pytest.mark.parametrize("form", ["amn", "crf", "logits"])
+def test_a_constant_background_replaces_the_row(tmp_path, form):
+    """AMN's own row of it is no score to compare with; a threshold is."""
+    maps = example(background=True)
+    save_maps(tmp_path / "ours", "a", maps)
+    options = {"form": form, "background": BACKGROUND, "num_classes": 20}
+    convert.maps_to_pickles(tmp_path / "ours", tmp_path / "public", **options)
+    found = public(tmp_path / "public")
+    others = ClassMaps(maps.keys[1:], maps.strided[1:], maps.high_res[1:])
+    np.testing.assert_array_equal(READERS[form](found), expected(others))
+    if form == "amn":
+        assert (found["high_res"][0] == np.float32(BACKGROUND)).all()
+
+
 def test_files_can_be_loaded_by_numpy_1_and_hold_plain_types(tmp_path):
     save_maps(tmp_path / "ours", "a", example())
     for form in FORMS:

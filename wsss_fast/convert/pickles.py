@@ -15,7 +15,7 @@ from wsss_fast.maps import load_maps, save_maps
 
 _FORMS: dict[Form, str] = {
     "irn": "keys with a row each, as of IRN",
-    "amn": "the background's row before those of the keys, or keys alone, as of AMN",
+    "amn": "the background's row first, or no map at all, as of AMN",
     "clip-es": "keys and attn_highres, as of CLIP-ES",
     "toco": "keys and high_res, as of ToCo",
     "int-keys": "maps by class number from 0, as of MCTformer, EPS and PSA",
@@ -108,8 +108,9 @@ def maps_to_pickles(
         out: folder to write to.
         form: which public code reads the files.
         images: folder of the photos, for maps without scores at the photos' size.
-        background: constant score of the background, for the forms crf, logits and amn of maps
-            without one, which amn otherwise takes as what the classes leave of 1.
+        background: constant score of the background, for the forms amn, crf and logits. None: the
+            maps' own scores of it; where there are none, amn gets what the classes leave of 1, and
+            crf and logits are an error.
         num_classes: number of classes without background, for the form logits.
 
     Raises:
