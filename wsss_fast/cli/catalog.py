@@ -14,7 +14,7 @@ _AGAIN = "the same command starts again"
 _SHARED = (
     Command("reproduce", "wsss_fast.cli.functions:reproduce", positional=("row",)),
     Command("seeds", "wsss_fast.stages.seeds:make"),
-    Command("saliency", "wsss_fast.stages.saliency:make"),
+    Command("saliency", "wsss_fast.stages.saliency:make", needs_tags=False),
     Command(
         "crf",
         "wsss_fast.stages.crf_files:refine_files",
@@ -55,7 +55,15 @@ _SHARED = (
         main_process_only=True,
         if_stopped=_AGAIN,
     ),
-    Command("eval", "wsss_fast.cli.functions:evaluate", if_stopped=_AGAIN),
+    Command(
+        "export",
+        "wsss_fast.export.command:export",
+        positional=("masks",),
+        short={"out": "-o"},
+        main_process_only=True,
+        if_stopped=_AGAIN,
+    ),
+    Command("eval", "wsss_fast.cli.functions:evaluate", needs_tags=False, if_stopped=_AGAIN),
     Command("shapes", "wsss_fast.cli.functions:shapes", main_process_only=True, if_stopped=_AGAIN),
     Command("info", "wsss_fast.cli.functions:info", main_process_only=True, if_stopped=_AGAIN),
 )

@@ -1,4 +1,4 @@
-"""Images without a layout: a folder, one file, or a list of files; no tags, no masks."""
+"""Images without a layout: a folder, one file, or a list of files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 
 from wsss_fast.data.class_names import class_list, read_classes
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.folder import Chosen
 from wsss_fast.data.listing import find_pngs, saliency_folder
+from wsss_fast.data.lists import published_classes
 from wsss_fast.data.names import check_id, is_image
+from wsss_fast.data.tag_file import TagFile
 from wsss_fast.data.text import composed
 from wsss_fast.engine import remarks
 from wsss_fast.engine.progress import say
@@ -45,7 +48,7 @@ def image_files(folder: Path) -> list[Path]:
 def load_images(
     images: Images, *, saliency: str | Path | None = None, strict: bool = True
 ) -> Dataset:
-    """Open images that have neither tags nor masks, for what needs none, such as prediction.
+    """Open images that have neither tags nor a layout, for what needs none, such as prediction.
 
     The id of an image is its file name without extension. Hidden files and sub-folders of a folder
     are not read; other files that are not named like images are counted in a remark. A
@@ -71,40 +74,153 @@ def load_images(
         >>> load_images("photos")                                  # doctest: +SKIP
         Dataset('photos', 'images': 30 images, 0 classes, 0 masks, 0 saliency maps)
     """
-    given = [images] if isinstance(images, str | Path) else list(images)
-    is_folder = isinstance(images, str | Path) and Path(images).is_dir()
-    if not given:
-        raise InputError("images: the list is empty")
+    maps = None if saliency is None else Path(saliency)
     with remarks.collected():
-        files = _files_of(Path(given[0])) if is_folder else [Path(file) for file in given]
-        by_id, broken = _by_id(files)
-        if broken and (strict or not by_id):
-            raise InputError(next(iter(broken.values())))
-        if broken:
-            say(f"{len(broken)} of {len(files)} files are left out; first: {[*broken.values()][0]}")
-        root = Path(given[0]) if is_folder else _common_folder(files)
-        fixed = class_list(root) if root.is_dir() else None
-        classes = () if fixed is None else read_classes(fixed)
-        maps = saliency_folder(root, None if saliency is None else Path(saliency))
-        loaded = Dataset(
-            name=root.name or str(root),
-            root=root,
-            split=LAYOUT,
-            classes=classes,
-            ids=tuple(by_id),
-            tags=np.zeros((len(by_id), len(classes)), np.uint8),
-            images=by_id,
-            masks={},
-            saliencies=find_pngs([maps], by_id) if is_folder or saliency is not None else {},
-            strict=strict,
-            layout=LAYOUT,
-            tagged=False,
-            untagged=f"{root} has no labels.csv, and --tags FILE was not given",
-        )
+        if isinstance(images, str | Path) and Path(images).is_dir():
+            loaded, unusable = read_plain(Path(images), None, None, maps)
+        else:
+            loaded, unusable = _read_files(images, maps)
+    return checked(loaded, unusable, strict)
+
+
+def checked(loaded: Dataset, unusable: dict[str, str], strict: bool) -> Dataset:
+    """The data set after a check of its images, as `load_images`.
+
+    Args:
+        loaded: the data set.
+        unusable: by file name, why other files cannot be images of it.
+        strict: whether these, and images that cannot be read, are errors.
+    """
+    if unusable and (strict or not loaded.ids):
+        raise InputError(next(iter(unusable.values())))
+    loaded.strict = strict
     if strict:
         return loaded.check()
+    if unusable:
+        of, first = len(unusable) + len(loaded), next(iter(unusable.values()))
+        say(f"{len(unusable)} of {of} files are left out; first: {first}")
     readable = loaded.without_broken()
-    return dataclasses.replace(readable, broken={**broken, **readable.broken})
+    return dataclasses.replace(readable, broken={**unusable, **readable.broken})
+
+
+def read_plain(
+    root: Path,
+    split: str | None,
+    ids: Sequence[str] | Path | None,
+    saliency: Path | None,
+    truth: str | Path | None = None,
+    score_on: str | None = None,
+    tags: TagFile | None = None,
+) -> tuple[Dataset, dict[str, str]]:
+    """Read a folder of images without a layout, with the tags of a file or none.
+
+    Args:
+        root: the folder.
+        split: as in `load_folder`; None for all images.
+        ids: as there.
+        saliency: as there.
+        truth: as there.
+        score_on: as there.
+        tags: file of tags. Without a list of ids, images that it does not have are left out, with
+            a remark.
+
+    Returns:
+        The data set, and by file name why other files cannot be images of it.
+
+    Raises:
+        InputError: there is no image, two have the same id, or a list or the tags do not fit.
+    """
+    files, unusable = _by_id(_files_of(root))
+    fixed = class_list(root) or (None if tags is None else class_list(tags.path.parent))
+    classes = () if fixed is None else read_classes(fixed)
+    if tags is not None and not classes:
+        classes = _published(tags, files, root)
+    chosen = Chosen.of(root, split, ids, list(files), f"no image in {root}", files)
+    matrix = np.zeros((len(chosen.ids), len(classes)), np.uint8)
+    untagged = f"{root} has no labels.csv, and --tags FILE was not given"
+    if tags is not None and chosen.is_listed:
+        matrix, untagged = tags.of_all(chosen.ids, classes, chosen.ids), ""
+    elif tags is not None:
+        found = _of_folder(tags, chosen.ids, classes, root)
+        chosen, matrix = dataclasses.replace(chosen, ids=tuple(found)), np.stack([*found.values()])
+        untagged = ""
+    images = {id: files[id] for id in chosen.ids}
+    data = chosen.data_set(classes, matrix, images, saliency, truth, score_on, LAYOUT, untagged)
+    return data, unusable
+
+
+def _read_files(images: Images, saliency: Path | None) -> tuple[Dataset, dict[str, str]]:
+    """As `read_plain`, an image file or a list of files."""
+    given = [images] if isinstance(images, str | Path) else list(images)
+    if not given:
+        raise InputError("images: the list is empty")
+    paths = [Path(file) for file in given]
+    files, unusable = _by_id(paths)
+    parents = {os.path.abspath(path.parent) for path in paths}
+    root = paths[0].parent if len(parents) == 1 else Path(os.path.commonpath(parents))
+    maps = {} if saliency is None else find_pngs([saliency_folder(root, saliency)], files)
+    data = Dataset(
+        name=root.name or str(root),
+        root=root,
+        split=LAYOUT,
+        classes=(),
+        ids=tuple(files),
+        tags=np.zeros((len(files), 0), np.uint8),
+        images=files,
+        masks={},
+        saliencies=maps,
+        layout=LAYOUT,
+        tagged=False,
+        untagged="they are images without a labels.csv",
+    )
+    return data, unusable
+
+
+def _published(tags: TagFile, ids: Iterable[str], root: Path) -> tuple[str, ...]:
+    """The classes of a published data set whose ids a folder has.
+
+    Raises:
+        InputError: the ids are not of VOC12 or COCO14, so nothing names the classes.
+    """
+    known = published_classes(ids)
+    if known is None:
+        count = f" ({tags.num_classes} names)" if tags.num_classes else ""
+        raise InputError(
+            f"{root / 'classes.txt'}: no such file; one class name per line{count} is needed, in "
+            f"the order of the classes in {tags.path}"
+        )
+    title, classes = known
+    remarks.add(f"there is no classes.txt; the classes are {title}'s, since the ids are", root)
+    return classes
+
+
+def _of_folder(
+    tags: TagFile, ids: Sequence[str], classes: Sequence[str], root: Path
+) -> dict[str, np.ndarray]:
+    """Tags of those images of a folder that a file has, with remarks on what does not match.
+
+    Raises:
+        InputError: the file has none of them, or no names at all.
+    """
+    if tags.kind == "array":
+        raise InputError(
+            f"{tags.path}: has rows of tags without names, and the folder's images no order; give "
+            "the images in the order of the rows as --ids LIST"
+        )
+    found = tags.by_id(ids, classes)
+    if not found:
+        raise InputError(
+            f"{tags.path}: has tags of images such as {tags.example()}, but none of the "
+            f"{len(ids)} images of {root}, such as {ids[0]!r}"
+        )
+    for id in ids:
+        if id not in found:
+            text = f"images have no tags in {tags.path.name} and are left out"
+            remarks.add(text, id, unit="image", of=len(ids))
+    if len(found) < len(tags):
+        text = f"{len(tags) - len(found)} of {len(tags)} tagged images are not in {root}"
+        remarks.add(text, tags.path)
+    return {id: found[id] for id in ids if id in found}
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -158,12 +274,6 @@ def _by_id(files: Iterable[Path]) -> tuple[dict[str, Path], dict[str, str]]:
             )
     order = {path: n for n, path in enumerate(files)}
     return dict(sorted(by_id.items(), key=lambda item: order[item[1]])), broken
-
-
-def _common_folder(files: Sequence[Path]) -> Path:
-    """The innermost folder that holds all files."""
-    parents = [os.path.abspath(file.parent) for file in files]
-    return files[0].parent if len(set(parents)) == 1 else Path(os.path.commonpath(parents))
 
 
 def _is_photo(path: Path) -> bool:

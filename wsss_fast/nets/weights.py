@@ -32,6 +32,20 @@ def save_weights(net: nn.Module, path: Path) -> None:
     Raises:
         RunError: a value is NaN or infinite, as after a training that diverged.
     """
+    state = finite_state(net, path)
+    # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def finite_state(net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of `net` on the host, to be written to `path`.
+
+    Raises:
+        RunError: a value is NaN or infinite, as after a training that diverged.
+    """
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     wrong = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if wrong:
@@ -41,11 +55,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
             "that are NaN or infinite; the training diverged: use a lower learning rate, or "
             "another precision"
         )
-    # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
-    content = io.BytesIO()
-    torch.save(state, content)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    return state
 
 
 def load_weights(

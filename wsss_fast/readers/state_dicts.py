@@ -198,6 +198,33 @@ def _read_safetensors(path: Path) -> StateDict:
         raise InputError(f"truncated or damaged, not a safetensors file ({first})") from None
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; empty for other files.
+
+    Raises:
+        InputError: the file cannot be read, or is no safetensors file but is called like one.
+    """
+    import safetensors
+
+    try:
+        what = first_bytes.describe(path)
+        with path.open("rb") as file:
+            start = file.read(16)
+        if not _is_safetensors(path, start):
+            return {}
+        if what is not None:
+            raise InputError(f"{path}: not a file of weights only: it is {what}")
+        with safetensors.safe_open(path, framework="pt") as content:
+            return dict(content.metadata() or {})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except safetensors.SafetensorError as error:
+        first = (str(error).strip() or "unreadable").splitlines()[0]
+        raise InputError(
+            f"{path}: truncated or damaged, not a safetensors file ({first})"
+        ) from None
+
+
 def _check_archive(path: Path) -> None:
     """Raise InputError for a zip archive that torch did not write, or that is damaged.
 
