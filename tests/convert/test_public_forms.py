@@ -14,7 +14,8 @@ from PIL import Image
 
 from wsss_fast import InputError, RunError, convert
 from wsss_fast.cli import run
-from wsss_fast.maps import ClassMaps, load_maps, resize_maps, save_maps, strided_size
+from wsss_fast.data import load_images
+from wsss_fast.maps import ClassMaps, check_maps, load_maps, resize_maps, save_maps, strided_size
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of np.power, as AMN has it
 SIZE = (38, 51)  # strided: 10 x 13
@@ -300,6 +301,32 @@ def test_photos_are_compared_and_give_sizes(tmp_path, capsys):
     photo(tmp_path / "others", id="b")
     with pytest.raises(InputError, match="others: has no photo of 'a'"):
         convert.maps_from_pickles(tmp_path / "toco", tmp_path / "none", images=tmp_path / "others")
+
+
+def test_names_of_coco(tmp_path, capsys):
+    """AMN's lists have the number alone; photos, and this package's ids, have the whole name."""
+    ids = ("COCO_train2014_000000000009", "COCO_train2014_000000000025")
+    for id in ids:
+        save_maps(tmp_path / "ours", id, example())
+        photo(tmp_path / "photos", id=id)
+    options = {"form": "amn", "coco_numbers": True}
+    convert.maps_to_pickles(tmp_path / "ours", tmp_path / "public", **options)
+    names = sorted(p.name for p in (tmp_path / "public").iterdir())
+    assert names == ["000000000009.npy", "000000000025.npy"]
+    (tmp_path / "public/000000000009.npy").rename(tmp_path / "public/9.npy")
+    convert.maps_from_pickles(tmp_path / "public", tmp_path / "back", images=tmp_path / "photos")
+    assert sorted(p.stem for p in (tmp_path / "back").iterdir()) == sorted(ids)
+    assert "named by the number of COCO's photo" in capsys.readouterr().err
+    convert.maps_from_pickles(tmp_path / "public", tmp_path / "kept")
+    assert sorted(p.stem for p in (tmp_path / "kept").iterdir()) == ["000000000025", "9"]
+    data = load_images(tmp_path / "photos")
+    with pytest.raises(InputError, match=r"it has 000000000025\.npz: repeat .* with --images"):
+        check_maps(tmp_path / "kept", data.only(ids[1:]))
+    (tmp_path / "public/000000000009.npy").write_bytes((tmp_path / "public/9.npy").read_bytes())
+    with pytest.raises(RunError, match="1 of 3 files were left out"):
+        convert.maps_from_pickles(
+            tmp_path / "public", tmp_path / "twice", images=tmp_path / "photos"
+        )
 
 
 def test_a_cam_at_another_stride_is_computed_again(tmp_path, capsys):

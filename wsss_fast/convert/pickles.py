@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from wsss_fast.convert.folders import Photos, convert_all, files_of, why_empty
+from wsss_fast.convert.folders import Photos, coco_number, convert_all, files_of, why_empty
 from wsss_fast.convert.reading import Form, read_public_maps
 from wsss_fast.convert.writing import Wanted, WrittenForm, public_content, write_pickle
 from wsss_fast.engine.progress import say
@@ -52,7 +52,8 @@ def maps_from_pickles(
         source: folder of the public files.
         out: folder to write `<id>.npz` to, in the format of `cam.infer` and `amn.infer`.
         form: what the files hold; auto recognises it for each file.
-        images: folder of the photos, of which the maps must have the size.
+        images: folder of the photos, of which the maps must have the size. Maps that are named by
+            the number of a photo of COCO 2014, as in AMN's code, get its name.
 
     Raises:
         InputError: no such folder or no `.npy` in it, or no file can be converted.
@@ -69,14 +70,19 @@ def maps_from_pickles(
         raise InputError(f"convert: {source} has no .npy files{hint or why_empty(source)}")
     photos = Photos(images)
     found: Counter[Form] = Counter()
+    written: set[str] = set()
 
     def convert(path: Path) -> None:
         wanted = None if form == "auto" else form
-        size = photos.size(path.stem)
+        id = photos.id_of(path.stem)
+        size = photos.size(id)
         public = read_public_maps(path, form=wanted, size=size)
         if size is not None and len(public.maps.keys):
             public.maps.at_size(*size)  # raises for another size
-        save_maps(out, path.stem, public.maps)
+        if id in written:
+            raise InputError(f"{path}: is a second file of {id}")
+        save_maps(out, id, public.maps)
+        written.add(id)
         found[public.form] += 1
 
     try:
@@ -96,6 +102,7 @@ def maps_to_pickles(
     images: Path | None = None,
     background: float | None = None,
     num_classes: int | None = None,
+    coco_numbers: bool = False,
 ) -> Path:
     """Convert this package's maps to `<out>/<id>.npy`, pickled as public code expects them.
 
@@ -112,6 +119,7 @@ def maps_to_pickles(
             maps' own scores of it; where there are none, amn gets what the classes leave of 1, and
             crf and logits are an error.
         num_classes: number of classes without background, for the form logits.
+        coco_numbers: name files by the number of COCO's photo, 000000000009.npy, as AMN's code.
 
     Raises:
         InputError: no such folder or no maps in it, an argument is missing or wrong, or no file can
@@ -135,7 +143,9 @@ def maps_to_pickles(
     def convert(path: Path) -> None:
         maps = load_maps(source, path.stem)
         wanted = Wanted(photos.size(path.stem), background, num_classes)
-        write_pickle(out / f"{path.stem}.npy", public_content(maps, form, wanted))
+        number = coco_number(path.stem) if coco_numbers else None
+        name = path.stem if number is None else f"{number:012}"
+        write_pickle(out / f"{name}.npy", public_content(maps, form, wanted))
 
     convert_all(files, convert, out)
     return out
