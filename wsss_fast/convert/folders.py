@@ -48,11 +48,11 @@ class Photos:
         InputError: it is not a directory, or two photos have one name.
     """
 
-    def __init__(self, folder: Path | None):
-        if folder is not None and not folder.is_dir():
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and not self.folder.is_dir():
             raise InputError(f"convert: images: {folder} is not a directory")
-        self.folder = folder
-        self.by_id = {} if folder is None else files_by_stem(folder)
+        self.by_id = {} if self.folder is None else files_by_stem(self.folder)
         self._by_number: dict[int, list[str]] = {}
         for id in self.by_id:
             if (number := coco_number(id)) is not None:

@@ -26,11 +26,11 @@ _FORMS: dict[Form, str] = {
 
 
 def maps_from_pickles(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     form: Literal["auto"] | Form = "auto",
-    images: Path | None = None,
+    images: str | Path | None = None,
 ) -> Path:
     """Convert `<source>/<id>.npy` of public code to this package's maps.
 
@@ -60,6 +60,7 @@ def maps_from_pickles(
         RunError: some files were left out: they are damaged, contain something else, or refer to
             code.
     """
+    source, out = Path(source), Path(out)
     files = files_of(source, ".npy")
     if not files:
         hint = ""
@@ -95,11 +96,11 @@ def maps_from_pickles(
 
 
 def maps_to_pickles(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     form: WrittenForm = "irn",
-    images: Path | None = None,
+    images: str | Path | None = None,
     background: float | None = None,
     num_classes: int | None = None,
     coco_numbers: bool = False,
@@ -126,6 +127,7 @@ def maps_to_pickles(
             be converted.
         RunError: some files were left out: they are damaged.
     """
+    source, out = Path(source), Path(out)
     files = files_of(source, ".npz")
     if not files:
         hint = "; it has .npy files: did you mean from-pickles?" if files_of(source, ".npy") else ""
