@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _ROOT = Path(__file__).parent
 
@@ -24,7 +24,9 @@ class Command:
         presets: name of the mapping in the target's module: preset -> `presets.Preset`.
         predicts: whether the images are by default those that the preset's row predicts, not those
             that it trains on.
+        trained: what the file of the trained `weights` may say: "backbone", or also "numbers".
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
+        needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
         short: one-letter options by parameter, as in {"out": "-o"}.
         flat: fields of dataclass parameters are options without a prefix.
@@ -38,7 +40,9 @@ class Command:
     defaults: str | None = None
     presets: str | None = None
     predicts: bool = False
+    trained: Literal["backbone", "numbers"] | None = None
     saliency: bool = False
+    needs_tags: bool = True
     positional: tuple[str, ...] = ()
     short: Mapping[str, str] = dataclasses.field(default_factory=dict)
     flat: bool = False

@@ -246,7 +246,7 @@ def run_arguments(
         # Other validation sets have no option; `--config` rejects "val" by name.
         same = (
             bool(source)
-            and all(source.get(name) == given.get(name) for name in ("data", "truth"))
+            and all(source.get(name) == given.get(name) for name in ("data", "truth", "tags"))
             and source.get("ids") is source.get("score_on") is None
         )
         validation = {"val_split": source["split"]} if same else {"val": val.source}

@@ -82,10 +82,6 @@ def damage_empty_image(root):
     (root / "JPEGImages" / f"{first(root)}.jpg").write_bytes(b"")
 
 
-def damage_no_annotation(root):
-    (root / "Annotations" / f"{first(root)}.xml").unlink()
-
-
 def damage_bad_xml(root):
     (root / "Annotations" / f"{first(root)}.xml").write_text("<annotation><object>")
 
@@ -118,7 +114,6 @@ def damage_no_list(root):
         (damage_missing_image, r"id 'train_00000' has no image .*train_00000\.jpg"),
         (damage_truncated, r"train_00000\.jpg: truncated JPEG"),
         (damage_empty_image, r"train_00000\.jpg: cannot be read"),
-        (damage_no_annotation, r"train_00000\.xml: no such annotation"),
         (damage_bad_xml, r"train_00000\.xml: not a readable VOC annotation"),
         (
             damage_unknown_tag,
@@ -134,3 +129,14 @@ def test_damage_is_reported_when_the_data_set_is_opened(own_shapes, damage, mess
     damage(own_shapes)
     with pytest.raises(InputError, match=message):
         data.load(own_shapes)
+
+
+def test_without_an_annotation_there_are_no_tags(own_shapes):
+    (own_shapes / "Annotations" / f"{first(own_shapes)}.xml").unlink()
+    loaded = data.load(own_shapes)
+    assert not loaded.tagged and data.opened(own_shapes, tags=False).masks
+    missing = (
+        r"no tags, since .*train_00000\.xml is missing \(1 of the \d+ annotations are\); --tags"
+    )
+    with pytest.raises(InputError, match=missing):
+        data.opened(own_shapes)

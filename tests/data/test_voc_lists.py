@@ -208,8 +208,16 @@ def test_annotated_images_of_a_list_named_test(voc):
     assert data.load(voc, split="test").tagged
     (voc / "Annotations" / f"{TRAIN[0]}.xml").unlink()
     assert not data.load(voc, split="test").tagged
-    with pytest.raises(InputError, match="no such annotation"):
-        data.load(voc)
+
+
+def test_lists_in_the_folder_of_augmented_lists(voc):
+    pairs = "".join(f"/JPEGImages/{id}.jpg /SegmentationClassAug/{id}.png\n" for id in TRAIN[:3])
+    write_list(voc, "SegmentationAug/some", [pairs])
+    assert data.load(voc, split="some").ids == tuple(TRAIN[:3])
+    write_list(voc, "Segmentation/some", TRAIN[:2])
+    assert data.load(voc, split="some").ids == tuple(TRAIN[:2])
+    with pytest.raises(InputError, match="no such id list; .* has the splits: .*some, test, train"):
+        data.load(voc, split="other")
 
 
 def test_masks_of_images_without_tags_are_scored(voc, tmp_path):

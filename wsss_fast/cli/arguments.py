@@ -23,8 +23,10 @@ from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
+from wsss_fast.nets import ModelInfo, read_info
 from wsss_fast.pipeline import with_seg_preset
 from wsss_fast.runs import Chosen
+from wsss_fast.stages.trained import recipe_of
 
 _REQUIRED = inspect.Parameter.empty
 # A parameter `data: Source` is these options; `open_data` passes them to `data.load`.
@@ -32,8 +34,9 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "data": (
         str,
         _REQUIRED,
-        "folder in VOC12 or COCO14 layout or with a labels.csv; or shapes / shapes:SEED / "
-        "shapes-sparse:SEED / shapes-uneven:SEED, the built-in benchmark",
+        "folder in VOC12 or COCO14 layout or with a labels.csv, or any folder of images with "
+        "--tags; or shapes / shapes:SEED / shapes-sparse:SEED / shapes-uneven:SEED, the built-in "
+        "benchmark",
     ),
     "split": (
         str | None,
@@ -63,6 +66,12 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str | None,
         None,
         "list of the images that are scored, or all; default: train for VOC12's trainaug, else all",
+    ),
+    "tags": (
+        Path | None,
+        None,
+        "file of the image tags instead of those of the folder, which needs no layout then: an "
+        ".npy of public code, lines of an id and class numbers, or a csv of file,class",
     ),
 }
 _SALIENCY_OPTION = (
@@ -213,10 +222,24 @@ def _default_numbers(
         numbers = preset.numbers
     else:
         usual = parameters["backbone"].default or next(iter(defaults))
-        numbers = defaults.get(chosen["backbone"] or usual, defaults[usual])
+        weights, info = _trained(command, argv, given)
+        backbone = chosen["backbone"] or (info.backbone if info else usual)
+        numbers = defaults.get(backbone, defaults[usual])
+        if command.trained == "numbers":
+            numbers = recipe_of(weights, info, None, defaults, backbone)
     if "seg_preset" not in parameters:
         return numbers
     return with_seg_preset(command.name, Chosen("", numbers), chosen["seg_preset"]).numbers
+
+
+def _trained(
+    command: Command, argv: Sequence[str], given: dict[str, Any]
+) -> tuple[str, ModelInfo | None]:
+    """The file of trained weights, and what it says of its network, if anything."""
+    weights = _value(argv, "--weights") or given.get("weights")
+    if command.trained is None or not isinstance(weights, str) or not Path(weights).exists():
+        return "", None
+    return weights, read_info(weights)
 
 
 def _chosen(command: Command, argv: Sequence[str], given: dict[str, Any]) -> dict[str, str | None]:
@@ -313,13 +336,19 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
     if command.predicts and row is not None and row.val_split is not None:
         row = dataclasses.replace(row, split=row.val_split, score_on="all")
     options = _with_row(arguments, row)
+    if options["tags"] is None and not command.needs_tags:
+        options["tags"] = False
     for name in ("val_split", "saliency", *_DATA_OPTIONS):
         arguments.pop(name, None)
     source, val_split = options.pop("data"), options.pop("val_split", None)
     opened = data.load(source, **options)
     if val_split is not None:
         arguments["val"] = data.load(
-            source, split=val_split, strict=options["strict"], truth=options["truth"]
+            source,
+            split=val_split,
+            strict=options["strict"],
+            truth=options["truth"],
+            tags=options["tags"],
         )
     return {**arguments, "data": opened}
 

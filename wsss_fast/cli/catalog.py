@@ -14,7 +14,7 @@ _AGAIN = "the same command starts again"
 _SHARED = (
     Command("reproduce", "wsss_fast.cli.functions:reproduce", positional=("row",)),
     Command("seeds", "wsss_fast.stages.seeds:make"),
-    Command("saliency", "wsss_fast.stages.saliency:make"),
+    Command("saliency", "wsss_fast.stages.saliency:make", needs_tags=False),
     Command(
         "crf",
         "wsss_fast.stages.crf_files:refine_files",
@@ -29,14 +29,14 @@ _SHARED = (
     ),
     Command(
         "convert from-pickles",
-        "wsss_fast.convert:maps_from_pickles",
+        "wsss_fast.convert.pickles:maps_from_pickles",
         positional=("source", "out"),
         main_process_only=True,
         if_stopped=_AGAIN,
     ),
     Command(
         "convert to-pickles",
-        "wsss_fast.convert:maps_to_pickles",
+        "wsss_fast.convert.pickles:maps_to_pickles",
         positional=("source", "out"),
         main_process_only=True,
         if_stopped=_AGAIN,
@@ -49,7 +49,21 @@ _SHARED = (
         main_process_only=True,
         if_stopped=_AGAIN,
     ),
-    Command("eval", "wsss_fast.cli.functions:evaluate", if_stopped=_AGAIN),
+    Command(
+        "convert from-pngs",
+        "wsss_fast.convert.pngs:maps_from_pngs",
+        positional=("source", "out"),
+        main_process_only=True,
+        if_stopped=_AGAIN,
+    ),
+    Command(
+        "convert to-pngs",
+        "wsss_fast.convert.pngs:maps_to_pngs",
+        positional=("source", "out"),
+        main_process_only=True,
+        if_stopped=_AGAIN,
+    ),
+    Command("eval", "wsss_fast.cli.functions:evaluate", needs_tags=False, if_stopped=_AGAIN),
     Command("shapes", "wsss_fast.cli.functions:shapes", main_process_only=True, if_stopped=_AGAIN),
     Command("info", "wsss_fast.cli.functions:info", main_process_only=True, if_stopped=_AGAIN),
 )

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from wsss_fast.data.coco import has_split, is_coco, load_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import is_folder, load_folder
 from wsss_fast.data.lists import VOC_CLASSES, PublishedRow, RowLists
+from wsss_fast.data.plain_images import checked, has_images, load_images, read_plain
 from wsss_fast.data.shapes.cache import BUILT_IN, is_built_in, shapes_folder
 from wsss_fast.data.shapes.make import make_shapes
+from wsss_fast.data.tag_file import TagFile
+from wsss_fast.data.tagging import load_tagged
 from wsss_fast.data.voc import has_voc_classes, is_voc, load_voc
 from wsss_fast.data.voc_lists import has_list
 from wsss_fast.engine import remarks
@@ -22,6 +26,7 @@ from wsss_fast.readers.label_maps import IGNORE, read_labels, write_labels
 from wsss_fast.readers.photos import read_image
 
 Source = Dataset | str | Path
+Tags = str | Path | Literal[False] | None
 # The first that recognises the folder reads it: labels.csv first, since the user wrote it on
 # purpose, then COCO, whose photos may be in JPEGImages/ too.
 _LAYOUTS = ((is_folder, load_folder), (is_coco, load_coco), (is_voc, load_voc))
@@ -39,6 +44,7 @@ __all__ = [
     "default_split",
     "is_data_set",
     "load",
+    "load_images",
     "make_shapes",
     "opened",
     "opened_for",
@@ -58,14 +64,15 @@ def load(
     strict: bool = True,
     truth: str | Path | None = None,
     score_on: str | None = None,
+    tags: Tags = None,
 ) -> Dataset:
     """Open a data set: a folder whose layout is recognised, or "shapes" for the built-in benchmark.
 
     A folder with `labels.csv` is read as such (`data/folder.py`), one with train2014/ or val2014/
     as COCO14 (`data/coco.py`), one with JPEGImages/ as VOC12 (`data/voc.py`). Tags come from
-    labels.csv, from the instances JSON, or from Annotations/. Masks (0 background, 1..C, 255
-    ignore) are for evaluation only and may be missing. The benchmark is generated once, then
-    cached.
+    labels.csv, from the instances JSON, or from Annotations/, unless `tags` is given. Masks
+    (0 background, 1..C, 255 ignore) are for evaluation only and may be missing. The benchmark is
+    generated once, then cached.
 
     Collective if `strict` is false: the processes share the decoding.
 
@@ -88,6 +95,10 @@ def load(
             masks and SegmentationClass for COCO14; masks for labels.csv.
         score_on: list of the images whose masks are used, "all" for all of them. Default: train for
             VOC12's trainaug, as in the papers, also where `ids` is a file of that list; else all.
+        tags: file of the image tags, for any layout and for a folder of images without one: an
+            `.npy` of public code (a dictionary by image, or an array [N, C] of all images in
+            order), lines of an id and class numbers from 0, or a csv of `file,class[;class...]`.
+            False if none are needed: then a folder of images without a layout is opened, too.
 
     Returns:
         The data set.
@@ -107,18 +118,44 @@ def load(
             f"data: {root} is not a directory (the only built-in sets are {', '.join(BUILT_IN)})"
         )
     load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
-    if load_layout is None:
+    if load_layout is None and (tags is None or not has_images(root)):
+        more = "" if tags is not None else "is opened with --tags FILE or "
         raise InputError(
             f"data: {root} has none of the known layouts: VOC12 has JPEGImages/, COCO14 has "
-            f"train2014/ or val2014/, any other folder of images needs a labels.csv{_instead(root)}"
+            f"train2014/ or val2014/, any other folder of images {more}needs a labels.csv"
+            f"{_instead(root)}"
         )
-    id_source = Path(ids) if isinstance(ids, str) else ids
-    split, maps = split or "train", None if saliency is None else Path(saliency)
+    is_plain = load_layout is None and not tags
+    name = split or "train"
+    listed = Path(ids) if isinstance(ids, str) else ids
+    maps = None if saliency is None else Path(saliency)
+    unusable: dict[str, str] = {}
     with remarks.collected():
-        loaded = load_layout(root, split, id_source, maps, truth, score_on)
-    loaded.source = _source(path_or_name, split, saliency, ids, strict, truth, score_on, root)
-    loaded.strict = strict
-    return loaded.check() if strict else loaded.without_broken()
+        if tags:
+            file = TagFile(Path(tags))
+            loaded, unusable = load_tagged(
+                root, load_layout, name, listed, maps, truth, score_on, file
+            )
+        elif load_layout is None:
+            loaded, unusable = read_plain(root, split, listed, maps, truth, score_on)
+        else:
+            loaded = load_layout(root, name, listed, maps, truth, score_on)
+    loaded.source = {
+        "data": str(path_or_name) if is_built_in(path_or_name) else _absolute(path_or_name),
+        "split": split if is_plain else name,
+        "ids": _absolute(ids) if isinstance(ids, str | Path) else ids and list(ids),
+        "saliency": _absolute(saliency),
+        "strict": strict,
+        # A name in the data's folder stays one, so that the file is of use for another copy.
+        "truth": str(truth) if truth and (root / truth).is_dir() else _absolute(truth),
+        "score_on": score_on,
+        "tags": _absolute(tags or None),
+    }
+    return checked(loaded, unusable, strict)
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def is_data_set(path_or_name: str | Path) -> bool:
@@ -139,44 +176,21 @@ def _instead(root: Path) -> str:
     return ""
 
 
-def _source(
-    path_or_name: str | Path,
-    split: str,
-    saliency: str | Path | None,
-    ids: Sequence[str] | str | Path | None,
-    strict: bool,
-    truth: str | Path | None,
-    score_on: str | None,
-    root: Path,
-) -> dict[str, object]:
-    """The arguments of `load`, with absolute paths."""
-    built_in = is_built_in(path_or_name)
-    listed = ids if ids is None or isinstance(ids, (str, Path)) else list(ids)
-    is_part = truth is not None and (root / truth).is_dir()
-    return {
-        "data": str(path_or_name) if built_in else str(Path(path_or_name).absolute()),
-        "split": split,
-        "ids": str(Path(listed).absolute()) if isinstance(listed, (str, Path)) else listed,
-        "saliency": None if saliency is None else str(Path(saliency).absolute()),
-        "strict": strict,
-        # A name in the data's folder stays one, so that the file is of use for another copy.
-        "truth": None if truth is None else str(truth if is_part else Path(truth).absolute()),
-        "score_on": score_on,
-    }
-
-
 def opened(source: Source, *, tags: bool = True) -> Dataset:
     """`source` itself if it is a data set, else `load(source)`; every stage opens its `data` so.
 
     Args:
-        source: a data set, or an argument of `load`.
+        source: a data set, or an argument of `load`; where no tags are needed, also a folder of
+            images without a layout, or an image.
         tags: whether the images need tags.
 
     Raises:
         InputError: the images have no tags, or as `load`.
     """
-    found = source if isinstance(source, Dataset) else load(source)
-    return found.check_tagged() if tags else found
+    if not isinstance(source, Dataset):
+        is_file = not tags and Path(source).is_file()
+        source = load_images(source) if is_file else load(source, tags=None if tags else False)
+    return source.check_tagged() if tags else source
 
 
 def default_split(path_or_name: str | Path, row: PublishedRow | None) -> RowLists:

@@ -50,8 +50,9 @@ class Dataset:
         unused_masks: why no file of the folder of masks is used, if that is so.
         mask_checks: what was found in masks; it and `broken_masks` are shared with the data sets
             made from this one.
-        layout: "voc", "coco", "labels.csv", or "" for a data set of other code.
+        layout: "voc", "coco", "labels.csv", "images", or "" for a data set of other code.
         tagged: whether `tags` are known; VOC's test images have none.
+        untagged: why they are not known, for the message.
         score_on: name of the id list whose images are scored; "all" for every image.
         scored: ids of that list; None for "all".
     """
@@ -73,6 +74,7 @@ class Dataset:
     mask_checks: MaskChecks = dataclasses.field(default_factory=MaskChecks, repr=False)
     layout: str = ""
     tagged: bool = True
+    untagged: str = ""
     score_on: str = "all"
     scored: frozenset[str] | None = dataclasses.field(default=None, repr=False)
 
@@ -281,8 +283,9 @@ class Dataset:
         """
         if not self.tagged:
             raise InputError(
-                f"{self.root}: the images of split {self.split!r} have no tags, since they have no "
-                "annotations; they can be predicted by `seg infer`, which needs none"
+                f"{self.root}: the images of split {self.split!r} have no tags"
+                f"{f', since {self.untagged}' if self.untagged else ''}; `predict` and `seg infer` "
+                "need none"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def load_folder(
     saliency: Path | None,
     truth: str | Path | None = None,
     score_on: str | None = None,
+    csv: Path | None = None,
 ) -> Dataset:
     """Read a folder with `labels.csv`: lines `file,class[;class...]`, optionally after a header.
 
@@ -59,27 +61,24 @@ def load_folder(
         saliency: folder of `<id>.png`; default `root/saliency`.
         truth: folder of true masks; default `root/masks`.
         score_on: name of another `<name>.txt`, whose images are scored; default "all".
+        csv: a file with such lines instead of labels.csv; a classes.txt beside it is used, too.
 
     Raises:
         InputError: a line that cannot be read, an image that is missing or listed twice, a class
             that is not in classes.txt, or an id without a line; with the file and line.
     """
-    path, fixed = root / "labels.csv", class_list(root)
+    path = root / "labels.csv" if csv is None else csv
+    fixed = class_list(root) or class_list(path.parent)
     given = None if fixed is None else read_classes(fixed)
     images_of = _Images(root)
     rows = read_rows(path, images_of.find, given)
-    known = KnownIds(rows)
     classes = given or _classes_of(rows, path)
-    listing = _split_file(root, split, known) if ids is None else ids
-    chosen, source = tuple(rows), split
-    if listing is not None:
-        files = {id: row.path for id, row in rows.items() if row.path is not None}
-        listed = read_ids(
-            listing, known, lambda id: f"id {id!r} has no line in {path}", files=files
-        )
-        chosen, source = listed.ids, split if ids is None else listed.source
-    images, tags = {}, np.zeros((len(chosen), len(classes)), np.uint8)
-    for n, id in enumerate(chosen):
+    files = {id: row.path for id, row in rows.items() if row.path is not None}
+    chosen = Chosen.of(root, split, ids, list(rows), f"no line in {path}", files)
+    if csv is not None and not chosen.is_listed:
+        _remark_on_others(root, rows, csv)
+    images, tags = {}, np.zeros((len(chosen.ids), len(classes)), np.uint8)
+    for n, id in enumerate(chosen.ids):
         row = rows[id]
         if row.path is None:
             raise InputError(images_of.missing(row.file, f"{path}, line {row.line}"))
@@ -90,24 +89,99 @@ def load_folder(
                 unknown = unknown_class(name, classes, fixed)
                 raise InputError(f"{path}, line {row.line}: {unknown}")
             tags[n, classes.index(name)] = 1
-    masks = truth_folders(root, truth, ["masks"])
-    loaded = Dataset(
-        name=root.name,
-        root=root,
-        split=source,
-        classes=classes,
-        ids=chosen,
-        tags=tags,
-        images=images,
-        masks=find_pngs(masks, chosen),
-        saliencies=find_pngs([saliency_folder(root, saliency)], chosen),
-        unused_masks=unused_pngs(masks, rows),
-        layout="labels.csv",
-    )
-    if score_on in (None, "all"):
-        return loaded
-    scoring = _split_file(root, score_on, known)
-    return loaded.score_only(score_on, rows if scoring is None else read_ids(scoring, known).ids)
+    return chosen.data_set(classes, tags, images, saliency, truth, score_on, "labels.csv")
+
+
+def _remark_on_others(root: Path, rows: Mapping[str, Row], csv: Path) -> None:
+    """Remark photos of a folder that no line of a csv has."""
+    stems = {id for id in Folders(root, root / "images").stems() if not id.startswith(".")}
+    for id in sorted(stems - set(rows)):
+        text = f"images have no tags in {csv.name} and are left out"
+        remarks.add(text, id, unit="image", of=len(stems))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The images of a folder that are used.
+
+    Attributes:
+        root: the folder.
+        split: name of their list.
+        ids: their ids.
+        all: ids of all images of the folder.
+        is_listed: whether a list has these ids.
+    """
+
+    root: Path
+    split: str
+    ids: tuple[str, ...]
+    all: KnownIds
+    is_listed: bool
+
+    @classmethod
+    def of(
+        cls,
+        root: Path,
+        split: str | None,
+        ids: Sequence[str] | Path | None,
+        all: Sequence[str],
+        lacks: str,
+        files: Mapping[str, Path],
+    ) -> Chosen:
+        """Those of a list; all of them, if there is no list.
+
+        Args:
+            root: the folder.
+            split: name of `<split>.txt`; None for all images.
+            ids: instead of a split, ids or a text file.
+            all: ids of all images.
+            lacks: what an id has that is not among them, for the message: "no line in labels.csv".
+            files: the images' files.
+
+        Raises:
+            InputError: there is no such list, or it has an id that is not among the images.
+        """
+        known, name = KnownIds(all), split if ids is None else None
+        if ids is None and split is not None:
+            ids = _split_file(root, split, known)
+        if ids is None:
+            return cls(root, split or "images", tuple(all), known, False)
+        listed = read_ids(ids, known, lambda id: f"id {id!r} has {lacks}", files=files)
+        return cls(root, name or listed.source, listed.ids, known, True)
+
+    def data_set(
+        self,
+        classes: tuple[str, ...],
+        tags: np.ndarray,
+        images: dict[str, Path],
+        saliency: Path | None,
+        truth: str | Path | None,
+        score_on: str | None,
+        layout: str,
+        untagged: str = "",
+    ) -> Dataset:
+        """The data set with the masks and saliency maps of the folder; `tags` is uint8 [N, C]."""
+        masks = truth_folders(self.root, truth, ["masks"])
+        loaded = Dataset(
+            name=self.root.name or str(self.root),
+            root=self.root,
+            split=self.split,
+            classes=classes,
+            ids=self.ids,
+            tags=tags,
+            images=images,
+            masks=find_pngs(masks, self.ids),
+            saliencies=find_pngs([saliency_folder(self.root, saliency)], self.ids),
+            unused_masks=unused_pngs(masks, self.all.ids()),
+            layout=layout,
+            tagged=not untagged,
+            untagged=untagged,
+        )
+        if score_on in (None, "all"):
+            return loaded
+        scoring = _split_file(self.root, score_on, self.all)
+        scored = self.all.ids() if scoring is None else read_ids(scoring, self.all).ids
+        return loaded.score_only(score_on, scored)
 
 
 def _classes_of(rows: Mapping[str, Row], path: Path) -> tuple[str, ...]:

@@ -44,7 +44,9 @@ class Row:
     line: int
 
 
-def read_rows(path: Path, find: FindImage, classes: Collection[str] | None) -> dict[str, Row]:
+def read_rows(
+    path: Path, find: FindImage, classes: Collection[str] | None, *, others: bool = False
+) -> dict[str, Row]:
     """Rows of labels.csv by image id, which is the file's name without extension.
 
     A file on several lines has the classes of all of them, with a remark. `background` as a class
@@ -54,6 +56,7 @@ def read_rows(path: Path, find: FindImage, classes: Collection[str] | None) -> d
         path: labels.csv.
         find: function from a path as listed to the file.
         classes: the names in classes.txt; None if there is none.
+        others: whether lines of images that `find` does not know are expected.
 
     Raises:
         InputError: a line that is not a file and its classes, or two files with the same id; with
@@ -81,6 +84,8 @@ def read_rows(path: Path, find: FindImage, classes: Collection[str] | None) -> d
             header = is_first and _is_header(cells, find, path, place)
             is_first = False
             if not header:
+                if not rows and not others and find(cells[0]) is None:
+                    _check_first(cells, place)
                 _add_row(rows, cells, raw, reader.line_num, path, find, classes)
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from None
@@ -112,6 +117,15 @@ def _is_header(cells: list[str], find: FindImage, path: Path, place: str) -> boo
     return False
 
 
+def _check_first(cells: list[str], place: str) -> None:
+    """Refuse a first row that is neither a header nor of an image."""
+    if len(cells) == 2 and cells[0] and not is_image(cells[0]):
+        raise InputError(
+            f"{place}: no such image {cells[0]!r}; a header must be file,class, an image needs its "
+            "extension"
+        )
+
+
 def _add_row(
     rows: dict[str, Row],
     cells: list[str],
@@ -130,11 +144,6 @@ def _add_row(
     if len(cells) != 2 or not cells[0]:
         raise InputError(f"{place}: {_WANTED}, got {','.join(raw)!r}{_cure(cells)}")
     found = find(cells[0])
-    if found is None and not rows and not is_image(cells[0]):
-        raise InputError(
-            f"{place}: no such image {cells[0]!r}; a header must be file,class, an image needs its "
-            "extension"
-        )
     file = found.name if found is not None else cells[0].replace("\\", "/").rpartition("/")[2]
     id = Path(file).stem if found is not None else without_suffix(file)
     check_id(id, place)

@@ -84,11 +84,11 @@ def read_ids(
     find = find or known.find
     seen: dict[str, str] = {}
     for n, (place, entry) in enumerate(entries):
-        readings = list(_readings(entry))
+        meant = list(readings(entry))
         try:
-            id = next(filter(None, map(find, readings)), None)
+            id = next(filter(None, map(find, meant)), None)
             if id is None:
-                raise ValueError(_explain(readings, n == 0, known, missing, find))
+                raise ValueError(_explain(meant, n == 0, known, missing, find))
         except ValueError as error:
             rest = [entry for _, entry in entries[n + 1 :]]
             text = _count_unknown(rest, find, len(entries))
@@ -106,7 +106,7 @@ def read_ids(
 def plain_ids(path: Path) -> frozenset[str]:
     """The ids of a text file as `read_ids` reads them, without a check that their images exist."""
     lines = filter(str.strip, lines_of(read_text(path)))
-    return frozenset([*_readings(line)][-1] for line in lines)
+    return frozenset([*readings(line)][-1] for line in lines)
 
 
 def truth_folders(root: Path, truth: str | Path | None, usual: Sequence[str]) -> list[Path]:
@@ -135,7 +135,7 @@ def _count_unknown(rest: Sequence[str], find: Callable[[str], str | None], of: i
 
     def is_known(entry: str) -> bool:
         try:
-            return any(map(find, _readings(entry)))
+            return any(map(find, readings(entry)))
         except ValueError:
             return False
 
@@ -143,7 +143,7 @@ def _count_unknown(rest: Sequence[str], find: Callable[[str], str | None], of: i
     return f"; {count + 1} of the {of} listed are missing" if count else ""
 
 
-def _readings(entry: str) -> Iterator[str]:
+def readings(entry: str) -> Iterator[str]:
     """What a line of an id list may mean, the most literal first."""
     yield entry
     yield entry.strip()
@@ -175,14 +175,14 @@ def _is_elsewhere(entry: str, file: Path | None) -> bool:
 
 
 def _explain(
-    readings: Sequence[str],
+    meant: Sequence[str],
     is_first: bool,
     known: KnownIds,
     missing: Callable[[str], str],
     find: Callable[[str], str | None],
 ) -> str:
     """Why a line of an id list is no id of the data set, and what may be meant."""
-    entry, last = readings[1], readings[-1]
+    entry, last = meant[1], meant[-1]
     if not last:
         return "the id is empty"
     if unprintable(last.replace("\t", "")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -105,6 +105,19 @@ def identify(data: Dataset) -> ListInfo:
         left_out = f" ({len(data.broken)} left out as broken)" if data.broken else ""
         reasons.append(f"{name} has {len(data)} images{left_out}, {known.title}'s {expected}")
     return ListInfo(name, expected, not reasons, "; ".join(reasons))
+
+
+def published_classes(ids: Iterable[str]) -> tuple[str, tuple[str, ...]] | None:
+    """Name and classes of the published data set whose ids these can be, or None."""
+    ids = list(ids)
+    return next(
+        (
+            (known.title, known.classes)
+            for known in _PUBLISHED.values()
+            if ids and all(re.fullmatch(known.ids, id) for id in ids)
+        ),
+        None,
+    )
 
 
 def _by_count(data: Dataset, known: _Published) -> str:

@@ -142,6 +142,10 @@ class KnownIds:
         for id in self._ids:
             self._composed.setdefault(composed(id), []).append(id)
 
+    def ids(self) -> tuple[str, ...]:
+        """All ids."""
+        return tuple(self._ids)
+
     def find(self, name: str) -> str | None:
         """The id that is meant by `name`, or None."""
         if name in self._ids:

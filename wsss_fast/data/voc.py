@@ -54,30 +54,34 @@ def load_voc(
     saliency: Path | None,
     truth: str | Path | None = None,
     score_on: str | None = None,
+    *,
+    annotations: bool = True,
 ) -> Dataset:
     """Read a folder in VOC12 layout; a `classes.txt` (one name per line) replaces the 20 classes.
 
     A photo may have another suffix than .jpg. The mask of an image is in SegmentationClassAug, else
-    in SegmentationClass, with a remark. Images of split "test" without annotations have no tags.
+    in SegmentationClass, with a remark. If an image has no annotation, as those of test, there are
+    no tags.
 
     Args:
         root: the folder that holds JPEGImages.
-        split: name of the id list in ImageSets/Segmentation, without ".txt"; "trainaug" may also
-            be in ImageSets/SegmentationAug, or is derived (`read_trainaug`).
+        split: name of the id list in ImageSets/Segmentation or ImageSets/SegmentationAug, without
+            ".txt"; "trainaug" is derived where it has no file (`read_trainaug`).
         ids: instead of a split, ids or a text file with one per line, which may also have VOC's
             pairs of image and mask paths.
         saliency: folder of `<id>.png`; default `root/saliency`.
         truth: folder of true masks, by name or path.
         score_on: name of the list whose images are scored, or "all"; default: train for trainaug
             and for a file of ids that has train's and more but none of val's, otherwise all.
+        annotations: whether tags are read from Annotations/.
 
     Raises:
-        InputError: a missing folder, list, image or annotation, an empty list, or a tag that is not
-            a class; the message names it.
+        InputError: a missing list or image, an empty list, an annotation that cannot be read, or a
+            tag that is not a class; the message names it.
     """
     fixed = class_list(root)
     classes = VOC_CLASSES if fixed is None else read_classes(fixed)
-    photos, annotations = Folders(root / "JPEGImages"), Folders(root / "Annotations")
+    photos = Folders(root / "JPEGImages")
     known = KnownIds(photos.stems())
 
     def missing(id: str) -> str:
@@ -87,18 +91,16 @@ def load_voc(
         listed = read_trainaug(root, known, missing)
     else:
         listed = read_ids(list_file(root, split) if ids is None else ids, known, missing)
-    images, tags = {}, np.zeros((len(listed.ids), len(classes)), np.uint8)
-    found = {id: annotations.find(f"{id}.xml") for id in listed.ids}
-    tagged = ids is not None or split != "test" or None not in found.values()
-    for n, (id, place) in enumerate(zip(listed.ids, listed.places, strict=True)):
+    images = {}
+    for id, place in zip(listed.ids, listed.places, strict=True):
         # A folder or a dangling link counts as a broken image, not as an error in the list.
         image = photos.find_image(id)
         if image is None:
             raise InputError(f"{place}: id {id!r} has several images{photos.near(id)}; keep one")
         images[id] = image
-        if tagged:
-            annotation = found[id] or root / "Annotations" / f"{id}.xml"
-            tags[n] = _read_tags(annotation, classes, fixed)
+    tags, untagged = np.zeros((len(listed.ids), len(classes)), np.uint8), "they were not read"
+    if annotations:
+        tags, untagged = _tags_of(root, listed.ids, classes, fixed)
     masks = truth_folders(root, truth, _MASK_FOLDERS)
     loaded = Dataset(
         name=root.name,
@@ -112,13 +114,37 @@ def load_voc(
         saliencies=find_pngs([saliency_folder(root, saliency)], listed.ids),
         unused_masks=unused_pngs(masks, photos.stems()),
         layout="voc",
-        tagged=tagged,
+        tagged=not untagged,
+        untagged=untagged,
     )
     if score_on is None and (ids is None or isinstance(ids, Path)):
         score_on = scoring_list(root, split if ids is None else None, frozenset(listed.ids))
     if score_on in (None, "all", split if ids is None else None):
         return loaded
     return loaded.score_only(score_on, plain_ids(list_file(root, score_on)))
+
+
+def _tags_of(
+    root: Path, ids: Sequence[str], classes: tuple[str, ...], fixed: Path | None
+) -> tuple[np.ndarray, str]:
+    """Tags uint8 [N, C], and why there are none: the first annotation that is missing, or "".
+
+    Raises:
+        InputError: as `_read_tags`.
+    """
+    annotations = Folders(root / "Annotations")
+    found = {id: annotations.find(f"{id}.xml") for id in ids}
+    tags = np.zeros((len(ids), len(classes)), np.uint8)
+    missing = [id for id, path in found.items() if path is None]
+    if missing:
+        return tags, (
+            f"{root / 'Annotations' / missing[0]}.xml is missing ({len(missing)} of the {len(ids)} "
+            "annotations are); --tags FILE reads tags from another file"
+        )
+    for n, path in enumerate(found.values()):
+        assert path is not None
+        tags[n] = _read_tags(path, classes, fixed)
+    return tags, ""
 
 
 def _read_tags(path: Path, classes: tuple[str, ...], fixed: Path | None) -> np.ndarray:
@@ -128,8 +154,6 @@ def _read_tags(path: Path, classes: tuple[str, ...], fixed: Path | None) -> np.n
             clean_name(e.findtext("name") or "")
             for e in ElementTree.parse(path).getroot().iter("object")
         ]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such annotation; image tags are read from it") from None
     except (OSError, ElementTree.ParseError, UnicodeDecodeError, LookupError) as error:
         raise InputError(f"{path}: not a readable VOC annotation ({error})") from None
     tags = np.zeros(len(classes), np.uint8)

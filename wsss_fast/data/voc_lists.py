@@ -23,21 +23,19 @@ def list_file(root: Path, split: str) -> Path:
     Raises:
         InputError: there is none; the message names those that exist.
     """
-    folder = root / "ImageSets" / "Segmentation"
-    if not has_list(root, split):
-        known = sorted(p.stem for p in folder.glob("*.txt"))
+    path = _find_list(root, split)
+    if path is None:
+        known = sorted({p.stem for f in _FOLDERS for p in (root / "ImageSets" / f).glob("*.txt")})
         raise InputError(
-            f"{folder / split}.txt: no such id list; {root} has the splits: "
-            f"{', '.join(known) or 'none'}"
+            f"{root / 'ImageSets' / _FOLDERS[0] / split}.txt: no such id list; {root} has the "
+            f"splits: {', '.join(known) or 'none'}"
         )
-    return (_trainaug_file(root) if split in TRAINAUG else None) or folder / f"{split}.txt"
+    return path
 
 
 def has_list(root: Path, split: str) -> bool:
     """Whether there is a file of an id list."""
-    if split in TRAINAUG:
-        return _trainaug_file(root) is not None
-    return (root / "ImageSets" / "Segmentation" / f"{split}.txt").is_file()
+    return _find_list(root, split) is not None
 
 
 def read_trainaug(root: Path, known: KnownIds, missing: Callable[[str], str]) -> IdList:
@@ -54,11 +52,10 @@ def read_trainaug(root: Path, known: KnownIds, missing: Callable[[str], str]) ->
     Raises:
         InputError: it cannot be derived, lacks an image of train, or has one of val or test.
     """
-    path = _trainaug_file(root)
+    path = _find_list(root, TRAINAUG[0])
     found = _derived(root, known, missing) if path is None else read_ids(path, known, missing)
-    lists = root / "ImageSets" / "Segmentation"
-    train, ids = lists / "train.txt", frozenset(found.ids)
-    if train.is_file():
+    train, ids = _find_list(root, "train"), frozenset(found.ids)
+    if train is not None:
         in_train = plain_ids(train)
         if lost := sorted(in_train - ids):
             raise InputError(
@@ -67,8 +64,8 @@ def read_trainaug(root: Path, known: KnownIds, missing: Callable[[str], str]) ->
         if len(in_train) == VOC_COUNTS["train"] and len(ids) != VOC_COUNTS["trainaug"]:
             text = f"trainaug has {len(ids)} images, the published list {VOC_COUNTS['trainaug']}"
             remarks.add(text, found.source, unit="list")
-    for other in (lists / "val.txt", lists / "test.txt"):
-        if other.is_file() and (both := sorted(plain_ids(other) & ids)):
+    for other in (_find_list(root, "val"), _find_list(root, "test")):
+        if other is not None and (both := sorted(plain_ids(other) & ids)):
             raise InputError(
                 f"{found.source}: id {both[0]!r} is in {other} too; trainaug has no image of "
                 f"{other.stem}"
@@ -85,19 +82,20 @@ def scoring_list(root: Path, split: str | None, ids: frozenset[str]) -> str | No
             trainaug if it has more than train's images and none of val's.
         ids: its ids.
     """
-    folder = root / "ImageSets" / "Segmentation"
-    train, val = folder / "train.txt", folder / "val.txt"
-    if split not in (None, *TRAINAUG) or not train.is_file():
+    train, val = _find_list(root, "train"), _find_list(root, "val")
+    if split not in (None, *TRAINAUG) or train is None:
         return None
     if split is None:
-        in_val = plain_ids(val) if val.is_file() else frozenset()
+        in_val = frozenset() if val is None else plain_ids(val)
         if not ids > plain_ids(train) or ids & in_val:
             return None
     return "train"
 
 
-def _trainaug_file(root: Path) -> Path | None:
-    paths = [root / "ImageSets" / f / f"{name}.txt" for f in _FOLDERS for name in TRAINAUG]
+def _find_list(root: Path, split: str) -> Path | None:
+    """The file of a list in ImageSets, in Segmentation if there is one; trainaug has two names."""
+    names = TRAINAUG if split in TRAINAUG else (split,)
+    paths = (root / "ImageSets" / f / f"{name}.txt" for f in _FOLDERS for name in names)
     return next((path for path in paths if path.is_file()), None)
 
 

@@ -16,6 +16,8 @@ COMMANDS = (
         numbers="recipe",
         defaults="RECIPES",
         presets="PRESETS",
+        trained="numbers",
         predicts=True,
+        needs_tags=False,
     ),
 )
