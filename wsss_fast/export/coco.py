@@ -15,8 +15,8 @@ from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.export import rle
 from wsss_fast.export.masks import Masks, open_masks, output_file
+from wsss_fast.export.objects import find_objects
 from wsss_fast.readers.label_maps import IGNORE
-from wsss_fast.regions import regions
 
 Per = Literal["object", "class"]
 
@@ -60,12 +60,13 @@ def to_coco(
     check_min_area(min_area)
 
     def annotate(labels: np.ndarray) -> Iterable[dict[str, Any]]:
-        known = np.where(labels == IGNORE, 0, labels)
-        for region in rle.encode_regions(known if per == "class" else regions(known)):
+        by_class = np.where(labels == IGNORE, 0, labels)
+        values = by_class if per == "class" else find_objects(labels).region
+        for region in rle.encode_regions(values):
             if region.area >= min_area:
                 yield {
-                    "category_id": int(known[region.first]),
-                    "segmentation": {"size": list(known.shape), "counts": region.counts},
+                    "category_id": int(labels[region.first]),
+                    "segmentation": {"size": list(labels.shape), "counts": region.counts},
                     "area": region.area,
                     "bbox": list(region.bbox),
                 }
