@@ -6,6 +6,7 @@ from . import convert as convert
 from . import data as data
 from . import eps as eps
 from . import evaluation as evaluation
+from . import export as export
 from . import irn as irn
 from . import nets as nets
 from . import ops as ops

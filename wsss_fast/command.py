@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _ROOT = Path(__file__).parent
 
@@ -24,6 +24,7 @@ class Command:
         presets: name of the mapping in the target's module: preset -> `presets.Preset`.
         predicts: whether the images are by default those that the preset's row predicts, not those
             that it trains on.
+        trained: what the file of the trained `weights` may say: "backbone", or also "numbers".
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
@@ -39,6 +40,7 @@ class Command:
     defaults: str | None = None
     presets: str | None = None
     predicts: bool = False
+    trained: Literal["backbone", "numbers"] | None = None
     saliency: bool = False
     needs_tags: bool = True
     positional: tuple[str, ...] = ()

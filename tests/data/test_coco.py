@@ -296,7 +296,7 @@ COCO_DAMAGE = [  # (damage, message after the name of the instances file)
     (damage_empty_file, r": not a valid JSON file"),
     (damage_binary, r": not a readable UTF-8 text"),
     (damage_a_list, r": has no images"),
-    (damage_missing_json, r" does not exist; .* need none"),
+    (damage_missing_json, r" does not exist, and --tags FILE was not given"),
     (
         damage_unknown_category,
         r": annotation \d+ refers to category 91, which is not in the file",

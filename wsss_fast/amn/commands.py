@@ -11,7 +11,13 @@ COMMANDS = (
         presets="PRESETS",
     ),
     Command("amn train", "wsss_fast.amn.training:train", numbers="recipe", defaults="RECIPES"),
-    Command("amn infer", "wsss_fast.amn.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "amn infer",
+        "wsss_fast.amn.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        trained="numbers",
+    ),
     Command(
         "amn analyse",
         "wsss_fast.amn.analyses:analyse",

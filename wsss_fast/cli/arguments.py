@@ -23,8 +23,10 @@ from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
+from wsss_fast.nets import ModelInfo, read_info
 from wsss_fast.pipeline import with_seg_preset
 from wsss_fast.runs import Chosen
+from wsss_fast.stages.trained import recipe_of
 
 _REQUIRED = inspect.Parameter.empty
 # A parameter `data: Source` is these options; `open_data` passes them to `data.load`.
@@ -220,10 +222,24 @@ def _default_numbers(
         numbers = preset.numbers
     else:
         usual = parameters["backbone"].default or next(iter(defaults))
-        numbers = defaults.get(chosen["backbone"] or usual, defaults[usual])
+        weights, info = _trained(command, argv, given)
+        backbone = chosen["backbone"] or (info.backbone if info else usual)
+        numbers = defaults.get(backbone, defaults[usual])
+        if command.trained == "numbers":
+            numbers = recipe_of(weights, info, None, defaults, backbone)
     if "seg_preset" not in parameters:
         return numbers
     return with_seg_preset(command.name, Chosen("", numbers), chosen["seg_preset"]).numbers
+
+
+def _trained(
+    command: Command, argv: Sequence[str], given: dict[str, Any]
+) -> tuple[str, ModelInfo | None]:
+    """The file of trained weights, and what it says of its network, if anything."""
+    weights = _value(argv, "--weights") or given.get("weights")
+    if command.trained is None or not isinstance(weights, str) or not Path(weights).exists():
+        return "", None
+    return weights, read_info(weights)
 
 
 def _chosen(command: Command, argv: Sequence[str], given: dict[str, Any]) -> dict[str, str | None]:

@@ -71,7 +71,7 @@ def masks_from_coco(
     """Paint the objects of COCO's instances JSON as label PNGs, `<out>/<id>.png`.
 
     The id is the name of the image's file without extension. Pixels of no object are 0. Names of
-    the labels are written beside the PNGs as classes.json. An image whose size or outlines cannot
+    the labels are written next to the PNGs as classes.json. An image whose size or outlines cannot
     be used is named and left out. Needs pycocotools.
 
     Args:

@@ -18,6 +18,8 @@ from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
 
 FORMAT = 3  # of done.json and config.json; raised when an older version's files cannot be read
+WEIGHTS_FILE = "weights.pth"  # of a training
+MODEL_FILE = "model.safetensors"  # the same weights, with what they are of
 _ARTEFACTS = (".npz", ".png")
 # Where the data was and how its list was called; a moved data set is the same.
 _INFORMATION = {"data.root", "data.split"}

@@ -18,7 +18,13 @@ COMMANDS = (
         defaults="RECIPES",
         saliency=True,
     ),
-    Command("eps infer", "wsss_fast.eps.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "eps infer",
+        "wsss_fast.eps.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        trained="numbers",
+    ),
     Command(
         "eps analyse",
         "wsss_fast.eps.analyses:analyse",

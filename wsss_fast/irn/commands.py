@@ -11,12 +11,19 @@ COMMANDS = (
         presets="PRESETS",
     ),
     Command("irn train", "wsss_fast.irn.training:train", numbers="recipe", defaults="RECIPES"),
-    Command("irn infer", "wsss_fast.irn.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "irn infer",
+        "wsss_fast.irn.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        trained="numbers",
+    ),
     Command(
         "irn instances",
         "wsss_fast.irn.instances:find_instances",
         numbers="recipe",
         defaults="INSTANCE_RECIPES",
+        trained="backbone",
     ),
     Command(
         "irn evaluate-instances",

@@ -5,6 +5,7 @@ The labels are the stored samples: palette indices or gray values, of 1 to 16 bi
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -288,8 +289,19 @@ def write_labels(path: Path, labels: np.ndarray, palette: bytes | None = None) -
         labels: uint8 [H, W].
         palette: RGB bytes; None for VOC's colours, b"" for a gray PNG.
     """
+    with atomic_write(path) as temporary:
+        _label_image(labels, palette).save(temporary)
+
+
+def encode_labels(labels: np.ndarray) -> bytes:
+    """The bytes of a PNG of labels, uint8 [H, W], with VOC's colours."""
+    content = io.BytesIO()
+    _label_image(labels, None).save(content, "PNG")
+    return content.getvalue()
+
+
+def _label_image(labels: np.ndarray, palette: bytes | None) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode=None)
     if palette != b"":
         image.putpalette(_PALETTE if palette is None else palette)
-    with atomic_write(path) as temporary:
-        image.save(temporary)
+    return image

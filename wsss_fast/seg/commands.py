@@ -16,6 +16,7 @@ COMMANDS = (
         numbers="recipe",
         defaults="RECIPES",
         presets="PRESETS",
+        trained="numbers",
         predicts=True,
         needs_tags=False,
     ),
