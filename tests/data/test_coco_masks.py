@@ -9,7 +9,7 @@ import pytest
 from layouts import COCO_CATEGORIES, make_coco, masked
 from PIL import Image, ImageFilter
 
-from wsss_fast import InputError, RunError, cli, data
+from wsss_fast import InputError, RunError, cli, data, export
 from wsss_fast.data import coco_masks
 
 pytest.importorskip("pycocotools")
@@ -215,6 +215,16 @@ def test_without_pycocotools_a_line_says_how_to_install_it(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     with pytest.raises(InputError, match="import coco needs pycocotools: pip install pycocotools"):
         data.masks_from_coco(write(tmp_path, SMALL), tmp_path / "out")
+
+
+def test_what_export_writes_is_read_back(tmp_path):
+    rng = np.random.default_rng(1)
+    masks = {name: rng.choice([0, 1, 2], (9, 7)).astype(np.uint8) for name in ("a", "b")}
+    for name, labels in masks.items():
+        data.write_labels(tmp_path / "masks" / f"{name}.png", labels)
+    export.to_coco(tmp_path / "masks", tmp_path / "out.json", classes=["cat", "dog"])
+    found = painted(tmp_path / "out.json", tmp_path / "again")
+    assert found == {name: labels.tolist() for name, labels in masks.items()}
 
 
 def test_a_whole_data_set(tmp_path):
