@@ -10,6 +10,7 @@ from . import export as export
 from . import irn as irn
 from . import nets as nets
 from . import ops as ops
+from . import prediction as prediction
 from . import refinement as refinement
 from . import reproduce as reproduce
 from . import seg as seg
@@ -19,6 +20,7 @@ from .errors import RunError as RunError
 from .evaluation.confusion_ratio import confusion_ratios as confusion_ratios
 from .evaluation.curves import threshold_curve as threshold_curve
 from .evaluation.metrics import evaluate as evaluate
+from .prediction.images import predict as predict
 from .refinement import RefineResult as RefineResult
 from .refinement import refine as refine
 from .stages import seeds as seeds

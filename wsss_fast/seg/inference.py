@@ -103,38 +103,24 @@ def infer(
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
     net = nets.load_weights(network(data, backbone, recipe), weights, complete=True)
     net = nets.optimize_for_inference(net, runtime)
-    out, final_crf = check_out(out), recipe.crf if crf else None
+    out = check_out(out)
     folder = out / name
 
+    predictor = Predictor(net, recipe, runtime, recipe.crf if crf else None)
+
     def work() -> dict[str, Any]:
-        predictor = Predictor(net, recipe, runtime, final_crf)
         return _write_all(data, predictor, folder, name, probabilities)
 
     arguments = {
         "data": data.fingerprint(),
         "weights": nets.fingerprint(weights),
-        "scales": recipe.scales,
-        "flip": recipe.flip,
-        "to_input": recipe.augment.to_input,
-        "crf": final_crf,
         "probabilities": probabilities,
         "dtype": str(runtime.dtype),
-        **_later_arguments(recipe),
+        **predictor.arguments(),
     }
     arrays = [f"{id}.npy" for id in data.ids] if probabilities else []
     label_stage(out, name, data, arguments, work, more_files=arrays)
     return PredictResult(folder)
-
-
-def _later_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What predictions depend on and earlier versions lacked, where it is not their only value."""
-    found: dict[str, Any] = {}
-    if recipe.resize == "aligned":
-        found["resize"] = recipe.resize
-    if recipe.test_scales:
-        found |= {"test_scales": recipe.test_scales, "test_merge": recipe.test_merge}
-        found["linear"] = recipe.augment.linear
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +138,23 @@ class Predictor:
     recipe: Recipe
     runtime: Runtime
     crf: Crf | None
+
+    def arguments(self) -> dict[str, Any]:
+        """What predictions depend on beside the network, by name."""
+        recipe = self.recipe
+        found: dict[str, Any] = {
+            "scales": recipe.scales,
+            "flip": recipe.flip,
+            "to_input": recipe.augment.to_input,
+            "crf": self.crf,
+        }
+        # Earlier versions lacked these; they are left out at their only value then.
+        if recipe.resize == "aligned":
+            found["resize"] = recipe.resize
+        if recipe.test_scales:
+            found |= {"test_scales": recipe.test_scales, "test_merge": recipe.test_merge}
+            found["linear"] = recipe.augment.linear
+        return found
 
     def inputs(self, photos: Sequence[np.ndarray]) -> torch.Tensor:
         """Network inputs, float32 [B, 3, H, W], of photos of one size, uint8 RGB [H, W, 3]."""
