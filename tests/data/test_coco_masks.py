@@ -65,6 +65,36 @@ def test_rules_of_public_code(tmp_path, rule, outer, inner):
     assert names["0"] == "background" and names[label] == "stop sign" and names["255"] == "ignore"
 
 
+def test_rules_on_random_outlines(tmp_path):
+    """Object by object as the public code does, with COCO's own masks of objects."""
+    from pycocotools.coco import COCO
+
+    rng = np.random.default_rng(5)
+    objects = []
+    for n in range(12):
+        points = rng.uniform(0, [40, 30], (rng.integers(3, 9), 2)).round(2)
+        objects.append(
+            {
+                "category_id": COCO_CATEGORIES[rng.integers(80)][0],
+                "area": float(rng.uniform(1, 500)),
+                "iscrowd": int(n % 4 == 3),
+                "segmentation": [points.ravel().tolist()],
+            }
+        )
+    image = [{"id": 9, "file_name": "nine.jpg", "height": 30, "width": 40}]
+    path = write(tmp_path, *objects, images=image)
+    known, label_of = COCO(), {id: n for n, (id, _) in enumerate(COCO_CATEGORIES, 1)}
+    known.dataset = json.loads(path.read_text())
+    known.createIndex()
+    later, first = np.zeros((2, 30, 40), int)
+    for one in known.loadAnns(known.getAnnIds(imgIds=9, iscrowd=False)):
+        later[known.annToMask(one) == 1] = label_of[one["category_id"]]
+    for one in sorted(known.loadAnns(known.getAnnIds(imgIds=9)), key=lambda one: one["area"]):
+        first = np.where(first > 0, first, known.annToMask(one) * one["category_id"])
+    assert painted(path, tmp_path / "a", rule="annToMask")["nine"] == later.tolist()
+    assert painted(path, tmp_path / "b", rule="coco2voc")["nine"] == first.tolist()
+
+
 def test_areas_and_equal_sizes(tmp_path):
     """small-first counts pixels, coco2voc believes the file; of equal objects the first is seen."""
     twin = {**SMALL, "category_id": 2}
