@@ -126,9 +126,7 @@ def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) ->
         raise InputError(f"{weights}: its backbone is not known; give --backbone")
     if not names:
         if network != "seg":
-            raise InputError(
-                f"{weights}: does not name its classes, which the tags need; give --classes"
-            )
+            raise InputError(f"{weights}: does not name its classes; give --classes")
         if seen.num_classes is None:
             raise InputError(f"{weights}: its classes are not known; give --classes")
         names = tuple(map(str, range(1, seen.num_classes + 1)))
