@@ -21,7 +21,7 @@ from .errors import RunError as RunError
 from .evaluation.confusion_ratio import confusion_ratios as confusion_ratios
 from .evaluation.curves import threshold_curve as threshold_curve
 from .evaluation.metrics import evaluate as evaluate
-from .prediction.predict import predict as predict
+from .prediction.images import predict as predict
 from .refinement import RefineResult as RefineResult
 from .refinement import refine as refine
 from .stages import seeds as seeds

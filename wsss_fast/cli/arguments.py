@@ -34,7 +34,7 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "data": (
         str,
         _REQUIRED,
-        "folder in VOC12 or COCO14 layout or with a labels.csv, or any folder of images with "
+        "folder in VOC12's or COCO's layout or with a labels.csv, or any folder of images with "
         "--tags; or shapes / shapes:SEED / shapes-sparse:SEED / shapes-uneven:SEED, the built-in "
         "benchmark",
     ),
@@ -42,7 +42,7 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str | None,
         None,
         "name of an id list in ImageSets/Segmentation or next to labels.csv, without .txt; VOC12 "
-        "also: trainaug; COCO14: train, val, train-annotated or val-annotated; default: that of "
+        "also: trainaug; COCO: train, val, train-annotated, names of JSON files; default: that of "
         "the preset, if the data has the classes of its row, else train",
     ),
     "ids": (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from wsss_fast.errors import InputError
 from wsss_fast.prediction.files import PredictedFolder
+from wsss_fast.prediction.images import predict
 from wsss_fast.prediction.opening import ModelOptions
-from wsss_fast.prediction.predict import predict
 
 
 def predict_files(
@@ -47,8 +47,9 @@ def predict_files(
         threshold: score of the background, 0..1, in comparison with class maps; default: that of
             the recipe.
         crf: whether a dense CRF refines the masks.
-        probabilities: whether to write probabilities, too: <id>.npy, float16 [C+1, H, W] with the
-            background first, which `wsss-fast crf` reads. Class maps have none without the CRF.
+        probabilities: whether to write probabilities, too: probabilities/<id>.npy, float16
+            [C+1, H, W] with the background first; `wsss-fast crf` reads this folder. Class maps
+            have none without the CRF.
         overlay: whether to write the photos with coloured masks, too: overlays/<id>.jpg.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.

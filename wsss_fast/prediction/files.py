@@ -26,7 +26,7 @@ from wsss_fast.prediction.model import Batch, Model
 from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.activate import unfinished_batches
 
-RECORD, OVERLAYS = "predict.json", "overlays"
+RECORD, PROBABILITIES, OVERLAYS = "predict.json", "probabilities", "overlays"
 _LISTED = 20  # images that are named one by one
 _JPEG_QUALITY = 92
 
@@ -36,11 +36,11 @@ class PredictedFolder:
     """Masks that `predict` wrote.
 
     Attributes:
-        out: folder of the masks `<id>.png`, and of the probabilities `<id>.npy` if they were
-            requested; `classes.json` in it names the labels.
+        out: folder of the masks, `<id>.png`; `classes.json` in it names the labels.
         classes: names of the classes; class c has label c + 1.
         written: number of images that this call predicted.
         skipped: number of images that an earlier call had predicted.
+        probabilities: folder of the probabilities, `<id>.npy`, or None.
         overlays: folder of the photos with coloured masks, `<id>.jpg`, or None.
     """
 
@@ -48,12 +48,14 @@ class PredictedFolder:
     classes: tuple[str, ...]
     written: int
     skipped: int
+    probabilities: Path | None = None
     overlays: Path | None = None
 
     def __str__(self) -> str:
         present = f", {self.skipped} already present" if self.skipped else ""
-        masks = f"masks: {self.out} ({self.written} written{present})"
-        return masks if self.overlays is None else f"{masks}\noverlays: {self.overlays}"
+        lines = [f"masks: {self.out} ({self.written} written{present})"]
+        more = {"probabilities": self.probabilities, "overlays": self.overlays}
+        return "\n".join([*lines, *(f"{what}: {path}" for what, path in more.items() if path)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class _Folder:
 
     def files(self, id: str) -> list[Path]:
         """The files of an image; the mask is last: an image that has one is finished."""
-        found = [self.out / f"{id}.npy"] if self.probabilities else []
+        found = [self.out / PROBABILITIES / f"{id}.npy"] if self.probabilities else []
         found += [self.out / OVERLAYS / f"{id}.jpg"] if self.overlay else []
         return [*found, self.out / f"{id}.png"]
 
@@ -132,15 +134,15 @@ class _Folder:
         return self.model.load(np.stack([*photos.values()]), tags), failed
 
     def write(self, id: str, labels: np.ndarray, scores: np.ndarray | None) -> None:
-        *_, mask = self.files(id)
+        """Write the files of an image; the mask last, since it marks the image as finished."""
         if scores is not None:
-            with atomic_write(mask.with_suffix(".npy")) as temporary:
+            with atomic_write(self.out / PROBABILITIES / f"{id}.npy") as temporary:
                 np.save(temporary, scores)
         if self.overlay:
             picture = Image.fromarray(overlay(self.data.image(id), labels))
             with atomic_write(self.out / OVERLAYS / f"{id}.jpg") as temporary:
                 picture.save(temporary, quality=_JPEG_QUALITY)
-        write_labels(mask, labels)
+        write_labels(self.out / f"{id}.png", labels)
 
     def run(self) -> tuple[int, int, dict[str, str]]:
         """Predict what is not finished; numbers of images to do and finished, and failures."""
@@ -222,8 +224,14 @@ def write_masks(
             f"are in {out}); first: {next(iter(problems.values()))}"
         )
     written, skipped = (sum(counts) for counts in zip(*(part[:2] for part in every), strict=True))
-    overlays = folder.out / OVERLAYS if overlay else None
-    return PredictedFolder(folder.out, model.classes, written - failed, skipped, overlays)
+    return PredictedFolder(
+        folder.out,
+        model.classes,
+        written - failed,
+        skipped,
+        folder.out / PROBABILITIES if probabilities else None,
+        folder.out / OVERLAYS if overlay else None,
+    )
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -69,8 +69,8 @@ def predict(
             the recipe.
         crf: whether a dense CRF refines the masks.
         probabilities: whether probabilities are wanted, too: float32 [C+1, H, W] with the
-            background first; with `out`, float16 in `<id>.npy`, which `wsss-fast crf` reads. Class
-            maps have none without the CRF.
+            background first; with `out`, float16 in `probabilities/<id>.npy`, a folder that
+            `wsss-fast crf` reads. Class maps have none without the CRF.
         overlay: whether to write the photos with coloured masks, too: `overlays/<id>.jpg`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
