@@ -69,7 +69,7 @@ def open_model(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold: got {threshold}; must be in 0..1")
-    info = _described(Path(weights), model)
+    info = describe_weights(Path(weights), model)
     if info.network not in KINDS:
         raise InputError(f"{weights}: is of network {info.network!r}, which gives no masks alone")
     cams = None
@@ -79,12 +79,12 @@ def open_model(
                 f"cam_weights: is for an AMN only, but {weights} is of {info.network!r}"
             )
         wanted = ModelOptions("cam", info.backbone, None, info.classes)
-        cams = (Path(cam_weights), _described(Path(cam_weights), wanted))
+        cams = (Path(cam_weights), describe_weights(Path(cam_weights), wanted))
     asked = Request(Path(weights), info, cams, model.preset, threshold, crf, device, precision)
     return KINDS[info.network](asked)
 
 
-def _described(weights: Path, options: ModelOptions) -> ModelInfo:
+def describe_weights(weights: Path, options: ModelOptions) -> ModelInfo:
     """What the file says about its network, and where it says nothing, what the options say."""
     found, names = read_info(weights), _class_names(options.classes)
     if found is None:
@@ -126,9 +126,7 @@ def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) ->
         raise InputError(f"{weights}: its backbone is not known; give --backbone")
     if not names:
         if network != "seg":
-            raise InputError(
-                f"{weights}: does not name its classes, which the tags need; give --classes"
-            )
+            raise InputError(f"{weights}: does not name its classes; give --classes")
         if seen.num_classes is None:
             raise InputError(f"{weights}: its classes are not known; give --classes")
         names = tuple(map(str, range(1, seen.num_classes + 1)))
