@@ -151,6 +151,20 @@ def _check_cvat(path: Path, masks: Path) -> None:
         _check_pngs(lambda id: archive.open(f"SegmentationClass/{id}.png"), masks)
 
 
+def _check_yolo(path: Path, masks: Path) -> None:
+    """All masks, from the polygons as pycocotools fills them."""
+    from pycocotools import mask as coco_mask
+
+    for id, labels in export.open_masks(masks):
+        found = np.zeros_like(labels)
+        for row in (path / "labels" / f"{id}.txt").read_text().splitlines():
+            number, *shares = row.split()
+            points = np.array(shares, np.float64).reshape(-1, 2) * labels.shape[::-1]
+            polygon = coco_mask.frPyObjects([points.round().reshape(-1).tolist()], *labels.shape)
+            found[coco_mask.decode(polygon)[..., 0].astype(bool)] = int(number) + 1
+        _check(id, found, labels)
+
+
 def _check(id: str, found: np.ndarray, expected: np.ndarray) -> None:
     if not np.array_equal(found, expected):
         raise SystemExit(f"{id}: {(found != expected).sum()} pixels differ")
@@ -158,7 +172,9 @@ def _check(id: str, found: np.ndarray, expected: np.ndarray) -> None:
 
 _CHECKS: dict[str, Callable[[Path, Path], None]] = {
     "coco": _check_coco,
+    "coco-polygons": _check_coco,
     "labelstudio": _check_labelstudio,
     "voc-test": _check_voc_test,
     "cvat": _check_cvat,
+    "yolo": _check_yolo,
 }

@@ -4,7 +4,6 @@ The readers here do what the public ones do, on the CPU: `cam.to` stands for `ca
 """
 
 import pickletools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from PIL import Image
 
 from wsss_fast import InputError, RunError, convert
 from wsss_fast.cli import run
-from wsss_fast.maps import ClassMaps, load_maps, resize_maps, save_maps, strided_size
+from wsss_fast.data import load_images
+from wsss_fast.maps import ClassMaps, check_maps, load_maps, resize_maps, save_maps, strided_size
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of np.power, as AMN has it
 SIZE = (38, 51)  # strided: 10 x 13
@@ -143,6 +143,20 @@ def test_from_our_maps_to_a_public_form_and_back(tmp_path, form, capsys):
     exact = form in ("irn", "amn", "clip-es", "toco", "int-keys")
     np.testing.assert_allclose(back.high_res, maps.high_res, atol=5e-4 if exact else 2e-3)
     np.testing.assert_allclose(back.strided, maps.strided, atol=2e-3)
+
+
+@pytest.mark.parametrize("form", ["amn", "crf", "logits"])
+def test_a_constant_background_replaces_the_row(tmp_path, form):
+    """AMN's own row of it is no score to compare with; a threshold is."""
+    maps = example(background=True)
+    save_maps(tmp_path / "ours", "a", maps)
+    options = {"form": form, "background": BACKGROUND, "num_classes": 20}
+    convert.maps_to_pickles(tmp_path / "ours", tmp_path / "public", **options)
+    found = public(tmp_path / "public")
+    others = ClassMaps(maps.keys[1:], maps.strided[1:], maps.high_res[1:])
+    np.testing.assert_array_equal(READERS[form](found), expected(others))
+    if form == "amn":
+        assert (found["high_res"][0] == np.float32(BACKGROUND)).all()
 
 
 def test_files_can_be_loaded_by_numpy_1_and_hold_plain_types(tmp_path):
@@ -288,6 +302,32 @@ def test_photos_are_compared_and_give_sizes(tmp_path, capsys):
         convert.maps_from_pickles(tmp_path / "toco", tmp_path / "none", images=tmp_path / "others")
 
 
+def test_names_of_coco(tmp_path, capsys):
+    """AMN's lists have the number alone; photos, and this package's ids, have the whole name."""
+    ids = ("COCO_train2014_000000000009", "COCO_train2014_000000000025")
+    for id in ids:
+        save_maps(tmp_path / "ours", id, example())
+        photo(tmp_path / "photos", id=id)
+    options = {"form": "amn", "coco_numbers": True}
+    convert.maps_to_pickles(tmp_path / "ours", tmp_path / "public", **options)
+    names = sorted(p.name for p in (tmp_path / "public").iterdir())
+    assert names == ["000000000009.npy", "000000000025.npy"]
+    (tmp_path / "public/000000000009.npy").rename(tmp_path / "public/9.npy")
+    convert.maps_from_pickles(tmp_path / "public", tmp_path / "back", images=tmp_path / "photos")
+    assert sorted(p.stem for p in (tmp_path / "back").iterdir()) == sorted(ids)
+    assert "named by the number of COCO's photo" in capsys.readouterr().err
+    convert.maps_from_pickles(str(tmp_path / "public"), str(tmp_path / "kept"))
+    assert sorted(p.stem for p in (tmp_path / "kept").iterdir()) == ["000000000025", "9"]
+    data = load_images(tmp_path / "photos")
+    with pytest.raises(InputError, match=r"it has 000000000025\.npz: repeat .* with --images"):
+        check_maps(tmp_path / "kept", data.only(ids[1:]))
+    (tmp_path / "public/000000000009.npy").write_bytes((tmp_path / "public/9.npy").read_bytes())
+    with pytest.raises(RunError, match="1 of 3 files were left out"):
+        convert.maps_from_pickles(
+            tmp_path / "public", tmp_path / "twice", images=tmp_path / "photos"
+        )
+
+
 def test_a_cam_at_another_stride_is_computed_again(tmp_path, capsys):
     maps = example()
     (tmp_path / "public").mkdir()
@@ -306,7 +346,7 @@ WRONG = (
     ({"form": "crf"}, "has no scores of the background, which the form crf stores; give"),
     ({"form": "crf", "background": 1.5}, "background is 1.5, must be within 0..1"),
     ({"form": "crf", "background": float("nan")}, "background is nan"),
-    ({"images": Path("nowhere")}, "images: nowhere is not a directory"),
+    ({"images": "nowhere"}, "images: nowhere is not a directory"),
 )
 
 

@@ -68,7 +68,7 @@ def test_corners_join_pixels_only_with_connectivity_8():
     assert not first.holes and not second.holes
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=100)
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(1, 14),

@@ -69,7 +69,7 @@ def test_the_file_of_a_directory(tmp_path):
 
 
 def test_directories_that_are_not_clear(tmp_path):
-    with pytest.raises(InputError, match="no such weights file: it is a directory with none$"):
+    with pytest.raises(InputError, match="it is a directory without a weights file$"):
         state_dicts.read(tmp_path)
     for name in ("a.pth", "b.pth"):
         torch.save(STATE, tmp_path / name)

@@ -16,7 +16,8 @@ COMMANDS = (
         "wsss_fast.amn.inference:infer",
         numbers="recipe",
         defaults="RECIPES",
-        trained="numbers",
+        network="amn",
+        numbers_in_weights=True,
     ),
     Command(
         "amn analyse",

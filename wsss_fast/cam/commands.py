@@ -9,6 +9,7 @@ COMMANDS = (
         "wsss_fast.cam.inference:infer",
         numbers="recipe",
         defaults="RECIPES",
-        trained="numbers",
+        network="cam",
+        numbers_in_weights=True,
     ),
 )

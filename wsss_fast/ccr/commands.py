@@ -16,7 +16,7 @@ COMMANDS = (
         "wsss_fast.ccr.inference:infer",
         numbers="recipe",
         defaults="RECIPES",
-        trained="backbone",
+        network="cam",
     ),
     Command(
         "ccr train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from wsss_fast.readers.photos import image_size
 from wsss_fast.stages.paired_files import files_by_stem
 
 _LISTED = 20  # files that cannot be converted are listed one by one up to this many
+_COCO = re.compile(r"COCO_\w+_(\d{12})", re.ASCII)
 _Item = TypeVar("_Item")
 
 
@@ -30,6 +32,12 @@ def why_empty(folder: Path) -> str:
     return "; it is a file, name its folder" if folder.exists() else "; there is no such folder"
 
 
+def coco_number(id: str) -> int | None:
+    """The number in the name of a photo of COCO 2014, such as COCO_train2014_000000000009."""
+    found = _COCO.fullmatch(id)
+    return None if found is None else int(found[1])
+
+
 class Photos:
     """Sizes of the photos in a folder, by name without extension.
 
@@ -40,11 +48,23 @@ class Photos:
         InputError: it is not a directory, or two photos have one name.
     """
 
-    def __init__(self, folder: Path | None):
-        if folder is not None and not folder.is_dir():
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and not self.folder.is_dir():
             raise InputError(f"convert: images: {folder} is not a directory")
-        self.folder = folder
-        self.by_id = {} if folder is None else files_by_stem(folder)
+        self.by_id = {} if self.folder is None else files_by_stem(self.folder)
+        self._by_number: dict[int, list[str]] = {}
+        for id in self.by_id:
+            if (number := coco_number(id)) is not None:
+                self._by_number.setdefault(number, []).append(id)
+
+    def id_of(self, name: str) -> str:
+        """The id of the photo of a map: its name, but for COCO's photos also their number."""
+        ids = self._by_number.get(int(name), []) if name.isascii() and name.isdigit() else []
+        if name in self.by_id or len(ids) != 1:
+            return name
+        remarks.add("maps named by the number of COCO's photo: written under its name", name)
+        return ids[0]
 
     def size(self, id: str) -> tuple[int, int] | None:
         """(H, W) of a photo; None without a folder.

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from wsss_fast.convert.folders import Photos, convert_all, files_of, why_empty
+from wsss_fast.convert.folders import Photos, coco_number, convert_all, files_of, why_empty
 from wsss_fast.convert.reading import Form, read_public_maps
 from wsss_fast.convert.writing import Wanted, WrittenForm, public_content, write_pickle
 from wsss_fast.engine.progress import say
@@ -15,7 +15,7 @@ from wsss_fast.maps import load_maps, save_maps
 
 _FORMS: dict[Form, str] = {
     "irn": "keys with a row each, as of IRN",
-    "amn": "the background's row before those of the keys, or keys alone, as of AMN",
+    "amn": "the background's row first, or no map at all, as of AMN",
     "clip-es": "keys and attn_highres, as of CLIP-ES",
     "toco": "keys and high_res, as of ToCo",
     "int-keys": "maps by class number from 0, as of MCTformer, EPS and PSA",
@@ -26,11 +26,11 @@ _FORMS: dict[Form, str] = {
 
 
 def maps_from_pickles(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     form: Literal["auto"] | Form = "auto",
-    images: Path | None = None,
+    images: str | Path | None = None,
 ) -> Path:
     """Convert `<source>/<id>.npy` of public code to this package's maps.
 
@@ -52,13 +52,15 @@ def maps_from_pickles(
         source: folder of the public files.
         out: folder to write `<id>.npz` to, in the format of `cam.infer` and `amn.infer`.
         form: what the files hold; auto recognises it for each file.
-        images: folder of the photos, of which the maps must have the size.
+        images: folder of the photos, of which the maps must have the size. Maps that are named by
+            the number of a photo of COCO 2014, as in AMN's code, get its name.
 
     Raises:
         InputError: no such folder or no `.npy` in it, or no file can be converted.
         RunError: some files were left out: they are damaged, contain something else, or refer to
             code.
     """
+    source, out = Path(source), Path(out)
     files = files_of(source, ".npy")
     if not files:
         hint = ""
@@ -69,14 +71,19 @@ def maps_from_pickles(
         raise InputError(f"convert: {source} has no .npy files{hint or why_empty(source)}")
     photos = Photos(images)
     found: Counter[Form] = Counter()
+    written: set[str] = set()
 
     def convert(path: Path) -> None:
         wanted = None if form == "auto" else form
-        size = photos.size(path.stem)
+        id = photos.id_of(path.stem)
+        size = photos.size(id)
         public = read_public_maps(path, form=wanted, size=size)
         if size is not None and len(public.maps.keys):
             public.maps.at_size(*size)  # raises for another size
-        save_maps(out, path.stem, public.maps)
+        if id in written:
+            raise InputError(f"{path}: is a second file of {id}")
+        save_maps(out, id, public.maps)
+        written.add(id)
         found[public.form] += 1
 
     try:
@@ -89,13 +96,14 @@ def maps_from_pickles(
 
 
 def maps_to_pickles(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     form: WrittenForm = "irn",
-    images: Path | None = None,
+    images: str | Path | None = None,
     background: float | None = None,
     num_classes: int | None = None,
+    coco_numbers: bool = False,
 ) -> Path:
     """Convert this package's maps to `<out>/<id>.npy`, pickled as public code expects them.
 
@@ -108,15 +116,18 @@ def maps_to_pickles(
         out: folder to write to.
         form: which public code reads the files.
         images: folder of the photos, for maps without scores at the photos' size.
-        background: constant score of the background, for the forms crf, logits and amn of maps
-            without one, which amn otherwise takes as what the classes leave of 1.
+        background: constant score of the background, for the forms amn, crf and logits. None: the
+            maps' own scores of it; where there are none, amn gets what the classes leave of 1, and
+            crf and logits are an error.
         num_classes: number of classes without background, for the form logits.
+        coco_numbers: name files by the number of COCO's photo, 000000000009.npy, as AMN's code.
 
     Raises:
         InputError: no such folder or no maps in it, an argument is missing or wrong, or no file can
             be converted.
         RunError: some files were left out: they are damaged.
     """
+    source, out = Path(source), Path(out)
     files = files_of(source, ".npz")
     if not files:
         hint = "; it has .npy files: did you mean from-pickles?" if files_of(source, ".npy") else ""
@@ -134,7 +145,9 @@ def maps_to_pickles(
     def convert(path: Path) -> None:
         maps = load_maps(source, path.stem)
         wanted = Wanted(photos.size(path.stem), background, num_classes)
-        write_pickle(out / f"{path.stem}.npy", public_content(maps, form, wanted))
+        number = coco_number(path.stem) if coco_numbers else None
+        name = path.stem if number is None else f"{number:012}"
+        write_pickle(out / f"{name}.npy", public_content(maps, form, wanted))
 
     convert_all(files, convert, out)
     return out

@@ -22,11 +22,11 @@ _UPPERCASE = ".PNG"
 
 
 def maps_from_pngs(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
-    images: Path | None = None,
-    saliency: Path | None = None,
+    images: str | Path | None = None,
+    saliency: str | Path | None = None,
     saliency_threshold: float = 0.2,
     threshold: float = 0.0,
 ) -> Path:
@@ -52,17 +52,19 @@ def maps_from_pngs(
         RunError: some images were left out.
     """
     _check_fractions(saliency_threshold=saliency_threshold, threshold=threshold)
-    groups = _by_id(source)
+    out = Path(out)
+    groups = _by_id(Path(source))
     photos = Photos(images)
-    if saliency is not None and not saliency.is_dir():
-        raise InputError(f"convert: saliency: {saliency} is not a directory")
+    salient = None if saliency is None else Path(saliency)
+    if salient is not None and not salient.is_dir():
+        raise InputError(f"convert: saliency: {salient} is not a directory")
 
     def convert(id: str) -> None:
         scores = _read(groups.get(id, {}), photos, id)
         labels = np.array([c + 1 for c in sorted(groups.get(id, {}))], np.int16)
         scores[scores < threshold] = 0
-        if saliency is not None:
-            row = _background(saliency / f"{id}.png", scores.shape[1:], saliency_threshold)
+        if salient is not None:
+            row = _background(salient / f"{id}.png", scores.shape[1:], saliency_threshold)
             labels, scores = np.insert(labels, 0, 0), np.concatenate([row, scores])
         small = np.zeros((0, *strided_size(*scores.shape[1:])), np.float32)
         if len(scores):
@@ -73,7 +75,7 @@ def maps_from_pngs(
     return out
 
 
-def maps_to_pngs(source: Path, out: Path, *, images: Path | None = None) -> Path:
+def maps_to_pngs(source: str | Path, out: str | Path, *, images: str | Path | None = None) -> Path:
     """Convert this package's maps to `<out>/<id>_<class>.png`, gray, class numbers from 0.
 
     The background is left out. Scores are rounded to 256 levels. A file that cannot be converted
@@ -88,6 +90,7 @@ def maps_to_pngs(source: Path, out: Path, *, images: Path | None = None) -> Path
         InputError: no such folder or no maps in it, or no file can be converted.
         RunError: some files were left out: they are damaged.
     """
+    source, out = Path(source), Path(out)
     files = files_of(source, ".npz")
     if not files:
         raise InputError(f"convert: {source} has no maps (.npz){why_empty(source)}")

@@ -30,7 +30,7 @@ class Wanted:
 
     Attributes:
         size: (H, W) of the photo, for maps without scores at its size.
-        background: constant score of the background, for maps without a row of it.
+        background: constant score of the background, instead of a row of it.
         num_classes: number of classes of the data set, for logits.
     """
 
@@ -80,9 +80,7 @@ def _amn(maps: ClassMaps, wanted: Wanted) -> dict[Any, Any]:
     """AMN's: a row of the background without a key, which all of its readers drop."""
     if not (maps.keys > 0).any():
         return {"keys": torch.zeros(0, dtype=torch.int64)}  # its COCO code looks for other names
-    if maps.keys[0] != 0:
-        maps = _with_background(maps, lambda rows: _background(rows, wanted.background))
-    return _with_keys(maps, wanted, first=1)
+    return _with_keys(_with_background(maps, wanted.background), wanted, first=1)
 
 
 def _with_keys(maps: ClassMaps, wanted: Wanted, first: int) -> dict[Any, Any]:
@@ -144,17 +142,15 @@ def _logits(maps: ClassMaps, wanted: Wanted) -> dict[Any, Any]:
 
 def _all_labels(maps: ClassMaps, wanted: Wanted, form: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels [L] and scores [L, H, W] with the background's, whose label is 0."""
-    order = np.argsort(maps.keys, kind="stable")
-    labels, scores = maps.keys[order].astype(np.int64), _at_size(maps, wanted)[order]
-    if 0 in labels:
-        return labels, scores
-    if wanted.background is None:
+    if wanted.background is None and 0 not in maps.keys:
         raise InputError(
             f"{maps.path}: has no scores of the background, which the form {form} stores; give "
             "background, such as 0.3, the constant score that the classes must exceed"
         )
-    background = np.full((1, *scores.shape[1:]), wanted.background, np.float32)
-    return np.concatenate([[0], labels]), np.concatenate([background, scores])
+    maps = dataclasses.replace(maps, high_res=_at_size(maps, wanted))
+    full = _with_background(maps, wanted.background)
+    assert full.high_res is not None
+    return full.keys.astype(np.int64), full.high_res
 
 
 def _at_size(maps: ClassMaps, wanted: Wanted) -> np.ndarray:
@@ -169,29 +165,27 @@ def _at_size(maps: ClassMaps, wanted: Wanted) -> np.ndarray:
     return np.ascontiguousarray(maps.high_res, np.float32)
 
 
-def _background(rows: np.ndarray, constant: float | None) -> np.ndarray:
-    """A row for the background of maps [K, h, w]: a constant, or what the classes leave of 1."""
-    if constant is not None:
-        return np.full((1, *rows.shape[1:]), constant, np.float32)
-    return np.clip(1 - rows.max(axis=0, keepdims=True), 0, 1).astype(np.float32)
+def _with_background(maps: ClassMaps, constant: float | None) -> ClassMaps:
+    """Maps with the background first.
 
+    Its row is a constant, or the one that is there, or what the classes leave of 1.
+    """
+    others, is_background = maps.foreground(), maps.keys == 0
 
-def _with_background(maps: ClassMaps, row: Callable[[np.ndarray], np.ndarray]) -> ClassMaps:
-    """Maps with the background first."""
-    others = maps.foreground()
-    has_row = maps.keys == 0
+    def joined(rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        if constant is not None:
+            first = np.full((1, *rows.shape[1:]), constant, np.float32)
+        elif is_background.any():
+            first = rows[is_background]
+        else:
+            first = np.clip(1 - classes.max(axis=0, keepdims=True), 0, 1)
+        return np.concatenate([first, classes]).astype(np.float32)
 
-    def joined(rows: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        return np.concatenate([rows[has_row] if has_row.any() else row(kept), kept])
-
-    return ClassMaps(
-        np.concatenate([np.zeros(1, np.int16), others.keys]),
-        joined(maps.strided, others.strided),
-        None
-        if maps.high_res is None or others.high_res is None
-        else joined(maps.high_res, others.high_res),
-        maps.path,
-    )
+    high_res = None
+    if maps.high_res is not None and others.high_res is not None:
+        high_res = joined(maps.high_res, others.high_res)
+    keys = np.concatenate([np.zeros(1, np.int16), others.keys])
+    return ClassMaps(keys, joined(maps.strided, others.strided), high_res, maps.path)
 
 
 _CONTENTS: dict[WrittenForm, Callable[[ClassMaps, Wanted], dict[Any, Any]]] = {

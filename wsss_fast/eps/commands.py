@@ -23,7 +23,8 @@ COMMANDS = (
         "wsss_fast.eps.inference:infer",
         numbers="recipe",
         defaults="RECIPES",
-        trained="numbers",
+        network="eps",
+        numbers_in_weights=True,
     ),
     Command(
         "eps analyse",

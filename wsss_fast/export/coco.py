@@ -15,11 +15,12 @@ from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.export import rle
 from wsss_fast.export.masks import Masks, open_masks, output_file
+from wsss_fast.export.objects import find_objects
 from wsss_fast.readers.label_maps import IGNORE
-from wsss_fast.regions import regions
 
 Per = Literal["object", "class"]
 
+_json = json.JSONEncoder(separators=(",", ":")).encode
 # Numbers, and COCO's own file names, which end with the number that COCO's files have.
 _NUMBERED = re.compile(r"(?:COCO_\w+_)?([0-9]{1,15})")
 
@@ -59,12 +60,13 @@ def to_coco(
     check_min_area(min_area)
 
     def annotate(labels: np.ndarray) -> Iterable[dict[str, Any]]:
-        known = np.where(labels == IGNORE, 0, labels)
-        for region in rle.encode_regions(known if per == "class" else regions(known)):
+        by_class = np.where(labels == IGNORE, 0, labels)
+        values = by_class if per == "class" else find_objects(labels).region
+        for region in rle.encode_regions(values):
             if region.area >= min_area:
                 yield {
-                    "category_id": int(known[region.first]),
-                    "segmentation": {"size": list(known.shape), "counts": region.counts},
+                    "category_id": int(labels[region.first]),
+                    "segmentation": {"size": list(labels.shape), "counts": region.counts},
                     "area": region.area,
                     "bbox": list(region.bbox),
                 }
@@ -118,8 +120,8 @@ def write_coco(
             listed.append({**photo, "height": height, "width": width})
             for annotation in annotate(labels):
                 count += 1
-                own = {"id": count, "image_id": numbers[id], "iscrowd": 0}
-                file.write(("," if count > 1 else "") + _json({**own, **annotation}))
+                own = {"id": count, "image_id": numbers[id], "iscrowd": 0, **annotation}
+                file.write("," + _json(own) if count > 1 else _json(own))
         file.write('],"images":' + _json(listed) + "}\n")
     masks.check(path)
     return path
@@ -135,10 +137,6 @@ def _numbers_with_remark(masks: Masks) -> dict[str, int]:
         for id in odd:
             remarks.add(text, masks.files[id], unit="mask", of=len(masks))
     return numbers
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def image_numbers(ids: Sequence[str]) -> dict[str, int]:

@@ -55,43 +55,35 @@ def to_coco_polygons(
     def annotate(labels: np.ndarray) -> Iterator[dict[str, Any]]:
         found = find_objects(labels, min_area=min_area)
         polygons = find_polygons(found, holes=holes, tolerance=tolerance)
-        shapes = _run_lengths(found.region, polygons) | _polygons(polygons)
-        for number, label in enumerate(found.labels.tolist()):
-            yield {"category_id": label, **shapes[number]}
+        as_polygon = _as_polygons([ring for ring in polygons if ring is not None])
+        as_runs = _as_runs(found.region, [ring is None for ring in polygons])
+        for label, ring in zip(found.labels.tolist(), polygons, strict=True):
+            yield {"category_id": label, **next(as_runs if ring is None else as_polygon)}
 
     return write_coco(open_masks(masks, classes=classes, images=images), out, annotate)
 
 
-def _polygons(polygons: Sequence[np.ndarray | None]) -> dict[int, dict[str, Any]]:
-    """Segmentation, area and bbox of the polygons, by their place."""
-    given = {place: ring for place, ring in enumerate(polygons) if ring is not None}
-    if not given:
-        return {}
-    rings = list(given.values())
+def _as_polygons(rings: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Segmentation, area and bbox of polygons."""
+    if not rings:
+        return
     areas, boxes = areas_and_boxes(rings)
     flat = np.concatenate(rings).reshape(-1).tolist()
-    ends = 2 * np.cumsum([len(ring) for ring in rings])
-    parts = zip(
-        given, [0, *ends.tolist()], ends.tolist(), areas.tolist(), boxes.tolist(), strict=False
-    )
-    return {
-        place: {"segmentation": [flat[begin:end]], "area": area, "bbox": box}
-        for place, begin, end, area, box in parts
-    }
+    begin = 0
+    for ring, area, box in zip(rings, areas.tolist(), boxes.tolist(), strict=True):
+        end = begin + ring.size
+        yield {"segmentation": [flat[begin:end]], "area": area, "bbox": box}
+        begin = end
 
 
-def _run_lengths(
-    region: np.ndarray, polygons: Sequence[np.ndarray | None]
-) -> dict[int, dict[str, Any]]:
-    """Segmentation, area and bbox of the objects without a polygon, by their place."""
-    is_without = np.array([False, *(ring is None for ring in polygons)])
-    if not is_without.any():
-        return {}
-    return {
-        one.value - 1: {
+def _as_runs(region: np.ndarray, chosen: Sequence[bool]) -> Iterator[dict[str, Any]]:
+    """Segmentation, area and bbox of the regions that are chosen of 1..N, as run lengths."""
+    kept = np.array([False, *chosen])
+    if not kept.any():
+        return
+    for one in rle.encode_regions(np.where(kept[region], region, 0)):
+        yield {
             "segmentation": {"size": list(region.shape), "counts": one.counts},
             "area": one.area,
             "bbox": list(one.bbox),
         }
-        for one in rle.encode_regions(np.where(is_without[region], region, 0))
-    }

@@ -105,16 +105,19 @@ def _runs(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     Returns:
         Region, first and last vertex row * (columns + 1) + column, and whether the region is below.
     """
-    above, below = padded[:-1, 1:], padded[1:, 1:]  # the last column is empty: it ends all runs
-    differs = above != below
+    stride = padded.shape[1]
+    flat = np.ascontiguousarray(padded).reshape(-1)
+    different = np.flatnonzero(flat[:-stride] != flat[stride:])
     parts = []
-    for side, of_below in ((below, True), (above, False)):
-        flat = np.where(differs, side, 0).reshape(-1)
-        bounds = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-        low, high = bounds[:-1], bounds[1:]
-        inside = flat[low] != 0
-        low, high = low[inside], high[inside]
-        parts.append((flat[low].astype(np.int64), low, high, np.full(len(low), of_below)))
+    for offset in (stride, 0):  # the region below, the one above
+        value = flat[different + offset]
+        place, value = different[value != 0], value[value != 0].astype(np.int64)
+        begins = (np.diff(place, prepend=-1) != 1) | (np.diff(value, prepend=0) != 0)
+        ends = np.append(begins[1:], True)[: len(begins)]
+        # Rows of vertices are one shorter than rows of pixels with the empty ones around them.
+        vertex = place - 1 - place // stride
+        low, high = vertex[begins], vertex[ends] + 1
+        parts.append((value[begins], low, high, np.full(len(low), offset > 0)))
     region, low, high, is_below = (np.concatenate(pair) for pair in zip(*parts, strict=True))
     return region, low, high, is_below
 

@@ -16,14 +16,15 @@ COMMANDS = (
         "wsss_fast.irn.inference:infer",
         numbers="recipe",
         defaults="RECIPES",
-        trained="numbers",
+        network="irn",
+        numbers_in_weights=True,
     ),
     Command(
         "irn instances",
         "wsss_fast.irn.instances:find_instances",
         numbers="recipe",
         defaults="INSTANCE_RECIPES",
-        trained="backbone",
+        network="irn",
     ),
     Command(
         "irn evaluate-instances",

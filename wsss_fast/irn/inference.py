@@ -257,7 +257,7 @@ def _at_full_size(keys: tuple[int, ...], walked: torch.Tensor, size: tuple[int, 
 def load_maps_for(folder: Path, data: Dataset, id: str) -> ClassMaps:
     """Class maps of an image, without a background row; InputError for another size."""
     maps, wanted = load_stored(folder, id).foreground(), strided_size(*data.size(id))
-    if maps.strided.shape[1:] != wanted:
+    if len(maps.keys) and maps.strided.shape[1:] != wanted:
         raise InputError(
             f"{maps_path(folder, id)}: strided maps are {maps.strided.shape[1:]}, "
             f"but the image needs {wanted}"

@@ -34,6 +34,7 @@ _LOSSLESS_TIFF = (
     "tiff_ccitt",
 )
 _CURE = "save it as an 8-bit gray or palette PNG"
+_COCO_CLASSES = 80
 _COLOURS_OF_HTML = 8  # VOC's colours of 0..7 are HTML's basic colours, found in many palettes
 
 
@@ -154,7 +155,27 @@ def _check_allowed(path: Path, present: np.ndarray, num_classes: int | None) -> 
     if bad.size:
         raise InputError(
             f"{path}: label {bad[0]} is impossible; allowed are 0..{num_classes} and {IGNORE}"
+            f"{_of_coco(present) if num_classes == _COCO_CLASSES else ''}"
         )
+
+
+def _of_coco(present: np.ndarray) -> str:
+    """Which numbering of COCO's classes the labels may have, for a message."""
+    labels = present[present != IGNORE]
+    lowest, highest = int(labels[0]), int(labels[-1])
+    if lowest == 91 and highest <= 171:
+        return "; perhaps 91 was added to all labels, as MCTformer does: subtract it"
+    if highest <= 90:
+        return (
+            "; perhaps these are COCO's category ids 1..90: wsss-fast import coco writes masks of "
+            "labels"
+        )
+    if highest <= 181:
+        return (
+            "; perhaps these are COCO-Stuff's (category id - 1, so that 0 is person, not "
+            "background): wsss-fast import coco writes masks of labels"
+        )
+    return ""
 
 
 def _check_palette(

@@ -52,8 +52,10 @@ def _file_of_directory(folder: Path) -> Path:
     weights = [p for p in present if p.suffix.lower() in _SUFFIXES]
     if len(weights) == 1:
         return weights[0]
-    found = f"{len(weights)} weights files; name one, such as {weights[0]}" if weights else "none"
-    raise InputError(f"{folder}: no such weights file: it is a directory with {found}")
+    held = "without a weights file"
+    if weights:
+        held = f"with {len(weights)} weights files; name one, such as {weights[0]}"
+    raise InputError(f"{folder}: no such weights file: it is a directory {held}")
 
 
 def read_index(path: Path) -> dict[str, str]:
