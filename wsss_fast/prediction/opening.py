@@ -70,8 +70,7 @@ def open_model(
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold: got {threshold}; must be in 0..1")
     info = describe_weights(Path(weights), model)
-    if info.network not in KINDS:
-        raise InputError(f"{weights}: is of network {info.network!r}, which gives no masks alone")
+    _check_kind(Path(weights), info.network)
     cams = None
     if cam_weights is not None:
         if info.network != "amn":
@@ -82,6 +81,11 @@ def open_model(
         cams = (Path(cam_weights), describe_weights(Path(cam_weights), wanted))
     asked = Request(Path(weights), info, cams, model.preset, threshold, crf, device, precision)
     return KINDS[info.network](asked)
+
+
+def _check_kind(weights: Path, network: str) -> None:
+    if network not in KINDS:
+        raise InputError(f"{weights}: is of network {network!r}, which gives no masks by itself")
 
 
 def describe_weights(weights: Path, options: ModelOptions) -> ModelInfo:
@@ -115,10 +119,13 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
 def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) -> ModelInfo:
     """What plain weights are of, by the options, and by the names and shapes in the file."""
     state = state_dicts.read(weights)
-    seen = recognise(from_public(state) if is_public(state) else state)
+    # EPS' head has the public name of a classifier's: the number of its rows tells.
+    given = from_public(state, len(names) or None) if is_public(state) else state
+    seen = recognise(given)
     network, backbone = options.network or seen.network, options.backbone or seen.backbone
     if network is None:
         raise InputError(f"{weights}: it is not known which network it is of; give --network")
+    _check_kind(weights, network)
     if network == "seg" and options.preset is not None and options.backbone is None:
         chosen = resolve_preset("predict", seg.PRESETS, seg.RECIPES, options.preset, None, None)
         backbone = chosen.backbone
