@@ -8,10 +8,11 @@ not run.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 import struct
 import tokenize
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ _UNREADABLE = (
     AssertionError,  # of torch, for a storage in its old format
     struct.error,
     tokenize.TokenError,  # of NumPy, for a header
+    SyntaxError,  # likewise
 )
+_DTYPE_NAME = re.compile(r"[?]|[biufc][1-9][0-9]?|O8?|[SU][0-9]{1,4}")
 
 
 def unpickle(path: Path, what: str) -> Any:
@@ -62,7 +65,10 @@ def unpickle(path: Path, what: str) -> Any:
                 raise InputError(
                     f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
                 )
-            return _RestrictedUnpickler(file, path).load().item()
+            content = _RestrictedUnpickler(file, path).load()
+            if not isinstance(content, _Array):
+                raise InputError(f"{path}: holds a {type(content).__name__}, not an array")
+            return _plain(content.item())
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -109,10 +115,75 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
         if allowed is None:
+            code = repr(f"{module}.{name}")[1:-1]
             raise InputError(
-                f"{self._path}: refers to {module}.{name}; only arrays and tensors are unpickled"
+                f"{self._path}: refers to {code:.80}; only arrays and tensors are unpickled"
             )
-        return allowed()
+        return allowed
+
+
+# NumPy's own functions trust what a pickle says of a dtype, so that a damaged file can crash the
+# process. These check it.
+
+
+class _Dtype:
+    """Stands for `numpy.dtype` in a pickle: numbers, texts and objects, no records."""
+
+    def __init__(self, name: Any, *_: Any):
+        if not isinstance(name, str) or not _DTYPE_NAME.fullmatch(name):
+            raise pickle.UnpicklingError(f"dtype {name!r:.40}")
+        self.real = np.dtype(name)
+
+    def __setstate__(self, state: Any) -> None:
+        order, fields = state[1], state[2:5]
+        if order not in ("<", ">", "=", "|") or fields != (None, None, None):
+            raise pickle.UnpicklingError("a dtype with fields")
+        self.real = self.real.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array whose content comes later in the pickle."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, content = state
+        count = math.prod(shape)
+        if dtype.real.kind == "O":
+            is_whole = isinstance(content, list) and len(content) == count
+        else:
+            content = _as_bytes(content)
+            is_whole = len(content) == count * dtype.real.itemsize
+        if min(shape, default=0) < 0 or not is_whole:
+            raise pickle.UnpicklingError("an array with more or fewer values than its shape")
+        whole: Any = (1, tuple(shape), dtype.real, bool(is_fortran), content)
+        super().__setstate__(whole)
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return np.zeros(0, "b").view(_Array)
+
+
+def _scalar(dtype: _Dtype, content: Any) -> Any:
+    return np.frombuffer(_as_bytes(content), dtype.real, 1)[0]
+
+
+def _frombuffer(content: Any, dtype: _Dtype, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(content, dtype.real).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _as_bytes(content: Any) -> bytes:
+    """Python 2 wrote bytes as text."""
+    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
+
+
+def _plain(value: Any) -> Any:
+    """The value with NumPy's own class of arrays; containers are rebuilt."""
+    if isinstance(value, _Array):
+        return value.view(np.ndarray)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 def _load_storage(content: bytes) -> Any:
@@ -120,21 +191,15 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _numpy_function(module: str, name: str) -> Callable[[], Any]:
-    """A function of NumPy's core, which was renamed in NumPy 2."""
-    core = getattr(np, "_core", None) or np.core
-    return lambda: getattr(getattr(core, module), name)
-
-
-_ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _numpy_function("multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"): _numpy_function("multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"): _numpy_function("numeric", "_frombuffer"),
-    ("numpy", "ndarray"): lambda: np.ndarray,
-    ("numpy", "dtype"): lambda: np.dtype,
-    ("collections", "OrderedDict"): lambda: dict,
-    ("torch._utils", "_rebuild_tensor_v2"): lambda: torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): lambda: lambda tensor, *_: tensor,
-    ("torch.storage", "_load_from_bytes"): lambda: _load_storage,
-    ("_codecs", "encode"): lambda: lambda text, _: text.encode("latin1"),
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, never called
+    ("numpy", "dtype"): _Dtype,
+    ("collections", "OrderedDict"): dict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }
