@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import amn_analyses, ccr, energy, processes, refinement, seg_recipes, shapes
+from benchmarks import amn_analyses, ccr, energy, export, processes, refinement, seg_recipes, shapes
 from wsss_fast import bench, cli
 
 MODULES = {
@@ -10,6 +10,7 @@ MODULES = {
     "amn_analyses": amn_analyses,
     "ccr": ccr,
     "energy": energy,
+    "export": export,
     "processes": processes,
     "refinement": refinement,
     "seg_recipes": seg_recipes,

@@ -126,6 +126,45 @@ def test_pickled_maps_become_class_maps_and_code_is_refused(scene):
     assert not list((scene / "out").glob("b*"))
 
 
+def test_maps_of_every_public_form(scene):
+    """The refined maps are those of this package's maps with the same scores."""
+    folder = scene / "public"
+    folder.mkdir()
+    score = load_maps(scene / "npz", "a").high_res[0]
+    both = np.stack([1 - score, score])
+    logits = np.full((1, 9, *SIZE), -20, np.float32)
+    logits[0, [0, 7]] = np.log(both)
+    forms = {
+        "amn": {"keys": [6], "cam": both[:, ::4, ::4], "high_res": both},
+        "clip-es": {"keys": [6], "attn_highres": both[1:].astype(np.float16)},
+        "int-keys": {6: score},
+        "crf": {0: both[0], 7: both[1]},
+        "logits": {"msc_seg": logits},
+    }
+    for form, content in forms.items():
+        np.save(folder / f"{form}.npy", content, allow_pickle=True)
+        Image.open(scene / "im/a.png").save(scene / f"im/{form}.png")
+    wf.refine(scene / "im", scene / "npz", scene / "ours", par=FEW, background=0.3)
+    wf.refine(scene / "im", folder, scene / "out", par=FEW, background=0.3)
+    ours = load_maps(scene / "ours", "a")
+    for form in forms:
+        refined = load_maps(scene / "out", form).foreground()
+        assert refined.keys.tolist() == [7]
+        np.testing.assert_allclose(refined.high_res, ours.high_res, atol=2e-3)
+
+
+def test_logits_are_taken_by_their_softmax(scene, capsys):
+    for name in "abc":
+        both = np.load(scene / "npy" / f"{name}.npy").astype(np.float32)
+        np.save(scene / "npy" / f"{name}.npy", np.log(both) - 1)
+    wf.refine(scene / "im", scene / "npy", scene / "out", par=FEW)
+    assert "remark: logits: their softmax" in capsys.readouterr().err
+    scores = np.stack([0.9 - 0.8 * moved(2), 0.1 + 0.8 * moved(2)])
+    np.testing.assert_allclose(np.load(scene / "out/a.npy"), expected(scene, scores), atol=2e-3)
+    with pytest.raises(RunError, match="has logits, whose first row is the background; leave out"):
+        wf.refine(scene / "im", scene / "npy", scene / "none", par=FEW, background=0.3)
+
+
 @pytest.mark.parametrize(("folder", "background"), [("lab", None), ("npy", None), ("npz", 0.3)])
 def test_crf_is_that_of_the_crf_command(scene, folder, background):
     wf.refine(

@@ -464,7 +464,7 @@ def weights() -> dict[str, bytes]:
 
 
 def public_maps() -> dict[str, bytes]:
-    """Maps as IRN's public code pickles them: keys, cam [K, h, w] and high_res [K, H, W]."""
+    """Maps as public code pickles them; IRN's: keys, cam [K, h, w] and high_res [K, H, W]."""
     cam = torch.zeros(2, 3, 4)
     cam[0, :, :2], cam[1, 1:, 2:] = 0.5, 1
     full = cam.repeat_interleave(4, 1).repeat_interleave(4, 2).numpy()
@@ -478,6 +478,10 @@ def public_maps() -> dict[str, bytes]:
     return {
         "plain.npy": write(plain),
         "no-keys.npy": write({"keys": []}),
+        "amn.npy": write({"keys": np.array([2]), "cam": cam}),  # background first
+        "clip-es.npy": write({"keys": np.array([2, 0]), "attn_highres": full.astype(np.float16)}),
+        "int-keys.npy": write({2: full[1], 0: full[0]}),
+        "logits.npy": write({"msc_seg": 9 * full[None] - 4}),
         "requires-gradient.npy": write({**plain, "cam": cam.clone().requires_grad_()}),
         "not-a-number.npy": write({**plain, "cam": cam / 0}),
         "code.npy": write({**plain, "cam": Unknown()}),

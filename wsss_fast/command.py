@@ -24,6 +24,8 @@ class Command:
         presets: name of the mapping in the target's module: preset -> `presets.Preset`.
         predicts: whether the images are by default those that the preset's row predicts, not those
             that it trains on.
+        network: of the trained `weights`, as in `nets.ModelInfo`; their file may say the backbone.
+        numbers_in_weights: whether that file may also say the numbers.
         saliency: whether the images need saliency maps, so that `--saliency` names their folder.
         needs_tags: whether the images need tags; otherwise any folder of images is a data set.
         positional: parameters given without their names.
@@ -39,6 +41,8 @@ class Command:
     defaults: str | None = None
     presets: str | None = None
     predicts: bool = False
+    network: str | None = None
+    numbers_in_weights: bool = False
     saliency: bool = False
     needs_tags: bool = True
     positional: tuple[str, ...] = ()

@@ -257,6 +257,9 @@ def _hint(folder: Path, id: str) -> str:
         return f"; did you mean {folder / 'maps'}?"
     if (folder / f"{id}.npy").is_file():
         return "; it has .npy files: `wsss-fast convert from-pickles` makes maps of them"
+    number = id.rpartition("_")[2]
+    if id.startswith("COCO_") and maps_path(folder, number).is_file():
+        return f"; it has {number}.npz: repeat `wsss-fast convert from-pickles` with --images"
     return ""
 
 

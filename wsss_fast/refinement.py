@@ -14,7 +14,7 @@ import numpy as np
 from wsss_fast import data
 from wsss_fast.engine import distributed, ranges, remarks
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.marker import describe, flat
+from wsss_fast.engine.marker import describe, differences
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.errors import InputError, RunError
@@ -275,7 +275,7 @@ class _Folder:
             write_json(path, {"arguments": now})
             return
         if path.exists():
-            changed = _differences(_read_record(path)["arguments"], now)
+            changed = differences(_read_record(path)["arguments"], now)
             if changed:
                 raise InputError(
                     f"{self.out}: was refined with other arguments: {describe(changed)}; choose "
@@ -345,16 +345,6 @@ class _Folder:
             (lambda name: self.truth[name]()) if self.truth else None,
         )
         return self.out / _PAGE
-
-
-def _differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """Dotted name, earlier and present value of the arguments that differ."""
-    earlier, present = flat(before), flat(now)
-    return [
-        (name, earlier.get(name), present.get(name))
-        for name in sorted({*earlier, *present})
-        if earlier.get(name) != present.get(name)
-    ]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

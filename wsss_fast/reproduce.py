@@ -22,6 +22,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.evaluation import comparison, report, run_scores
 from wsss_fast.evaluation.protocol import Protocol
 from wsss_fast.presets import Preset, Row
+from wsss_fast.readers import weight_files
 from wsss_fast.runs import Compute, RunResult, run_arguments, started
 from wsss_fast.stages import saliency as saliency_maps
 
@@ -207,9 +208,10 @@ def _check_starts(row: str, known: Known, given: dict[str, Any], until: str | No
         whence = f"row {row} starts from {start.what} ({start.where})"
         if start.argument not in given:
             raise InputError(f"reproduce: needs {_option(start.argument)}; {whence}")
-        if not Path(given[start.argument]).is_file():
-            file = given[start.argument]
-            raise InputError(f"{_option(start.argument)}: {file}: no such weights file; {whence}")
+        try:
+            weight_files.files(Path(given[start.argument]))
+        except InputError as error:
+            raise InputError(f"{_option(start.argument)}: {error}; {whence}") from None
 
 
 def _option(name: str) -> str:

@@ -183,7 +183,7 @@ def test_commands_from_class_maps_to_predictions(run, shapes, tmp_path):
     code, _, err = run(f"crf {photo} {probabilities} -o {tmp_path / 'refined.png'}")
     assert code == 0, err
     code, _, err = run(f"seg infer {common} --weights {irn_weights} --name other")
-    assert code == 2 and "do not fit DeepLabV2" in err and is_one_line(err)
+    assert code == 2 and "irn/weights.pth: is an IRN, but" in err and is_one_line(err)
 
 
 def test_shapes_and_info(run, tmp_path):

@@ -10,6 +10,7 @@ from layouts import COCO_CATEGORIES, COCO_LABELS, coco_id, make_coco, masked, ta
 
 from wsss_fast import InputError, cli, data
 from wsss_fast.data import write_labels
+from wsss_fast.data.coco_json import read_coco
 
 INSTANCES = "annotations/instances_train2014.json"
 
@@ -64,11 +65,117 @@ def test_coco_masks_named_by_number(coco):
     loaded = data.load(coco)
     assert len(loaded.masks) == 8 and masked(loaded, coco_id(25)) == [24]
     assert data.load(coco, split="val").masks.keys() == set(data.load(coco, split="val").ids)
-    # In a folder of both splits, a number does not tell the split: such masks are not used.
+    # In a folder of both splits the numbers do: no two photos of COCO's have the same.
     for path in masks.iterdir():
         path.rename(coco / "masks" / path.name)
     masks.rmdir()
+    assert masked(data.load(coco), coco_id(25)) == [24]
+
+
+def test_numbers_of_masks_of_several_splits(coco):
+    """Photos with names of another kind may have equal numbers in two splits."""
+
+    def rename(content):
+        for image in content["images"]:
+            image["file_name"] = f"photo {image['id']}.jpg"
+
+    edit(coco, rename)
+    for path in (coco / "train2014").iterdir():
+        path.rename(path.with_name(f"photo {int(path.stem[-12:])}.jpg"))
+    masks = coco / "masks/train2014"
+    for path in [*masks.iterdir()]:
+        path.rename(path.with_name(f"{path.stem[-12:]}.png"))
+    assert len(data.load(coco).masks) == 8
+    for path in [*masks.iterdir()]:
+        path.rename(coco / "masks" / path.name)
     assert not data.load(coco).masks
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("mask/train2014", "{}.png"),  # ReCAM, LPCAM, CLIMS
+        ("coco_seg_anno", "{:012d}.png"),  # RIB's archive, for AMN
+        ("SegmentationClass/train2014", "COCO_train2014_{:012d}.png"),  # EPS, ToCo
+        ("masks", "{}.png"),
+        ("masks", "COCO_train2014_{:012d}.png"),
+    ],
+)
+def test_public_archives_of_masks(coco, folder, name):
+    masks = coco / "masks"
+    (coco / "masks/train2014").rename(coco / "old")
+    (masks / "val2014").rename(coco / "old val")
+    masks.rmdir()
+    (coco / folder).mkdir(parents=True)
+    for number in COCO_LABELS["train"]:
+        (coco / "old" / f"{coco_id(number)}.png").rename(coco / folder / name.format(number))
+    for number in COCO_LABELS["val"]:  # of the other split: not used
+        other = f"COCO_val2014_{number:012d}.png" if "COCO" in name else name.format(number)
+        (coco / "old val" / f"{coco_id(number, 'val')}.png").rename(coco / folder / other)
+    loaded = data.load(coco).check_masks()
+    assert len(loaded.masks) == 8 and loaded.truth == folder
+    assert masked(loaded, coco_id(25)) == [24] and masked(loaded, coco_id(49)) == [1, 18]
+
+
+def test_masks_in_a_folder_of_another_name_are_mentioned(coco, capfd):
+    (coco / "masks").rename(coco / "my masks")
+    loaded = data.load(coco)
+    assert not loaded.masks
+    with pytest.raises(InputError, match="no true masks are read; .*/my masks/train2014 has PNGs"):
+        loaded.with_masks()
+    assert len(data.load(coco, truth="my masks").with_masks()) == 8
+
+
+def numbered(coco, number_of):
+    """Masks whose labels, except 0 and 255, are replaced."""
+    for path in (coco / "masks/train2014").iterdir():
+        labels = data.read_labels(path)
+        table = np.array([v if v in (0, 255) else number_of(v) for v in range(256)])
+        write_labels(path, table[labels])
+    return data.load(coco)
+
+
+def test_masks_with_category_ids_are_refused(coco):
+    """Read as labels they would be other classes, for the ids up to 80 without any error."""
+    ids = [0, *(id for id, _ in COCO_CATEGORIES)]
+    loaded = numbered(coco, lambda label: ids[label] if label <= 80 else label)
+    message = "which are category ids of the tags .*, not labels; labels are 1..80"
+    with pytest.raises(InputError, match=message):
+        loaded.check_masks()
+
+
+def test_maps_of_coco_stuff_are_refused(coco):
+    ids = [255, *(id - 1 for id, _ in COCO_CATEGORIES)]
+    numbered(coco, lambda label: ids[label] if label <= 80 else label)
+    loaded = data.load(coco, strict=False)  # labels above 80 are left out, the others are wrong
+    with pytest.raises(InputError, match="which are category ids - 1, as in COCO-Stuff's maps"):
+        loaded.check_masks()
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (lambda label: min(label + 10, 90), "perhaps these are COCO's category ids 1..90"),
+        (lambda label: min(label + 100, 181), "perhaps these are COCO-Stuff's"),
+        (lambda label: 200, r"allowed are 0..80 and 255$"),
+    ],
+)
+def test_other_numberings_of_coco_are_named(coco, number, message):
+    with pytest.raises(InputError, match=message):
+        numbered(coco, number).check_masks()
+
+
+def test_predictions_of_mctformer_are_named(coco):
+    path = coco / "masks/train2014" / f"{coco_id(9)}.png"
+    write_labels(path, data.read_labels(path).clip(0, 80) + 91)
+    with pytest.raises(InputError, match="label 91 is impossible.* 91 was added to all labels"):
+        data.load(coco).check_masks()
+
+
+def test_labels_follow_the_category_ids(coco_root):
+    (path,) = coco_root.glob("annotations/*train*.json")
+    label = {id: label for label, id in enumerate(read_coco(path).category_ids, 1)}
+    assert [label[id] for id in (1, 11, 13, 27, 46, 67, 90)] == [1, 11, 12, 25, 41, 61, 80]
 
 
 def test_coco_id_lists(coco_root, tmp_path):
@@ -98,7 +205,10 @@ WRONG_LISTS = [
         f"{coco_id(42, 'val')}\n",
         r"list\.txt, line 1: '\w+_000000000042' belongs to val2014, but .* is train2014's",
     ),
-    ("2007_000032\n", r"list\.txt, line 1: '2007_000032' is not a COCO14 image"),
+    (
+        "2007_000032\n",
+        r"list\.txt, line 1: '2007_000032' is not an image of .*\.json; expected a number",
+    ),
     (" \n\n", r"list\.txt: the id list is empty"),
 ]
 
@@ -194,7 +304,7 @@ COCO_DAMAGE = [  # (damage, message after the name of the instances file)
     (damage_empty_file, r": not a valid JSON file"),
     (damage_binary, r": not a readable UTF-8 text"),
     (damage_a_list, r": has no images"),
-    (damage_missing_json, r": no such file; image tags are read from it"),
+    (damage_missing_json, r" does not exist, and --tags FILE was not given"),
     (
         damage_unknown_category,
         r": annotation \d+ refers to category 91, which is not in the file",
@@ -366,8 +476,8 @@ def test_lists_of_images_with_an_annotation(coco_root):
     assert data.load(coco_root, split="train-annotated", score_on="train").score_on == "all"
     with pytest.raises(InputError, match="no image of split 'train' .* is on list 'val'"):
         data.load(coco_root, score_on="val")
-    with pytest.raises(InputError, match="got score_on 'train2014'"):
-        data.load(coco_root, score_on="train2014")
+    with pytest.raises(InputError, match="got score_on 'train2015'"):
+        data.load(coco_root, score_on="train2015")
 
 
 def test_the_folder_of_coco_masks(coco):

@@ -116,6 +116,6 @@ def test_a_folder_that_has_the_list_under_another_name(tmp_path):
     (tmp_path / "mine/labels.csv").rename(tmp_path / "mine/Labels.csv")
     with pytest.raises(InputError, match=r"needs a labels.csv; there is Labels.csv"):
         data.load(tmp_path / "mine")
-    (tmp_path / "coco/train2017").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"COCO14 has train2014/ .*; there is train2017"):
+    (tmp_path / "coco/Train2014").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"COCO has train2014/.*; there is Train2014"):
         data.load(tmp_path / "coco")

@@ -88,6 +88,17 @@ def test_true_objects_of_cocos_json(tmp_path):
         assert one["segmentation"] == stored["segmentation"]
 
 
+def test_a_damaged_outline_is_named(tmp_path):
+    """pycocotools would read beyond the run lengths."""
+    given = data.load(make_coco(tmp_path / "coco"), split="val")
+    source = find_truth(given)
+    content = json.loads(source.read_text())
+    content["annotations"][1]["segmentation"] = {"size": [80, 60], "counts": [5, 9]}
+    source.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"json, annotation \d+: its run lengths "):
+        true_objects(given, source)
+
+
 @pytest.fixture
 def without_pycocotools(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
@@ -114,7 +125,7 @@ def test_bad_input(shapes, own_shapes, tmp_path):
     with pytest.raises(InputError, match="SegmentationObject: no such file or directory"):
         evaluate_instances(str(own_shapes), instances=tmp_path)
     (tmp_path / "odd.json").write_text("[]")
-    with pytest.raises(InputError, match=r"odd\.json: not COCO's instances JSON"):
+    with pytest.raises(InputError, match=r"odd\.json: .*expected COCO's instances JSON"):
         true_objects(shapes, tmp_path / "odd.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: has no true object of the 24 images"):

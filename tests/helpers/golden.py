@@ -5,6 +5,7 @@ WSSS_FAST_GOLDEN names, else in `../shared/golden` next to the repository. In an
 run on the subset in `tests/golden/data`, which has only arrays whose inputs are synthetic.
 """
 
+import functools
 import json
 import math
 import os
@@ -55,7 +56,7 @@ def public_keys(name):
 def recipe_weights(name, shape):
     """The weights behind the stored outputs: noise seeded by the parameter's name."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    noise = torch.randn(tuple(shape), generator=generator)
+    noise = torch.randn(shape, generator=generator)
     if name.endswith("running_var"):
         return 1 + 0.1 * noise.abs()
     if name.endswith(("running_mean", "bias")):
@@ -65,13 +66,19 @@ def recipe_weights(name, shape):
     return noise / math.sqrt(math.prod(shape[1:]))
 
 
+@functools.cache  # the networks share most of their parameters' names
+def _weights_and_sum(name, shape):
+    value = recipe_weights(name, shape)
+    return value, float(value.double().sum())
+
+
 def public_state(name):
     """The state dict of a public checkpoint, repeated names included, with recipe weights."""
     keys = public_keys(name)
     state = {}
     for key, entry in keys["canonical"].items():
-        value = recipe_weights(key, entry["shape"])
-        assert float(value.double().sum()) == pytest.approx(entry["sum"], abs=1e-4)
+        value, total = _weights_and_sum(key, tuple(entry["shape"]))
+        assert total == pytest.approx(entry["sum"], abs=1e-4)
         state.update(dict.fromkeys((key, *entry["aliases"]), value))
     for key, entry in keys["state_dict"].items():
         state.setdefault(key, torch.zeros(entry["shape"], dtype=getattr(torch, entry["dtype"])))

@@ -11,6 +11,7 @@ from labels_at import label_index
 
 from wsss_fast import InputError, cam, irn
 from wsss_fast.data import read_labels
+from wsss_fast.irn.inference import load_maps_for
 from wsss_fast.maps import ClassMaps, load_maps, save_maps, strided_size, to_labels
 
 BRIEF = brief(irn.RECIPES["small"], 64, epochs=1, radius=4)
@@ -50,6 +51,18 @@ def test_maps_without_a_background_row(shapes, inputs, weights, tmp_path):
     cams = cam.infer(some, inputs / "cam.pth", tmp_path, backbone="small")
     result = infer(some, weights, tmp_path, cams.maps)
     assert len(list(result.masks.glob("*.png"))) == 3
+
+
+def test_maps_of_no_class_may_have_any_size(shapes, tmp_path):
+    """Public files of an image without a class hold no maps that would tell it."""
+    id = shapes.ids[0]
+    for keys, size in (((), (1, 1)), ((3,), strided_size(*shapes.size(id)))):
+        maps = ClassMaps(np.array(keys, np.int16), np.zeros((len(keys), *size), np.float32))
+        save_maps(tmp_path, id, maps)
+        assert load_maps_for(tmp_path, shapes, id).keys.tolist() == list(keys)
+    save_maps(tmp_path, id, ClassMaps(np.array([3]), np.zeros((1, 1, 1), np.float32)))
+    with pytest.raises(InputError, match="strided maps are"):
+        load_maps_for(tmp_path, shapes, id)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from skimage.measure import label
 from torch.testing import assert_close
 
 from wsss_fast import InputError, irn
-from wsss_fast.irn.clusters import cluster, find_centres, regions
+from wsss_fast.irn.clusters import cluster, find_centres
 from wsss_fast.irn.instances import best_part, detect, parts
 from wsss_fast.maps import resize_maps
 from wsss_fast.ops import random_walk
@@ -59,13 +59,6 @@ def test_centres_are_those_of_the_slow_definition(size):
     found = find_centres(field, 7)
     # Exact but for places half-way between two cells.
     np.testing.assert_array_equal(found.numpy(), followed(field.double().numpy(), 7))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (12, 17)])
-def test_regions_are_those_of_scikit_image(shape):
-    for seed in range(8):
-        labels = np.random.default_rng(seed).integers(0, 2 + seed % 3, shape)
-        np.testing.assert_array_equal(regions(labels), label(labels, connectivity=1, background=0))
 
 
 def test_two_basins_are_two_groups():

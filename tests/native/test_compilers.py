@@ -9,7 +9,14 @@ import sys
 
 import pytest
 import torch
-from native_builds import ROOT, finish, needs_compiler, start, without_compiler
+from native_builds import (
+    ROOT,
+    SCRIPT_WITH_COMPILE,
+    finish,
+    needs_compiler,
+    start,
+    without_compiler,
+)
 
 from wsss_fast import _build, _native
 from wsss_fast._native import libraries
@@ -117,7 +124,8 @@ def test_missing_cuda_library_does_not_affect_the_cpu(tmp_path, monkeypatch):
 
 
 def test_without_compiler_the_reference_is_used_with_one_warning(tmp_path):
-    (backend, right, why), err = finish(start(tmp_path / "cache", **without_compiler(tmp_path)))
+    process = start(tmp_path / "cache", SCRIPT_WITH_COMPILE, **without_compiler(tmp_path))
+    (backend, right, why), err = finish(process)
     assert (backend, right) == ("reference", "True")
     assert why.startswith("no C++ compiler on PATH: install g++")
     assert err.count("RuntimeWarning: wsss_fast") == 1 and "install g++" in err

@@ -9,7 +9,14 @@ import sys
 
 import pytest
 import torch
-from native_builds import ROOT, finish, needs_compiler, start, without_compiler
+from native_builds import (
+    ROOT,
+    SCRIPT_WITH_COMPILE,
+    finish,
+    needs_compiler,
+    start,
+    without_compiler,
+)
 
 from wsss_fast import _build, _native
 from wsss_fast._native import libraries
@@ -162,7 +169,8 @@ def test_package_built_ahead_of_time_needs_no_compiler(tmp_path, quick_compiler)
     assert "Tag: py3-none-linux" in tag or "Tag: py3-none-macos" in tag
     alone = without_compiler(tmp_path) | {"PYTHONPATH": str(site)}
     for capability in ("avx512", "avx2"):  # each library, if the CPU supports both
-        process = start(tmp_path / "cache", ATEN_CPU_CAPABILITY=capability, **alone)
+        settings = {"ATEN_CPU_CAPABILITY": capability, **alone}
+        process = start(tmp_path / "cache", SCRIPT_WITH_COMPILE, **settings)
         assert finish(process)[0] == ["native", "True", "built ahead of time"]
     # A damaged library is reported; without a compiler to build another, the reference is used.
     for library in (site / "wsss_fast" / "lib").glob("*.so"):

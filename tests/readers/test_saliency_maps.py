@@ -7,6 +7,7 @@ from PIL import Image
 
 from wsss_fast import InputError
 from wsss_fast.readers import saliency_maps
+from wsss_fast.readers.label_maps import voc_palette
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,20 @@ def two_colours(first, second):
     image = Image.fromarray(SALIENT // 255)
     image.putpalette([*first, *second])
     return image
+
+
+def with_voc_colours(labels):
+    image = Image.fromarray(labels)
+    image.putpalette(voc_palette().tobytes())
+    return image
+
+
+def test_alpha_is_the_saliency_where_it_varies(tmp_path):
+    """Cut-outs of rembg: colours of the photo, also where nothing is salient."""
+    pixels = np.array([[[200, 100, 0, 255], [10, 20, 30, 0]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "s.png")
+    levels = saliency_maps.read_saliency(tmp_path / "s.png")
+    assert saliency_maps.saliency_of(levels).tolist() == [[1.0, 0.0]]
 
 
 # Files whose saliency is SALIENT, by name.
@@ -120,6 +135,8 @@ def test_saliency_is_turned_by_exif(tmp_path):
         ("s.png", png(np.dstack([SALIENT] * 3), 16, colour=2), "no value above 255"),
         ("s.png", b"", "it is empty"),
         ("s.png", png(SALIENT, 8)[:-30], "truncated saliency map"),
+        ("s.png", with_voc_colours(SALIENT // 255), "VOC's colours, so it is a label map"),
+        ("s.png", with_voc_colours(SALIENT), "VOC's colours, so it is a label map"),
     ],
 )
 def test_saliency_that_is_rejected(tmp_path, name, content, message):

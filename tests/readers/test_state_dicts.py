@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsss_fast import InputError, nets
-from wsss_fast.readers import first_bytes, state_dicts
+from wsss_fast.readers import first_bytes
 
 
 @pytest.fixture(scope="module")
@@ -277,14 +277,6 @@ def test_archives_without_checksums_are_read(tmp_path, state):
     finally:
         torch.serialization.set_crc32_options(computed)
     assert same(loaded(tmp_path / "w.pth"), state)
-
-
-def test_directories(tmp_path):
-    with pytest.raises(InputError, match="no such weights file: it is a directory$"):
-        state_dicts.read(tmp_path)
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="name the file, such as .*model.safetensors"):
-        state_dicts.read(tmp_path)
 
 
 def test_binary_files_are_not_described(tmp_path):

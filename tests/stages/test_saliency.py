@@ -154,12 +154,45 @@ def test_turned_maps_are_remarked(shapes, tmp_path):
     id = shapes.ids[0]
     maps = with_saliency(shapes, tmp_path / "maps", objects(shapes))
     Image.new("RGB", (48, 64)).save(tmp_path / "tall.png")
-    data.write_labels(maps.saliencies[id], np.arange(48 * 64).reshape(48, 64) % 256, palette=b"")
+    data.write_labels(
+        maps.saliencies[id], np.arange(48 * 64).reshape(48, 64) % 2 * 255, palette=b""
+    )
     turned = dataclasses.replace(maps, images={**maps.images, id: tmp_path / "tall.png"})
     with remarks.collected():
         saliency.check(turned)
         (line,) = remarks.lines()
     assert "height and width are those of its photo exchanged: 1 of 24 maps" in line
+
+
+def test_maps_stretched_to_the_whole_range_are_remarked(shapes, tmp_path):
+    """Of a photo without an object, such a program returns what little the network saw."""
+    y, x = np.mgrid[:64, :64]
+    faint = 3 + np.sin(x / 9) * np.cos(y / 7)  # a little noise, with nothing salient
+    stretched = np.rint(255 * (faint - faint.min()) / (faint.max() - faint.min()))
+    edges = np.minimum(255, 255 * np.exp(-(((x - 30) / 15) ** 8 + ((y - 30) / 15) ** 8)))
+    levels = dict(zip(shapes.ids, [stretched, edges.round()], strict=False))
+    maps = with_saliency(shapes, tmp_path / "maps", lambda id: levels.get(id, objects(shapes)(id)))
+    with remarks.collected():
+        saliency.check(maps)
+        (line,) = remarks.lines()
+    assert "mostly of middle levels, though from 0 to 255" in line
+    assert "1 of 24 maps" in line and shapes.ids[0] in line
+
+
+def test_maps_with_the_names_of_poolnet(shapes, tmp_path):
+    for id in shapes.ids[:2]:
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        levels = Image.fromarray(objects(shapes)(id).astype(np.uint8))
+        levels.save(tmp_path / "maps" / f"{id}_sal_fuse.png")
+    loaded = data.load(shapes.root, saliency=tmp_path / "maps", ids=shapes.ids[:2])
+    assert [loaded.saliencies[id].name for id in loaded.ids] == [
+        f"{id}_sal_fuse.png" for id in loaded.ids
+    ]
+    assert saliency.check(loaded) == 0
+    path = tmp_path / "maps" / f"{shapes.ids[0]}_sal_fuse.png"
+    path.rename(path.with_name(f"{shapes.ids[0]}_dss.png"))
+    with pytest.raises(InputError, match=r"_dss\.png is there; remove what follows the id"):
+        saliency.check(data.load(shapes.root, saliency=tmp_path / "maps", ids=shapes.ids[:2]))
 
 
 def test_files_of_other_formats_are_named(shapes, tmp_path):

@@ -20,6 +20,7 @@ from wsss_fast.engine.stream import host_tensor
 from wsss_fast.maps import strided_size
 from wsss_fast.ops import MergedMaps, merge_maps
 from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
+from wsss_fast.stages.trained import info_of, recipe_of
 
 
 @with_torch_defaults
@@ -29,7 +30,7 @@ def infer(
     out: str | Path,
     *,
     seeds: str | Path,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     name: str = "amn/maps",
     device: str = "auto",
@@ -48,9 +49,11 @@ def infer(
         weights: weights of a trained AMN: this package's, or the public `res50_amn.pth`.
         out: run folder.
         seeds: folder of seed PNGs, as in the training.
-        backbone: "resnet50" or "small".
+        backbone: "resnet50" or "small"; default: that of the weights, or "resnet50" for weights
+            that do not say it.
         recipe: hyper-parameters, of which `scales`, `present_only`, `condition_at` and
-            `infer_batch` are used; default: those of the backbone.
+            `infer_batch` are used; default: those that the weights were trained with, or those of
+            the backbone.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
@@ -58,7 +61,10 @@ def infer(
     Raises:
         InputError: an argument or file cannot be used.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data = opened(data)
+    info = info_of(weights, "amn", data=data, backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet50")
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     folder = check_label_folder(Path(seeds), data, "seeds")
     net = nets.amn_resnet50(len(data.classes), backbone=backbone, condition_at=recipe.condition_at)

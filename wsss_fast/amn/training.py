@@ -93,6 +93,9 @@ def train(
         schedule=recipe.schedule,
         length=recipe.length(),
         runtime=runtime,
+        info=nets.model_info(
+            "amn", data.classes, recipe, backbone=backbone, condition_at=recipe.condition_at
+        ),
         arguments={
             "data": data.fingerprint(),
             "seeds": provenance(folder, label_files(data)),

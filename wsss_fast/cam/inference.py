@@ -15,6 +15,7 @@ from wsss_fast.engine.run_folder import check_out
 from wsss_fast.engine.runtime import resolve_runtime, with_torch_defaults
 from wsss_fast.ops import merge_maps
 from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
+from wsss_fast.stages.trained import info_of, recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ def infer(
     weights: str | Path,
     out: str | Path,
     *,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     name: str = "cam/maps",
     device: str = "auto",
@@ -50,9 +51,10 @@ def infer(
         weights: weights of a trained classifier: this package's, or the public `res50_cam.pth` or
             ResNet-38's.
         out: run folder.
-        backbone: "resnet50", "resnet38" (EPS' baseline, CCR's classifier) or "small".
+        backbone: "resnet50", "resnet38" (EPS' baseline, CCR's classifier) or "small"; default: that
+            of the weights, or "resnet50" for weights that do not say it.
         recipe: hyper-parameters, of which `scales`, `align` and `infer_batch` are used; default:
-            those of the backbone.
+            those that the weights were trained with, or those of the backbone.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
@@ -60,7 +62,10 @@ def infer(
     Raises:
         InputError: an argument or file cannot be used.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data = opened(data)
+    info = info_of(weights, "cam", data=data, backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet50")
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     net = nets.load_weights(network(data, backbone), weights, complete=True)
     net = nets.optimize_for_inference(net, runtime)

@@ -12,7 +12,6 @@ from wsss_fast.engine.fit import Length
 from wsss_fast.engine.optimizers import AdamW, Optimizer, Sgd
 from wsss_fast.engine.ranges import COUNT, NOT_NEGATIVE, PIXELS, SCALES, TRAINING
 from wsss_fast.engine.schedules import OneCycle, Poly, Schedule
-from wsss_fast.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +90,10 @@ RECIPES = {
 }
 
 
-_NETWORKS = {
-    "resnet50": nets.cam_resnet50,
-    "resnet38": nets.cam_resnet38,
-    "small": nets.cam_resnet50,
-}
-
-
 def network(data: Dataset, backbone: str) -> nets.CamNet:
     """The classifier for the classes of a data set, with random weights.
 
     Raises:
         InputError: an unknown backbone.
     """
-    if backbone not in _NETWORKS:
-        raise InputError(f"backbone: got {backbone!r}, must be one of {', '.join(_NETWORKS)}")
-    return _NETWORKS[backbone](len(data.classes), backbone=backbone)
+    return nets.cam_classifier(len(data.classes), backbone=backbone)

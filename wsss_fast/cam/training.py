@@ -94,6 +94,7 @@ def train(
         schedule=recipe.schedule,
         length=recipe.length(),
         runtime=runtime,
+        info=nets.model_info("cam", data.classes, recipe, backbone=backbone),
         arguments={
             "data": data.fingerprint(),
             "backbone": backbone,

@@ -11,7 +11,13 @@ COMMANDS = (
         presets="PRESETS",
         saliency=True,
     ),
-    Command("ccr infer", "wsss_fast.ccr.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "ccr infer",
+        "wsss_fast.ccr.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        network="cam",
+    ),
     Command(
         "ccr train",
         "wsss_fast.ccr.training:train",

@@ -22,6 +22,7 @@ from wsss_fast.errors import InputError
 from wsss_fast.maps import resize_maps, strided_size
 from wsss_fast.ops import merge_maps
 from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage
+from wsss_fast.stages.trained import info_of
 
 
 @with_torch_defaults
@@ -30,7 +31,7 @@ def infer(
     weights: str | Path,
     out: str | Path,
     *,
-    backbone: str = "resnet38",
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     name: str = "ccr/maps",
     device: str = "auto",
@@ -51,7 +52,8 @@ def infer(
         weights: weights of a trained classifier: `cam.train`'s, or the public ResNet-38's, or IRN's
             and AMN's `res50_cam.pth`.
         out: run folder.
-        backbone: "resnet38" (published), "resnet50" or "small".
+        backbone: "resnet38" (published), "resnet50" or "small"; default: that of the weights, or
+            "resnet38" for weights that do not say it.
         recipe: hyper-parameters of the maps; default: those of the backbone.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
@@ -62,7 +64,10 @@ def infer(
 
     Source: CCR, section 3.2, and its public code.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data = opened(data)
+    info = info_of(weights, "cam", data=data, backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet38")
+    recipe = recipe or RECIPES.get(backbone, Recipe())
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     net = nets.load_weights(cam.network(data, backbone), weights, complete=True)
     # On CPUs with a matrix unit this halves the time; maps differ by up to 6e-5 (measured with

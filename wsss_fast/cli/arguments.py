@@ -23,8 +23,10 @@ from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.serialize import check_keys, from_config
 from wsss_fast.errors import InputError
+from wsss_fast.nets import ModelInfo
 from wsss_fast.pipeline import with_seg_preset
 from wsss_fast.runs import Chosen
+from wsss_fast.stages.trained import info_of, recipe_of
 
 _REQUIRED = inspect.Parameter.empty
 # A parameter `data: Source` is these options; `open_data` passes them to `data.load`.
@@ -32,7 +34,7 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "data": (
         str,
         _REQUIRED,
-        "folder in VOC12 or COCO14 layout or with a labels.csv, or any folder of images with "
+        "folder in VOC12's or COCO's layout or with a labels.csv, or any folder of images with "
         "--tags; or shapes / shapes:SEED / shapes-sparse:SEED / shapes-uneven:SEED, the built-in "
         "benchmark",
     ),
@@ -40,7 +42,7 @@ _DATA_OPTIONS: dict[str, tuple[Any, Any, str]] = {
         str | None,
         None,
         "name of an id list in ImageSets/Segmentation or next to labels.csv, without .txt; VOC12 "
-        "also: trainaug; COCO14: train, val, train-annotated or val-annotated; default: that of "
+        "also: trainaug; COCO: train, val, train-annotated, names of JSON files; default: that of "
         "the preset, if the data has the classes of its row, else train",
     ),
     "ids": (
@@ -220,10 +222,24 @@ def _default_numbers(
         numbers = preset.numbers
     else:
         usual = parameters["backbone"].default or next(iter(defaults))
-        numbers = defaults.get(chosen["backbone"] or usual, defaults[usual])
+        weights, info = _trained(command, argv, given, chosen["backbone"])
+        backbone = chosen["backbone"] or (info.backbone if info else usual)
+        numbers = defaults.get(backbone, defaults[usual])
+        if command.numbers_in_weights:
+            numbers = recipe_of(weights, info, None, defaults, backbone)
     if "seg_preset" not in parameters:
         return numbers
     return with_seg_preset(command.name, Chosen("", numbers), chosen["seg_preset"]).numbers
+
+
+def _trained(
+    command: Command, argv: Sequence[str], given: dict[str, Any], backbone: str | None
+) -> tuple[str, ModelInfo | None]:
+    """The file of trained weights, and what it says of its network, if anything."""
+    weights = _value(argv, "--weights") or given.get("weights")
+    if command.network is None or not isinstance(weights, str) or not Path(weights).exists():
+        return "", None
+    return weights, info_of(weights, command.network, backbone=backbone)
 
 
 def _chosen(command: Command, argv: Sequence[str], given: dict[str, Any]) -> dict[str, str | None]:

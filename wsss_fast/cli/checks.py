@@ -77,6 +77,6 @@ def check_arguments(arguments: dict[str, Any]) -> None:
                 raise InputError(f"{option.replace('_', '-')}{colon}{what}") from None
     out = arguments.get("out")
     if isinstance(out, Path):
-        # `crf` and `refine` write one file, or a folder.
-        is_file = out.suffix.lower() in (".png", ".npy", ".npz")
+        # `crf`, `refine` and `export` write one file, or a folder.
+        is_file = out.suffix.lower() in (".png", ".npy", ".npz", ".json", ".zip", ".tgz", ".gz")
         check_out(out.parent if is_file else out)

@@ -21,11 +21,11 @@ from wsss_fast.data.labels_csv import Row, read_rows
 from wsss_fast.data.listing import (
     find_pngs,
     read_ids,
-    saliency_folder,
     truth_folders,
     unused_pngs,
 )
 from wsss_fast.data.names import Folders, KnownIds, is_image
+from wsss_fast.data.saliency_files import find_saliencies
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
@@ -171,7 +171,7 @@ class Chosen:
             tags=tags,
             images=images,
             masks=find_pngs(masks, self.ids),
-            saliencies=find_pngs([saliency_folder(self.root, saliency)], self.ids),
+            saliencies=find_saliencies(self.root, saliency, self.ids),
             unused_masks=unused_pngs(masks, self.all.ids()),
             layout=layout,
             tagged=not untagged,

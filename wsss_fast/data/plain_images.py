@@ -12,9 +12,9 @@ import numpy as np
 from wsss_fast.data.class_names import class_list, read_classes
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import Chosen
-from wsss_fast.data.listing import find_pngs, saliency_folder
 from wsss_fast.data.lists import published_classes
 from wsss_fast.data.names import check_id, is_image
+from wsss_fast.data.saliency_files import find_saliencies
 from wsss_fast.data.tag_file import TagFile
 from wsss_fast.data.text import composed
 from wsss_fast.engine import remarks
@@ -158,7 +158,7 @@ def _read_files(images: Images, saliency: Path | None) -> tuple[Dataset, dict[st
     files, unusable = _by_id(paths)
     parents = {os.path.abspath(path.parent) for path in paths}
     root = paths[0].parent if len(parents) == 1 else Path(os.path.commonpath(parents))
-    maps = {} if saliency is None else find_pngs([saliency_folder(root, saliency)], files)
+    maps = {} if saliency is None else find_saliencies(root, saliency, files)
     data = Dataset(
         name=root.name or str(root),
         root=root,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.coco import is_coco
+from wsss_fast.data.coco_folders import ANNOTATED, is_coco
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import load_folder
 from wsss_fast.data.plain_images import read_plain
@@ -17,7 +17,6 @@ from wsss_fast.data.voc import load_voc
 from wsss_fast.engine import remarks
 
 Ids = Sequence[str] | Path | None
-_ANNOTATED = "-annotated"
 
 
 def load_tagged(
@@ -55,7 +54,7 @@ def load_tagged(
     order = loaded.ids
     if tags.kind == "array" and len(tags) != len(loaded) and is_coco(root):
         # Public arrays have a row for every image of the JSON file, in the order of their numbers.
-        order = load_layout(root, split.removesuffix(_ANNOTATED), None, None, None, None).ids
+        order = load_layout(root, split.removesuffix(ANNOTATED), None, None, None, None).ids
     return _retagged(loaded, tags.of_all(loaded.ids, loaded.classes, order), tags.path), {}
 
 

@@ -23,9 +23,12 @@ class MaskChecks:
     """What was found in masks, kept for all parts of a data set so that each is checked once.
 
     Attributes:
+        category_ids: numbers of the classes in the file of tags, if they are no labels: masks of
+            other code may hold them.
         labels: by file, the labels that occur in it, 255 included.
     """
 
+    category_ids: tuple[int, ...] = ()
     labels: dict[_Key, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def check(
@@ -48,7 +51,8 @@ class MaskChecks:
             By id, the reason why a mask cannot be used.
 
         Raises:
-            InputError: no mask shows a class although images are tagged, or all pixels are 255.
+            InputError: no mask shows a class although images are tagged, all pixels are 255, or the
+                masks hold category ids instead of labels.
         """
         keys = {id: _key(path) for id, path in masks.items()}
         new = [id for id, key in keys.items() if key not in self.labels]
@@ -62,6 +66,7 @@ class MaskChecks:
         if labels and len(new) == len(masks):
             _check_foreground(labels, tags, masks)
         if tags_of is not None:
+            _check_numbering(self.category_ids, labels, tags, masks)
             _compare(labels, tags, masks)
         self.labels.update({keys[id]: values for id, values in labels.items()})
         return reasons
@@ -133,6 +138,37 @@ def _check_foreground(
     for id in labels:
         text = "true masks show background only, so nothing else is scored"
         remarks.add(text, masks[id], unit="mask", of=count)
+
+
+# What masks of other code hold instead of labels, and what added to it is the category id.
+_NUMBERINGS = (("category ids", 0), ("category ids - 1, as in COCO-Stuff's maps", 1))
+
+
+def _check_numbering(
+    category_ids: Sequence[int],
+    labels: Mapping[str, tuple[int, ...]],
+    tags: Mapping[str, frozenset[int]],
+    masks: Mapping[str, Path],
+) -> None:
+    """Refuse masks whose labels fit the tags of their images only in another numbering."""
+    label_of = {category: label for label, category in enumerate(category_ids, 1)}
+    if all(category == label for category, label in label_of.items()):
+        return
+    shown = {id: {v for v in found if 0 < v < IGNORE} for id, found in labels.items()}
+    for title, step in _NUMBERINGS:
+        only: dict[bool, list[str]] = {True: [], False: []}  # masks that fit in one way, by it
+        for id, values in shown.items():
+            as_labels = values <= tags[id]
+            if as_labels != ({label_of.get(v + step) for v in values} <= tags[id]):
+                only[as_labels].append(id)
+        if only[True] or not only[False]:
+            continue
+        first = only[False][0]
+        raise InputError(
+            f"{masks[first]}: has {_numbers(shown[first])}, which are {title} of the tags "
+            f"{_numbers(tags[first])}, not labels; labels are 1..{len(category_ids)} in the order "
+            "of the category ids (wsss-fast import coco writes such masks)"
+        )
 
 
 def _compare(

@@ -18,12 +18,12 @@ from wsss_fast.data.listing import (
     find_pngs,
     plain_ids,
     read_ids,
-    saliency_folder,
     truth_folders,
     unused_pngs,
 )
 from wsss_fast.data.lists import VOC_CLASSES
 from wsss_fast.data.names import Folders, KnownIds
+from wsss_fast.data.saliency_files import find_saliencies
 from wsss_fast.data.voc_lists import (
     AUGMENTED_MASKS,
     TRAINAUG,
@@ -111,7 +111,7 @@ def load_voc(
         tags=tags,
         images=images,
         masks=find_pngs(masks, listed.ids),
-        saliencies=find_pngs([saliency_folder(root, saliency)], listed.ids),
+        saliencies=find_saliencies(root, saliency, listed.ids),
         unused_masks=unused_pngs(masks, photos.stems()),
         layout="voc",
         tagged=not untagged,

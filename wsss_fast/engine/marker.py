@@ -18,6 +18,8 @@ from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
 
 FORMAT = 3  # of done.json and config.json; raised when an older version's files cannot be read
+WEIGHTS_FILE = "weights.pth"  # of a training
+MODEL_FILE = "model.safetensors"  # the same weights, with what they are of
 _ARTEFACTS = (".npz", ".png")
 # Where the data was and how its list was called; a moved data set is the same.
 _INFORMATION = {"data.root", "data.split"}
@@ -76,12 +78,8 @@ class Marker:
 
     def changes(self, path: Path) -> list[tuple[str, Any, Any]]:
         """What differs from begun.json or done.json: dotted name, earlier value, present value."""
-        earlier, now = flat(self.read(path)["arguments"]), flat(self.arguments)
-        return [
-            (name, earlier.get(name), now.get(name))
-            for name in sorted({*earlier, *now} - _INFORMATION)
-            if earlier.get(name) != now.get(name) or (name in earlier) != (name in now)
-        ]
+        found = differences(self.read(path)["arguments"], self.arguments)
+        return [change for change in found if change[0] not in _INFORMATION]
 
     def missing(self) -> list[str]:
         """Artefacts that are missing or empty."""
@@ -124,10 +122,21 @@ class Marker:
                 empty.rmdir()
 
 
+def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """What differs between nested arguments: dotted name, earlier value, present value."""
+    earlier, present = flat(before), flat(now)
+    return [
+        (name, earlier.get(name), present.get(name))
+        for name in sorted({*earlier, *present})
+        if earlier.get(name) != present.get(name) or (name in earlier) != (name in present)
+    ]
+
+
 def describe(changes: Sequence[tuple[str, Any, Any]]) -> str:
     """Changed arguments in words: the values of numbers, the names of files and lists."""
     texts = []
-    for name, before, now in changes:
+    # A mapping that has become None, or None a mapping, is described by its entries.
+    for name, before, now in [one for one in changes if one[1] != one[2]] or changes:
         shown = f"{name} was {before!r}, now {now!r}"
         texts.append(f"{name} changed" if is_content(before, now) or len(shown) > 200 else shown)
     return "; ".join(texts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsss_fast.engine import distributed
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.marker import Marker, describe, is_content
+from wsss_fast.engine.marker import MODEL_FILE, WEIGHTS_FILE, Marker, describe, is_content
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
@@ -127,6 +127,8 @@ def _remove(out: Path, name: str) -> bool:
         )
     written = {name for marker in markers for name in Marker.read(marker)["files"]}
     others = [*folder.glob("checkpoint-*.pth"), *folder.glob(".*.tmp*"), *log_files(folder)]
+    if WEIGHTS_FILE in written:
+        others += folder.glob(MODEL_FILE)
     for path in others:
         path.unlink()
     for file in sorted(written):

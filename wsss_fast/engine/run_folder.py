@@ -19,7 +19,7 @@ import torch
 
 from wsss_fast.engine import distributed, redo
 from wsss_fast.engine.files import atomic_write, write_json
-from wsss_fast.engine.marker import FORMAT, Marker, provenance
+from wsss_fast.engine.marker import FORMAT, MODEL_FILE, WEIGHTS_FILE, Marker, provenance
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.engine.serialize import exact, jsonable
@@ -46,7 +46,7 @@ __all__ = [
 # Files of a run folder and of a stage, which no folder may be called like.
 _OWN_FILES = (
     *("config.json", "metrics.json", "report.html", "broken.json", "redo.json"),
-    *("begun.json", "done.json", "weights.pth", "log.csv"),
+    *("begun.json", "done.json", WEIGHTS_FILE, MODEL_FILE, "log.csv"),
 )
 _LONGEST_NAME = 255  # bytes
 

@@ -1,7 +1,7 @@
 """Arguments of a run as JSON, and back: dataclasses, paths, arrays, callables.
 
-`jsonable` writes them for `config.json`, `exact` for the record of a stage; `from_config` reads
-them back as the types that a function's annotations name.
+`jsonable` writes them for `config.json`, `exact` for the record of a stage; `from_config` and
+`from_jsonable` read them back as the types that a function's annotations name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import json
 import math
 import re
 import sys
@@ -192,6 +193,22 @@ def from_config(value: Any, annotation: Any, name: str, default: Any = None) -> 
     raise InputError(f"{name}: cannot be set in a configuration file")
 
 
+def from_jsonable(value: Any, annotation: Any, name: str) -> Any:
+    """What `jsonable` returned, as the type that an annotation names.
+
+    Args:
+        value: JSON.
+        annotation: resolved type hint.
+        name: of the value, for errors.
+
+    Raises:
+        InputError: as `from_config`; also for functions and classes that are not this package's.
+    """
+    text = json.dumps(value)
+    plain = json.loads(text, parse_int=Plain, parse_float=Plain, parse_constant=Plain)
+    return from_config(plain, annotation, name)
+
+
 def _expect(right: bool, result: Any, value: Any, name: str, wanted: str) -> Any:
     if not right:
         kind = "the text " if isinstance(value, str) and not isinstance(value, Plain) else ""
@@ -301,6 +318,8 @@ def _from_callable(value: Any, name: str) -> Any:
             found = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError):
             found = None
-        if callable(found):
+        # Not what its modules import from elsewhere: the file may be a stranger's.
+        own = str(getattr(found, "__module__", "")).partition(".")[0] == _PACKAGE
+        if callable(found) and own:
             return found
     raise InputError(f"{name}: is {value!r}, must be the full name of a function of {_PACKAGE}")

@@ -18,7 +18,14 @@ COMMANDS = (
         defaults="RECIPES",
         saliency=True,
     ),
-    Command("eps infer", "wsss_fast.eps.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "eps infer",
+        "wsss_fast.eps.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        network="eps",
+        numbers_in_weights=True,
+    ),
     Command(
         "eps analyse",
         "wsss_fast.eps.analyses:analyse",

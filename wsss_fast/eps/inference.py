@@ -17,6 +17,7 @@ from wsss_fast.eps import alpha_crf
 from wsss_fast.eps.recipe import RECIPES, Recipe, check_recipe
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import Views, ViewsToMaps, maps_stage
+from wsss_fast.stages.trained import info_of, recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def infer(
     weights: str | Path,
     out: str | Path,
     *,
-    backbone: str = "resnet38",
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     crf: bool = False,
     name: str = "eps",
@@ -57,9 +58,10 @@ def infer(
         data: images and tags: a data set, or an argument of `data.load`.
         weights: weights of a trained EPS network: this package's, or the public one.
         out: run folder.
-        backbone: "resnet38" or "small".
+        backbone: "resnet38" or "small"; default: that of the weights, or "resnet38" for weights
+            that do not say it.
         recipe: hyper-parameters, of which `scales`, `threshold`, `crf` and `infer_batch` are used;
-            default: those of the backbone.
+            default: those that the weights were trained with, or those of the backbone.
         crf: whether a dense CRF refines the pseudo-masks.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
@@ -70,7 +72,10 @@ def infer(
 
     Source: EPS' public code; section 4.1.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data = opened(data)
+    info = info_of(weights, "eps", data=data, backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet38")
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     check_recipe(recipe, data)
     net = nets.eps_resnet38(len(data.classes), backbone=backbone)

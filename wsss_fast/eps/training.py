@@ -96,6 +96,7 @@ def train(
         schedule=recipe.schedule,
         length=recipe.length(),
         runtime=runtime,
+        info=nets.model_info("eps", data.classes, recipe, backbone=backbone),
         finish=lambda: {"black_saliency": black, "saliency_overlap": overlap},
         arguments={
             "data": data.fingerprint(saliency=True),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from wsss_fast.data import Source, opened
-from wsss_fast.data.class_names import clean_name
+from wsss_fast.data.coco_folders import find_part
+from wsss_fast.data.coco_json import read_coco
+from wsss_fast.data.coco_outlines import plain_outline
 from wsss_fast.data.dataset import Dataset
-from wsss_fast.data.text import read_text
 from wsss_fast.engine import distributed, remarks
 from wsss_fast.engine.progress import track
 from wsss_fast.errors import InputError
@@ -119,9 +119,11 @@ def find_truth(data: Dataset) -> Path | None:
     folder = data.root / OBJECTS
     if any((folder / f"{id}.png").is_file() for id in data.masks):
         return folder
-    photos = data.images[data.ids[0]].parent.name  # train2014 or val2014
-    files = (data.root / parent / f"instances_{photos}.json" for parent in ("annotations", ""))
-    return next((path for path in files if path.is_file()), None)
+    if data.layout != "coco":
+        return None
+    with contextlib.suppress(InputError):  # a data set that `load` did not open
+        return find_part(data.root, data.split.partition(":")[0]).json
+    return None
 
 
 def _evaluate(data: Dataset, folder: Path, source: Path) -> InstanceScores:
@@ -224,24 +226,33 @@ def _from_folder(data: Dataset, folder: Path) -> tuple[list[Any], list[Any]]:
 
 def _from_json(data: Dataset, path: Path) -> tuple[list[Any], list[Any]]:
     """Images and annotations from COCO's JSON."""
-    try:
-        content = json.loads(read_text(path))
-        id_of = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
-        name_of = {one["id"]: clean_name(one["name"]) for one in content["categories"]}
-        given = [(one["image_id"], one["category_id"], one) for one in content["annotations"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not COCO's instances JSON ({error!r})") from None
+    content = read_coco(path, outlines=True)
+    id_of = content.names()
+    name_of = dict(zip(content.category_ids, content.classes, strict=True))
     scored = [id for id in data.ids if data.scored is None or id in data.scored]
     number_of = {id: number for number, id in enumerate(scored, 1)}
     label_of = {name: label for label, name in enumerate(data.classes, 1)}
     images = [_image(number, id, data.size(id)) for id, number in number_of.items()]
     annotations = []
-    for image, category, one in given:
-        number = number_of.get(id_of.get(image, ""))
-        label = label_of.get(name_of.get(category, ""))
-        if number is not None and label is not None:
-            kept = {key: one[key] for key in ("segmentation", "area", "iscrowd")}
-            annotations.append({"image_id": number, "category_id": label, **kept})
+    for one in content.annotations:
+        id = id_of[one["image_id"]]
+        number, label = number_of.get(id), label_of.get(name_of[one["category_id"]])
+        if number is None or label is None:
+            continue
+        place = f"{path}, annotation {one.get('id')}"
+        try:
+            outline = plain_outline(one.get("segmentation"), data.size(id), place)
+        except ValueError as error:
+            raise InputError(f"{place}: {error}") from None
+        annotations.append(
+            {
+                "image_id": number,
+                "category_id": label,
+                "iscrowd": int(bool(one.get("iscrowd"))),
+                "area": 1,  # objects of every area count
+                "segmentation": outline,
+            }
+        )
     return images, annotations
 
 

@@ -94,6 +94,16 @@ def over(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
     return (image * 0.35 * (1 - weight) + colour * weight).astype(np.uint8)
 
 
+def overlay(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+    """Labels [H, W] as half-transparent colours over an image [H, W, 3]; background is the image.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    blended = (image.astype(np.uint16) + colours()[label_map] + 1) // 2
+    return np.where(label_map[..., None] > 0, blended, image).astype(np.uint8)
+
+
 def pick(data: Dataset, count: int) -> list[str]:
     """Up to `count` ids, evenly spread over the images with a mask (all images if none has one)."""
     ids = [i for i in data.ids if i in data.masks] or list(data.ids)

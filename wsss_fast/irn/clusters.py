@@ -1,10 +1,12 @@
-"""Groups of cells whose displacements lead to the same place, and connected regions."""
+"""Groups of cells whose displacements lead to the same place."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from wsss_fast.regions import regions
 
 
 def find_centres(displacement: torch.Tensor, steps: int) -> torch.Tensor:
@@ -51,50 +53,3 @@ def cluster(centres: torch.Tensor, displacement: torch.Tensor, centre: float) ->
     region = regions(small.cpu().numpy())
     y, x = centres.cpu().numpy()
     return np.unique(region[y, x], return_inverse=True)[1].reshape(region.shape)
-
-
-def regions(labels: np.ndarray) -> np.ndarray:
-    """The 4-connected regions of equal labels.
-
-    Args:
-        labels: integers or bool [H, W], H and W >= 1; 0 belongs to no region.
-
-    Returns:
-        Number of the region of each pixel, int64 [H, W]: 0 none, 1..N in the order of their first
-        pixels, row by row.
-    """
-    height, width = labels.shape
-    stride = width + 1
-    flat = np.zeros((height, stride), labels.dtype)  # so that no run spans two rows
-    flat[:, :width] = labels
-    flat = flat.reshape(-1)
-    bounds = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
-    start, stop = bounds[:-1], bounds[1:]
-    inside = flat[start] != 0
-    start, stop = start[inside], stop[inside]
-    # Runs of the next row that have a column in common with a run.
-    first = np.searchsorted(stop, start + stride, side="right")
-    count = np.maximum(np.searchsorted(start, stop + stride, side="left") - first, 0)
-    upper = np.repeat(np.arange(len(start)), count)
-    lower = np.arange(len(upper)) - np.repeat(np.cumsum(count) - count - first, count)
-    joined = flat[start[upper]] == flat[start[lower]]
-    root = _roots(len(start), upper[joined].tolist(), lower[joined].tolist())
-    number = np.unique(root, return_inverse=True)[1] + 1
-    found = np.zeros(flat.shape, np.int64)
-    found[flat != 0] = np.repeat(number, stop - start)
-    return found.reshape(height, stride)[:, :width]
-
-
-def _roots(count: int, first: list[int], second: list[int]) -> np.ndarray:
-    """The smallest of the items that each item is joined to, int64 [count], by union-find."""
-    parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = item = parent[parent[item]]
-        return item
-
-    for a, b in zip(first, second, strict=True):
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return np.array([root(item) for item in range(count)], np.int64)

@@ -11,12 +11,20 @@ COMMANDS = (
         presets="PRESETS",
     ),
     Command("irn train", "wsss_fast.irn.training:train", numbers="recipe", defaults="RECIPES"),
-    Command("irn infer", "wsss_fast.irn.inference:infer", numbers="recipe", defaults="RECIPES"),
+    Command(
+        "irn infer",
+        "wsss_fast.irn.inference:infer",
+        numbers="recipe",
+        defaults="RECIPES",
+        network="irn",
+        numbers_in_weights=True,
+    ),
     Command(
         "irn instances",
         "wsss_fast.irn.instances:find_instances",
         numbers="recipe",
         defaults="INSTANCE_RECIPES",
+        network="irn",
     ),
     Command(
         "irn evaluate-instances",

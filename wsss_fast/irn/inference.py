@@ -29,6 +29,7 @@ from wsss_fast.maps import (
 from wsss_fast.ops import random_walk
 from wsss_fast.stages import masks
 from wsss_fast.stages.activate import Maps, Views, ViewsToMaps, maps_stage, unflipped
+from wsss_fast.stages.trained import info_of, recipe_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def infer(
     out: str | Path,
     *,
     maps: str | Path,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     recipe: Recipe | None = None,
     name: str = "irn",
     device: str = "auto",
@@ -70,9 +71,11 @@ def infer(
         out: run folder.
         maps: folder of class maps, as `amn.infer` and `cam.infer` write them; a background row in
             them is not used.
-        backbone: "resnet50" or "small".
+        backbone: "resnet50" or "small"; default: that of the weights, or "resnet50" for weights
+            that do not say it.
         recipe: hyper-parameters, of which `power`, `walk_radius`, `beta`, `steps`, `pad`,
-            `threshold` and `infer_batch` are used; default: those of the backbone.
+            `threshold` and `infer_batch` are used; default: those that the weights were trained
+            with, or those of the backbone.
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
         precision: fp32, bf16 (autocast), or auto.
@@ -82,7 +85,9 @@ def infer(
 
     Source: IRN, section 4.3, and its public code, as AMN uses it.
     """
-    data, recipe = opened(data), recipe or RECIPES.get(backbone, Recipe())
+    data, info = opened(data), info_of(weights, "irn", backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet50")
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     check_refinement(recipe)
     folder, out = Path(maps), check_out(out)
@@ -252,7 +257,7 @@ def _at_full_size(keys: tuple[int, ...], walked: torch.Tensor, size: tuple[int, 
 def load_maps_for(folder: Path, data: Dataset, id: str) -> ClassMaps:
     """Class maps of an image, without a background row; InputError for another size."""
     maps, wanted = load_stored(folder, id).foreground(), strided_size(*data.size(id))
-    if maps.strided.shape[1:] != wanted:
+    if len(maps.keys) and maps.strided.shape[1:] != wanted:
         raise InputError(
             f"{maps_path(folder, id)}: strided maps are {maps.strided.shape[1:]}, "
             f"but the image needs {wanted}"

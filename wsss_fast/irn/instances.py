@@ -19,7 +19,7 @@ from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_folder import check_out, provenance, stage
 from wsss_fast.engine.runtime import Runtime, resolve_runtime, with_torch_defaults
 from wsss_fast.errors import InputError
-from wsss_fast.irn.clusters import cluster, find_centres, regions
+from wsss_fast.irn.clusters import cluster, find_centres
 from wsss_fast.irn.inference import (
     boundaries_and_displacements,
     check_refinement,
@@ -31,7 +31,9 @@ from wsss_fast.irn.recipe import INSTANCE_RECIPES, InstanceOptions, InstanceReci
 from wsss_fast.maps import ClassMaps, check_maps, map_files, resize_maps
 from wsss_fast.ops import image_views
 from wsss_fast.readers.instances import Instances, save_instances
+from wsss_fast.regions import regions
 from wsss_fast.stages.activate import unfinished_batches
+from wsss_fast.stages.trained import info_of
 
 _AT_ONCE = 32  # maps that are upsampled together
 
@@ -54,7 +56,7 @@ def find_instances(
     out: str | Path,
     *,
     maps: str | Path,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
     recipe: InstanceRecipe | None = None,
     name: str = "irn/instances",
     device: str = "auto",
@@ -75,7 +77,8 @@ def find_instances(
         weights: weights of a trained IRN: this package's, or the public `res50_irn.pth`.
         out: run folder.
         maps: folder of class maps, as `cam.infer` writes them; a background row is not used.
-        backbone: "resnet50" or "small".
+        backbone: "resnet50" or "small"; default: that of the weights, or "resnet50" for weights
+            that do not say it.
         recipe: hyper-parameters; default: those of the backbone, IRN's own (`INSTANCE_RECIPES`).
         name: sub-folder of `out`.
         device: auto, cpu, cuda or cuda:N.
@@ -86,7 +89,9 @@ def find_instances(
 
     Source: IRN, sections 4.2 and 4.3, and its public code.
     """
-    data, recipe = opened(data), recipe or INSTANCE_RECIPES.get(backbone, InstanceRecipe())
+    data, info = opened(data), info_of(weights, "irn", backbone=backbone)
+    backbone = backbone or (info.backbone if info else "resnet50")
+    recipe = recipe or INSTANCE_RECIPES.get(backbone, InstanceRecipe())
     walk, objects = recipe.irn, recipe.objects
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=walk.prefer_bf16)
     check_refinement(walk)

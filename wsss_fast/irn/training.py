@@ -102,6 +102,7 @@ def train(
         schedule=recipe.schedule,
         length=recipe.length(),
         runtime=runtime,
+        info=nets.model_info("irn", data.classes, recipe, backbone=backbone),
         finish=finish,
         arguments={
             "data": data.fingerprint(),

@@ -25,6 +25,8 @@ from wsss_fast.nets.name_tables import (
     VGG16_POSITIONS,
 )
 
+# Classifiers of torchvision's VGG16 and of timm's.
+_IMAGENET = ("classifier.", "pre_logits.", "head.")
 # One of these begins a name in every checkpoint of the public networks.
 _FIRST = ("resnet50.", "base.", "conv1a.", "backbone.conv1a.", "conv1_1.", "block_1.conv1.")
 
@@ -111,7 +113,7 @@ def _with_layer_names(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.T
     result = {}
     for key, value in state.items():
         before = next((p for p in names if key.startswith(p)), "")
-        if not key.startswith("classifier."):  # of ImageNet
+        if not key.startswith(_IMAGENET):
             result[names.get(before, "") + key.removeprefix(before)] = value
     return result
 

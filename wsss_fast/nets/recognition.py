@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,19 +23,40 @@ _BACKBONES: dict[str, type[Backbone]] = {
     "resnet101": CaffeResNet101,
     "vgg16": Vgg16,
 }
-# What only the weights of one kind of network have: a tensor, the network, and what its first
-# dimension has beside the classes.
+
+
+class _Head(NamedTuple):
+    """What only the weights of one kind of network have.
+
+    Attributes:
+        tensor: its name.
+        text: the network, in words.
+        network: the network, as the options of commands call it.
+        head: of a segmentation network.
+        axis: dimension of the tensor that counts the classes.
+        background: what it has there beside the classes; None where it counts no classes.
+    """
+
+    tensor: str
+    text: str
+    network: str
+    head: str | None = None
+    axis: int = 0
+    background: int | None = 1
+
+
 _HEADS = (
-    ("map_head.weight", "EPS' network", 1),
-    ("label_scale.weight", "an AMN", None),
-    ("displacement_up.0.weight", "IRN's network", None),
-    ("aspp.weight", "DeepLabV2", None),
-    ("aspp.c0.6.weight", "DeepLabV2", 1),
-    ("largefov.fc8.weight", "DeepLab with head largefov", 1),
-    ("seam.conv3.weight", "DeepLab with head seam", 1),
-    ("mctformer.conv2.weight", "DeepLab with head mctformer", 1),
-    ("conv1x1.fc.weight", "DeepLab with head conv1x1", 1),
-    ("head.weight", "a classifier", 0),
+    _Head("map_head.weight", "EPS' network", "eps"),
+    _Head("label_scale.weight", "an AMN", "amn", axis=1, background=0),
+    _Head("displacement_up.0.weight", "IRN's network", "irn", background=None),
+    _Head("aspp.weight", "DeepLabV2", "seg", "aspp", axis=1),
+    _Head("aspp.c0.6.weight", "DeepLabV2", "seg", "aspp"),
+    _Head("largefov.fc8.weight", "DeepLab with head largefov", "seg", "largefov"),
+    _Head("seam.conv3.weight", "DeepLab with head seam", "seg", "seam"),
+    _Head("mctformer.conv2.weight", "DeepLab with head mctformer", "seg", "mctformer"),
+    _Head("conv1x1.fc.weight", "DeepLab with head conv1x1", "seg", "conv1x1"),
+    _Head("head.weight", "a classifier", "cam", background=0),
+    _Head("weight", "an AMN without conditioning", "amn", axis=1),
 )
 # Blocks of torchvision's third stage, with and without a third convolution in each.
 _TORCHVISION = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
@@ -73,7 +94,7 @@ def describe_mismatch(given: State, net: Any, problems: str) -> str:
 
 def _kind(state: State) -> str | None:
     """The network that weights are of, by its head; None for a backbone alone."""
-    return next((kind for name, kind, _ in _HEADS if name in state), None)
+    return next((one.text for one in _HEADS if one.tensor in state), None)
 
 
 def _backbone(given: State) -> str | None:
@@ -102,10 +123,42 @@ def _backbone(given: State) -> str | None:
 
 def _other_classes(given: State, net: Any) -> str:
     """How the numbers of classes differ, if the heads do; otherwise ""."""
-    for name, _, background in _HEADS:
+    for name, *_, axis, background in _HEADS:
         if background is not None and name in given and hasattr(net, "state_dict"):
             own = net.state_dict().get(name)
-            if own is not None and given[name].shape[1:] == own.shape[1:]:
-                has, needs = len(given[name]) - background, len(own) - background
+            if own is not None and given[name].dim() == own.dim():
+                has, needs = (len(x.movedim(axis, 0)) - background for x in (given[name], own))
                 return f": they are for {has} classes, not {needs}" if has != needs else ""
     return ""
+
+
+class Recognised(NamedTuple):
+    """What weights are of, as far as their names and shapes tell.
+
+    Attributes:
+        network: "cam", "amn", "eps", "irn" or "seg", or None.
+        backbone: its name, or None.
+        head: of a segmentation network, or None.
+        num_classes: without background, or None.
+        conditioned: whether an AMN has label conditioning.
+    """
+
+    network: str | None
+    backbone: str | None
+    head: str | None = None
+    num_classes: int | None = None
+    conditioned: bool = False
+
+
+def recognise(given: State) -> Recognised:
+    """The network that weights under this package's names are of."""
+    backbone = _backbone(given)
+    backbone = backbone if backbone in _BACKBONES else None
+    found = next((one for one in _HEADS if one.tensor in given), None)
+    if found is None:
+        return Recognised(None, backbone)
+    shape, count = given[found.tensor].shape, None
+    if found.background is not None and len(shape) > found.axis:
+        count = shape[found.axis] - found.background
+    conditioned = "label_scale.weight" in given
+    return Recognised(found.network, backbone, found.head, count, conditioned)

@@ -17,16 +17,31 @@ from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError, RunError
 from wsss_fast.nets import recognition
 from wsss_fast.nets.backbone import Backbone
+from wsss_fast.nets.library_names import to_torchvision
 from wsss_fast.nets.names import from_mxnet, from_public, is_public, is_torchvision_vgg16
 from wsss_fast.nets.resnet import CaffeResNet101
 from wsss_fast.nets.vgg16 import Vgg16
-from wsss_fast.readers import state_dicts
+from wsss_fast.readers import state_dicts, weight_files
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """Write the state dict of `net` atomically; it can be read with `weights_only=True`.
+
+    Raises:
+        RunError: a value is NaN or infinite, as after a training that diverged.
+    """
+    state = finite_state(net, path)
+    # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def finite_state(net: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of `net` on the host, to be written to `path`.
 
     Raises:
         RunError: a value is NaN or infinite, as after a training that diverged.
@@ -40,11 +55,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
             "that are NaN or infinite; the training diverged: use a lower learning rate, or "
             "another precision"
         )
-    # Saving to a path, torch would store the temporary name, and hide the error of a full disk.
-    content = io.BytesIO()
-    torch.save(state, content)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    return state
 
 
 def load_weights(
@@ -61,15 +72,16 @@ def load_weights(
     `vgg16_20M.pth` or `deeplab_largeFOV.pth`, ImageNet's ResNet-38 as MXNet's `.params` or as
     `.pth`, a network for another task. torchvision's networks expect RGB images with another
     normalisation than DeepLab's; their first convolution is converted, which is exact except at the
-    image's border. Of torchvision's VGG16, fc6 and fc7 are not used.
+    image's border. Of torchvision's VGG16, fc6 and fc7 are not used. The same backbones are found
+    in the files of other libraries, see `nets.library_names`.
 
-    Weights may lie under a key of a checkpoint, and wrappers may have renamed them, see
-    `readers.state_dicts`.
+    Weights may lie under a key of a checkpoint or in a directory, and wrappers may have renamed
+    them, see `readers.state_dicts`.
 
     Args:
         net: a network of this package.
         source: a file that `torch.load` can read with weights_only, safetensors, MXNet's
-            `.params`, or a state dict.
+            `.params`, a directory of one of them, also in several parts, or a state dict.
         complete: raise an error for weights that leave the head as it is, as inference needs.
 
     Raises:
@@ -169,7 +181,8 @@ def _to_own_names(
     state: Mapping[str, torch.Tensor], net: Any
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """The state under this package's names, and whether it never has a head of this package."""
-    if "layer1.0.conv1.weight" in state:  # torchvision
+    state = to_torchvision(state)
+    if "layer1.0.conv1.weight" in state:
         state = {k: v for k, v in state.items() if not k.startswith("fc.")}
         if isinstance(net.backbone, CaffeResNet101):
             state = _for_bgr(state, "conv1", "bn1.running_mean")
@@ -241,9 +254,8 @@ def fingerprint(source: str | Path | Mapping[str, torch.Tensor] | None) -> str |
             values = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
             digest.update(name.encode() + values.numpy().tobytes())
     else:
-        if not Path(source).is_file():
-            raise InputError(f"{source}: no such weights file")
-        with Path(source).open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        for path in weight_files.files(Path(source)):
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
     return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ The labels are the stored samples: palette indices or gray values, of 1 to 16 bi
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ _LOSSLESS_TIFF = (
     "tiff_ccitt",
 )
 _CURE = "save it as an 8-bit gray or palette PNG"
+_COCO_CLASSES = 80
 _COLOURS_OF_HTML = 8  # VOC's colours of 0..7 are HTML's basic colours, found in many palettes
 
 
@@ -153,7 +155,27 @@ def _check_allowed(path: Path, present: np.ndarray, num_classes: int | None) -> 
     if bad.size:
         raise InputError(
             f"{path}: label {bad[0]} is impossible; allowed are 0..{num_classes} and {IGNORE}"
+            f"{_of_coco(present) if num_classes == _COCO_CLASSES else ''}"
         )
+
+
+def _of_coco(present: np.ndarray) -> str:
+    """Which numbering of COCO's classes the labels may have, for a message."""
+    labels = present[present != IGNORE]
+    lowest, highest = int(labels[0]), int(labels[-1])
+    if lowest == 91 and highest <= 171:
+        return "; perhaps 91 was added to all labels, as MCTformer does: subtract it"
+    if highest <= 90:
+        return (
+            "; perhaps these are COCO's category ids 1..90: wsss-fast import coco writes masks of "
+            "labels"
+        )
+    if highest <= 181:
+        return (
+            "; perhaps these are COCO-Stuff's (category id - 1, so that 0 is person, not "
+            "background): wsss-fast import coco writes masks of labels"
+        )
+    return ""
 
 
 def _check_palette(
@@ -267,8 +289,19 @@ def write_labels(path: Path, labels: np.ndarray, palette: bytes | None = None) -
         labels: uint8 [H, W].
         palette: RGB bytes; None for VOC's colours, b"" for a gray PNG.
     """
+    with atomic_write(path) as temporary:
+        _label_image(labels, palette).save(temporary)
+
+
+def encode_labels(labels: np.ndarray) -> bytes:
+    """The bytes of a PNG of labels, uint8 [H, W], with VOC's colours."""
+    content = io.BytesIO()
+    _label_image(labels, None).save(content, "PNG")
+    return content.getvalue()
+
+
+def _label_image(labels: np.ndarray, palette: bytes | None) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8), mode=None)
     if palette != b"":
         image.putpalette(_PALETTE if palette is None else palette)
-    with atomic_write(path) as temporary:
-        image.save(temporary)
+    return image

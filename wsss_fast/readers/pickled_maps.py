@@ -1,4 +1,4 @@
-"""The pickled dictionaries of class maps that IRN's public code and many others write."""
+"""The pickled dictionaries of class maps that public code writes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def read(path: Path) -> dict[Any, Any]:
     content = unpickle(path, "maps")
     if not isinstance(content, dict):
         raise InputError(
-            f"{path}: has no maps; expected a dictionary with keys, cam and high_res, not "
-            f"a {type(content).__name__}"
+            f"{path}: has no maps; expected a dictionary of maps, not a {type(content).__name__}"
         )
     return content
 
@@ -43,9 +42,9 @@ def as_array(path: Path, name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: keys, cam and high_res are not arrays ({error})") from None
+        raise InputError(f"{path}: {name} is not an array ({error})") from None
     if array.dtype.kind not in "iuf":
-        raise InputError(f"{path}: keys, cam and high_res are not arrays of numbers: {name} is not")
+        raise InputError(f"{path}: {name} is not an array of numbers, but {array.dtype}")
     return array
 
 

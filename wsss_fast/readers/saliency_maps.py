@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
 from wsss_fast.readers._opening import num_frames, opened, raw_mode
+from wsss_fast.readers.label_maps import voc_palette
 from wsss_fast.readers.photos import upright
 
 _DEEP = 65535
@@ -23,8 +25,8 @@ def read_saliency(path: Path) -> np.ndarray:
     transparent map is black. 16-bit gray is reduced to 8 bits. EXIF rotation is applied.
 
     Raises:
-        InputError: the file is missing, truncated, not an image, of several pictures, or of a mode
-            other than 8- or 16-bit gray or colour.
+        InputError: the file is missing, truncated, not an image, of several pictures, of a mode
+            other than 8- or 16-bit gray or colour, or a label map in VOC's colours.
     """
     with opened(path, "saliency map") as image:
         if num_frames(image) > 1:
@@ -48,6 +50,11 @@ def read_saliency(path: Path) -> np.ndarray:
                 return np.repeat(alpha[..., None], 3, axis=2)
             if alpha.size and not alpha.any():
                 return np.zeros((*alpha.shape, 3), np.uint8)
+        if map_.mode == "P" and _has_voc_colours(map_):
+            raise InputError(
+                f"{path}: its palette has VOC's colours, so it is a label map; saliency maps are "
+                "gray, 255 where something is salient, as 255 * (labels > 0)"
+            )
         levels = np.array(map_.convert("RGB"))
     if is_deep and not levels.any():
         raise InputError(
@@ -56,6 +63,15 @@ def read_saliency(path: Path) -> np.ndarray:
     if map_.mode not in _GRAY and _spread(levels) > _COLOURED:
         remarks.add("coloured saliency map: the mean of its channels is used", path)
     return levels
+
+
+def _has_voc_colours(image: Image.Image) -> bool:
+    """Whether the palette indices in use have VOC's colours of these labels, not only gray ones."""
+    used = np.unique(np.array(image))
+    colours = np.frombuffer(bytes(image.getpalette() or b""), np.uint8).reshape(-1, 3)
+    used = used[used < len(colours)]
+    is_gray = (colours[used] == colours[used][:, :1]).all()
+    return bool(not is_gray and (colours[used] == voc_palette()[used]).all())
 
 
 def _spread(levels: np.ndarray) -> int:

@@ -8,13 +8,14 @@ a file and removes what wrappers add, or names what it finds instead.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import pickle
 import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 
 from wsss_fast.engine.files import damaged_entry
 from wsss_fast.errors import InputError
-from wsss_fast.readers import first_bytes, mxnet
+from wsss_fast.readers import first_bytes, mxnet, weight_files
 
 StateDict = dict[str, torch.Tensor]
 
@@ -69,28 +70,37 @@ def read(path: Path) -> StateDict:
 
     Args:
         path: a file that `torch.load` can read with weights_only, safetensors, or MXNet's
-            `.params`.
+            `.params`; or what `weight_files.files` finds as several.
 
     Raises:
         InputError: the file is missing, is damaged, is something else, or holds no state dict or
             several; one line with the file's name.
     """
-    if path.is_dir():
-        inside = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
-        hint = f"; name the file, such as {path / inside[0]}" if inside else ""
-        raise InputError(f"{path}: no such weights file: it is a directory{hint}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file")
     try:
-        return unwrapped(_content(path))
+        first, *parts = weight_files.files(path)
+        return unwrapped(_of_parts(first, parts) if parts else _content(first))
     except InputError as error:
         message = str(error)
-        raise InputError(
-            message if message.startswith(f"{path}:") else f"{path}: {error}"
-        ) from None
+        named = message.startswith((f"{path}:", f"{path}{os.sep}"))
+        raise InputError(message if named else f"{path}: {message}") from None
 
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".params")
+def _of_parts(index: Path, parts: Sequence[Path]) -> dict[str, Any]:
+    """The tensors of several files, as their index lists them."""
+    listed = weight_files.read_index(index)
+    state: dict[str, Any] = {}
+    for part in parts:
+        try:
+            content = _content(part)
+        except InputError as error:
+            raise InputError(f"{part}: {error}") from None
+        names = [name for name, file in listed.items() if file == part.name]
+        has = content if isinstance(content, Mapping) else {}
+        missing = next((name for name in names if name not in has), None)
+        if missing is not None:
+            raise InputError(f"{part}: has no tensor {missing}, which {index.name} lists")
+        state.update({name: has[name] for name in names})
+    return state
 
 
 def unwrapped(content: Any) -> StateDict:
@@ -145,12 +155,26 @@ def _numpy_values() -> list[Any]:
     return [*functions, np.dtype, np.ndarray, *kinds]
 
 
+class _Unused:
+    """Stands for an object whose content is not looked at."""
+
+
+_LIGHTNING = (
+    "lightning_fabric.utilities.data",
+    "lightning.fabric.utilities.data",
+    "pytorch_lightning.utilities.parsing",
+    "lightning.pytorch.utilities.parsing",
+)
 # Plain values that training scripts store beside the weights. None of them runs code.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     pathlib.PosixPath,
     pathlib.PurePosixPath,
     *_numpy_values(),
+    # Settings beside the weights of Lightning, and the log beside those of OpenMMLab, neither of
+    # which is needed, nor has to be installed.
+    *((dict, f"{module}.AttributeDict") for module in _LIGHTNING),
+    (_Unused, "mmengine.logging.history_buffer.HistoryBuffer"),
 ]
 
 
@@ -172,6 +196,33 @@ def _read_safetensors(path: Path) -> StateDict:
     except (safetensors.SafetensorError, *_LOAD_ERRORS) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"truncated or damaged, not a safetensors file ({first})") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; empty for other files.
+
+    Raises:
+        InputError: the file cannot be read, or is no safetensors file but is called like one.
+    """
+    import safetensors
+
+    try:
+        what = first_bytes.describe(path)
+        with path.open("rb") as file:
+            start = file.read(16)
+        if not _is_safetensors(path, start):
+            return {}
+        if what is not None:
+            raise InputError(f"{path}: not a file of weights only: it is {what}")
+        with safetensors.safe_open(path, framework="pt") as content:
+            return dict(content.metadata() or {})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except safetensors.SafetensorError as error:
+        first = (str(error).strip() or "unreadable").splitlines()[0]
+        raise InputError(
+            f"{path}: truncated or damaged, not a safetensors file ({first})"
+        ) from None
 
 
 def _check_archive(path: Path) -> None:
@@ -303,8 +354,10 @@ def _unusable(name: str, value: torch.Tensor) -> str | None:
     if value.is_complex():
         return f"is complex ({str(value.dtype).removeprefix('torch.')}); weights are real"
     if value.is_floating_point():
-        wrong = int((~value.detach().float().isfinite()).sum())
-        if wrong:
+        numbers = value.detach().float()
+        # The extremes are NaN or infinite where any number is, and take a tenth of the time.
+        if numbers.numel() and not all(x.isfinite() for x in numbers.aminmax()):
+            wrong = int((~numbers.isfinite()).sum())
             return (
                 f"has {wrong} of {value.numel()} values that are NaN, infinite or beyond float32; "
                 "use weights from before the training diverged"

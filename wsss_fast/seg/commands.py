@@ -16,6 +16,8 @@ COMMANDS = (
         numbers="recipe",
         defaults="RECIPES",
         presets="PRESETS",
+        network="seg",
+        numbers_in_weights=True,
         predicts=True,
         needs_tags=False,
     ),

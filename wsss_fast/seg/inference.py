@@ -29,6 +29,7 @@ from wsss_fast.seg.recipe import Recipe, enlarged, network
 from wsss_fast.stages.activate import unfinished_batches
 from wsss_fast.stages.crf import Crf
 from wsss_fast.stages.labels import label_stage
+from wsss_fast.stages.trained import check_backbone, info_of, recipe_of, with_classes
 from wsss_fast.thresholds import best_row
 
 
@@ -67,14 +68,16 @@ def infer(
 
     Args:
         data: images: a data set, or an argument of `data.load`.
-        weights: weights of a trained network: this package's, or a public DeepLabV2's.
+        weights: weights of a trained network: this package's, or a public DeepLabV2's. Images
+            without class names get those of the weights.
         out: run folder.
         preset: name of a published recipe, as for `train`.
-        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or
-            "resnet101".
+        backbone: "resnet101", "vgg16", "resnet38" or "small"; default: the preset's, or that of
+            the weights, or "resnet101" for weights that do not say it.
         recipe: hyper-parameters, of which `head`, `scales`, `test_scales`, `test_merge`, `flip`,
             `resize` "aligned", `crf`, `infer_batch`, `augment.to_input` and, for `test_scales`,
-            `augment.linear` are used; default: those of the preset, or of the backbone.
+            `augment.linear` are used; default: those of the preset, or those that the weights were
+            trained with, or those of the backbone.
         crf: whether a dense CRF refines the probabilities.
         probabilities: whether the probabilities are written, too, as `<id>.npy`, float16
             [C+1, H, W], after CRF refinement if there is any; `wsss-fast crf` reads them.
@@ -86,45 +89,38 @@ def infer(
         InputError: an argument or file cannot be used.
     """
     data = opened(data, tags=False)
-    chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
-    backbone, recipe = chosen.backbone, chosen.numbers
+    info = info_of(weights, "seg", data=data, backbone=backbone)
+    data = with_classes(data, info)
+    if preset is not None or info is None:
+        chosen = resolve_preset("seg infer", PRESETS, RECIPES, preset, backbone, recipe)
+        backbone, recipe = chosen.backbone, chosen.numbers
+        check_backbone(weights, info, backbone, f"preset {preset!r}: backbone")
+    else:
+        backbone = info.backbone
+    recipe = recipe_of(weights, info, recipe, RECIPES, backbone)
     runtime = resolve_runtime(device, 0, 0, precision, prefer_bf16=recipe.prefer_bf16)
     if recipe.infer_batch < 1:
         raise InputError(f"seg: infer_batch must be >= 1, got {recipe.infer_batch}")
     net = nets.load_weights(network(data, backbone, recipe), weights, complete=True)
     net = nets.optimize_for_inference(net, runtime)
-    out, final_crf = check_out(out), recipe.crf if crf else None
+    out = check_out(out)
     folder = out / name
 
+    predictor = Predictor(net, recipe, runtime, recipe.crf if crf else None)
+
     def work() -> dict[str, Any]:
-        predictor = Predictor(net, recipe, runtime, final_crf)
         return _write_all(data, predictor, folder, name, probabilities)
 
     arguments = {
         "data": data.fingerprint(),
         "weights": nets.fingerprint(weights),
-        "scales": recipe.scales,
-        "flip": recipe.flip,
-        "to_input": recipe.augment.to_input,
-        "crf": final_crf,
         "probabilities": probabilities,
         "dtype": str(runtime.dtype),
-        **_later_arguments(recipe),
+        **predictor.arguments(),
     }
     arrays = [f"{id}.npy" for id in data.ids] if probabilities else []
     label_stage(out, name, data, arguments, work, more_files=arrays)
     return PredictResult(folder)
-
-
-def _later_arguments(recipe: Recipe) -> dict[str, Any]:
-    """What predictions depend on and earlier versions lacked, where it is not their only value."""
-    found: dict[str, Any] = {}
-    if recipe.resize == "aligned":
-        found["resize"] = recipe.resize
-    if recipe.test_scales:
-        found |= {"test_scales": recipe.test_scales, "test_merge": recipe.test_merge}
-        found["linear"] = recipe.augment.linear
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +138,23 @@ class Predictor:
     recipe: Recipe
     runtime: Runtime
     crf: Crf | None
+
+    def arguments(self) -> dict[str, Any]:
+        """What predictions depend on beside the network, by name."""
+        recipe = self.recipe
+        found: dict[str, Any] = {
+            "scales": recipe.scales,
+            "flip": recipe.flip,
+            "to_input": recipe.augment.to_input,
+            "crf": self.crf,
+        }
+        # Earlier versions lacked these; they are left out at their only value then.
+        if recipe.resize == "aligned":
+            found["resize"] = recipe.resize
+        if recipe.test_scales:
+            found |= {"test_scales": recipe.test_scales, "test_merge": recipe.test_merge}
+            found["linear"] = recipe.augment.linear
+        return found
 
     def inputs(self, photos: Sequence[np.ndarray]) -> torch.Tensor:
         """Network inputs, float32 [B, 3, H, W], of photos of one size, uint8 RGB [H, W, 3]."""
@@ -172,6 +185,25 @@ class Predictor:
             return merged / len(recipe.test_scales)
         # The softmax that follows divides by the sum.
         return merged.clamp_min(torch.finfo(merged.dtype).tiny).log()
+
+    def predict(
+        self, photos: torch.Tensor, inputs: torch.Tensor, times: stream.Times
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Labels, whether an image's logits are finite, and probabilities.
+
+        Args:
+            photos: uint8 RGB [B, H, W, 3], on the device.
+            inputs: `inputs` of them, on the device.
+            times: to which the time of network and CRF is added.
+
+        Returns:
+            uint8 [B, H, W], bool [B] and float32 [B, C+1, H, W], on the device.
+        """
+        with times.computing():
+            logits = self.logits(inputs)
+        scores = to_probabilities(logits, photos, self.crf, times)
+        finite = logits.sum(dim=(1, 2, 3), dtype=torch.float64).isfinite()
+        return best_row(scores)[0], finite, scores
 
     def _of_one_size(self, images: torch.Tensor) -> torch.Tensor:
         logits = self.net(images).float()
@@ -213,11 +245,7 @@ def _write_all(
 
     def compute(ids: list[str], loaded: tuple[torch.Tensor, torch.Tensor]) -> tuple[Any, ...]:
         photos, inputs = (one.to(device, non_blocking=True) for one in loaded)
-        with times.computing():
-            logits = predictor.logits(inputs)
-        scores = to_probabilities(logits, photos, predictor.crf, times)
-        labels, _ = best_row(scores)
-        finite = logits.sum(dim=(1, 2, 3), dtype=torch.float64).isfinite()
+        labels, finite, scores = predictor.predict(photos, inputs, times)
         return labels, finite, scores.half() if probabilities else None
 
     def write(ids: list[str], results: tuple[Any, ...]) -> None:

@@ -174,6 +174,14 @@ def train_extended(
         schedule=recipe.schedule,
         runtime=runtime,
         length=recipe.length(),
+        info=nets.model_info(
+            "seg",
+            data.classes,
+            recipe,
+            backbone=backbone,
+            head=recipe.head,
+            scales=recipe.scales,
+        ),
         arguments={
             "data": data.fingerprint(),
             "masks": provenance(folder, label_files(data)),

@@ -113,7 +113,7 @@ def make_views(
     data: Dataset, ids: Sequence[str], scales: Sequence[float], device: torch.device
 ) -> Views:
     """Load images of one size and resize them to `scales` (bicubic on uint8, as published)."""
-    return _views(data, ids, _load_photos(data, ids, device), scales, device)
+    return views_of(ids, _load_photos(data, ids, device), _tags(data, ids), scales, device)
 
 
 def _load_photos(data: Dataset, ids: Sequence[str], device: torch.device) -> torch.Tensor:
@@ -121,18 +121,33 @@ def _load_photos(data: Dataset, ids: Sequence[str], device: torch.device) -> tor
     return stream.host_tensor(np.stack([data.image(id) for id in ids]), device)
 
 
-def _views(
-    data: Dataset,
+def _tags(data: Dataset, ids: Sequence[str]) -> np.ndarray:
+    """Multi-hot tags of a few images, uint8 [B, C]."""
+    return np.stack([data.tags_of(id) for id in ids])
+
+
+def views_of(
     ids: Sequence[str],
     photos: torch.Tensor,
+    tags: np.ndarray,
     scales: Sequence[float],
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     loaded: tuple[Any, ...] | None = None,
 ) -> Views:
+    """Views of photos in memory; see `make_views`.
+
+    Args:
+        ids: of the images.
+        photos: uint8 RGB [B, H, W, 3].
+        tags: multi-hot tags, uint8 [B, C], on the CPU.
+        scales: of the views.
+        device: that the network computes on.
+        dtype: of the views.
+        loaded: as in `Views`.
+    """
     on_device = photos.to(device, non_blocking=True)
     views = image_views(on_device, scales, mean=tuple(MEAN), std=tuple(STD), dtype=dtype)
-    tags = np.stack([data.tags_of(i) for i in ids])
     return Views(
         tuple(ids),
         stream.host_tensor(tags.astype(np.float32), device).to(device, non_blocking=True),
@@ -141,6 +156,11 @@ def _views(
         tuple(tuple(np.flatnonzero(one).tolist()) for one in tags),
         loaded,
     )
+
+
+def views_dtype(runtime: Runtime) -> torch.dtype:
+    """The dtype of the views: a GPU's convolutions take bfloat16, a CPU's autocast makes it."""
+    return runtime.dtype if runtime.device.type == "cuda" else torch.float32
 
 
 def unflipped(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,13 +213,13 @@ def activate(
     )
     todo = sum(map(len, batches))
     times, device = stream.Times(runtime.device), runtime.device
-    dtype = runtime.dtype if device.type == "cuda" else torch.float32
+    dtype = views_dtype(runtime)
 
     def load(ids: list[str]) -> tuple[torch.Tensor, tuple[Any, ...]]:
         return _load_photos(data, ids, device), tuple(map(views_to_maps.load, ids))
 
     def compute(ids: list[str], loaded: tuple[torch.Tensor, tuple[Any, ...]]) -> list[Any]:
-        views = _views(data, ids, loaded[0], scales, device, dtype, loaded[1])
+        views = views_of(ids, loaded[0], _tags(data, ids), scales, device, dtype, loaded[1])
         with runtime.autocast():
             with times.computing():
                 outputs = views_to_maps.network(views)

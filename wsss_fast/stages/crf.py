@@ -82,7 +82,21 @@ class Crf(DenseCrf):
         labels: np.ndarray | torch.Tensor,
         num_labels: int,
     ) -> torch.Tensor:
-        """Most probable labels after mean-field inference on label maps.
+        """Most probable labels after mean-field inference on label maps; arguments of `marginals`.
+
+        Returns:
+            Labels, uint8 [B, S, H, W].
+        """
+        q = self.marginals(images, labels, num_labels)
+        return q.max(dim=2).indices.to(torch.uint8)  # ten times faster than argmax on a CPU
+
+    def marginals(
+        self,
+        images: np.ndarray | torch.Tensor,
+        labels: np.ndarray | torch.Tensor,
+        num_labels: int,
+    ) -> torch.Tensor:
+        """Mean-field inference on label maps.
 
         Args:
             images: uint8 RGB [B, H, W, 3].
@@ -91,9 +105,8 @@ class Crf(DenseCrf):
             num_labels: number of labels L, at most 256.
 
         Returns:
-            Labels, uint8 [B, S, H, W].
+            Marginals Q, float32 [B, S, L, H, W].
         """
         given = torch.as_tensor(labels)
         unary = unary_from_labels(given, num_labels, gt_prob=self.gt_prob, check=False)
-        q = self.apply(images, unary, check=False)  # [B, S, L, H, W]
-        return q.max(dim=2).indices.to(torch.uint8)  # ten times faster than argmax on a CPU
+        return self.apply(images, unary, check=False)

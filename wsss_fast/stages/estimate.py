@@ -14,6 +14,7 @@ from torch import nn
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import label_files
 from wsss_fast.engine import distributed
+from wsss_fast.engine.marker import WEIGHTS_FILE
 from wsss_fast.engine.progress import duration, say
 from wsss_fast.engine.run_folder import read_notes
 from wsss_fast.maps import map_files, strided_size
@@ -22,6 +23,7 @@ _ARCHIVE = 900  # bytes of an .npz besides its arrays
 # While it trains, a network is on the disk up to three times, each with up to two more values per
 # weight, which the optimizer keeps.
 _CHECKPOINTS = 3 * 3
+_FILES = 2  # weights.pth and model.safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +116,11 @@ def _labels(data: Dataset, out: Path, plan: Plan) -> int:
 def _networks(out: Path, plan: Plan) -> int:
     sizes = []
     for name, network in plan.networks.items():
-        if _todo(out / name, ["weights.pth"]):
+        if _todo(out / name, [WEIGHTS_FILE]):
             with torch.device("meta"):
                 net = network.backbone()
             sizes.append(sum(value.nbytes for value in net.state_dict().values()))
-    return sum(sizes) + max(sizes, default=0) * _CHECKPOINTS
+    return sum(sizes) * _FILES + max(sizes, default=0) * _CHECKPOINTS
 
 
 def _todo(folder: Path, files: Sequence[str]) -> set[str]:

@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from wsss_fast.convert import read_public_maps
+from wsss_fast.convert.reading import is_logits, read_public_maps, softmax
 from wsss_fast.engine import remarks
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.errors import InputError
 from wsss_fast.maps import ClassMaps, load_stored, resize_maps, save_maps, strided_size, to_labels
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
+from wsss_fast.readers.arrays import load_array
 from wsss_fast.readers.label_maps import (
     IGNORE,
     check_size,
@@ -62,8 +63,8 @@ def read_map(
     """Read a map; its kind is found by the suffix, and for `.npy` by the header.
 
     Args:
-        path: label PNG; `.npy` of scores [L, h, w], or of a pickled dictionary of class maps as
-            `convert` reads it; `.npz` of this package's class maps.
+        path: label PNG; `.npy` of scores or logits [L, h, w], or of a pickled dictionary of class
+            maps in any form that `convert` reads; `.npz` of this package's class maps.
         photo: file of the photo, for the messages.
         size: (H, W) of the photo. Scores of another size are resized to it bilinearly.
         background: constant score of the background, for scores without one. None: row 0 of an
@@ -80,13 +81,14 @@ def read_map(
             remarks.add("label map of one label: nothing to refine, written as it is", path)
         return labels
     if suffix == ".npy" and not is_pickled(path):
-        given = read_scores(path, photo, size, has_background=background is None)
-        first = int(background is not None)
-        names = np.arange(first, first + len(given), dtype=np.uint8)
-        return ScoreMap(names, _resized(given, size), background, given.dtype)
+        return _read_array(path, photo, size, background)
     if suffix not in MAP_SUFFIXES:
         raise InputError(f"{path}: maps are {', '.join(MAP_SUFFIXES)} files")
-    maps = read_public_maps(path) if suffix == ".npy" else load_stored(path.parent, path.stem)
+    maps = (
+        read_public_maps(path, size=size).maps
+        if suffix == ".npy"
+        else load_stored(path.parent, path.stem)
+    )
     if background is None and 0 not in maps.keys:
         raise InputError(
             f"{path}: has no scores of the background; give --background, such as 0.3, the "
@@ -95,6 +97,27 @@ def read_map(
     finest = maps.strided if maps.high_res is None else maps.high_res
     check_proportions(path, finest.shape, photo, size)
     return ScoreMap(maps.keys.astype(np.uint8), _resized(finest, size), background)
+
+
+def _read_array(
+    path: Path, photo: Path, size: tuple[int, int], background: float | None
+) -> ScoreMap:
+    """Scores of labels, or logits, of which the softmax is taken."""
+    given = load_array(path, "scores")
+    if given.ndim == 3 and is_logits(given):
+        if background is not None:
+            raise InputError(
+                f"{path}: has logits, whose first row is the background; leave out --background"
+            )
+        check_proportions(path, given.shape, photo, size)
+        rows = softmax(path, given, size)
+        remarks.add("logits: their softmax over the labels is taken", path)
+    else:
+        given = read_scores(path, photo, size, has_background=background is None)
+        rows = _resized(given, size)
+    first = int(background is not None)
+    names = np.arange(first, first + len(rows), dtype=np.uint8)
+    return ScoreMap(names, rows, background, given.dtype)
 
 
 def refined_suffix(path: Path) -> str:

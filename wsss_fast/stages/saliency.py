@@ -25,6 +25,8 @@ from wsss_fast.readers.saliency_maps import saliency_of
 from wsss_fast.stages.labels import unfinished_shard
 
 _HALF = 128  # of the levels 0..255
+_DARK, _BRIGHT = 32, 223  # levels between them are neither salient nor not
+_UNDECIDED = 0.5  # share of such pixels that a map with an object does not have
 _INVERTED = 0.5  # see `Overlap.inverted`
 _BORDER = 0.1  # width of the border as a share of the shorter side
 _CONTRAST = 10.0  # steepness of the sigmoid that stretches the contrast
@@ -51,7 +53,9 @@ def check(data: Dataset) -> int:
 
     A map of another size than its photo is stretched to it when it is used. A map that is black
     throughout means that nothing in its photo is salient, which makes all its classes background.
-    Such maps, other constant ones and maps that stay below half of the range are remarked.
+    Such maps, other constant ones and maps that stay below half of the range are remarked. So are
+    maps from 0 to 255 that are mostly of middle levels: programs that stretch each map to the whole
+    range make them of photos in which nothing is salient.
 
     Collective: each process reads its shard of the maps.
 
@@ -76,7 +80,9 @@ def check(data: Dataset) -> int:
             size = data.size(id)
         except InputError as error:
             return str(error)
-        return _Levels(int(levels.min()), int(levels.max()), levels.shape[:2] == size[::-1] != size)
+        between = float(((levels >= _DARK) & (levels <= _BRIGHT)).mean())
+        turned = levels.shape[:2] == size[::-1] != size
+        return _Levels(int(levels.min()), int(levels.max()), between, turned)
 
     own = {id: levels_of(id) for id in track(distributed.shard(data.ids), "check saliency")}
     read: dict[str, _Levels | str] = {}
@@ -94,10 +100,18 @@ def check(data: Dataset) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Levels:
-    """What `check` looks at in a map: its lowest and highest level, and whether it is turned."""
+    """What `check` looks at in a map.
+
+    Attributes:
+        lowest: level.
+        highest: level.
+        undecided: share of the middle levels.
+        turned: whether height and width are those of the photo exchanged.
+    """
 
     lowest: int
     highest: int
+    undecided: float
     turned: bool
 
 
@@ -123,6 +137,11 @@ def _check_levels(found: dict[Path, _Levels]) -> None:
             texts.append("saliency map of 0 and 1 only, which is nearly black; write 0 and 255")
         elif levels.highest < _HALF:
             texts.append("saliency map below half of the range 0 to 255 throughout")
+        elif (levels.lowest, levels.highest) == (0, 255) and levels.undecided > _UNDECIDED:
+            texts.append(
+                "saliency map mostly of middle levels, though from 0 to 255: perhaps nothing is "
+                "salient, and a program stretched the map to the whole range"
+            )
         if levels.turned:
             texts.append("saliency map whose height and width are those of its photo exchanged")
         for text in texts:
@@ -133,9 +152,13 @@ def _other_file(data: Dataset, id: str) -> str:
     """What to say of a file of another format that may be the map of `id`."""
     given = (data.source or {}).get("saliency")
     folder = Path(str(given)) if given else data.root / "saliency"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.stem == id and path.is_file():
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    for path in files:
+        if path.stem == id:
             return f"; {path.name} is there, but maps must be PNG, such as 255 * saliency"
+    for path in files:
+        if path.stem.startswith(id) and not path.stem[len(id)].isalnum():
+            return f"; {path.name} is there; remove what follows the id in the names"
     return ""
 
 

@@ -16,7 +16,10 @@ from wsss_fast.engine import distributed
 from wsss_fast.engine.checkpoint import Checkpoints
 from wsss_fast.engine.ddp import Step
 from wsss_fast.engine.fit import Length, fit
+from wsss_fast.engine.marker import MODEL_FILE, WEIGHTS_FILE
+from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_folder import stage
+from wsss_fast.engine.run_lock import exclusive
 from wsss_fast.engine.runtime import Runtime, compiler_errors
 from wsss_fast.engine.samples import Samples
 from wsss_fast.engine.serialize import fields_of
@@ -33,12 +36,15 @@ class TrainResult:
         parts: mean of each named part of the loss, by epoch; empty for a loss of one part.
         mean_ap: mean average precision of a classifier's tags on the validation set, 0..1; None if
             it was not measured.
+        model: file of the same weights with what they are of (`nets.ModelInfo`), for other places
+            and programs; None if it could not be written.
     """
 
     weights: Path
     losses: list[float]
     mean_ap: float | None = None
     parts: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    model: Path | None = None
 
 
 def fields_except(recipe: Any, *names: str) -> dict[str, Any]:
@@ -64,9 +70,13 @@ def train(
     length: Length,
     runtime: Runtime,
     arguments: dict[str, Any],
+    info: nets.ModelInfo | None = None,
     finish: Callable[[], dict[str, Any]] | None = None,
 ) -> TrainResult:
     """Train `net` and write `<out>/<name>/weights.pth`; a finished training is skipped.
+
+    `<out>/<name>/model.safetensors` has the same weights with `info`; if it is missing beside the
+    weights of a finished training, it is made of them.
 
     `<out>/<name>/log.csv` has the losses and learning rates (`engine.run_log`).
 
@@ -87,6 +97,7 @@ def train(
         length: epochs or updates, batch size, accumulation.
         runtime: device, seed, loader processes, dtype.
         arguments: everything else that the weights depend on.
+        info: what the network is; None: no model.safetensors.
         finish: function called with the trained network before its weights are written; it returns
             more to note in done.json.
 
@@ -95,7 +106,7 @@ def train(
         RunError: the loss is not finite, or a loader process died or torch.compile failed
             (checkpoints are kept then).
     """
-    file = out / name / "weights.pth"
+    file, model = out / name / WEIGHTS_FILE, out / name / MODEL_FILE
 
     def work() -> dict[str, Any]:
         checkpoints = Checkpoints(out / name)
@@ -115,14 +126,39 @@ def train(
         notes = finish() if finish is not None else {}
         if distributed.is_main_process():
             nets.save_weights(net, file)
+            if info is not None:
+                nets.save_model(net, model, info, weights=file)
         checkpoints.clear()
         speed = {"samples_per_second": history.samples_per_second}
         parts = {"loss_parts": history.parts} if history.parts else {}
         return {"losses": history.losses, **parts, **speed, **notes}
 
     depends = {**arguments, "seed": runtime.seed, "dtype": str(runtime.dtype)}
-    notes = stage(out, name, depends, work, files=[file.name], remake=False)
-    return TrainResult(file, notes["losses"], parts=notes.get("loss_parts", {}))
+    with exclusive(out):
+        notes = stage(out, name, depends, work, files=[file.name], remake=False)
+        written = info is not None and distributed.run_on_main(lambda: _pack(file, model, info))
+    return TrainResult(
+        file,
+        notes["losses"],
+        parts=notes.get("loss_parts", {}),
+        model=model if written else None,
+    )
+
+
+def _pack(weights: Path, model: Path, info: nets.ModelInfo) -> bool:
+    """Make the model file of weights that have none, as of earlier versions; whether it is there.
+
+    The training is finished: a full disk or a read-only folder is no error.
+    """
+    if nets.is_model_of(model, weights):
+        return True
+    net = nets.load_weights(info.build(), weights, complete=True)
+    try:
+        nets.save_model(net, model, info, weights=weights)
+    except OSError as error:
+        say(f"{model}: could not be written ({error.strerror}); {weights} has the same weights")
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Class maps from and to the pickled files of IRN's public code."""
+"""Class maps from and to pickled files: which are read, and what is refused in them."""
 
 import collections
 import io
@@ -75,11 +75,22 @@ class Malicious:
         ({"keys": np.array([1])}, "has no maps"),
         (
             {"keys": np.array([1, 2]), "cam": np.zeros((1, 4, 4))},
-            r"keys, cam and high_res are \[\[2\], \[1, 4, 4\]",
+            r"keys and cam are \[\[2\], \[1, 4, 4\]\]; expected whole",
         ),
         ({"keys": np.array([300]), "cam": np.zeros((1, 4, 4))}, "expected whole numbers"),
         ({"keys": np.array([1]), "cam": np.full((1, 4, 4), np.nan)}, "finite"),
-        ({"keys": np.array([1]), "cam": "text"}, "not arrays"),
+        ({"keys": np.array([1]), "cam": "text"}, "cam is not an array of numbers"),
+        ({"cat": np.zeros((4, 4))}, "has no maps; expected .*; has cat"),
+        ({-1: np.zeros((4, 4))}, "expected whole numbers"),
+        ({True: np.zeros((4, 4))}, "has no maps; .* has True"),
+        (
+            {"keys": np.array([1]), "cam": np.zeros((3, 4, 4))},
+            r"keys and cam are \[\[1\], \[3, 4, 4\]\]; expected whole numbers",
+        ),
+        ({1: np.zeros((0, 4))}, "which have no pixel"),
+        ({"msc_seg": np.zeros((2, 3, 4, 4))}, r"must be \[1, C \+ 1, H, W\]"),
+        ({"msc_seg": np.full((1, 3, 4, 4), np.inf)}, "NaN, infinite"),
+        ({"msc_seg": np.zeros((1, 300, 4, 4))}, "2 to 255 labels"),
     ],
 )
 def test_rejected_content(tmp_path, monkeypatch, content, message):
@@ -197,12 +208,14 @@ def drop_frame(content):
 
 
 ODD = {
-    "keys alone": ({"keys": []}, "has no maps; expected .*, has keys"),
-    "numbers as keys": ({3: np.zeros((4, 4))}, "has no maps; expected .*, has 3"),
-    "background row": (
-        {"keys": np.array([1]), "cam": np.zeros((2, 4, 4))},
-        r"keys, cam and high_res are \[\[1\], \[2, 4, 4\], \[\]\]",
+    "keys alone": ({"keys": [1]}, "has no maps; expected .*, has keys"),
+    "numbers": (
+        {3: np.zeros((4, 4)), 5: np.zeros((4, 5))},
+        r"maps are \{3: \[4, 4\], 5: \[4, 5\]\}; expected maps \[H, W\] of one size",
     ),
+    "plain logits": (np.full((3, 4, 4), -2.0), "name the folder of the photos with --images"),
+    "scores": (np.full((3, 4, 4), 0.7), "neither logits, .* nor probabilities"),
+    "flat": (np.zeros(3), r"is an array float64 \[3\]; expected a pickled"),
     "NaN": ({"keys": np.array([1]), "cam": np.full((1, 4, 4), np.nan)}, "and finite"),
     "levels": ({"keys": np.array([1]), "cam": np.full((1, 4, 4), 255)}, "must be within 0..1"),
     "label 255": ({"keys": np.array([254]), "cam": np.zeros((1, 4, 4))}, "whole numbers"),
@@ -213,13 +226,13 @@ ODD = {
     ),
     "meta": (
         {"keys": np.array([1]), "cam": torch.zeros(1, 4, 4, dtype=torch.complex64)},
-        "not arrays of numbers: cam",
+        "cam is not an array of numbers, but complex64",
     ),
-    "text": (np.array("a dictionary"), "is an array <U12"),
+    "text": (np.array("a dictionary"), "something other than arrays of numbers: the array is <U12"),
     "several": (np.array([{}, {}], dtype=object), r"is an array object \[2\]"),
     "empty": (b"", "it is empty"),
     "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-    "zip": (b"PK\x03\x04", "cannot be unpickled as maps"),
+    "zip": (b"PK\x03\x04", "cannot be read as class maps: truncated or damaged"),
 }
 
 
@@ -274,9 +287,10 @@ def test_exit_codes(tmp_path, capsys):
     stored(public / "a.npy", {"keys": np.array([0, 1]), "cam": strided})
     command = ["convert", "from-pickles", str(public), str(tmp_path / "ours")]
     assert run(command) == 0
-    stored(public / "odd.npy", {"keys": []})
+    stored(public / "odd.npy", {"keys": [1]})
     assert run(command) == 1
     err = capsys.readouterr().err.splitlines()
-    assert "odd.npy: has no maps" in err[0] and err[1].startswith("failed: convert: 1 of 2 files")
+    assert err[0] == "convert: 1 file of the form irn (keys with a row each, as of IRN)"
+    assert "odd.npy: has no maps" in err[1] and err[3].startswith("failed: convert: 1 of 2 files")
     (public / "a.npy").unlink()
     assert run(command) == 2
