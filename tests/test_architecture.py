@@ -22,7 +22,7 @@ LAYERS = [
     {"cam", "irn", "seg", "refinement"},
     {"pipeline"},
     {"METHODS"},
-    {"reproduce", "prediction"},
+    {"reproduce", "prediction", "deployment"},
     {"bench", "cli"},
     {"__init__", "__main__"},
 ]

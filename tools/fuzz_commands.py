@@ -51,6 +51,7 @@ COMMANDS = {
     "shapes": "--out {out} --train 2 --val 2 --size 48",
     "convert to-pickles": "{run}/cam/maps {out} --form amn --background 0.3 --num-classes 2",
     "convert to-pngs": "{run}/cam/maps {out}",
+    "convert model": "{run}/cam/weights.pth {out}/a.safetensors --to safetensors",
     "amn run": "--data {data} --out {out} --preset shapes --device cpu",
     "ccr run": "--data {data} --out {out} --preset shapes --device cpu",
 }

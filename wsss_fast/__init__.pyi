@@ -4,6 +4,7 @@ from . import ccr as ccr
 from . import compat as compat
 from . import convert as convert
 from . import data as data
+from . import deployment as deployment
 from . import eps as eps
 from . import evaluation as evaluation
 from . import export as export

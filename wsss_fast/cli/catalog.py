@@ -64,6 +64,14 @@ _SHARED = (
         if_stopped=_AGAIN,
     ),
     Command(
+        "convert model",
+        "wsss_fast.deployment.conversion:convert_model",
+        positional=("weights", "out"),
+        flat=True,
+        main_process_only=True,
+        if_stopped=_AGAIN,
+    ),
+    Command(
         "import coco",
         "wsss_fast.data.coco_masks:masks_from_coco",
         positional=("json",),

@@ -180,8 +180,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
             f"{path}: does not say which network it is of; "
             "`wsss-fast convert model ... --to safetensors` makes a file that does"
         )
-    file = path / MODEL_FILE if path.is_dir() else path
-    return load_weights(info.build(), file, complete=True).eval(), info
+    return load_weights(info.build(), path, complete=True).eval(), info
 
 
 def is_model_of(model: Path, weights: Path) -> bool:

@@ -69,9 +69,8 @@ def open_model(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold: got {threshold}; must be in 0..1")
-    info = _described(Path(weights), model)
-    if info.network not in KINDS:
-        raise InputError(f"{weights}: is of network {info.network!r}, which gives no masks alone")
+    info = describe_weights(Path(weights), model)
+    _check_kind(Path(weights), info.network)
     cams = None
     if cam_weights is not None:
         if info.network != "amn":
@@ -79,12 +78,17 @@ def open_model(
                 f"cam_weights: is for an AMN only, but {weights} is of {info.network!r}"
             )
         wanted = ModelOptions("cam", info.backbone, None, info.classes)
-        cams = (Path(cam_weights), _described(Path(cam_weights), wanted))
+        cams = (Path(cam_weights), describe_weights(Path(cam_weights), wanted))
     asked = Request(Path(weights), info, cams, model.preset, threshold, crf, device, precision)
     return KINDS[info.network](asked)
 
 
-def _described(weights: Path, options: ModelOptions) -> ModelInfo:
+def _check_kind(weights: Path, network: str) -> None:
+    if network not in KINDS:
+        raise InputError(f"{weights}: is of network {network!r}, which gives no masks by itself")
+
+
+def describe_weights(weights: Path, options: ModelOptions) -> ModelInfo:
     """What the file says about its network, and where it says nothing, what the options say."""
     found, names = read_info(weights), _class_names(options.classes)
     if found is None:
@@ -115,10 +119,13 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
 def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) -> ModelInfo:
     """What plain weights are of, by the options, and by the names and shapes in the file."""
     state = state_dicts.read(weights)
-    seen = recognise(from_public(state) if is_public(state) else state)
+    # EPS' head has the public name of a classifier's: the number of its rows tells.
+    given = from_public(state, len(names) or None) if is_public(state) else state
+    seen = recognise(given)
     network, backbone = options.network or seen.network, options.backbone or seen.backbone
     if network is None:
         raise InputError(f"{weights}: it is not known which network it is of; give --network")
+    _check_kind(weights, network)
     if network == "seg" and options.preset is not None and options.backbone is None:
         chosen = resolve_preset("predict", seg.PRESETS, seg.RECIPES, options.preset, None, None)
         backbone = chosen.backbone
@@ -126,9 +133,7 @@ def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) ->
         raise InputError(f"{weights}: its backbone is not known; give --backbone")
     if not names:
         if network != "seg":
-            raise InputError(
-                f"{weights}: does not name its classes, which the tags need; give --classes"
-            )
+            raise InputError(f"{weights}: does not name its classes; give --classes")
         if seen.num_classes is None:
             raise InputError(f"{weights}: its classes are not known; give --classes")
         names = tuple(map(str, range(1, seen.num_classes + 1)))
