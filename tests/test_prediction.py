@@ -173,10 +173,16 @@ def test_plain_weights_are_recognised(name, few, models):
     assert guessed.arguments == told.arguments
 
 
-def test_weights_without_class_names(few, models, photos, tmp_path):
+def test_weights_without_class_names(few, models, photos, tmp_path, capfd):
     plain = models / "plain" / "seg.pth"
     assert open_model(plain).classes == tuple(map(str, range(1, len(few.classes) + 1)))
     assert predict(few, plain)[0].classes == few.classes
+    assert predict(few.images[few.ids[0]], plain).id == few.ids[0]
+    for names, said in (((), True), (few.classes, False)):  # names are no other prediction
+        predict(photos, plain, tmp_path / "named", model=ModelOptions(classes=names))
+        assert ("the weights name no classes" in capfd.readouterr().err) == said
+    labels = json.loads((tmp_path / "named/classes.json").read_text())
+    assert labels["1"] == few.classes[0]
     (tmp_path / "classes.txt").write_text("\n".join(few.classes))
     named = ModelOptions(classes=(str(tmp_path / "classes.txt"),))
     assert open_model(plain, model=named).classes == few.classes

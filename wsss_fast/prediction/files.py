@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import write_label_names
-from wsss_fast.engine import distributed, stream
+from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.engine.content import contents_of, hash_of
 from wsss_fast.engine.files import atomic_write, write_json
 from wsss_fast.engine.marker import describe, differences
@@ -103,7 +103,11 @@ class _Folder:
                 for outdated in present:
                     outdated.unlink()
         write_json(path, {"arguments": arguments, "photos": {**known, **now}})
-        named = dataclasses.replace(self.data, classes=self.model.classes)
+        classes = self.model.classes
+        if classes == tuple(map(str, range(1, len(classes) + 1))):
+            text = "the weights name no classes: classes.json has numbers; --classes names them"
+            remarks.add(text, self.out, unit="folder")
+        named = dataclasses.replace(self.data, classes=classes)
         write_label_names(self.out, named)
 
     def _every_file(self, id: str) -> list[Path]:

@@ -76,8 +76,8 @@ def predict(
         precision: fp32, bf16 (autocast), or auto.
 
     Returns:
-        Without `out`, a `Prediction` for an array and a list of them otherwise; with `out`, what
-        was written.
+        Without `out`, a `Prediction` for a single image, array or file, and a list of them
+        otherwise; with `out`, what was written.
 
     Raises:
         InputError: an argument or file cannot be used; without `out`, also an image.
@@ -120,7 +120,8 @@ def predict(
     source = _tagged(_opened(images, strict=out is None), tags, images, opened)
     if out is not None:
         return write_masks(source, opened, out, probabilities=probabilities, overlay=overlay)
-    return predict_images(source, opened, probabilities)
+    found = predict_images(source, opened, probabilities)
+    return found[0] if isinstance(images, (str, Path)) and not Path(images).is_dir() else found
 
 
 def _photos(images: Any) -> list[np.ndarray] | None:

@@ -190,7 +190,6 @@ def _load(weights: Path, info: ModelInfo, where: Runtime, *, amx: bool = False) 
     identity = {
         "network": info.network,
         "weights": nets.fingerprint(net.state_dict()),
-        "classes": info.classes,
         "dtype": str(where.dtype),
         **info.options,
     }
