@@ -182,6 +182,9 @@ def test_recipes_of_other_networks_and_versions_are_refused(seg_file):
     info = seg_file[1]
     with pytest.raises(InputError, match="recipe: unknown key 'accumulate'"):
         info.recipe_as(cam.Recipe)
+    endless = {**info.recipe, "crf": {**info.recipe["crf"], "iterations": 10**15}}
+    with pytest.raises(InputError, match="recipe.crf.iterations: got 1000000000000000, must be"):
+        dataclasses.replace(info, recipe=endless).recipe_as(seg.Recipe)
     newer = dataclasses.replace(info, recipe={**info.recipe, "sharpness": 1.0})
     with pytest.raises(InputError, match="recipe: unknown key 'sharpness'"):
         newer.recipe_as(seg.Recipe)
