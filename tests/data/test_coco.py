@@ -144,6 +144,14 @@ def test_masks_with_category_ids_are_refused(coco):
         loaded.check_masks()
 
 
+def test_maps_of_coco_stuff_are_refused(coco):
+    ids = [255, *(id - 1 for id, _ in COCO_CATEGORIES)]
+    numbered(coco, lambda label: ids[label] if label <= 80 else label)
+    loaded = data.load(coco, strict=False)  # labels above 80 are left out, the others are wrong
+    with pytest.raises(InputError, match="which are category ids - 1, as in COCO-Stuff's maps"):
+        loaded.check_masks()
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -296,7 +304,7 @@ COCO_DAMAGE = [  # (damage, message after the name of the instances file)
     (damage_empty_file, r": not a valid JSON file"),
     (damage_binary, r": not a readable UTF-8 text"),
     (damage_a_list, r": has no images"),
-    (damage_missing_json, r" does not exist; .* need none"),
+    (damage_missing_json, r" does not exist, and --tags FILE was not given"),
     (
         damage_unknown_category,
         r": annotation \d+ refers to category 91, which is not in the file",

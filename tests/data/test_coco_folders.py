@@ -238,6 +238,8 @@ def test_other_json_files_are_no_layout(tmp_path):
     voc = make(tmp_path / "voc", {"train.json": TRAIN}, ["JPEGImages/a.jpg"])
     (voc / "Annotations").mkdir()
     assert not data.coco_folders.is_coco(voc)
+    many = {f"{n}.json": TRAIN for n in range(201)}  # one per image
+    assert not data.coco_folders.is_coco(make(tmp_path / "many", many, []))
 
 
 @pytest.mark.parametrize(

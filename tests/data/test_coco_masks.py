@@ -9,7 +9,7 @@ import pytest
 from layouts import COCO_CATEGORIES, make_coco, masked
 from PIL import Image, ImageFilter
 
-from wsss_fast import InputError, RunError, cli, data
+from wsss_fast import InputError, RunError, cli, data, export
 from wsss_fast.data import coco_masks
 
 pytest.importorskip("pycocotools")
@@ -63,6 +63,36 @@ def test_rules_of_public_code(tmp_path, rule, outer, inner):
     names = json.loads((tmp_path / "out/classes.json").read_text())
     label = "13" if rule == "coco2voc" else "12"
     assert names["0"] == "background" and names[label] == "stop sign" and names["255"] == "ignore"
+
+
+def test_rules_on_random_outlines(tmp_path):
+    """Object by object as the public code does, with COCO's own masks of objects."""
+    from pycocotools.coco import COCO
+
+    rng = np.random.default_rng(5)
+    objects = []
+    for n in range(12):
+        points = rng.uniform(0, [40, 30], (rng.integers(3, 9), 2)).round(2)
+        objects.append(
+            {
+                "category_id": COCO_CATEGORIES[rng.integers(80)][0],
+                "area": float(rng.uniform(1, 500)),
+                "iscrowd": int(n % 4 == 3),
+                "segmentation": [points.ravel().tolist()],
+            }
+        )
+    image = [{"id": 9, "file_name": "nine.jpg", "height": 30, "width": 40}]
+    path = write(tmp_path, *objects, images=image)
+    known, label_of = COCO(), {id: n for n, (id, _) in enumerate(COCO_CATEGORIES, 1)}
+    known.dataset = json.loads(path.read_text())
+    known.createIndex()
+    later, first = np.zeros((2, 30, 40), int)
+    for one in known.loadAnns(known.getAnnIds(imgIds=9, iscrowd=False)):
+        later[known.annToMask(one) == 1] = label_of[one["category_id"]]
+    for one in sorted(known.loadAnns(known.getAnnIds(imgIds=9)), key=lambda one: one["area"]):
+        first = np.where(first > 0, first, known.annToMask(one) * one["category_id"])
+    assert painted(path, tmp_path / "a", rule="annToMask")["nine"] == later.tolist()
+    assert painted(path, tmp_path / "b", rule="coco2voc")["nine"] == first.tolist()
 
 
 def test_areas_and_equal_sizes(tmp_path):
@@ -215,6 +245,16 @@ def test_without_pycocotools_a_line_says_how_to_install_it(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     with pytest.raises(InputError, match="import coco needs pycocotools: pip install pycocotools"):
         data.masks_from_coco(write(tmp_path, SMALL), tmp_path / "out")
+
+
+def test_what_export_writes_is_read_back(tmp_path):
+    rng = np.random.default_rng(1)
+    masks = {name: rng.choice([0, 1, 2], (9, 7)).astype(np.uint8) for name in ("a", "b")}
+    for name, labels in masks.items():
+        data.write_labels(tmp_path / "masks" / f"{name}.png", labels)
+    export.to_coco(tmp_path / "masks", tmp_path / "out.json", classes=["cat", "dog"])
+    found = painted(tmp_path / "out.json", tmp_path / "again")
+    assert found == {name: labels.tolist() for name, labels in masks.items()}
 
 
 def test_a_whole_data_set(tmp_path):

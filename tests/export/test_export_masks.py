@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from wsss_fast import InputError, RunError
+from wsss_fast.engine import remarks
 from wsss_fast.export import open_masks
 from wsss_fast.readers.label_maps import write_labels
 
@@ -69,10 +70,24 @@ def test_damaged_class_names_are_rejected_by_file(folder, content, text):
         open_masks(folder)
 
 
-def test_missing_class_names_say_what_to_give(folder):
+def test_classes_without_names_are_called_by_their_labels(folder):
     (folder / "classes.json").unlink()
+    with remarks.collected():
+        found = open_masks(folder)
+        (line,) = remarks.lines()
+    assert found.classes == ("1", "2")
+    assert "no classes.json and no other class names: classes are called by their labels" in line
+
+
+def test_a_folder_without_names_and_labels_says_what_to_give(folder):
+    (folder / "classes.json").unlink()
+    for path in folder.glob("*.png"):
+        write_labels(path, np.zeros((2, 3), np.uint8))
     with pytest.raises(InputError, match="has no classes.json.* give a file of class names"):
         open_masks(folder)
+
+
+def test_wrong_class_names_say_what_to_give(folder):
     with pytest.raises(InputError, match="classes: .*: is a folder; give a file"):
         open_masks(folder, classes=folder)
     with pytest.raises(InputError, match="classes: cat: no such file; give a file"):

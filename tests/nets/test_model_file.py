@@ -203,6 +203,11 @@ def test_damaged_foreign_and_missing_files(seg_file, tmp_path):
         nets.read_info(path)
     with pytest.raises(InputError, match="no such weights file"):
         nets.read_info(tmp_path / "none.pth")
+    (tmp_path / "model.safetensors").write_bytes(whole[:300])
+    (tmp_path / "weights.pth").write_bytes(b"any")
+    with pytest.raises(InputError, match="model.safetensors: .*; remove it to use weights.pth"):
+        nets.read_info(tmp_path / "weights.pth")
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "page.pth").write_text("<html>")
     assert nets.read_info(tmp_path / "page.pth") is None  # told when its weights are read
     assert nets.read_info(tmp_path) is None

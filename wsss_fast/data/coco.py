@@ -31,7 +31,7 @@ def load_coco(
     """Read one split of a folder with COCO's JSON files.
 
     COCO14 and COCO17 have photos in train2014/ and tags in annotations/instances_train2014.json. A
-    folder of another kind has a JSON file per split: `train/_annotations.coco.json` beside the
+    folder of another kind has a JSON file per split: `train/_annotations.coco.json` next to the
     photos, or `annotations/instances_train.json`, `train.json` and the like with photos in train/,
     images/train/, images/, data/ or the folder itself. A single JSON file of any name is "train".
 

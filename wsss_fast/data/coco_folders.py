@@ -25,6 +25,7 @@ _SAME_SPLIT = {"valid": "val", "validation": "val", "training": "train", "testin
 _SPLIT_WORDS = ("train", "val", "test")
 _TOP_KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _ITEM_KEYS = re.compile(rb'"(file_name|image_id|category_id|bbox|segmentation|iscrowd)"\s*:')
+_MOST_FILES = 200
 _LOOKED_AT = 1 << 17  # bytes at the beginning and at the end of a file
 
 
@@ -155,6 +156,8 @@ def _json_files(root: Path) -> list[Path]:
     ]
     for parent in _JSON_PARENTS:
         files = sorted((root / parent).glob("*.json"))
+        if len(files) > _MOST_FILES:  # one per image
+            files = [path for path in files if path.name.startswith(("instances_", _UNTAGGED))]
         found += [p for p in files if p not in found and p.is_file() and _looks_like_coco(p)]
     of_task = [path for path in found if not path.name.startswith(_OTHER_TASKS)]
     return of_task or found

@@ -71,7 +71,7 @@ def masks_from_coco(
     """Paint the objects of COCO's instances JSON as label PNGs, `<out>/<id>.png`.
 
     The id is the name of the image's file without extension. Pixels of no object are 0. Names of
-    the labels are written beside the PNGs as classes.json. An image whose size or outlines cannot
+    the labels are written next to the PNGs as classes.json. An image whose size or outlines cannot
     be used is named and left out. Needs pycocotools.
 
     Args:
@@ -83,8 +83,8 @@ def masks_from_coco(
             "coco2voc": as in the tool that ToCo and AFA name: smaller `area` on top, crowds too,
             pixels have the category ids (1..90 of COCO, so they are no labels for `data.load`), no
             mask for an image without annotations.
-        border: set the pixels around each object to 255 (ignored), 3 pixels wide, as coco2voc's
-            option does.
+        border: set the pixels around each object to 255 (ignored), 3 pixels wide, also where
+            another object hides it, as coco2voc's option does.
 
     Returns:
         `out`.

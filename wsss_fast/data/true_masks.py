@@ -140,29 +140,34 @@ def _check_foreground(
         remarks.add(text, masks[id], unit="mask", of=count)
 
 
+# What masks of other code hold instead of labels, and what added to it is the category id.
+_NUMBERINGS = (("category ids", 0), ("category ids - 1, as in COCO-Stuff's maps", 1))
+
+
 def _check_numbering(
     category_ids: Sequence[int],
     labels: Mapping[str, tuple[int, ...]],
     tags: Mapping[str, frozenset[int]],
     masks: Mapping[str, Path],
 ) -> None:
-    """Refuse masks whose labels fit the tags of their images only as category ids."""
+    """Refuse masks whose labels fit the tags of their images only in another numbering."""
     label_of = {category: label for label, category in enumerate(category_ids, 1)}
     if all(category == label for category, label in label_of.items()):
         return
-    only: dict[bool, list[str]] = {True: [], False: []}  # ids of masks that fit in one way, by it
-    for id, found in labels.items():
-        shown = {value for value in found if 0 < value < IGNORE}
-        as_labels = shown <= tags[id]
-        if as_labels != ({label_of.get(value) for value in shown} <= tags[id]):
-            only[as_labels].append(id)
-    if only[False] and not only[True]:
+    shown = {id: {v for v in found if 0 < v < IGNORE} for id, found in labels.items()}
+    for title, step in _NUMBERINGS:
+        only: dict[bool, list[str]] = {True: [], False: []}  # masks that fit in one way, by it
+        for id, values in shown.items():
+            as_labels = values <= tags[id]
+            if as_labels != ({label_of.get(v + step) for v in values} <= tags[id]):
+                only[as_labels].append(id)
+        if only[True] or not only[False]:
+            continue
         first = only[False][0]
         raise InputError(
-            f"{masks[first]}: has {_numbers(set(labels[first]) - {0, IGNORE})}, which are category "
-            f"ids of the tags {_numbers(tags[first])}, not labels; labels are 1.."
-            f"{len(category_ids)} in the order of the category ids (wsss-fast import coco writes "
-            "such masks)"
+            f"{masks[first]}: has {_numbers(shown[first])}, which are {title} of the tags "
+            f"{_numbers(tags[first])}, not labels; labels are 1..{len(category_ids)} in the order "
+            "of the category ids (wsss-fast import coco writes such masks)"
         )
 
 

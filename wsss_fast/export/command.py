@@ -55,7 +55,8 @@ def export(
             labelstudio (brush masks to import as pre-annotated tasks), yolo (data set for trainings
             of YOLO's segmentation networks), voc-test (the archive for VOC's evaluation server).
         classes: file of the class names, one per line in the order of the labels, or a
-            classes.json; default: classes.json in the masks' folder.
+            classes.json; default: classes.json in the masks' folder; without one the classes are
+            called by their labels.
         images: folder of the photos, for the names of their files, and to compare sizes.
         per: coco: whether an annotation is an object (connected pixels of a class) or all pixels of
             a class in an image; default: object.

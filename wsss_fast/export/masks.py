@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def open_masks(
     Args:
         folder: folder of `<id>.png`; 0 is background, 255 ignore.
         classes: names of the classes 1..C in the order of their labels, or a file of them: one per
-            line, or a `classes.json`; None: `classes.json` in the folder.
+            line, or a `classes.json`; None: `classes.json` in the folder; without one the classes
+            are called by their labels, with a remark.
         images: folder of the photos, for the names of their files, and to compare sizes; None: each
             photo is `<id>.jpg`.
 
@@ -171,7 +173,13 @@ def open_masks(
             raise InputError(
                 f"images: {images} has no photos ({', '.join(IMAGE_SUFFIXES[:5])}, ...){hint}"
             )
-    return Masks(folder, _class_names(folder, classes), files, photos)
+    names = _class_names(folder, classes) or _labels_of(files.values())
+    if not names:
+        raise InputError(
+            f"classes: {folder} has no {LABEL_NAMES}, and no label PNG in it that can be read "
+            "shows a class; give a file of class names, one per line in the order of the labels"
+        )
+    return Masks(folder, names, files, photos)
 
 
 def output_file(out: str | Path, *suffixes: str) -> Path:
@@ -202,15 +210,26 @@ def _check_folder(folder: Path, what: str) -> None:
         raise InputError(f"{what}: {folder}: {found}")
 
 
-def _class_names(folder: Path, classes: Sequence[str] | str | Path | None) -> tuple[str, ...]:
+def _labels_of(files: Iterable[Path]) -> tuple[str, ...]:
+    """Names for classes without any: their labels, 1 to the highest in the files."""
+    highest = 0
+    for path in track(list(files), "read labels"):
+        with contextlib.suppress(InputError):  # the export names the file
+            labels = read_labels(path)
+            highest = max(highest, int(labels.max(where=labels != IGNORE, initial=0)))
+    return tuple(str(label) for label in range(1, highest + 1))
+
+
+def _class_names(
+    folder: Path, classes: Sequence[str] | str | Path | None
+) -> tuple[str, ...] | None:
     if classes is None:
         path = folder / LABEL_NAMES
-        if not path.is_file():
-            raise InputError(
-                f"classes: {folder} has no {LABEL_NAMES}, so that the labels have no names; give a "
-                "file of class names, one per line in the order of the labels (without background)"
-            )
-        return _from_json(path)
+        if path.is_file():
+            return _from_json(path)
+        text = f"no {LABEL_NAMES} and no other class names: classes are called by their labels"
+        remarks.add(text, folder, unit="folder")
+        return None
     if isinstance(classes, str | Path):
         path = Path(classes)
         if not path.is_file():

@@ -162,7 +162,10 @@ def read_info(path: str | Path) -> ModelInfo | None:
     model = path.with_name(MODEL_FILE)
     if path == model or not model.is_file():
         return None
-    texts = state_dicts.read_metadata(model)
+    try:
+        texts = state_dicts.read_metadata(model)
+    except InputError as error:
+        raise InputError(f"{error}; remove it to use {path.name} without it") from None
     # Another file in the folder of a training has other weights.
     if not _is_ours(texts) or texts.get("weights") != fingerprint(path):
         return None

@@ -11,7 +11,7 @@ import io
 import pickle
 import struct
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from wsss_fast.errors import InputError
 from wsss_fast.readers import first_bytes
 from wsss_fast.readers.arrays import retried
+from wsss_fast.readers.pickled_arrays import PickledArray, PickledType, from_buffer, scalar
 
 # What NumPy, torch and pickle raise for damaged files.
 _UNREADABLE = (
@@ -62,7 +63,7 @@ def unpickle(path: Path, what: str) -> Any:
                 raise InputError(
                     f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
                 )
-            return _RestrictedUnpickler(file, path).load().item()
+            return _the_object(_RestrictedUnpickler(file, path).load())
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -100,19 +101,20 @@ def _read_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dty
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Loads NumPy arrays and torch tensors only."""
+    """Loads `PickledArray`, torch tensors and plain Python only."""
 
     def __init__(self, file: io.BufferedReader, path: Path):
         super().__init__(file, encoding="latin1")
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
-        if allowed is None:
+        function = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
+        if function is None:
             raise InputError(
                 f"{self._path}: refers to {module}.{name}; only arrays and tensors are unpickled"
             )
-        return allowed()
+        # A new function each time: a pickle can change the attributes of what it refers to.
+        return function if function is dict else lambda *arguments: function(*arguments)
 
 
 def _load_storage(content: bytes) -> Any:
@@ -120,21 +122,56 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _numpy_function(module: str, name: str) -> Callable[[], Any]:
-    """A function of NumPy's core, which was renamed in NumPy 2."""
-    core = getattr(np, "_core", None) or np.core
-    return lambda: getattr(getattr(core, module), name)
+def _the_object(content: Any) -> Any:
+    """The object in an array of no dimensions, with NumPy's arrays for all that are in it."""
+    if not isinstance(content, PickledArray):
+        raise ValueError(f"a {type(content).__name__} instead of an array of one object")
+    return _resolved(content, {}).item()
 
 
-_ALLOWED: dict[tuple[str, str], Callable[[], Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _numpy_function("multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"): _numpy_function("multiarray", "scalar"),
-    ("numpy.core.numeric", "_frombuffer"): _numpy_function("numeric", "_frombuffer"),
-    ("numpy", "ndarray"): lambda: np.ndarray,
-    ("numpy", "dtype"): lambda: np.dtype,
-    ("collections", "OrderedDict"): lambda: dict,
-    ("torch._utils", "_rebuild_tensor_v2"): lambda: torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): lambda: lambda tensor, *_: tensor,
-    ("torch.storage", "_load_from_bytes"): lambda: _load_storage,
-    ("_codecs", "encode"): lambda: lambda text, _: text.encode("latin1"),
+def _resolved(value: Any, done: dict[int, Any]) -> Any:
+    """Containers with NumPy's arrays; `done` has those that were met, by their identity."""
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, PickledArray):
+        done[id(value)] = array = value.array()
+        if array.dtype == object:
+            array.reshape(-1)[:] = _objects(_resolved(v, done) for v in value.objects)
+        return array
+    if isinstance(value, dict):
+        done[id(value)] = mapping = {}
+        mapping.update({key: _resolved(item, done) for key, item in value.items()})
+        return mapping
+    if isinstance(value, list):
+        items: list[Any] = []
+        done[id(value)] = items
+        items.extend(_resolved(item, done) for item in value)
+        return items
+    if isinstance(value, tuple):
+        done[id(value)] = tuple(_resolved(item, done) for item in value)
+        return done[id(value)]
+    return value
+
+
+def _objects(values: Iterable[Any]) -> np.ndarray:
+    """An array of objects, which may be arrays themselves."""
+    found = list(values)
+    array = np.empty(len(found), object)
+    for place, value in enumerate(found):
+        array[place] = value
+    return array
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
+    ("numpy.core.multiarray", "scalar"): scalar,
+    ("numpy.core.numeric", "_frombuffer"): from_buffer,
+    ("numpy", "ndarray"): lambda *_: PickledArray(),
+    ("numpy", "dtype"): PickledType,
+    ("collections", "OrderedDict"): dict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("__builtin__", "bytes"): lambda: b"",  # of protocol 2, for no bytes
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }
