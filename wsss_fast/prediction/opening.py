@@ -70,10 +70,6 @@ def open_model(
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold: got {threshold}; must be in 0..1")
     info = describe_weights(Path(weights), model)
-<<<<<<< HEAD
-=======
-    _check_kind(Path(weights), info.network)
->>>>>>> main
     cams = None
     if cam_weights is not None:
         if info.network != "amn":
@@ -86,30 +82,19 @@ def open_model(
     return KINDS[info.network](asked)
 
 
-<<<<<<< HEAD
 def describe_weights(
     weights: Path, options: ModelOptions, *, gives_masks: bool = True
 ) -> ModelInfo:
     """What the file says about its network, and where it says nothing, what the options say.
-=======
-def _check_kind(weights: Path, network: str) -> None:
-    if network not in KINDS:
-        raise InputError(f"{weights}: is of network {network!r}, which gives no masks by itself")
->>>>>>> main
 
     Args:
         weights: the file.
         options: what the file may not say.
         gives_masks: whether a network that gives no masks by itself is an error.
 
-<<<<<<< HEAD
     Raises:
         InputError: the file cannot be used, contradicts an option, or too little is known.
     """
-=======
-def describe_weights(weights: Path, options: ModelOptions) -> ModelInfo:
-    """What the file says about its network, and where it says nothing, what the options say."""
->>>>>>> main
     found, names = read_info(weights), _class_names(options.classes)
     if found is None:
         return _recognised(weights, options, names, gives_masks)
