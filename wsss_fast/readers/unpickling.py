@@ -110,8 +110,9 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         function = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
         if function is None:
+            code = repr(f"{module}.{name}")[1:-1]
             raise InputError(
-                f"{self._path}: refers to {module}.{name}; only arrays and tensors are unpickled"
+                f"{self._path}: refers to {code:.80}; only arrays and tensors are unpickled"
             )
         # A new function each time: a pickle can change the attributes of what it refers to.
         return function if function is dict else lambda *arguments: function(*arguments)
