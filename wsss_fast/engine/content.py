@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,8 +30,10 @@ def contents_of(paths: Iterable[Path]) -> list[bytes]:
 def content_of(path: Path) -> bytes:
     """A hash of the content of a file; empty if it cannot be read, which its reader reports."""
     try:
-        stat = os.stat(path)
-        return _read(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            return b""
+        return _read(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
     except OSError:
         return b""
 

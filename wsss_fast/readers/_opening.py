@@ -13,7 +13,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from wsss_fast.errors import InputError
-from wsss_fast.readers.first_bytes import describe
+from wsss_fast.readers.first_bytes import describe, open_file
 
 # What Pillow raises for damaged files, found by fuzzing (tools/fuzz.py).
 UNREADABLE = (
@@ -48,7 +48,7 @@ def opened(path: Path, what: str) -> Iterator[Image.Image]:
         InputError: the file is missing, cut off, damaged, too large or not an image.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if has_end(file) is False:
                 end = "its end marker is missing" if _is_jpeg(file) else "its data end too early"
                 kind = "JPEG" if _is_jpeg(file) else what

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import stat
 from pathlib import Path
 
 NUMPY_ARRAY = "an array of NumPy (.npy)"
@@ -31,6 +35,18 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
 )
 
 
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file for reading. A pipe or a device, which may wait or go on for ever, is an OSError.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+    return path.open("rb")
+
+
 def describe(path: Path) -> str | None:
     """What a file is that neither weights nor maps can be, with what to do; None for others.
 
@@ -40,7 +56,7 @@ def describe(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(_ENOUGH)
     if not start:
         return "empty (0 bytes); its download or copy did not finish, get it again"

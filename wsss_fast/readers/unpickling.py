@@ -77,7 +77,7 @@ def is_pickled(path: Path) -> bool:
     Files that cannot be read hold none: the reader of arrays says what they are.
     """
     try:
-        with path.open("rb") as file:
+        with first_bytes.open_file(path) as file:
             return _read_header(file)[2].kind == "O"
     except _UNREADABLE:
         return False
