@@ -35,6 +35,8 @@ _UNREADABLE = (
     zlib.error,
 )
 _ATTEMPTS = 10
+# Larger arrays must not be packed to less than this share, as maps of photos never are.
+_LARGE, _MOST_PACKED = 1 << 30, 200
 _Result = TypeVar("_Result")
 
 
@@ -52,6 +54,7 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
             one line with the file's name.
     """
     with _load(path, what) as found:
+        _check_unpacked_size(path, found.zip, names)
         try:
             # A member without NumPy's header is read as bytes.
             arrays: dict[str, Any] = {
@@ -66,6 +69,17 @@ def load_arrays(path: Path, names: Sequence[str], what: str = "arrays") -> dict[
     for name, array in arrays.items():
         check_numbers(path, array, name)
     return arrays
+
+
+def _check_unpacked_size(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Raise InputError for an archive of kilobytes that unpacks to gigabytes."""
+    wanted = [entry for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
+    unpacked = sum(entry.file_size for entry in wanted)
+    if unpacked > _LARGE and unpacked > _MOST_PACKED * sum(e.compress_size for e in wanted):
+        raise InputError(
+            f"{path}: is {path.stat().st_size} bytes, but unpacks to {unpacked / 2**30:.1f} GiB of "
+            "almost equal values; it is not read"
+        )
 
 
 def load_array(path: Path, what: str = "an array") -> np.ndarray:
