@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsss_fast.errors import InputError
 
+_LONGEST = 200  # characters of a file name
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".params")
 # Usual names in a directory, the preferred one first: Hugging Face's, then this package's.
 _IN_DIRECTORIES = ("model.safetensors", "pytorch_model.bin", "weights.pth")
@@ -70,9 +71,16 @@ def read_index(path: Path) -> dict[str, str]:
             f"{path}: not a file of weights, but JSON without a weight_map, which lists their parts"
         )
     for name, part in parts.items():
-        if not isinstance(part, str) or Path(part).name != part or Path(part).suffix == ".json":
+        if not _is_part(part):
             raise InputError(
-                f"{path}: weight_map: {name} is in {part!r}, which is not a name of a weights file "
-                "in the same folder"
+                f"{path}: weight_map: {name:.100} is in {part!r:.100}, which is not a name of a "
+                "weights file in the same folder"
             )
     return parts
+
+
+def _is_part(name: object) -> bool:
+    """Whether a name in an index can be that of a weights file beside it."""
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > _LONGEST:
+        return False
+    return Path(name).name == name and name != ".." and Path(name).suffix.lower() != ".json"
