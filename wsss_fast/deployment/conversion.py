@@ -69,7 +69,7 @@ def convert_model(
         raise InputError(
             f"{weights}: is of network {info.network!r}; --to {to} takes segmentation networks only"
         )
-    net: Any = nets.load_weights(info.build(), weights, complete=True).eval()
+    net: Any = nets.load_weights(info.build(weights), weights, complete=True).eval()
     if to == "safetensors":
         nets.save_model(net, out, info)
     elif to == "public":

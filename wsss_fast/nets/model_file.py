@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from wsss_fast._version import __version__
+from wsss_fast.data.class_names import MAX_CLASSES
 from wsss_fast.engine import ranges
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.marker import MODEL_FILE
@@ -83,15 +84,21 @@ class ModelInfo:
         ranges.check(found, "recipe")
         return found
 
-    def build(self) -> nn.Module:
+    def build(self, path: Path | None = None) -> nn.Module:
         """The network with random weights.
+
+        Args:
+            path: the file that says so, for the message.
 
         Raises:
             InputError: there is no such network.
         """
         make = NETWORKS[self.network]
         takes_classes = "num_classes" in inspect.signature(make).parameters
-        return make(*((len(self.classes),) if takes_classes else ()), **self.options)
+        try:
+            return make(*((len(self.classes),) if takes_classes else ()), **self.options)
+        except InputError as error:
+            raise InputError(str(error) if path is None else f"{path}: {error}") from None
 
 
 def model_info(
@@ -189,7 +196,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
             f"{path}: does not say which network it is of; "
             "`wsss-fast convert model ... --to safetensors` makes a file that does"
         )
-    return load_weights(info.build(), path, complete=True).eval(), info
+    return load_weights(info.build(path), path, complete=True).eval(), info
 
 
 def is_model_of(model: Path, weights: Path) -> bool:
@@ -216,14 +223,15 @@ def _parse(path: Path, texts: Mapping[str, str]) -> ModelInfo:
     try:
         return _checked(texts["network"], **found, version=version)
     except InputError as error:
-        other = "" if version == __version__ else f"; version {version} of wsss-fast wrote it"
+        other = f"; version {version[:40]} of wsss-fast wrote it"
+        other = "" if version == __version__ else other
         raise InputError(f"{path}: metadata: {error}{other}") from None
 
 
 def _checked(network: str, options: Any, classes: Any, recipe: Any, version: str) -> ModelInfo:
     """`ModelInfo` of JSON; InputError for what no network has."""
     if network not in NETWORKS:
-        raise InputError(f"network: got {network!r}, must be one of {', '.join(NETWORKS)}")
+        raise InputError(f"network: got {network!r:.100}, must be one of {', '.join(NETWORKS)}")
     make = NETWORKS[network]
     hints = get_type_hints(make)
     known = [
@@ -243,6 +251,8 @@ def _checked(network: str, options: Any, classes: Any, recipe: Any, version: str
     )
     if not right or not classes or len(set(classes)) < len(classes):
         raise InputError("classes: must be a list of different printable names")
+    if len(classes) > MAX_CLASSES:
+        raise InputError(f"classes: are {len(classes)}, but labels end at {MAX_CLASSES}")
     if not isinstance(recipe, dict | None):
         raise InputError(f"recipe: must be a mapping or null, got {recipe!r:.100}")
     return ModelInfo(network, values, tuple(classes), recipe, version)

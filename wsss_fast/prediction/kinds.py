@@ -186,7 +186,7 @@ def _recipe(asked: Request, usual: R) -> R:
 
 def _load(weights: Path, info: ModelInfo, where: Runtime, *, amx: bool = False) -> _Loaded:
     file = weights / MODEL_FILE if (weights / MODEL_FILE).is_file() else weights
-    net = nets.load_weights(info.build(), file, complete=True)
+    net = nets.load_weights(info.build(weights), file, complete=True)
     identity = {
         "network": info.network,
         "weights": nets.fingerprint(net.state_dict()),

@@ -152,7 +152,7 @@ def _pack(weights: Path, model: Path, info: nets.ModelInfo) -> bool:
     """
     if nets.is_model_of(model, weights):
         return True
-    net = nets.load_weights(info.build(), weights, complete=True)
+    net = nets.load_weights(info.build(weights), weights, complete=True)
     try:
         nets.save_model(net, model, info, weights=weights)
     except OSError as error:
