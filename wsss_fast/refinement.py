@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import numpy as np
 
 from wsss_fast import data
 from wsss_fast.engine import distributed, ranges, remarks
-from wsss_fast.engine.files import write_json
+from wsss_fast.engine.files import read_json, write_json
 from wsss_fast.engine.marker import describe, differences
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.engine.serialize import jsonable
@@ -349,7 +348,7 @@ class _Folder:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if isinstance(found["arguments"], dict):
             return found
     except (OSError, ValueError, KeyError, TypeError):

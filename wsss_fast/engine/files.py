@@ -54,6 +54,19 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(jsonable(value), indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def damaged_entry(archive: zipfile.ZipFile) -> str | None:
     """The first file of an archive whose bytes do not match its checksum, or None.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from wsss_fast.engine import distributed
 from wsss_fast.engine.content import contents_of
-from wsss_fast.engine.files import write_json
+from wsss_fast.engine.files import read_json, write_json
 from wsss_fast.engine.run_log import log_files
 from wsss_fast.errors import InputError
 
@@ -62,7 +61,7 @@ class Marker:
         """
         folder = path.parent
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
             version = found.get("format", 1)
             whole = version != FORMAT or isinstance(found["arguments"], dict)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wsss_fast.engine import distributed
-from wsss_fast.engine.files import write_json
+from wsss_fast.engine.files import read_json, write_json
 from wsss_fast.engine.marker import MODEL_FILE, WEIGHTS_FILE, Marker, describe, is_content
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_log import log_files
@@ -105,7 +104,7 @@ def remove_if_repeated(marker: Marker) -> None:
 def _remove_requested(out: Path, asked: dict[str, str | None], names: Sequence[str]) -> None:
     path = out / _REQUEST
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text()) == asked:
+        if read_json(path) == asked:
             say(f"{out}: resumes the repetition of {names[0]}, which was interrupted")
             return
     removed = [name for name in names if _remove(out, name)]

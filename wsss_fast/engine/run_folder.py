@@ -18,7 +18,7 @@ import PIL
 import torch
 
 from wsss_fast.engine import distributed, redo
-from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.files import atomic_write, read_json, write_json
 from wsss_fast.engine.marker import FORMAT, MODEL_FILE, WEIGHTS_FILE, Marker, provenance
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.run_lock import check_out, exclusive
@@ -185,7 +185,7 @@ def _read_metrics(out: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any] 
     if not path.exists():
         return {}, None
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         records = {
             r["stage"]: {k: v for k, v in r.items() if k != "stage"} for r in found["stages"]
         }

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from wsss_fast.engine import distributed
+from wsss_fast.engine.files import read_json
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
 
@@ -193,7 +194,7 @@ def _holder(path: Path) -> str:
     """Who holds the lock, in words."""
     for _ in range(10):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             return (
                 f"process {found['pid']} on {found['host']} works on this run folder since "
                 f"{found['since']} ({found['command']})"

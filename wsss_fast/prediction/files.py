@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.label_folder import write_label_names
 from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.engine.content import contents_of, hash_of
-from wsss_fast.engine.files import atomic_write, write_json
+from wsss_fast.engine.files import atomic_write, read_json, write_json
 from wsss_fast.engine.marker import describe, differences
 from wsss_fast.engine.progress import Bar, say
 from wsss_fast.engine.run_lock import check_out, exclusive
@@ -240,7 +239,7 @@ def write_masks(
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if isinstance(found["arguments"], dict) and isinstance(found["photos"], dict):
             return found
     except (OSError, ValueError, KeyError, TypeError):
