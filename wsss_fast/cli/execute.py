@@ -21,6 +21,7 @@ from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
 _LISTED = 20  # broken files are listed one by one up to this many
+_LONGEST = 4000  # characters of a message
 
 
 def execute(command: Command, argv: Sequence[str]) -> int:
@@ -86,8 +87,12 @@ def _locked(arguments: dict[str, Any]) -> contextlib.AbstractContextManager[None
 
 
 def fail(code: int, message: str, *, every: bool = False) -> int:
-    """Print a message as one line, in every process or in the main one; returns the exit code."""
-    say(" ".join(message.split()), every=every)
+    """Print a message as one line, in every process or in the main one; returns the exit code.
+
+    A file may hold a text of megabytes where a message shows it: the line is cut.
+    """
+    line = " ".join(message.split())
+    say(line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ...", every=every)
     return code
 
 
