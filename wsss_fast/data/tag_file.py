@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsss_fast.data.class_names import MAX_CLASSES
 from wsss_fast.data.labels_csv import read_rows
 from wsss_fast.data.listing import readings
 from wsss_fast.data.names import KnownIds
@@ -201,8 +202,13 @@ def _read_line(line: str, find: _Finder, place: str) -> tuple[str | None, list[i
     Raises:
         InputError: a line of another form, or one that can be read in two ways.
     """
-    ends = list(_splits(line.strip()))
-    numbers = ends[0][1]
+    splits = _splits(line.strip())
+    name, numbers = next(splits)
+    if len(numbers) > MAX_CLASSES:
+        raise InputError(
+            f"{place}: has {len(numbers)} numbers of classes, at most {MAX_CLASSES} are possible"
+        )
+    ends = [(name, numbers), *splits]
     if any(number < 0 for number in numbers):
         raise InputError(
             f"{place}: {line.strip()!r}: -1 means that a class is absent in VOC's ImageSets/Main; "

@@ -53,5 +53,5 @@ def composed(text: str) -> str:
 
 
 def unprintable(text: str) -> bool:
-    """Whether it has a control character, or a lone surrogate, which cannot be encoded."""
-    return any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
+    """Whether it has a control character, or one that cannot be encoded or is forbidden in XML."""
+    return any(unicodedata.category(c) in ("Cc", "Cs") or c in "\ufffe\uffff" for c in text)
