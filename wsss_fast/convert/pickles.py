@@ -9,6 +9,7 @@ from typing import Literal
 from wsss_fast.convert.folders import Photos, coco_number, convert_all, files_of, why_empty
 from wsss_fast.convert.reading import Form, read_public_maps
 from wsss_fast.convert.writing import Wanted, WrittenForm, public_content, write_pickle
+from wsss_fast.data.class_names import MAX_CLASSES
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
 from wsss_fast.maps import load_maps, save_maps
@@ -134,11 +135,11 @@ def maps_to_pickles(
         raise InputError(f"convert: {source} has no maps (.npz){hint or why_empty(source)}")
     if background is not None and not 0 <= background <= 1:
         raise InputError(f"convert: background is {background:g}, must be within 0..1")
-    if form == "logits" and (num_classes is None or num_classes < 1):
+    if form == "logits" and (num_classes is None or not 1 <= num_classes <= MAX_CLASSES):
         given = "" if num_classes is None else f", not {num_classes}"
         raise InputError(
-            f"convert: the form logits needs the number of classes{given}; give --num-classes, "
-            "such as 20 for VOC"
+            f"convert: the form logits needs the number of classes, 1..{MAX_CLASSES}{given}; give "
+            "--num-classes, such as 20 for VOC"
         )
     photos = Photos(images)
 
