@@ -81,6 +81,12 @@ def _add_masks(archive: zipfile.ZipFile, masks: Masks, min_area: int) -> list[st
     """Write the two label maps of each image; returns the ids."""
     ids = []
     for id, labels in masks:
+        if id != id.strip() or id.startswith("#"):
+            masks.leave_out(
+                f"{masks.files[id]}: CVAT's list of images cannot hold a name with a space at its "
+                "beginning or end, or a '#' at its beginning; rename the mask and its photo"
+            )
+            continue
         found = find_objects(labels, min_area=min_area)
         if len(found.labels) > _MOST:
             least = np.sort(found.areas)[-_MOST - 1] + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ def to_yolo(
     if holes not in ("cut", "fill"):
         raise InputError(f"holes: is {holes}, must be cut or fill: YOLO's files hold polygons only")
     opened = open_masks(masks, classes=classes, images=images)
-    _check_out(out, opened)
+    _check_out(out, opened, copy_images)
     for id, labels in opened:
         rows = _rows(labels, min_area, holes, tolerance)
         with atomic_write(out / "labels" / f"{id}.txt") as temporary:
@@ -73,12 +74,23 @@ def to_yolo(
     return out
 
 
-def _check_out(out: Path, masks: Masks) -> None:
+def _check_out(out: Path, masks: Masks, copy_images: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"out: {out}: is a file, but a YOLO data set is a folder")
     others = (p for p in sorted(out.glob("labels/*.txt")) if p.stem not in masks.files)
     if (other := next(others, None)) is not None:
         raise InputError(f"out: {other}: is of an image without a mask; choose another folder")
+    if masks.photos is None or not copy_images:
+        return
+    for id in masks.files:
+        photo = masks.photos.find_image(id)
+        target = None if photo is None else out / "images" / photo.name
+        if photo is None or target is None or not target.exists():
+            continue
+        if not target.is_file() or not filecmp.cmp(photo, target, shallow=False):
+            raise InputError(
+                f"out: {target}: is there, but not as in {photo.parent}; choose another folder"
+            )
 
 
 def _rows(
