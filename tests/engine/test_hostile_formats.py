@@ -77,6 +77,15 @@ def test_archives_that_unpack_to_gigabytes(tmp_path):
     assert arrays.load_arrays(path, ["keys"])["keys"].size == 1 << 20
 
 
+def test_tensors_that_repeat_a_value_to_gigabytes(tmp_path):
+    for name, size in (("a", (2, 3)), ("b", (1, 200_000, 200_000))):
+        content = {"keys": torch.tensor([0]), "high_res": torch.ones(1).expand(*size)}
+        np.save(tmp_path / f"{name}.npy", content, allow_pickle=True)
+    assert unpickling.unpickle(tmp_path / "a.npy", "maps")["high_res"].sum() == 6
+    message = error_of(unpickling.unpickle, tmp_path / "b.npy", "maps")
+    assert "a tensor [1, 200000, 200000] of 1 values" in message
+
+
 def test_long_lines_of_class_numbers(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     write_labels(tmp_path / "a.png", MASK)
@@ -100,7 +109,7 @@ def test_numbers_of_labels_that_no_byte_holds(tmp_path, count):
     message = error_of(
         convert.maps_to_pickles, tmp_path, tmp_path / "out", form="logits", num_classes=count
     )
-    assert f"1..254, not {count}" in message and not (tmp_path / "out").exists()
+    assert f"not {count}; give --num-classes, 1..254" in message and not (tmp_path / "out").exists()
 
 
 # ---- model files ---------------------------------------------------------------------------------

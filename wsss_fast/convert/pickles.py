@@ -138,8 +138,8 @@ def maps_to_pickles(
     if form == "logits" and (num_classes is None or not 1 <= num_classes <= MAX_CLASSES):
         given = "" if num_classes is None else f", not {num_classes}"
         raise InputError(
-            f"convert: the form logits needs the number of classes, 1..{MAX_CLASSES}{given}; give "
-            "--num-classes, such as 20 for VOC"
+            f"convert: the form logits needs the number of classes{given}; give --num-classes, "
+            f"1..{MAX_CLASSES}, such as 20 for VOC"
         )
     photos = Photos(images)
 

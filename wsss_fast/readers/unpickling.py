@@ -8,6 +8,7 @@ not run.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import tokenize
@@ -40,6 +41,8 @@ _UNREADABLE = (
     struct.error,
     tokenize.TokenError,  # of NumPy, for a header
 )
+
+_MOST_REPEATED = 1 << 24  # values of a tensor with strides of 0
 
 
 def unpickle(path: Path, what: str) -> Any:
@@ -123,6 +126,13 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def _tensor(storage: Any, offset: Any, size: Any, *more: Any) -> Any:
+    """A tensor, but not one of gigabytes that repeats the few values of its storage."""
+    if math.prod(size) > max(storage.size(), _MOST_REPEATED):
+        raise ValueError(f"a tensor {list(size)} of {storage.size()} values")
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, *more)
+
+
 def _the_object(content: Any) -> Any:
     """The object in an array of no dimensions, with NumPy's arrays for all that are in it."""
     if not isinstance(content, PickledArray):
@@ -170,7 +180,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): lambda *_: PickledArray(),
     ("numpy", "dtype"): PickledType,
     ("collections", "OrderedDict"): dict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("__builtin__", "bytes"): lambda: b"",  # of protocol 2, for no bytes
