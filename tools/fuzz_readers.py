@@ -31,78 +31,14 @@ from wsss_fast.readers.saliency_maps import read_saliency
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/helpers"))
 import wild  # noqa: E402
 
-Case = Callable[[random.Random, Path], None]  # (random numbers, folder for files)
-
-
-def damaged(rng: random.Random, content: bytes) -> bytes:
-    """A few random changes: bits and bytes changed, parts removed or repeated, numbers, text."""
-    data = bytearray(content)
-    for _ in range(rng.choice((0, 1, 1, 1, 2, 4, 16))):
-        at = rng.randrange(len(data) + 1)
-        kind = rng.randrange(7)
-        if kind == 0 and data:
-            data[at % len(data)] ^= 1 << rng.randrange(8)
-        elif kind == 1 and data:
-            data[at % len(data)] = rng.randrange(256)
-        elif kind == 2:
-            del data[at : at + rng.choice((1, 8, 64, len(data)))]
-        elif kind == 3:
-            data[at:at] = data[at : at + rng.choice((1, 16, 256))]
-        elif kind == 4:
-            data[at : at + 8] = struct.pack(
-                rng.choice(("<Q", ">Q")), rng.choice((0, 1, 2**31 - 1, 2**63, 2**64 - 1))
-            )
-        elif kind == 5:
-            data[at:at] = rng.choice(INSERTED)
-        else:
-            data[at:at] = rng.randbytes(rng.choice((1, 4, 32)))
-    return bytes(data)
-
-
-INSERTED = (
-    b"../",
-    b"\0",
-    b"\n",
-    b'"',
-    b"'",
-    b"<!DOCTYPE x [<!ENTITY a 'b'>]>&a;",
-    b"&#0;",
-    b"]]>",
-    b"{",
-    b"]",
-    b"null",
-    b"-1",
-    b"1e999",
-    b"99999999999999999999",
-    b"NaN",
-    b"\xff\xfe",
-    "\u202e\u2028é".encode(),
-    b";",
-    b",",
-    b"/etc/passwd",
-    b"..\\",
-)
-
-
-def _file(write: Callable[[Path], object], name: str, read: Callable[[Path], object]) -> Case:
-    """A target: damage the file that `write` creates, and read it."""
-    valid: list[bytes] = []
-
-    def case(rng: random.Random, work: Path) -> None:
-        path = work / name
-        if not valid:
-            write(path)
-            valid.append(path.read_bytes())
-        path.write_bytes(damaged(rng, valid[0]))
-        read(path)
-
-    return case
-
+from tools.fuzz_damage import Case, damaged, file_target  # noqa: E402
+from tools.fuzz_formats import FORMATS  # noqa: E402
 
 _XML = """<annotation><folder>VOC2012</folder><filename>a.jpg</filename>
 <size><width>8</width><height>8</height></size>
 <object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>
 <object><name>dog</name></object></annotation>"""
+_IDS = "2007_000032\n/JPEGImages/a.jpg /S/a.png\n\nx y\n"
 _COCO: dict[str, list[dict]] = {
     "images": [
         {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "height": 8, "width": 8},
@@ -118,6 +54,11 @@ _COCO: dict[str, list[dict]] = {
 def _photo(kind: str) -> Callable[[Path], None]:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 31, 3), dtype=np.uint8)
     return lambda path: Image.fromarray(pixels).save(path, kind)
+
+
+def _check_and_read(path: Path) -> None:
+    check_image(path)
+    read_image(path)
 
 
 def _cut_out(path: Path) -> None:
@@ -243,31 +184,36 @@ def _wild(kind: str, reader: str) -> Case:
 
 
 READERS: dict[str, Case] = {
-    "voc annotation": _file(
+    **FORMATS,
+    "voc annotation": file_target(
         _text(_XML), "a.xml", lambda path: voc._read_tags(path, ("cat", "dog"), None)
     ),
     "coco instances": _coco,
     "labels.csv": _csv,
-    "id list": _file(_text("2007_000032\n/JPEGImages/a.jpg /S/a.png\n\nx y\n"), "ids.txt", _ids),
-    "jpeg": _file(_photo("JPEG"), "a.jpg", lambda path: (check_image(path), read_image(path))),
-    "png": _file(_photo("PNG"), "a.png", lambda path: (check_image(path), read_image(path))),
+    "id list": file_target(
+        _text("2007_000032\n/JPEGImages/a.jpg /S/a.png\n\nx y\n"), "ids.txt", _ids
+    ),
+    "jpeg": file_target(
+        _photo("JPEG"), "a.jpg", lambda path: (check_image(path), read_image(path))
+    ),
+    "png": file_target(_photo("PNG"), "a.png", lambda path: (check_image(path), read_image(path))),
     **{
-        kind: _file(_photo(kind), "a", lambda path: (check_image(path), read_image(path)))
+        kind: file_target(_photo(kind), "a", lambda path: (check_image(path), read_image(path)))
         for kind in ("WEBP", "GIF", "TIFF", "BMP")
     },
-    "2-bit labels": _file(_two_bits, "a.png", lambda path: read_labels(path, 3)),
-    "cut-out": _file(_cut_out, "a.png", read_saliency),
-    "probabilities": _file(
+    "2-bit labels": file_target(_two_bits, "a.png", lambda path: read_labels(path, 3)),
+    "cut-out": file_target(_cut_out, "a.png", read_saliency),
+    "probabilities": file_target(
         _probabilities, "a.npy", lambda path: read_probabilities(path, path, (24, 31))
     ),
-    "scores": _file(_probabilities, "a.npy", lambda path: read_scores(path, path, (48, 62))),
-    "palette png": _file(_labels, "a.png", lambda path: read_labels(path, 20)),
-    "saliency": _file(_photo("PNG"), "a.png", read_saliency),
-    "params": _file(_params, "a.params", mxnet.read_params),
-    "weights": _file(
+    "scores": file_target(_probabilities, "a.npy", lambda path: read_scores(path, path, (48, 62))),
+    "palette png": file_target(_labels, "a.png", lambda path: read_labels(path, 20)),
+    "saliency": file_target(_photo("PNG"), "a.png", read_saliency),
+    "params": file_target(_params, "a.params", mxnet.read_params),
+    "weights": file_target(
         _weights, "a.pth", lambda path: load_weights(cam_resnet50(2, backbone="small"), path)
     ),
-    "maps": _file(_maps, "a.npz", lambda path: load_maps(path.parent, path.stem)),
-    "metrics.json": _file(_records, "metrics.json", _metrics),
+    "maps": file_target(_maps, "a.npz", lambda path: load_maps(path.parent, path.stem)),
+    "metrics.json": file_target(_records, "metrics.json", _metrics),
     **{f"wild {kind} ({reader})": _wild(kind, reader) for kind, reader in wild.KINDS},
 }
