@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss_fast.data.labels_csv import read_rows
 from wsss_fast.data.listing import readings
-from wsss_fast.data.names import KnownIds
+from wsss_fast.data.names import KnownIds, near
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
@@ -117,9 +117,10 @@ class TagFile:
         found = self.by_id(ids, classes, order)
         missing = [id for id in ids if id not in found]
         if missing:
+            there = near(missing[0], self._names()) or f"; it has images such as {self.example()}"
             raise InputError(
                 f"{self.path}: has no tags of image {missing[0]!r} ({len(missing)} of the "
-                f"{len(ids)} images are missing); it has images such as {self.example()}"
+                f"{len(ids)} images are missing){there}"
             )
         return np.stack([found[id] for id in ids])
 
@@ -127,6 +128,11 @@ class TagFile:
     def num_classes(self) -> int | None:
         """Number of classes of arrays; None for text, which does not tell."""
         return None if self._lines else self._tags.shape[1]
+
+    def _names(self) -> list[str]:
+        """The names of its images, where they can be told without a data set."""
+        lines = [_CLASSES.sub("", line.split(",")[0].strip()) for line in self._lines]
+        return lines if self._keys is None else [key for key in self._keys if isinstance(key, str)]
 
     def example(self) -> str:
         """The first image of the file, for a message."""
