@@ -1,5 +1,6 @@
-"""One thread per process, and shared fixtures: a small Shapes set, and a copy to damage."""
+"""One thread per process, cheap garbage collections, and shared fixtures: a small Shapes set."""
 
+import gc
 import os
 import shutil
 
@@ -17,6 +18,11 @@ from wsss_fast.engine import signals  # noqa: E402
 # The library that test_cuda_on_cpu.py builds.
 if emulated := os.environ.get("WSSS_FAST_EMULATE_CUDA"):
     emulated_cuda.serve(emulated)
+
+
+def pytest_collection_finish():
+    """The modules and tests stay to the end: garbage collections need not visit them."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from wsss_fast.deployment import SegmentationGraph, convert_model, writers
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.nets.backbone import Backbone
 from wsss_fast.nets.segmentation_heads import Aspp
+from wsss_fast.prediction.opening import ModelOptions
 from wsss_fast.seg.inference import predict
 
 CLASSES = ("cat", "dog")
@@ -239,3 +240,20 @@ def test_what_cannot_be_converted_is_refused_by_name(models, tmp_path, monkeypat
     refused("to onnx: needs onnx and onnxscript: pip install onnx onnxscript")
     with pytest.raises(InputError, match="to_input: is .*, which cannot be part of a graph"):
         SegmentationGraph(nets.load_model(model)[0], lambda image: image)
+
+
+def test_model_file_needs_class_names(models, tmp_path):
+    net, _ = nets.load_model(models["rgb"])
+    plain, irn = tmp_path / "plain.pth", tmp_path / "irn.pth"
+    nets.save_weights(net, plain)
+    with pytest.raises(InputError, match="plain.pth: does not name its classes, which are part"):
+        convert_model(
+            plain,
+            tmp_path / "m.safetensors",
+            to="safetensors",
+            model=ModelOptions(backbone="small"),
+        )
+    given = ModelOptions(backbone="small", classes=CLASSES)
+    nets.save_weights(nets.irn_resnet50(backbone="small"), irn)
+    out = convert_model(irn, tmp_path / "m.safetensors", to="safetensors", model=given)
+    assert nets.read_info(out).network == "irn"

@@ -210,6 +210,7 @@ def saliency_maps() -> dict[str, bytes]:
         "16-bit-with-255.png": png(box * np.uint16(255), 16, 0, []),
         "1-bit.png": png(box, 1, 0, []),
         "palette-white-first.png": png(box, 1, 3, [inverse_palette]),
+        "voc-colours.png": png(box, 8, 3, [(b"PLTE", bytes([0, 0, 0, 128, 0, 0]))]),
         "constant.png": encoded(Image.fromarray(np.full_like(box, 128)), "PNG"),
         "zero-and-one.png": encoded(Image.fromarray(box), "PNG"),
         "never-bright.png": encoded(Image.fromarray(box * 30), "PNG"),
@@ -317,6 +318,17 @@ def instances() -> dict[str, bytes]:
             [{"id": 1, "name": "Cat"}, {"id": 2, "name": "cat"}], tag((1, 1), (2, 2))
         ),
         "text-ids.json": write(both, [{"id": 1, "image_id": "1", "category_id": 1}]),
+        "text-image-ids.json": write(
+            both,
+            [{"image_id": "x", "category_id": 2}],
+            images=[{"id": "x", "file_name": "a.jpg"}],
+        ),
+        "another-machine.json": write(
+            both, tag((1, 1)), images=[{"id": 1, "file_name": "data\\upload\\a.jpg"}]
+        ),
+        "absolute-path.json": write(
+            both, tag((1, 1)), images=[{"id": 1, "file_name": "/home/me/a.jpg"}]
+        ),
         "unknown-category.json": write(both, tag((1, 3))),
         "other-extension.json": write(both, tag((1, 1)), images=[{"id": 1, "file_name": "a.PNG"}]),
         "sub-folder.json": write(

@@ -262,7 +262,7 @@ def test_odd_files_are_named_and_the_rest_is_converted(tmp_path, monkeypatch, ca
     assert not (tmp_path / "exploded").exists()
     for name in ("a", "z"):
         (public / f"{name}.npy").unlink()
-    with pytest.raises(InputError, match=f"none of {count} files can be converted"):
+    with pytest.raises(InputError, match=f"none of {count} files can be used"):
         convert.maps_from_pickles(public, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

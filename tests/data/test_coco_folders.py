@@ -249,7 +249,12 @@ def test_other_json_files_are_no_layout(tmp_path):
         (
             {"a_train.json": TRAIN, "b_train.json": TRAIN},
             "train",
-            "split 'train' may be a_train and b_train, which are both there; name one",
+            r"split 'train' may mean a_train\.json and b_train\.json; use a_train or b_train",
+        ),
+        (
+            {"annotations/train.json": TRAIN, "train.json": TRAIN},
+            "train",
+            r"may mean annotations/train\.json and train\.json; rename all but one",
         ),
         ({f"train/{ROBOFLOW}": TRAIN}, "val", "whose splits are train, .*; got split 'val'"),
         ({"train.json": TRAIN}, "train", "no such image .2 of the 2 listed by .*train.json"),
@@ -272,6 +277,12 @@ def test_other_json_files_are_no_layout(tmp_path):
 def test_wrong_folders(tmp_path, files, split, message):
     with pytest.raises(InputError, match=message):
         data.load(make(tmp_path, files, ["other.jpg"]), split=split)
+
+
+def test_the_json_itself_is_no_data_set(tmp_path):
+    root = make(tmp_path, {"train.json": TRAIN}, [A, B])
+    with pytest.raises(InputError, match=r"train\.json is not a directory; name the folder that"):
+        data.load(root / "train.json")
 
 
 def test_odd_values_of_super_categories(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from brief import brief
 
-from wsss_fast import InputError, cam, data, eps, nets
+from wsss_fast import InputError, data, eps, nets
 from wsss_fast.data import write_labels
 from wsss_fast.data.transforms import normalise
 from wsss_fast.eps.training import _step
@@ -153,23 +153,3 @@ def test_inverted_saliency_is_reported(shapes, tmp_path, capsys):
     done = json.loads((tmp_path / "run/eps/done.json").read_text())
     overlap = done["notes"]["saliency_overlap"]
     assert overlap["inside"] < 0.3 < 0.7 < overlap["outside"] and len(overlap["inverted"]) > 12
-
-
-@pytest.mark.slow
-def test_published_recipes_with_full_size_networks(shapes, tmp_path):
-    """The recipes for VOC and COCO and the classifier baseline, with few and small images."""
-    some = shapes.only(shapes.ids[:2])
-    for name, published in (("voc", eps.RECIPES["resnet38"]), ("coco", eps.COCO)):
-        augment = dataclasses.replace(published.augment, crop=48, long_side=(40, 56))
-        brief_numbers = {"updates": 1, "batch_size": 2, "augment": augment, "scales": (1.0,)}
-        recipe = dataclasses.replace(published, **brief_numbers)
-        trained = eps.train(some, tmp_path / name, recipe=recipe)
-        assert np.isfinite(trained.losses).all()
-    result = eps.infer(some, trained.weights, tmp_path / "coco", recipe=recipe)
-    assert len(list(result.masks.glob("*.png"))) == 2
-    recipe = dataclasses.replace(cam.RECIPES["resnet38"], **brief_numbers)
-    options = {"backbone": "resnet38", "recipe": recipe}
-    trained = cam.train(some, tmp_path / "baseline", **options)
-    assert len(trained.losses) == 1
-    maps = cam.infer(some, trained.weights, tmp_path / "baseline", **options).maps
-    assert len(list(maps.glob("*.npz"))) == 2

@@ -1,6 +1,10 @@
-"""The published presets on small data sets in VOC's and COCO's layout, with full-size networks."""
+"""The published presets on small data sets in VOC's and COCO's layout, with full-size networks.
+
+EPS' compute in the precision that is the default here.
+"""
 
 import json
+import math
 
 import layouts
 import pytest
@@ -81,7 +85,7 @@ def root(request, tmp_path, monkeypatch):
 
 def run(method, preset, root, out, options, words=""):
     numbers = [f"--pipeline.{key} {value}" for key, value in options.items()]
-    line = f"{method} run --preset {preset} --precision fp32 {words} {' '.join(numbers)}"
+    line = f"{method} run --preset {preset} {words} {' '.join(numbers)}"
     return cli.run([*line.split(), "--data", str(root), "--out", str(out)])
 
 
@@ -100,7 +104,7 @@ def check(out, masks, train, val):
 )
 def test_amn_pipeline_and_its_evaluation(root, trained, predicted, tmp_path, capfd):
     out, preset = tmp_path / "run", "amn-voc" if trained[0] == "trainaug" else "amn-coco"
-    code = run("amn", preset, root, out, AMN_OPTIONS)
+    code = run("amn", preset, root, out, AMN_OPTIONS, "--precision fp32")
     output = capfd.readouterr()
     assert code == 0, output.err
     assert "seg on val" in output.out and "irn" in output.out
@@ -118,6 +122,13 @@ def test_amn_pipeline_and_its_evaluation(root, trained, predicted, tmp_path, cap
     assert (evaluation / "evaluation.json").is_file() and (evaluation / "evaluation.png").is_file()
 
 
+def check_losses(out, *stages):
+    """Each training made its one update, with a finite loss."""
+    for stage in stages:
+        losses = json.loads((out / stage / "done.json").read_text())["notes"]["losses"]
+        assert len(losses) == 1 and math.isfinite(losses[0]), stage
+
+
 @pytest.mark.parametrize("root", ["voc"], indirect=True)
 def test_eps_pipeline_on_voc(root, tmp_path, capfd):
     out = tmp_path / "run"
@@ -126,6 +137,7 @@ def test_eps_pipeline_on_voc(root, tmp_path, capfd):
     assert code == 0, output.err
     assert "seg on val" in output.out and "cam masks" in output.out
     check(out, "eps/masks", data.load(root, split="trainaug"), data.load(root, split="val"))
+    check_losses(out, "cam", "eps", "seg")
 
 
 @pytest.mark.parametrize("root", ["coco"], indirect=True)
@@ -139,13 +151,14 @@ def test_eps_pipeline_on_coco_with_vgg16(root, tmp_path, capfd):
     assert "seg on val-annotated" in output.out
     lists = (data.load(root, split=f"{split}-annotated") for split in ("train", "val"))
     check(out, "eps/masks", *lists)
+    check_losses(out, "eps", "seg")
 
 
 @pytest.mark.parametrize("root", ["voc"], indirect=True)
 def test_ccr_pipeline_with_resnet38(root, tmp_path, capfd):
     out, options = tmp_path / "run", {**CCR_OPTIONS, "seg.seg.test-scales": 1.0}
     del options["seg.seg.scales"]
-    code = run("ccr", "ccr-voc", root, out, options, "--seg-preset resnet38-seam")
+    code = run("ccr", "ccr-voc", root, out, options, "--precision fp32 --seg-preset resnet38-seam")
     output = capfd.readouterr()
     assert code == 0, output.err
     assert "seg on val" in output.out and "no irn_weights given; row ccr-voc" in output.err

@@ -182,6 +182,9 @@ def test_recipes_of_other_networks_and_versions_are_refused(seg_file):
     info = seg_file[1]
     with pytest.raises(InputError, match="recipe: unknown key 'accumulate'"):
         info.recipe_as(cam.Recipe)
+    endless = {**info.recipe, "crf": {**info.recipe["crf"], "iterations": 10**15}}
+    with pytest.raises(InputError, match="recipe.crf.iterations: got 1000000000000000, must be"):
+        dataclasses.replace(info, recipe=endless).recipe_as(seg.Recipe)
     newer = dataclasses.replace(info, recipe={**info.recipe, "sharpness": 1.0})
     with pytest.raises(InputError, match="recipe: unknown key 'sharpness'"):
         newer.recipe_as(seg.Recipe)
@@ -200,6 +203,11 @@ def test_damaged_foreign_and_missing_files(seg_file, tmp_path):
         nets.read_info(path)
     with pytest.raises(InputError, match="no such weights file"):
         nets.read_info(tmp_path / "none.pth")
+    (tmp_path / "model.safetensors").write_bytes(whole[:300])
+    (tmp_path / "weights.pth").write_bytes(b"any")
+    with pytest.raises(InputError, match="model.safetensors: .*; remove it to use weights.pth"):
+        nets.read_info(tmp_path / "weights.pth")
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "page.pth").write_text("<html>")
     assert nets.read_info(tmp_path / "page.pth") is None  # told when its weights are read
     assert nets.read_info(tmp_path) is None

@@ -269,6 +269,16 @@ def test_changed_bytes_are_noticed(tmp_path, state):
             loaded(path)
 
 
+def test_an_archive_that_seems_encrypted_is_damaged(tmp_path, state):
+    """One bit of an entry's flags, in the list at the archive's end."""
+    torch.save(state, tmp_path / "w.pth")
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"w\.pth: damaged: the checksum of"):
+        loaded(tmp_path / "w.pth")
+
+
 def test_archives_without_checksums_are_read(tmp_path, state):
     computed = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)

@@ -106,6 +106,24 @@ def test_folders_continue_after_a_broken_file(scene, capsys):
     assert result.written == 2
 
 
+def test_probabilities_are_refined_where_every_image_also_has_labels(scene, capsys):
+    """As `seg infer --probabilities` writes them."""
+    (scene / "scores").mkdir()
+    for name in "ab":
+        labels = np.where(read_labels(scene / "lab" / f"{name}.png") == 7, 1, 0)
+        scores = np.stack([0.8 - 0.5 * labels, 0.2 + 0.5 * labels]).astype(np.float16)
+        for folder in ("lab", "scores"):
+            np.save(scene / folder / f"{name}.npy", scores)
+    refine_files(scene / "im", scene / "lab", scene / "both", crf=FEW)
+    assert "the probabilities are refined" in " ".join(capsys.readouterr().err.split())
+    refine_files(scene / "im", scene / "scores", scene / "alone", crf=FEW)
+    for name in ("a.png", "b.png"):
+        assert (scene / "both" / name).read_bytes() == (scene / "alone" / name).read_bytes()
+    (scene / "lab/b.npy").unlink()
+    with pytest.raises(InputError, match="differ only in the extension"):
+        refine_files(scene / "im", scene / "lab", scene / "out", crf=FEW)
+
+
 BAD = {
     "no_image": ("im/x.png", "lab/a.png", "out.png", "x.png: no such image"),
     "no_labels": ("im/a.png", "lab/x.png", "out.png", "x.png: no such label map"),

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsss_fast.engine import remarks
-from wsss_fast.engine.progress import say, track
-from wsss_fast.errors import InputError, RunError
+from wsss_fast.engine.left_out import check_left_out
+from wsss_fast.engine.progress import track
+from wsss_fast.errors import InputError
 from wsss_fast.readers.photos import image_size
 from wsss_fast.stages.paired_files import files_by_stem
 
-_LISTED = 20  # files that cannot be converted are listed one by one up to this many
 _COCO = re.compile(r"COCO_\w+_(\d{12})", re.ASCII)
 _Item = TypeVar("_Item")
 
@@ -95,15 +95,4 @@ def convert_all(items: Sequence[_Item], convert: Callable[[_Item], None], out: P
                 convert(item)
             except InputError as error:
                 failures.append(str(error))
-    if not failures:
-        return
-    if len(failures) == len(items):
-        rest = f"; none of {len(items)} files can be converted" if len(items) > 1 else ""
-        raise InputError(f"{failures[0]}{rest}")
-    for failure in failures[:_LISTED]:
-        say(f"left out: {failure}")
-    more = len(failures) - _LISTED
-    raise RunError(
-        f"convert: {len(failures)} of {len(items)} files were left out"
-        f"{f', {more} of them not listed here' if more > 0 else ''}; the others are in {out}"
-    )
+    check_left_out("convert", failures, len(items), out)

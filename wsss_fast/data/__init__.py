@@ -117,9 +117,9 @@ def load(
     if is_built_in(path_or_name):
         root = shapes_folder(str(path_or_name))
     if not root.is_dir():
-        raise InputError(
-            f"data: {root} is not a directory (the only built-in sets are {', '.join(BUILT_IN)})"
-        )
+        built_in = f"(the only built-in sets are {', '.join(BUILT_IN)})"
+        hint = "; name the folder that this file is in" if root.is_file() else f" {built_in}"
+        raise InputError(f"data: {root} is not a directory{hint}")
     load_layout = next((load for recognises, load in _LAYOUTS if recognises(root)), None)
     if load_layout is None and (tags is None or not has_images(root)):
         more = "" if tags is not None else "is opened with --tags FILE or "

@@ -95,10 +95,10 @@ def find_part(root: Path, split: str, option: str = "split") -> Part:
     if not found:
         raise InputError(_unknown(root, option, split, [*there], [*files.values()]))
     if len(found) > 1:
-        names = " and ".join(files[path] for path in found)
-        raise InputError(
-            f"data: {root}: {option} {split!r} may be {names}, which are both there; name one"
-        )
+        names = " and ".join(str(path.relative_to(root)) for path in found)
+        stems = {files[path] for path in found}
+        cure = f"use {' or '.join(sorted(stems))}" if len(stems) > 1 else "rename all but one"
+        raise InputError(f"data: {root}: {option} {split!r} may mean {names}; {cure}")
     return _other_part(root, name, found[0], files[found[0]])
 
 

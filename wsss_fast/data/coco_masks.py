@@ -16,12 +16,12 @@ from wsss_fast.data.coco_outlines import encoded, image_size, pycocotools_mask
 from wsss_fast.data.label_folder import LABEL_NAMES
 from wsss_fast.engine import remarks
 from wsss_fast.engine.files import write_json
-from wsss_fast.engine.progress import say, track
-from wsss_fast.errors import InputError, RunError
+from wsss_fast.engine.left_out import check_left_out
+from wsss_fast.engine.progress import track
+from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, write_labels
 
 _BORDER = 3  # width in pixels
-_LISTED = 20  # images that are left out are listed one by one up to this many
 
 # An object: its run lengths, its number of pixels, its annotation.
 _Object = tuple[dict[str, Any], int, dict[str, Any]]
@@ -117,7 +117,7 @@ def masks_from_coco(
     if len(failures) < len(numbers):
         named = {values[c]: name for c, name in zip(found.category_ids, found.classes, strict=True)}
         write_json(out / LABEL_NAMES, {0: "background", **named, IGNORE: "ignore"})
-    _report(failures, len(numbers), out)
+    check_left_out("import coco", failures, len(numbers), out, unit="images")
     return out
 
 
@@ -203,19 +203,3 @@ def _add_border(around: np.ndarray, inside: np.ndarray, box: np.ndarray) -> None
             wide[:-shift] |= narrow[shift:]
         wide = np.ascontiguousarray(wide.T)
     around[part] |= wide & ~own
-
-
-def _report(failures: Sequence[str], of: int, out: Path) -> None:
-    """Name the images that were left out, and raise an error if there are any."""
-    if not failures:
-        return
-    if len(failures) == of:
-        rest = f"; none of the {of} images can be used" if of > 1 else ""
-        raise InputError(f"{failures[0]}{rest}")
-    for failure in failures[:_LISTED]:
-        say(f"left out: {failure}")
-    more = len(failures) - _LISTED
-    raise RunError(
-        f"import coco: {len(failures)} of {of} images were left out"
-        f"{f', {more} of them not listed here' if more > 0 else ''}; the others are in {out}"
-    )

@@ -60,7 +60,11 @@ def convert_model(
     if out.is_dir() or (out.exists() and out.samefile(weights)):
         what = "a directory" if out.is_dir() else "the file to convert"
         raise InputError(f"out: {out} is {what}; name another file")
-    info = describe_weights(weights, model)
+    info = describe_weights(weights, model, gives_masks=False)
+    if to == "safetensors" and not model.classes and nets.read_info(weights) is None:
+        raise InputError(
+            f"{weights}: does not name its classes, which are part of a model file; give --classes"
+        )
     if to in ("onnx", "torch-export") and info.network != "seg":
         raise InputError(
             f"{weights}: is of network {info.network!r}; --to {to} takes segmentation networks only"

@@ -65,6 +65,7 @@ def damaged_entry(archive: zipfile.ZipFile) -> str | None:
             with archive.open(entry) as file:
                 while entry.CRC and file.read(1 << 20):
                     pass
-        except (zipfile.BadZipFile, zlib.error, EOFError):
+        # RuntimeError is of entries that seem encrypted, or compressed in an unknown way.
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):
             return entry.filename
     return None

@@ -16,13 +16,12 @@ from wsss_fast.data.label_folder import LABEL_NAMES
 from wsss_fast.data.names import IMAGE_SUFFIXES, Folders, check_id
 from wsss_fast.data.text import read_text
 from wsss_fast.engine import remarks
-from wsss_fast.engine.progress import say, track
-from wsss_fast.errors import InputError, RunError
+from wsss_fast.engine.left_out import check_left_out
+from wsss_fast.engine.progress import track
+from wsss_fast.errors import InputError
 from wsss_fast.readers.label_maps import IGNORE, check_folder_values, check_size, read_labels
 from wsss_fast.readers.photos import image_size, remark_orientation
 from wsss_fast.stages.paired_files import files_by_stem
-
-_LISTED = 20  # masks that cannot be used are listed one by one up to this many
 
 
 @dataclasses.dataclass
@@ -112,20 +111,7 @@ class Masks:
             for path in self.with_ignored:
                 text = "ignored pixels (255) belong to no class, and are exported as background"
                 remarks.add(text, path, unit="mask", of=len(self))
-        if not self.problems:
-            return
-        more = self.list_problems("left out")
-        raise RunError(
-            f"export: {len(self.problems)} of {len(self)} masks were left out{more}; the others "
-            f"are in {out}"
-        )
-
-    def list_problems(self, what: str) -> str:
-        """Print the first problems, each after `what`; returns how many more there are, as text."""
-        for problem in self.problems[:_LISTED]:
-            say(" ".join(f"{what}: {problem}".split()))
-        more = len(self.problems) - _LISTED
-        return f", {more} of them not listed here" if more > 0 else ""
+        check_left_out("export", self.problems, len(self), out, unit="masks")
 
     def _read(self, id: str, path: Path) -> np.ndarray:
         check_id(id, str(path))

@@ -15,6 +15,7 @@ import numpy as np
 from wsss_fast.data.listing import plain_ids
 from wsss_fast.data.lists import VOC_CLASSES, VOC_COUNTS
 from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.left_out import list_problems
 from wsss_fast.engine.progress import say
 from wsss_fast.errors import InputError
 from wsss_fast.export.masks import Masks, open_masks, output_file
@@ -125,7 +126,7 @@ def _write(masks: Masks, path: Path, folder: str) -> None:
                 continue
             _add(archive, f"{folder}/{id}.png", labels)
         if masks.problems:
-            more = masks.list_problems("voc-test")
+            more = list_problems(masks.problems, "voc-test")
             raise InputError(
                 f"voc-test: {len(masks.problems)} of {len(masks)} masks cannot be submitted{more}, "
                 f"so that nothing is written; first: {masks.problems[0]}"

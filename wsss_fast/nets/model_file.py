@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from wsss_fast._version import __version__
+from wsss_fast.engine import ranges
 from wsss_fast.engine.files import atomic_write
 from wsss_fast.engine.marker import MODEL_FILE
 from wsss_fast.engine.serialize import check_keys, from_jsonable, jsonable
@@ -73,9 +74,14 @@ class ModelInfo:
         """The recipe as a dataclass of a method, such as `seg.Recipe`; None if it is not known.
 
         Raises:
-            InputError: it is not such a recipe, or has functions that are not this package's.
+            InputError: it is not such a recipe, has functions that are not this package's, or a
+                number is out of its range.
         """
-        return None if self.recipe is None else from_jsonable(self.recipe, kind, "recipe")
+        if self.recipe is None:
+            return None
+        found = from_jsonable(self.recipe, kind, "recipe")
+        ranges.check(found, "recipe")
+        return found
 
     def build(self) -> nn.Module:
         """The network with random weights.
@@ -156,7 +162,10 @@ def read_info(path: str | Path) -> ModelInfo | None:
     model = path.with_name(MODEL_FILE)
     if path == model or not model.is_file():
         return None
-    texts = state_dicts.read_metadata(model)
+    try:
+        texts = state_dicts.read_metadata(model)
+    except InputError as error:
+        raise InputError(f"{error}; remove it to use {path.name} without it") from None
     # Another file in the folder of a training has other weights.
     if not _is_ours(texts) or texts.get("weights") != fingerprint(path):
         return None

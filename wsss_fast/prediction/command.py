@@ -29,7 +29,7 @@ def predict_files(
 
     A segmentation network needs no tags; its masks are those of `seg infer`. A CAM classifier, an
     AMN and EPS' network need the tags of the photos: the class maps of their classes become masks
-    by the background score and the dense CRF of their recipe. An AMN also needs seeds, which
+    by the background score and the dense CRF of their recipe. An AMN also uses seeds, which
     `--cam-weights` make; without them, each pixel counts as unsure.
 
     A second call skips what is finished. Photos that cannot be predicted are named after all others

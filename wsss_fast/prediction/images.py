@@ -47,7 +47,7 @@ def predict(
 
     A segmentation network needs no tags; its masks are those of `seg infer`. A CAM classifier, an
     AMN and EPS' network need the tags of the images: the class maps of their classes become masks
-    by the background score and the dense CRF of their recipe. An AMN also needs seeds, which
+    by the background score and the dense CRF of their recipe. An AMN also uses seeds, which
     `cam_weights` make; without them, each pixel counts as unsure.
 
     With `out`, masks are written as `<id>.png`, with `classes.json`; what is finished is skipped,

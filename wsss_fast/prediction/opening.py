@@ -70,7 +70,6 @@ def open_model(
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"threshold: got {threshold}; must be in 0..1")
     info = describe_weights(Path(weights), model)
-    _check_kind(Path(weights), info.network)
     cams = None
     if cam_weights is not None:
         if info.network != "amn":
@@ -83,16 +82,23 @@ def open_model(
     return KINDS[info.network](asked)
 
 
-def _check_kind(weights: Path, network: str) -> None:
-    if network not in KINDS:
-        raise InputError(f"{weights}: is of network {network!r}, which gives no masks by itself")
+def describe_weights(
+    weights: Path, options: ModelOptions, *, gives_masks: bool = True
+) -> ModelInfo:
+    """What the file says about its network, and where it says nothing, what the options say.
 
+    Args:
+        weights: the file.
+        options: what the file may not say.
+        gives_masks: whether a network that gives no masks by itself is an error.
 
-def describe_weights(weights: Path, options: ModelOptions) -> ModelInfo:
-    """What the file says about its network, and where it says nothing, what the options say."""
+    Raises:
+        InputError: the file cannot be used, contradicts an option, or too little is known.
+    """
     found, names = read_info(weights), _class_names(options.classes)
     if found is None:
-        return _recognised(weights, options, names)
+        return _recognised(weights, options, names, gives_masks)
+    _check_kind(weights, found.network, gives_masks)
     for argument, wanted, has in (
         ("network", options.network, found.network),
         ("backbone", options.backbone, found.backbone),
@@ -116,7 +122,14 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     return check_classes(given, Path("classes")) if given else ()
 
 
-def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) -> ModelInfo:
+def _check_kind(weights: Path, network: str, gives_masks: bool) -> None:
+    if gives_masks and network not in KINDS:
+        raise InputError(f"{weights}: is of network {network!r}, which gives no masks by itself")
+
+
+def _recognised(
+    weights: Path, options: ModelOptions, names: tuple[str, ...], gives_masks: bool
+) -> ModelInfo:
     """What plain weights are of, by the options, and by the names and shapes in the file."""
     state = state_dicts.read(weights)
     # EPS' head has the public name of a classifier's: the number of its rows tells.
@@ -125,7 +138,7 @@ def _recognised(weights: Path, options: ModelOptions, names: tuple[str, ...]) ->
     network, backbone = options.network or seen.network, options.backbone or seen.backbone
     if network is None:
         raise InputError(f"{weights}: it is not known which network it is of; give --network")
-    _check_kind(weights, network)
+    _check_kind(weights, network, gives_masks)
     if network == "seg" and options.preset is not None and options.backbone is None:
         chosen = resolve_preset("predict", seg.PRESETS, seg.RECIPES, options.preset, None, None)
         backbone = chosen.backbone

@@ -8,11 +8,10 @@ not run.
 from __future__ import annotations
 
 import io
-import math
 import pickle
-import re
 import struct
 import tokenize
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from wsss_fast.errors import InputError
 from wsss_fast.readers import first_bytes
 from wsss_fast.readers.arrays import retried
+from wsss_fast.readers.pickled_arrays import PickledArray, PickledType, from_buffer, scalar
 
 # What NumPy, torch and pickle raise for damaged files.
 _UNREADABLE = (
@@ -39,9 +39,7 @@ _UNREADABLE = (
     AssertionError,  # of torch, for a storage in its old format
     struct.error,
     tokenize.TokenError,  # of NumPy, for a header
-    SyntaxError,  # likewise
 )
-_DTYPE_NAME = re.compile(r"[?]|[biufc][1-9][0-9]?|O8?|[SU][0-9]{1,4}")
 
 
 def unpickle(path: Path, what: str) -> Any:
@@ -65,10 +63,7 @@ def unpickle(path: Path, what: str) -> Any:
                 raise InputError(
                     f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
                 )
-            content = _RestrictedUnpickler(file, path).load()
-            if not isinstance(content, _Array):
-                raise InputError(f"{path}: holds a {type(content).__name__}, not an array")
-            return _plain(content.item())
+            return _the_object(_RestrictedUnpickler(file, path).load())
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -106,84 +101,21 @@ def _read_header(file: io.BufferedReader) -> tuple[tuple[int, ...], bool, np.dty
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Loads NumPy arrays and torch tensors only."""
+    """Loads `PickledArray`, torch tensors and plain Python only."""
 
     def __init__(self, file: io.BufferedReader, path: Path):
         super().__init__(file, encoding="latin1")
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
-        if allowed is None:
+        function = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
+        if function is None:
             code = repr(f"{module}.{name}")[1:-1]
             raise InputError(
                 f"{self._path}: refers to {code:.80}; only arrays and tensors are unpickled"
             )
-        return allowed
-
-
-# NumPy's own functions trust what a pickle says of a dtype, so that a damaged file can crash the
-# process. These check it.
-
-
-class _Dtype:
-    """Stands for `numpy.dtype` in a pickle: numbers, texts and objects, no records."""
-
-    def __init__(self, name: Any, *_: Any):
-        if not isinstance(name, str) or not _DTYPE_NAME.fullmatch(name):
-            raise pickle.UnpicklingError(f"dtype {name!r:.40}")
-        self.real = np.dtype(name)
-
-    def __setstate__(self, state: Any) -> None:
-        order, fields = state[1], state[2:5]
-        if order not in ("<", ">", "=", "|") or fields != (None, None, None):
-            raise pickle.UnpicklingError("a dtype with fields")
-        self.real = self.real.newbyteorder(order)
-
-
-class _Array(np.ndarray):
-    """An array whose content comes later in the pickle."""
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, is_fortran, content = state
-        count = math.prod(shape)
-        if dtype.real.kind == "O":
-            is_whole = isinstance(content, list) and len(content) == count
-        else:
-            content = _as_bytes(content)
-            is_whole = len(content) == count * dtype.real.itemsize
-        if min(shape, default=0) < 0 or not is_whole:
-            raise pickle.UnpicklingError("an array with more or fewer values than its shape")
-        whole: Any = (1, tuple(shape), dtype.real, bool(is_fortran), content)
-        super().__setstate__(whole)
-
-
-def _reconstruct(*_: Any) -> _Array:
-    return np.zeros(0, "b").view(_Array)
-
-
-def _scalar(dtype: _Dtype, content: Any) -> Any:
-    return np.frombuffer(_as_bytes(content), dtype.real, 1)[0]
-
-
-def _frombuffer(content: Any, dtype: _Dtype, shape: Any, order: str) -> np.ndarray:
-    return np.frombuffer(content, dtype.real).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _as_bytes(content: Any) -> bytes:
-    """Python 2 wrote bytes as text."""
-    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
-
-
-def _plain(value: Any) -> Any:
-    """The value with NumPy's own class of arrays; containers are rebuilt."""
-    if isinstance(value, _Array):
-        return value.view(np.ndarray)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
-    return value
+        # A new function each time: a pickle can change the attributes of what it refers to.
+        return function if function is dict else lambda *arguments: function(*arguments)
 
 
 def _load_storage(content: bytes) -> Any:
@@ -191,15 +123,56 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, never called
-    ("numpy", "dtype"): _Dtype,
+def _the_object(content: Any) -> Any:
+    """The object in an array of no dimensions, with NumPy's arrays for all that are in it."""
+    if not isinstance(content, PickledArray):
+        raise ValueError(f"a {type(content).__name__} instead of an array of one object")
+    return _resolved(content, {}).item()
+
+
+def _resolved(value: Any, done: dict[int, Any]) -> Any:
+    """Containers with NumPy's arrays; `done` has those that were met, by their identity."""
+    if id(value) in done:
+        return done[id(value)]
+    if isinstance(value, PickledArray):
+        done[id(value)] = array = value.array()
+        if array.dtype == object:
+            array.reshape(-1)[:] = _objects(_resolved(v, done) for v in value.objects)
+        return array
+    if isinstance(value, dict):
+        done[id(value)] = mapping = {}
+        mapping.update({key: _resolved(item, done) for key, item in value.items()})
+        return mapping
+    if isinstance(value, list):
+        items: list[Any] = []
+        done[id(value)] = items
+        items.extend(_resolved(item, done) for item in value)
+        return items
+    if isinstance(value, tuple):
+        done[id(value)] = tuple(_resolved(item, done) for item in value)
+        return done[id(value)]
+    return value
+
+
+def _objects(values: Iterable[Any]) -> np.ndarray:
+    """An array of objects, which may be arrays themselves."""
+    found = list(values)
+    array = np.empty(len(found), object)
+    for place, value in enumerate(found):
+        array[place] = value
+    return array
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: PickledArray(),
+    ("numpy.core.multiarray", "scalar"): scalar,
+    ("numpy.core.numeric", "_frombuffer"): from_buffer,
+    ("numpy", "ndarray"): lambda *_: PickledArray(),
+    ("numpy", "dtype"): PickledType,
     ("collections", "OrderedDict"): dict,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("torch.storage", "_load_from_bytes"): _load_storage,
+    ("__builtin__", "bytes"): lambda: b"",  # of protocol 2, for no bytes
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }

@@ -12,6 +12,7 @@ import torch
 
 from wsss_fast.engine import remarks, stream
 from wsss_fast.engine.files import atomic_write
+from wsss_fast.engine.progress import say
 from wsss_fast.engine.runtime import resolve_runtime
 from wsss_fast.errors import InputError
 from wsss_fast.ops import unary_from_labels, unary_from_probabilities
@@ -222,7 +223,7 @@ def _refine_folders(
     refiner: _Refiner,
 ) -> CrfResult:
     check_folder(out, (images, labels))
-    photos, maps = files_by_stem(images), files_by_stem(labels, _LABELS)
+    photos, maps = files_by_stem(images), _maps_of(labels)
     where = f"{images} ({len(photos)} images) and {labels} ({len(maps)} PNG or .npy maps)"
     pairs, unmatched = match(photos, maps, where)
     say_unmatched(refiner.name, unmatched)
@@ -230,6 +231,21 @@ def _refine_folders(
     done = refine_all(files, refiner)
     done.check(out)
     return CrfResult(out, done.count, len(pairs) - done.count, tuple(unmatched))
+
+
+def _maps_of(folder: Path) -> dict[str, Path]:
+    """The maps of a folder by name; of a PNG and probabilities for every image, the latter.
+
+    `seg infer --probabilities` writes both, the PNG as the probabilities' labels.
+
+    Raises:
+        InputError: some images only have both.
+    """
+    labels, probabilities = (files_by_stem(folder, (suffix,)) for suffix in _LABELS)
+    if not labels or labels.keys() != probabilities.keys():
+        return files_by_stem(folder, _LABELS)
+    say(f"crf: {folder} has labels and probabilities of each image; the probabilities are refined")
+    return probabilities
 
 
 def _check_parameters(crf: Crf, clip: float, unsure: int | None) -> None:
