@@ -75,11 +75,11 @@ class TagFile:
         Args:
             ids: the images of the data set.
             classes: its class names.
-            order: the images of an array's rows.
+            order: the images of an array's rows; None if it is not known.
 
         Raises:
-            InputError: the file has other classes than the data set, two entries for an image, or a
-                line that cannot be read.
+            InputError: the file has other classes than the data set, two entries for an image, rows
+                for other images, or a line that cannot be read.
         """
         find = _Finder(ids)
         if self.kind == "csv":
@@ -90,7 +90,12 @@ class TagFile:
             raise InputError(self._other_classes(classes))
         keys = self._keys
         if keys is None:
-            keys = tuple(order or ())
+            if order is None:
+                raise InputError(
+                    f"{self.path}: has rows of tags without names, and the images no order; give "
+                    "the images in the order of the rows as --ids LIST"
+                )
+            keys = tuple(order)
             if len(keys) != len(self._tags):
                 raise InputError(
                     f"{self.path}: has {len(self._tags)} rows of tags, one per image, but there "

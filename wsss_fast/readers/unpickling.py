@@ -39,6 +39,7 @@ _UNREADABLE = (
     AssertionError,  # of torch, for a storage in its old format
     struct.error,
     tokenize.TokenError,  # of NumPy, for a header
+    SyntaxError,  # likewise, for the dtype in it
 )
 
 
