@@ -69,7 +69,7 @@ def test_what_cannot_be_an_image_is_named(folder):
     assert "web page" in loaded.broken["page"]
     with pytest.raises(InputError, match="cut.jpg: truncated JPEG"):
         data.load_images(folder)
-    with pytest.raises(InputError, match=r"gone\.jpg: no such image"):
+    with pytest.raises(InputError, match=r"gone\.jpg: no such file or folder"):
         data.load_images([folder / "gone.jpg"])
     loaded = data.load_images([folder / "gone.jpg", folder / "a.png"], strict=False)
     assert loaded.ids == ("a",) and "no such image" in loaded.broken["gone"]

@@ -199,7 +199,7 @@ def test_photos_of_all_kinds_and_broken_ones(few, models, tmp_path, capfd):
 def test_the_command_names_what_is_wrong(models, photos, tmp_path, capfd):
     weights = models / "seg.safetensors"
     for words, text in (
-        ([photos / "no.jpg", "--weights", weights], "no.jpg: no such image"),
+        ([photos / "no.jpg", "--weights", weights], "no.jpg: no such file or folder"),
         (["--weights", weights], "images: name a folder of photos"),
         ([photos, "--weights", photos.parent / "tags.csv"], "tags.csv: not a file of weights"),
         ([photos.parent, "--weights", weights], f"{photos} has some"),

@@ -85,7 +85,9 @@ def _unknown(argv: Sequence[str]) -> str:
         groups = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
         firsts = difflib.get_close_matches(word, groups, 2, 0.6)
         group = [name for name in COMMANDS if name.split()[0] in firsts]
-    near = difflib.get_close_matches(tried.lower(), group, 1, 0.7) or group
+    # A group without a second word has no nearest command.
+    near = difflib.get_close_matches(tried.lower(), group, 1, 0.7) if " " in tried else []
+    near = near or group
     hint = f"did you mean {' or '.join(near)}" if near else "see wsss-fast --help"
     return f"no command {tried!r}; {hint}"
 

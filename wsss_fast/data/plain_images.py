@@ -155,6 +155,8 @@ def _read_files(images: Images, saliency: Path | None) -> tuple[Dataset, dict[st
     if not given:
         raise InputError("images: the list is empty")
     paths = [Path(file) for file in given]
+    if len(paths) == 1 and not paths[0].exists():
+        raise InputError(f"images: {paths[0]}: no such file or folder")
     files, unusable = _by_id(paths)
     parents = {os.path.abspath(path.parent) for path in paths}
     root = paths[0].parent if len(parents) == 1 else Path(os.path.commonpath(parents))
