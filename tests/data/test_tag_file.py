@@ -201,7 +201,7 @@ def test_a_plain_array_has_the_order_of_a_list(voc, photos, tmp_path):
     assert tagged(loaded, "2011_003276") == [14, 15]
     path = saved(tmp_path / "rows.npy", np.array([[1, 0], [0, 1]]))
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    with pytest.raises(InputError, match="the images no order; give .* --ids LIST"):
+    with pytest.raises(InputError, match="the images no order; give tags by name.* --ids, a list"):
         data.load(photos, tags=path)
     loaded = data.load(photos, tags=path, ids=["b", "a"])
     assert tags(loaded) == {"b": ["cat"], "a": ["dog"]}

@@ -93,7 +93,7 @@ class TagFile:
             if order is None:
                 raise InputError(
                     f"{self.path}: has rows of tags without names, and the images no order; give "
-                    "the images in the order of the rows as --ids LIST"
+                    "tags by name, such as a csv; or, where there is --ids, a list in their order"
                 )
             keys = tuple(order)
             if len(keys) != len(self._tags):
