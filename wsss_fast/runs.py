@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from wsss_fast.data.dataset import Dataset
+from wsss_fast.data.tagging import tags_for_validation
 from wsss_fast.engine.progress import say
 from wsss_fast.engine.redo import repeated
 from wsss_fast.engine.run_folder import config_of
@@ -243,10 +244,12 @@ def run_arguments(
     validation: dict[str, Any] = {"val_split": None}
     if val is not None:
         source = val.source or {}
+        tags = None if given.get("tags") is None else str(given["tags"])
         # Other validation sets have no option; `--config` rejects "val" by name.
         same = (
             bool(source)
-            and all(source.get(name) == given.get(name) for name in ("data", "truth", "tags"))
+            and all(source.get(name) == given.get(name) for name in ("data", "truth"))
+            and source.get("tags") == tags_for_validation(tags)
             and source.get("ids") is source.get("score_on") is None
         )
         validation = {"val_split": source["split"]} if same else {"val": val.source}

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from layouts import VOC_LABELS, make_coco, make_voc
 
@@ -131,3 +132,27 @@ def test_config_of_a_run_opens_the_same(voc, tmp_path):
     assert run_arguments(tmp_path, train, other, compute, {})["val"] == other.source
     part = dataclasses.replace(train, source=None)
     assert run_arguments(tmp_path, part, part, compute, {})["data"] is None
+
+
+@pytest.mark.parametrize("kind", ["array", "dictionary"])
+def test_tags_of_the_validation_images(coco, tmp_path, kind):
+    """A dictionary has the tags of both lists; the rows of an array are of the first one."""
+    train, val = data.load(coco), data.load(coco, split="val")
+    content = train.tags
+    if kind == "dictionary":
+        content = {id: part.tags_of(id) for part in (train, val) for id in part.ids}
+    path = tmp_path / "tags.npy"
+    np.save(path, content, allow_pickle=True)
+    pair = opened(coco, f"--tags {path} --val-split val")
+    assert [list(part.tags.sum(0)) for part in pair] == [list(p.tags.sum(0)) for p in (train, val)]
+    assert [bool(part.source["tags"]) for part in pair] == [True, kind == "dictionary"]
+    recorded = run_arguments(tmp_path, *pair, Compute("small", "cpu", 0, 0, "fp32"), {})
+    assert (recorded["tags"], recorded["val_split"]) == (str(path), "val")
+
+
+def test_commands_that_need_no_tags_open_a_folder_of_images(coco):
+    command = dataclasses.replace(COMMAND, needs_tags=False)
+    arguments = parse(command, ["--data", str(coco / "train2014")])
+    assert not open_data(command, arguments)["data"].tagged
+    with pytest.raises(InputError, match="is opened with --tags FILE or needs a labels.csv"):
+        open_data(COMMAND, parse(COMMAND, ["--data", str(coco / "train2014")]))

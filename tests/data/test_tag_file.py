@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def test_coco_dictionaries(coco, tmp_path, key):
     )
 
 
+def test_coco_without_its_json(coco, tmp_path):
+    shutil.copytree(coco / "train2014", tmp_path / "coco/train2014")
+    content = {n: one_hot(labels, 80) for n, labels in COCO_LABELS["train"].items()}
+    loaded = data.load(tmp_path / "coco", tags=saved(tmp_path / "cls_labels_coco.npy", content))
+    assert loaded.tagged and loaded.classes == COCO_CLASSES
+    assert tagged(loaded, coco_id(9)) == [46, 50, 51]
+
+
 def test_a_name_of_the_other_split_is_another_image(coco, tmp_path):
     content = {coco_id(n, "val"): one_hot(t, 80) for n, t in COCO_LABELS["train"].items()}
     with pytest.raises(InputError, match=r"has no tags of image 'COCO_train2014_0.*8 of the 8"):
@@ -192,7 +201,7 @@ def test_a_plain_array_has_the_order_of_a_list(voc, photos, tmp_path):
     assert tagged(loaded, "2011_003276") == [14, 15]
     path = saved(tmp_path / "rows.npy", np.array([[1, 0], [0, 1]]))
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    with pytest.raises(InputError, match="the folder's images no order; give .* --ids LIST"):
+    with pytest.raises(InputError, match="the images no order; give tags by name.* --ids, a list"):
         data.load(photos, tags=path)
     loaded = data.load(photos, tags=path, ids=["b", "a"])
     assert tags(loaded) == {"b": ["cat"], "a": ["dog"]}
@@ -224,6 +233,22 @@ def test_names_with_spaces_and_paths(photos):
     photo(photos / "IMG.jpg")
     with pytest.raises(InputError, match="'IMG 1 1' may mean image 'IMG' or 'IMG 1'"):
         data.load(photos, tags=path)
+
+
+def test_names_in_another_spelling(tmp_path):
+    """Accents in either Unicode form are found; another case is another image, and is named."""
+    photo(tmp_path / "in/caf\u00e9.JPG")
+    photo(tmp_path / "in/B.jpg")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for name in ("tags.txt", "tags.npy"):
+        (tmp_path / "tags.txt").write_text("cafe\u0301.jpg 1\nb.jpg 0\n", encoding="utf-8")
+        saved(tmp_path / "tags.npy", {"cafe\u0301": [0, 1], "b.jpg": [1, 0]})
+        loaded = data.load(tmp_path / "in", tags=tmp_path / name)
+        assert tags(loaded) == {"caf\u00e9": ["dog"]}
+        with pytest.raises(
+            InputError, match=r"no tags of image 'B' \(1 of the 1 .*; there is 'b.jpg'"
+        ):
+            data.load(tmp_path / "in", tags=tmp_path / name, ids=["B"])
 
 
 @pytest.mark.parametrize(

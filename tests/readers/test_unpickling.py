@@ -114,3 +114,11 @@ def test_states_that_numpy_would_trust(tmp_path, kind):
     content, message = WRONG[kind]
     with pytest.raises(InputError, match=rf"a\.npy: .*{message}"):
         read(tmp_path / "a.npy", {"keys": content})
+
+
+def test_a_header_whose_type_is_no_python(tmp_path):
+    np.save(tmp_path / "a.npy", {"a": 1}, allow_pickle=True)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"'|O'", b"',O'"))
+    with pytest.raises(InputError, match=r"a\.npy: cannot be unpickled as maps \(.*syntax"):
+        unpickle(tmp_path / "a.npy", "maps")

@@ -18,6 +18,7 @@ import tyro
 from wsss_fast import data
 from wsss_fast.cli import preset_help
 from wsss_fast.command import Command
+from wsss_fast.data.tagging import tags_for_validation
 from wsss_fast.engine import distributed
 from wsss_fast.engine.config_file import read_config
 from wsss_fast.engine.progress import OutputError, say
@@ -348,7 +349,7 @@ def open_data(command: Command, arguments: dict[str, Any]) -> dict[str, Any]:
             split=val_split,
             strict=options["strict"],
             truth=options["truth"],
-            tags=options["tags"],
+            tags=tags_for_validation(options["tags"]),
         )
     return {**arguments, "data": opened}
 

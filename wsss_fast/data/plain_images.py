@@ -204,11 +204,6 @@ def _of_folder(
     Raises:
         InputError: the file has none of them, or no names at all.
     """
-    if tags.kind == "array":
-        raise InputError(
-            f"{tags.path}: has rows of tags without names, and the folder's images no order; give "
-            "the images in the order of the rows as --ids LIST"
-        )
     found = tags.by_id(ids, classes)
     if not found:
         raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 from wsss_fast.data.class_names import MAX_CLASSES
 from wsss_fast.data.labels_csv import read_rows
 from wsss_fast.data.listing import readings
-from wsss_fast.data.names import KnownIds
+from wsss_fast.data.names import KnownIds, near
 from wsss_fast.data.text import lines_of, read_text
 from wsss_fast.engine import remarks
 from wsss_fast.errors import InputError
@@ -76,11 +76,11 @@ class TagFile:
         Args:
             ids: the images of the data set.
             classes: its class names.
-            order: the images of an array's rows.
+            order: the images of an array's rows; None if it is not known.
 
         Raises:
-            InputError: the file has other classes than the data set, two entries for an image, or a
-                line that cannot be read.
+            InputError: the file has other classes than the data set, two entries for an image, rows
+                for other images, or a line that cannot be read.
         """
         find = _Finder(ids)
         if self.kind == "csv":
@@ -91,7 +91,12 @@ class TagFile:
             raise InputError(self._other_classes(classes))
         keys = self._keys
         if keys is None:
-            keys = tuple(order or ())
+            if order is None:
+                raise InputError(
+                    f"{self.path}: has rows of tags without names, and the images no order; give "
+                    "tags by name, such as a csv; or, where there is --ids, a list in their order"
+                )
+            keys = tuple(order)
             if len(keys) != len(self._tags):
                 raise InputError(
                     f"{self.path}: has {len(self._tags)} rows of tags, one per image, but there "
@@ -118,9 +123,10 @@ class TagFile:
         found = self.by_id(ids, classes, order)
         missing = [id for id in ids if id not in found]
         if missing:
+            there = near(missing[0], self._names()) or f"; it has images such as {self.example()}"
             raise InputError(
                 f"{self.path}: has no tags of image {missing[0]!r} ({len(missing)} of the "
-                f"{len(ids)} images are missing); it has images such as {self.example()}"
+                f"{len(ids)} images are missing){there}"
             )
         return np.stack([found[id] for id in ids])
 
@@ -128,6 +134,11 @@ class TagFile:
     def num_classes(self) -> int | None:
         """Number of classes of arrays; None for text, which does not tell."""
         return None if self._lines else self._tags.shape[1]
+
+    def _names(self) -> list[str]:
+        """The names of its images, where they can be told without a data set."""
+        lines = [_CLASSES.sub("", line.split(",")[0].strip()) for line in self._lines]
+        return lines if self._keys is None else [key for key in self._keys if isinstance(key, str)]
 
     def example(self) -> str:
         """The first image of the file, for a message."""

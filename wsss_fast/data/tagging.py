@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss_fast.data.coco_folders import ANNOTATED, is_coco
+from wsss_fast.data.coco import load_coco
+from wsss_fast.data.coco_folders import ANNOTATED
 from wsss_fast.data.dataset import Dataset
 from wsss_fast.data.folder import load_folder
 from wsss_fast.data.plain_images import read_plain
@@ -52,10 +53,18 @@ def load_tagged(
     else:
         loaded = load_layout(root, split, ids, saliency, truth, score_on)
     order = loaded.ids
-    if tags.kind == "array" and len(tags) != len(loaded) and is_coco(root):
+    if tags.kind == "array" and len(tags) != len(loaded) and load_layout is load_coco:
         # Public arrays have a row for every image of the JSON file, in the order of their numbers.
         order = load_layout(root, split.removesuffix(ANNOTATED), None, None, None, None).ids
     return _retagged(loaded, tags.of_all(loaded.ids, loaded.classes, order), tags.path), {}
+
+
+def tags_for_validation(tags: str | Path | None) -> str | Path | None:
+    """The file that tags the validation images where another list has `tags`.
+
+    That is the same file, but for an array, which has the rows of one list only.
+    """
+    return None if not tags or TagFile(Path(tags)).kind == "array" else tags
 
 
 def _retagged(loaded: Dataset, tags: np.ndarray, path: Path) -> Dataset:

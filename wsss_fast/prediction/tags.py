@@ -44,7 +44,7 @@ def tagged(data: Dataset, tags: Path | None, model: Model) -> Dataset:
                 f"{', '.join(model.classes)}"
             )
         return data
-    found = TagFile(tags).by_id(data.ids, model.classes, data.ids)
+    found = TagFile(tags).by_id(data.ids, model.classes)
     if not found:
         raise InputError(f"{tags}: has tags of none of the images, whose first is {data.ids[0]!r}")
     lacking = {

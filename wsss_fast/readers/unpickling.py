@@ -40,6 +40,7 @@ _UNREADABLE = (
     AssertionError,  # of torch, for a storage in its old format
     struct.error,
     tokenize.TokenError,  # of NumPy, for a header
+    SyntaxError,  # likewise, for the dtype in it
 )
 
 _MOST_REPEATED = 1 << 24  # values of a tensor with strides of 0
