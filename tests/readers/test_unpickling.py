@@ -104,6 +104,7 @@ WRONG = {
         "composite types",
     ),
     "long text": (Array(1, (1,), Type("U999999", *PLAIN_TYPE), False, b""), "are not read"),
+    "no character": (Array(1, (1,), Type("U1", *PLAIN_TYPE), False, b"\xff" * 4), "character 0xff"),
     "object as number": (np.float32, "refers to numpy.float32"),
     "ordered": (collections.Counter(), "refers to collections.Counter"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -125,4 +126,8 @@ def _shape(shape: Any) -> tuple[int, ...]:
 def _checked(raw: bytes | bytearray, kind: np.dtype, shape: tuple[int, ...]) -> bytes | bytearray:
     if len(raw) != math.prod(shape) * kind.itemsize:
         raise ValueError(f"an array {list(shape)} of {kind} has {len(raw)} bytes")
+    if kind.kind == "U" and raw:
+        points = np.frombuffer(raw, np.dtype(np.uint32).newbyteorder(kind.byteorder))
+        if points.max() > sys.maxunicode:
+            raise ValueError(f"a text of {kind} has the character {points.max():#x}")
     return raw

@@ -127,11 +127,13 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, *more: Any) -> Any:
+def _tensor(*arguments: Any) -> torch.Tensor:
     """A tensor, but not one of gigabytes that repeats the few values of its storage."""
-    if math.prod(size) > max(storage.size(), _MOST_REPEATED):
-        raise ValueError(f"a tensor {list(size)} of {storage.size()} values")
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, *more)
+    tensor = torch._utils._rebuild_tensor_v2(*arguments)
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > max(stored, _MOST_REPEATED):
+        raise ValueError(f"a tensor {list(tensor.shape)} of {stored} values")
+    return tensor
 
 
 def _the_object(content: Any) -> Any:
