@@ -83,6 +83,8 @@ class ClassMaps:
 def resize_maps(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Bilinear resize of [..., h, w] maps, align_corners False."""
     lead = maps.shape[:-2]
+    if 0 in lead:  # which torch refuses
+        return maps.new_zeros(*lead, height, width)
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     resized = torch.nn.functional.interpolate(
         flat, (height, width), mode="bilinear", align_corners=False

@@ -14,6 +14,7 @@ from wsss_fast import InputError, RunError, cli, convert, data, export, nets
 from wsss_fast.data import write_labels
 from wsss_fast.data.text import unprintable
 from wsss_fast.engine.files import read_json
+from wsss_fast.maps import load_maps
 from wsss_fast.nets.model_file import model_info, save_model
 from wsss_fast.readers import arrays, photos, state_dicts, unpickling
 
@@ -205,3 +206,13 @@ def test_yolo_does_not_replace_other_photos(tmp_path):
     for _ in range(2):  # the second call finds its own photo
         export.to_yolo(masks, tmp_path / "new", **options)
     assert (tmp_path / "new/images/a.png").read_bytes() == (tmp_path / "small/a.png").read_bytes()
+
+
+def test_refine_takes_public_maps_of_no_class(tmp_path):
+    write_labels(tmp_path / "photos/a.png", MASK)
+    (tmp_path / "maps").mkdir()
+    np.save(tmp_path / "maps/a.npy", {"keys": np.zeros(0, int)}, allow_pickle=True)
+    words = [tmp_path / "photos", tmp_path / "maps", "-o", tmp_path / "out", "--labels"]
+    assert cli.run(["refine", *map(str, words), "--background", "0.3"]) == 0
+    assert not len(load_maps(tmp_path / "out", "a").keys)
+    assert not data.read_labels(tmp_path / "out/labels/a.png").any()
