@@ -8,7 +8,6 @@ not run.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import struct
 import tokenize
