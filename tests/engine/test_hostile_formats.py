@@ -87,6 +87,14 @@ def test_tensors_that_repeat_a_value_to_gigabytes(tmp_path):
     assert "a tensor [1, 200000, 200000] of 1 values" in message
 
 
+def test_pickles_that_ask_for_a_table_of_gigabytes(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, {"a": 1}, allow_pickle=True)
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + b"\x80\x02]r\xff\xff\xff\x7f.")
+    assert "place 2147483647 in the memo" in error_of(unpickling.unpickle, path, "maps")
+
+
 def test_long_lines_of_class_numbers(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\n")
     write_labels(tmp_path / "a.png", MASK)

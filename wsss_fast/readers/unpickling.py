@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import struct
 import tokenize
 from collections.abc import Callable, Iterable
@@ -66,6 +67,7 @@ def unpickle(path: Path, what: str) -> Any:
                 raise InputError(
                     f"{path}: is an array {dtype} {list(shape)}; expected a pickled dictionary"
                 )
+            _check_memo(file)
             return _the_object(_RestrictedUnpickler(file, path).load())
     except InputError:
         raise
@@ -124,6 +126,16 @@ class _RestrictedUnpickler(pickle.Unpickler):
 def _load_storage(content: bytes) -> Any:
     """The storage of a tensor. Torch's own function for this would unpickle anything."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _check_memo(file: io.BufferedReader) -> None:
+    """Raise ValueError for a place in the memo beyond the file: a table up to it is allocated."""
+    start, end = file.tell(), file.seek(0, 2)
+    file.seek(start)
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("PUT", "LONG_BINPUT") and int(argument) > end:
+            raise ValueError(f"place {argument} in the memo of a pickle of {end} bytes")
+    file.seek(start)
 
 
 def _tensor(*arguments: Any) -> torch.Tensor:
