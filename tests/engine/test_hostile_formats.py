@@ -190,6 +190,12 @@ def test_names_that_lists_of_cvat_would_lose_are_left_out(tmp_path, id, capfd):
         assert "SegmentationClass/b.png" in archive.namelist() and len(archive.namelist()) == 4
 
 
+def test_names_of_several_lines_are_refused_in_one(tmp_path):
+    write_labels(tmp_path / "masks/a\nb.png", MASK)
+    message = error_of(export.to_coco, tmp_path / "masks", tmp_path / "a.json", classes=["cat"])
+    assert "'a\\nb' cannot be an id" in message and not (tmp_path / "a.json").exists()
+
+
 @pytest.mark.parametrize("name", ["a\uffff", "\ufffe", "a\x01"])
 def test_class_names_that_xml_forbids(tmp_path, name):
     write_labels(tmp_path / "masks/a.png", MASK)

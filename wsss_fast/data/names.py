@@ -128,8 +128,9 @@ def check_id(id: str, place: str) -> None:
         InputError: it cannot; with its place.
     """
     if not id or id != Path(id).name or id.startswith(".") or "\\" in id or unprintable(id):
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in place)
         raise InputError(
-            f"{place}: {id!r} cannot be an id; ids are plain file names without extension"
+            f"{shown}: {id!r} cannot be an id; ids are plain file names without extension"
         )
 
 

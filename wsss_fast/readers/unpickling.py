@@ -133,7 +133,7 @@ def _check_memo(file: io.BufferedReader) -> None:
     start, end = file.tell(), file.seek(0, 2)
     file.seek(start)
     for code, argument, _ in pickletools.genops(file):
-        if code.name in ("PUT", "LONG_BINPUT") and int(argument) > end:
+        if code.name in ("PUT", "LONG_BINPUT") and int(str(argument)) > end:
             raise ValueError(f"place {argument} in the memo of a pickle of {end} bytes")
     file.seek(start)
 
