@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 import struct
 import tokenize
 from collections.abc import Callable, Iterable
@@ -132,9 +133,14 @@ def _check_memo(file: io.BufferedReader) -> None:
     """Raise ValueError for a place in the memo beyond the file: a table up to it is allocated."""
     start, end = file.tell(), file.seek(0, 2)
     file.seek(start)
-    for code, argument, _ in pickletools.genops(file):
-        if code.name in ("PUT", "LONG_BINPUT") and int(str(argument)) > end:
-            raise ValueError(f"place {argument} in the memo of a pickle of {end} bytes")
+    try:
+        for code, argument, _ in pickletools.genops(file):
+            if code.name in ("PUT", "LONG_BINPUT") and int(str(argument)) > end:
+                raise ValueError(f"place {argument} in the memo of a pickle of {end} bytes")
+    except ValueError as error:
+        if re.search("remain|not enough data|exhausted|no newline", str(error)):
+            raise ValueError("pickle data was truncated") from None
+        raise
     file.seek(start)
 
 
