@@ -43,6 +43,8 @@ def train(
 ) -> TrainResult:
     """Train the AMN on seeds; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     The loss is a per-pixel cross-entropy with label smoothing. With `recipe.energy`,
     `ops.dense_energy_loss` is added. Collective.
 

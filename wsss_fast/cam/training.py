@@ -46,6 +46,8 @@ def train(
 ) -> TrainResult:
     """Train the CAM classifier on image tags; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     Collective.
 
     Args:

@@ -43,6 +43,8 @@ def train(
 ) -> TrainResult:
     """Train DeepLabV2 on pseudo-masks and saliency maps; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     `seg.infer` takes these weights. The loss is `seg.train`'s plus `weight` times `ops.aamr_loss`
     of the highest logits over the scales: with F the probability of anything but background, S the
     saliency and R the highest response of a present class, the mean binary cross-entropy of F

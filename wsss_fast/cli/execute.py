@@ -15,12 +15,12 @@ from wsss_fast.command import Command
 from wsss_fast.data import Dataset
 from wsss_fast.engine import distributed, remarks, signals
 from wsss_fast.engine.files import write_json
+from wsss_fast.engine.left_out import list_problems
 from wsss_fast.engine.progress import OutputError, say
 from wsss_fast.engine.redo import every_stage_repeated
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.errors import InputError, RunError
 
-_LISTED = 20  # broken files are listed one by one up to this many
 _LONGEST = 4000  # characters of a message
 
 
@@ -123,9 +123,7 @@ def _report(text: str, file: str, broken: dict[str, str], out: Any) -> int:
         return 0
     if out is not None and distributed.is_main_process():
         write_json(Path(out) / file, broken)
-    for why in list(broken.values())[:_LISTED]:
-        say(f"left out: {why}")
-    more = f", {len(broken) - _LISTED} of them not listed here" if len(broken) > _LISTED else ""
+    more = list_problems(list(broken.values()))
     listed = f"; all are in {Path(out) / file}" if out is not None else ""
     return fail(1, f"{len(broken)} {text}{more}{listed}")
 

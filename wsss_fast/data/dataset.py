@@ -282,10 +282,10 @@ class Dataset:
             InputError: the images have no tags.
         """
         if not self.tagged:
+            why = f", since {self.untagged}" if self.untagged else ""
             raise InputError(
-                f"{self.root}: the images of split {self.split!r} have no tags"
-                f"{f', since {self.untagged}' if self.untagged else ''}; `predict` and `seg infer` "
-                "need none"
+                f"{self.root}: the images of split {self.split!r} have no tags{why}; `predict` and "
+                "`seg infer` need none"
             )
         return self
 

@@ -42,6 +42,8 @@ def train(
 ) -> TrainResult:
     """Train EPS on image tags and saliency maps; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     The loss is the multi-label soft-margin loss of the class scores plus `ops.saliency_loss` of the
     maps. An image without tags is background everywhere. Collective.
 

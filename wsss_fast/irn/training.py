@@ -45,6 +45,8 @@ def train(
 ) -> TrainResult:
     """Train IRN's branches on seeds; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     After the training, the mean displacement over all images is measured and stored with the
     weights. Collective.
 

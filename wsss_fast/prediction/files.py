@@ -15,8 +15,9 @@ from wsss_fast.data.label_folder import write_label_names
 from wsss_fast.engine import distributed, remarks, stream
 from wsss_fast.engine.content import contents_of, hash_of
 from wsss_fast.engine.files import atomic_write, read_json, write_json
+from wsss_fast.engine.left_out import list_problems
 from wsss_fast.engine.marker import describe, differences
-from wsss_fast.engine.progress import Bar, say
+from wsss_fast.engine.progress import Bar
 from wsss_fast.engine.run_lock import check_out, exclusive
 from wsss_fast.engine.serialize import jsonable
 from wsss_fast.errors import InputError, RunError
@@ -26,7 +27,6 @@ from wsss_fast.readers.label_maps import write_labels
 from wsss_fast.stages.activate import unfinished_batches
 
 RECORD, PROBABILITIES, OVERLAYS = "predict.json", "probabilities", "overlays"
-_LISTED = 20  # images that are named one by one
 _JPEG_QUALITY = 92
 
 
@@ -219,8 +219,7 @@ def write_masks(
     problems = {**data.broken, **{id: why for part in every for id, why in part[2].items()}}
     failed = sum(len(part[2]) for part in every)
     if problems:
-        for why in list(problems.values())[1:_LISTED]:
-            say(f"left out: {why}")
+        list_problems(list(problems.values())[1:])  # the first is in the error
         count = len(data) + len(data.broken)
         raise RunError(
             f"{len(problems)} of {count} images could not be predicted (the masks of the others "

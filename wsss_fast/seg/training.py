@@ -70,6 +70,8 @@ def train(
 ) -> TrainResult:
     """Train a segmentation network on pseudo-masks; writes `<out>/<name>/weights.pth`.
 
+    `model.safetensors` next to it holds the same weights, and says network, classes and recipe.
+
     The loss is the sum of the cross-entropies of the logits at every scale and of their maximum, at
     the resolution of the logits, against masks resized to it by nearest neighbour (or, with
     `resize` "logits" and "aligned", at the resolution of the masks). Pixels labelled 255 are
